@@ -1,0 +1,38 @@
+"""Supervised fine-tuning recipes for the Hugging Face ecosystem.
+
+    from sft_hf import finetune, load_recipe, predict
+
+    result = finetune(load_recipe("text", ["optim.learning_rate=1e-4"]))
+    for row in predict(result.output_dir, ["oil prices rose again"]):
+        print(row["prediction"], row["confidence"])
+
+The names below are imported when they are first used, so that `import sft_hf` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Recipe": "sft_hf.recipe",
+    "load_recipe": "sft_hf.recipe",
+    "finetune": "sft_hf.run",
+    "RunResult": "sft_hf.run",
+    "evaluate": "sft_hf.inference:evaluate_run",
+    "predict": "sft_hf.inference:predict_inputs",
+    "SftError": "sft_hf.errors",
+    "UserError": "sft_hf.errors",
+}
+
+__all__ = ["Recipe", "RunResult", "SftError", "UserError", "evaluate", "finetune", "load_recipe", "predict"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sft_hf' has no attribute {name!r}")
+    import importlib
+
+    module, _, attribute = _HOMES[name].partition(":")
+    return getattr(importlib.import_module(module), attribute or name)

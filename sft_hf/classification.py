@@ -1,0 +1,164 @@
+"""What every classifier shares, whatever it reads: labels, per-row losses, scores, decisions.
+
+Single label: softmax and cross-entropy. Multi-label: a sigmoid per label, binary cross-entropy averaged over labels,
+and one decision threshold that is chosen on validation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sft_hf.data.labels import LabelMap
+from sft_hf.metrics import apply_threshold, choose_threshold, multi_label_metrics, single_label_metrics
+from sft_hf.recipe import Recipe, TaskSettings
+from sft_hf.tasks.base import Batch, Examples, Task
+
+SettingsT = TypeVar("SettingsT", bound=TaskSettings)
+
+
+def classification_losses(logits: Tensor, labels: Tensor, multi_label: bool) -> Tensor:
+    """Return each row's loss, float32 [rows].
+
+    Args:
+        logits: [rows, labels].
+        labels: int64 [rows], or for multi-label float [rows, labels] of 0 and 1.
+        multi_label: binary cross-entropy, averaged over labels, instead of cross-entropy.
+    """
+    logits = logits.float()
+    if multi_label:
+        return functional.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none").mean(dim=1)
+    return functional.cross_entropy(logits, labels, reduction="none")
+
+
+def reuse_order(label_map: LabelMap, id2label: Mapping[Any, str] | None) -> LabelMap:
+    """Return the labels in the checkpoint's own order if it knows exactly these, so that its head stays right."""
+    own = tuple(id2label[index] for index in sorted(id2label, key=int)) if id2label else ()
+    return LabelMap(own) if set(own) == set(label_map.names) and len(own) == len(label_map.names) else label_map
+
+
+class ClassifierTask(Task[SettingsT]):
+    """Labels in, labels out; subclasses say how a row becomes model inputs."""
+
+    label_map: LabelMap
+    multi_label: bool = False
+    threshold: float = 0.5
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        self.set_multi_label(False)
+
+    def set_multi_label(self, multi_label: bool) -> None:
+        """Choose between one label per row and any number."""
+        self.multi_label = multi_label
+        self.primary_metric = "micro_f1" if multi_label else "accuracy"
+
+    def head_config(self) -> dict[str, Any]:
+        """The fields of a Transformers config that describe this head."""
+        return {
+            "num_labels": len(self.label_map.names),
+            "id2label": self.label_map.id2label,
+            "label2id": self.label_map.label2id,
+            "problem_type": "multi_label_classification" if self.multi_label else "single_label_classification",
+        }
+
+    def read_head(self, config: Any) -> None:
+        """Take labels, kind of problem and threshold from the config of a trained model."""
+        self.label_map = LabelMap(tuple(config.id2label[index] for index in sorted(config.id2label)))
+        self.set_multi_label(config.problem_type == "multi_label_classification")
+        self.threshold = float(getattr(config, "decision_threshold", 0.5))
+
+    def label_tensor(self, labels: list[Any]) -> Tensor:
+        """Encoded labels as a tensor: int64 [rows], or float [rows, labels] of 0 and 1 for multi-label."""
+        if not self.multi_label:
+            return torch.tensor(labels, dtype=torch.int64)
+        return torch.from_numpy(self._indicator(labels))
+
+    def _indicator(self, labels: Any) -> np.ndarray:
+        matrix = np.zeros((len(labels), len(self.label_map.names)), dtype=np.float32)
+        for row, indices in enumerate(labels):
+            matrix[row, list(indices)] = 1.0
+        return matrix
+
+    def item_counts(self, batch: Batch) -> Tensor:
+        """One item per row."""
+        return torch.ones(len(batch["labels"]), dtype=torch.float32, device=batch["labels"].device)
+
+    def forward(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Logits [rows, labels] of a batch, its labels left out."""
+        logits: Tensor = model(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits
+        return logits
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross-entropy of each row, float32 [rows]."""
+        return classification_losses(self.forward(model, batch), batch["labels"], self.multi_label)
+
+    def predict_batch(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """`logits` float32 [rows, labels], and `loss` [rows] if the batch has labels."""
+        logits = self.forward(model, batch).float()
+        outputs = {"logits": logits}
+        if "labels" in batch:
+            outputs["loss"] = classification_losses(logits, batch["labels"], self.multi_label)
+        return outputs
+
+    def probabilities(self, outputs: dict[str, Tensor]) -> np.ndarray:
+        """Softmax (single label) or sigmoid (multi-label) of the logits, float32 [rows, labels]."""
+        logits = outputs["logits"]
+        scores = torch.sigmoid(logits) if self.multi_label else torch.softmax(logits, dim=-1)
+        return scores.numpy()
+
+    def metric_names(self) -> list[str]:
+        """See `Task.metric_names`."""
+        own = ["micro_f1", "macro_f1", "map", "subset_accuracy"] if self.multi_label else ["accuracy", "macro_f1"]
+        return [*own, "loss"]
+
+    def tune(self, outputs: dict[str, Tensor], examples: Examples) -> None:
+        """Multi-label: the threshold with the best micro-F1."""
+        if self.multi_label:
+            self.threshold = choose_threshold(self.probabilities(outputs), self._indicator(examples.references))
+
+    def score(self, outputs: dict[str, Tensor], examples: Examples, confidence_samples: int = 0) -> dict[str, Any]:
+        """Accuracy and macro-F1, or micro-F1, macro-F1 and mAP; `loss`; with intervals and per-class on request."""
+        scores = self.probabilities(outputs)
+        names = list(self.label_map.names)
+        if self.multi_label:
+            metrics = multi_label_metrics(
+                scores,
+                self._indicator(examples.references),
+                self.threshold,
+                names,
+                confidence_samples=confidence_samples,
+            )
+        else:
+            references = np.asarray(examples.references, dtype=np.int64)
+            metrics = single_label_metrics(
+                scores.argmax(axis=1), references, names, confidence_samples=confidence_samples
+            )
+        return {"loss": float(outputs["loss"].double().mean()), **metrics}
+
+    def decode(self, outputs: dict[str, Tensor]) -> list[dict[str, Any]]:
+        """`prediction`, a label (or the list of labels above the threshold), and `confidence`, its probability.
+
+        Multi-label rows state the highest probability as confidence, and `scores` of the labels predicted.
+        """
+        names = self.label_map.names
+        rows = []
+        for scores in self.probabilities(outputs):
+            best = int(scores.argmax())
+            if not self.multi_label:
+                rows.append({"prediction": names[best], "confidence": float(scores[best])})
+                continue
+            above = np.flatnonzero(apply_threshold(scores[None], self.threshold)[0])
+            chosen = {names[index]: float(scores[index]) for index in above}
+            rows.append({"prediction": list(chosen), "confidence": float(scores[best]), "scores": chosen})
+        return rows
+
+    def reference(self, value: Any) -> Any:
+        """The label's name, or the list of names."""
+        names = self.label_map.names
+        return [names[index] for index in value] if self.multi_label else names[value]

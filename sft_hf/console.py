@@ -1,0 +1,61 @@
+"""What a person sees while a command runs: lines and progress bars on standard error, on one process only."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+log = logging.getLogger("sft_hf")
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that speaks: rank 0, by what the launcher set."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+class _Console(logging.StreamHandler[Any]):
+    """Writes to the standard error of the moment, above a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def set_up(quiet: bool = False) -> None:
+    """Send what this package says to standard error: one bare line a message; nothing but warnings if `quiet`."""
+    if not any(isinstance(handler, _Console) for handler in log.handlers):
+        log.addHandler(_Console())
+        log.propagate = False
+    log.setLevel(logging.WARNING if quiet or not is_main_process() else logging.INFO)
+
+
+def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
+    """Iterate with a bar that shows up after two seconds, and only on a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(items, desc=description, total=total, delay=2, leave=False, disable=_bars_off())
+
+
+def bar(description: str, total: int, initial: int = 0, unit: str = "step") -> Any:
+    """Return a tqdm bar of the training loop."""
+    from tqdm import tqdm
+
+    return tqdm(
+        desc=description,
+        total=total,
+        initial=initial,
+        unit=unit,
+        leave=False,
+        dynamic_ncols=True,
+        disable=_bars_off(),
+    )
+
+
+def _bars_off() -> bool:
+    return not sys.stderr.isatty() or not log.isEnabledFor(logging.INFO) or not is_main_process()

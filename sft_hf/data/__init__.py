@@ -1,0 +1,1 @@
+"""Reading data sets, splitting them, and laying out the order of batches."""

@@ -1,0 +1,236 @@
+"""Labels by name: which there are, in which order, and the number of each row's.
+
+Splits are matched by the names of their labels, never by numbers: two splits of one data set may number the same
+classes differently.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import Any, Literal
+
+from datasets import ClassLabel, Dataset, IterableDataset, LargeList, List
+
+from sft_hf.errors import DataError, did_you_mean
+
+READ_BATCH = 10_000
+LOOK_AT = 100  # rows that tell whether text labels are JSON lists
+
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """The labels of a task in the order of the model's outputs.
+
+    `origin` says what the names come from: the values in train, the recipe's `label_names`, or the class names that
+    the data set itself declares. Names from the last two may stand for plain numbers (0 is the first name).
+    """
+
+    names: tuple[str, ...]
+    origin: Literal["train", "label_names", "features"] = "train"
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """{number: name}."""
+        return dict(enumerate(self.names))
+
+    @property
+    def label2id(self) -> dict[str, int]:
+        """{name: number}."""
+        return {name: index for index, name in enumerate(self.names)}
+
+    def encode(self, value: Any) -> int:
+        """Return the number of one label. Raises DataError for a label that is none of these."""
+        return self._number_of(_name_of(value, None))
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        by_number = self.origin != "train" and not any(map(_INTEGER.fullmatch, self.names))
+        return {**({str(index): index for index in range(len(self.names))} if by_number else {}), **self.label2id}
+
+    def _number_of(self, name: str) -> int:
+        if name in self._numbers:
+            return self._numbers[name]
+        why = {
+            "train": "was never seen in train",
+            "label_names": "is not one of data.label_names",
+            "features": "is not one of the data set's class names",
+        }[self.origin]
+        raise DataError(f"label {name!r} {why}; {did_you_mean(name, self.names)}")
+
+
+def build_label_map(
+    train: Dataset | IterableDataset,
+    column: str,
+    label_names: Sequence[str] | None,
+    where: str,
+    multi_label: bool | None = None,
+) -> LabelMap:
+    """Find the labels: the recipe's `label_names`, else the feature's class names, else the values in train.
+
+    Values that are whole numbers are put in numeric order ("2" before "10"), true after false, others in the order of
+    their first appearance. Pass the whole train split, before rows are held out or left away. `multi_label` None: see
+    `is_multi_label`.
+
+    Raises DataError for fewer than two labels, one named twice, or a row without a usable label.
+    """
+    declared = _class_names(train, column)
+    if label_names is not None:
+        label_map = LabelMap(tuple(label_names), "label_names")
+    elif declared is not None:
+        label_map = LabelMap(tuple(declared), "features")
+    elif isinstance(train, IterableDataset):
+        raise DataError(f"{where}: a stream does not tell its labels in advance; list them in data.label_names")
+    else:
+        several = is_multi_label(train, column) if multi_label is None else multi_label
+        seen: dict[str, None] = {}
+        for _, names in _rows_of_names(train, column, where, several):
+            seen.update(dict.fromkeys(names))
+        label_map = LabelMap(tuple(_in_order(list(seen))))
+    source = "data.label_names" if label_map.origin == "label_names" else f"{where}: column {column!r}"
+    if any(not name.strip() for name in label_map.names):
+        raise DataError(f"{source} has a label without a name")
+    if len(label_map.names) != len(label_map.label2id):
+        raise DataError(f"{source} has a label twice: {', '.join(label_map.names)}")
+    if len(label_map.names) < 2:
+        held = f"only the label {label_map.names[0]!r}" if label_map.names else "no label"
+        raise DataError(f"{source} has {held}; classification needs at least 2")
+    return label_map
+
+
+def encode_labels(
+    dataset: Dataset, column: str, label_map: LabelMap, where: str, multi_label: bool
+) -> list[int] | list[list[int]]:
+    """Return each row's label number, or for multi-label the sorted list of them.
+
+    Raises DataError naming the row for a label that is missing, hidden (-1) or unknown.
+    """
+    encoded: list[Any] = []
+    for row, names in _rows_of_names(dataset, column, where, multi_label):
+        try:
+            found = [label_map._number_of(name) for name in names]
+        except DataError as error:
+            raise DataError(f"{where} row {row} (label column {column!r}): {error}") from None
+        encoded.append(sorted(set(found)) if multi_label else found[0])
+    return encoded
+
+
+def is_multi_label(dataset: Dataset | IterableDataset, column: str) -> bool:
+    """Whether the column holds lists: by its type, or because its first values are text that is a JSON list."""
+    features = dataset.features
+    if features is not None and isinstance(features.get(column), (List, LargeList)):
+        return True
+    if isinstance(dataset, IterableDataset):
+        values = [row.get(column) for row in islice(dataset, LOOK_AT)]
+    else:
+        values = dataset.with_format(None)[column][:LOOK_AT]
+    if values and all(isinstance(value, list) for value in values):
+        return True
+    texts = [value for value in values if isinstance(value, str) and value.strip()]
+    return bool(texts) and all(_json_list(text) is not None for text in texts)
+
+
+def check_texts(dataset: Dataset, column: str, where: str) -> None:
+    """Check that every row of a column holds text. Raises DataError naming the first row that does not."""
+    for row, text in _numbered(dataset, column):
+        if isinstance(text, str) and text.strip():
+            continue
+        place = f"{where} row {row}: column {column!r}"
+        if text is None or isinstance(text, str):
+            raise DataError(f"{place} is empty; remove the row or fill it in")
+        raise DataError(
+            f"{place} holds {str(text)[:40]!r} ({type(text).__name__}), which is no text; choose another column, or "
+            "write the values as text"
+        )
+
+
+# --- values to names -----------------------------------------------------------------------------------------
+
+
+def _numbered(dataset: Dataset, column: str) -> Iterator[tuple[int, Any]]:
+    """Yield (1-based data row in the source, value); no other column is read or decoded."""
+    numbered = "row_id" in dataset.column_names
+    view = dataset.with_format(None).select_columns([column, "row_id"] if numbered else [column])
+    for start in range(0, len(view), READ_BATCH):
+        batch = view[start : start + READ_BATCH]
+        rows = batch["row_id"] if numbered else range(start, start + READ_BATCH)
+        yield from ((row + 1, value) for row, value in zip(rows, batch[column], strict=False))
+
+
+def _rows_of_names(dataset: Dataset, column: str, where: str, multi_label: bool) -> Iterator[tuple[int, list[str]]]:
+    declared = _class_names(dataset, column)
+    for row, value in _numbered(dataset, column):
+        try:
+            values = _as_list(value) if multi_label else [value]
+            names = [_name_of(item, declared) for item in values]
+        except DataError as error:
+            raise DataError(f"{where} row {row} (label column {column!r}): {error}") from None
+        yield row, names
+
+
+def _as_list(value: Any) -> list[Any]:
+    values = _json_list(value) if isinstance(value, str) and value.strip() else value
+    if isinstance(values, list):
+        return values
+    if value is None or isinstance(value, str):
+        held = f"{value!r} is no list of labels" if value else "the list of labels is missing"
+        raise DataError(f'{held}; write a JSON list such as ["a", "b"], or [] for none')
+    raise DataError(f"{value!r} is no list of labels; a multi-label column holds lists only")
+
+
+def _json_list(text: str) -> list[Any] | None:
+    try:
+        value = json.loads(text) if text.lstrip().startswith("[") else None
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, list) else None
+
+
+def _name_of(value: Any, declared: Sequence[str] | None) -> str:
+    """The name of one label. Raises DataError (without the place) for what can be none."""
+    if (
+        value is None
+        or (isinstance(value, float) and math.isnan(value))
+        or (isinstance(value, str) and not value.strip())
+    ):
+        raise DataError("the label is empty; fill it in or remove the row")
+    if declared is not None and isinstance(value, int):
+        if value == -1:
+            raise DataError("the label is -1: this split's labels are hidden; choose another by data.test_split")
+        if not 0 <= value < len(declared):
+            raise DataError(f"label {value} is outside the data set's {len(declared)} class names")
+        return declared[value]
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        if value.is_integer():
+            return str(int(value))
+        raise DataError(f"label {value} is a fraction; regression is not supported")
+    if isinstance(value, list):
+        raise DataError("the label is a list; set task.problem_type: multi_label_classification")
+    raise DataError(f"label {str(value)[:40]!r} is neither text nor a whole number ({type(value).__name__})")
+
+
+def _in_order(names: list[str]) -> list[str]:
+    if all(map(_INTEGER.fullmatch, names)):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names) if set(names) == {"false", "true"} else names
+
+
+def _class_names(dataset: Dataset | IterableDataset, column: str) -> list[str] | None:
+    """The names of a ClassLabel, be it of the column or of the items of its lists."""
+    feature = dataset.features.get(column) if dataset.features is not None else None
+    if isinstance(feature, (List, LargeList)):
+        feature = feature.feature
+    return list(feature.names) if isinstance(feature, ClassLabel) and feature.names else None

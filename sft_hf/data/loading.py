@@ -1,0 +1,342 @@
+"""From a recipe's data section to the splits it names: a file, a folder, or a data set of the Hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+
+import datasets
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, IterableDataset
+
+from sft_hf.data.files import TABLE_SUFFIXES, iter_rows, read_table, table_features, table_stem
+from sft_hf.errors import DataError, SftError, StorageError, did_you_mean
+from sft_hf.filesystem import STORAGE_ERRNOS
+
+if TYPE_CHECKING:
+    from sft_hf.recipe import DataSection
+    from sft_hf.sources import Source
+
+ROLES = ("train", "validation", "test")
+ROW_ID = "row_id"
+"""0-based position of a row in its file or split, before anything was held out or left away."""
+
+VALIDATION_NAMES = ("validation", "valid", "val", "dev")
+"""Names that stand for each other, the first that is there wins; an exact match comes before them all."""
+
+Data: TypeAlias = Dataset | IterableDataset
+
+_SHARD = re.compile(r"(?P<split>.+)-(?P<index>\d+)-of-(?P<count>\d+)")
+_FORMATS = ("csv", "json", "parquet", "text", "arrow", "pandas", "imagefolder", "audiofolder", "webdataset")
+_NETWORK_MODULES = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"}
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The data of a run by role ("train", "validation", "test"; absent ones are absent).
+
+    `where` says for messages where a role's rows come from: "train.csv" or "org/name [train]". `notes` are sentences
+    about what was decided on the way, for the log.
+    """
+
+    by_role: dict[str, Data]
+    where: dict[str, str]
+    notes: list[str] = field(default_factory=list)
+
+
+def load_splits(section: DataSection, source: Source) -> Splits:
+    """Load the splits that the data section names; nothing is held out or limited yet.
+
+    A file is train. A folder is read by `data_files`, else as what `save_to_disk` wrote, else by file names: train.csv,
+    valid.jsonl, test-00000-of-00002.parquet. A split may be missing where the section has the default name for it.
+    Every whole split has a column `row_id` (see `ROW_ID`); one that the data brings along is replaced. With
+    `streaming`, train is an IterableDataset without `row_id`; the others, which are scored as a whole, are read whole.
+
+    Raises DataError for files, splits or columns that are missing or cannot be used, StorageError for the disk.
+    """
+    if source.path is None:
+        loaded = _from_hub(section, source)
+    elif source.path.is_dir():
+        loaded = _from_folder(section, source.path)
+    elif section.data_files:
+        raise DataError(f"data.data_files picks files of a folder, and {source.path} is a file; remove it")
+    else:
+        loaded = Splits({"train": _from_files([source.path], section, "train")}, {"train": source.path.name})
+    by_role = {}
+    for role, data in loaded.by_role.items():
+        keys = ("text_column", "text_pair_column", "label_column")
+        wanted = {f"data.{key}": getattr(section, key, None) for key in keys}
+        require_columns(data, {key: name for key, name in wanted.items() if name}, loaded.where[role])
+        by_role[role] = data if isinstance(data, IterableDataset) else _number(data, loaded.where[role])
+    return Splits(by_role, loaded.where, loaded.notes)
+
+
+def require_columns(dataset: Data, columns: Mapping[str, str], where: str) -> None:
+    """Check that the columns are there. `columns` maps a key of the recipe, for the message, to a column.
+
+    Raises DataError.
+    """
+    known = dataset.column_names
+    if known is None:  # a stream that tells its columns only by its rows
+        known = list(next(iter(dataset), {}))
+    known = [name for name in known if name != ROW_ID]
+    for key, column in columns.items():
+        if column not in known:
+            raise DataError(f"{where}: no column {column!r} ({key}); {did_you_mean(column, known)}")
+
+
+def _number(dataset: Dataset, where: str) -> Dataset:
+    if not len(dataset):
+        raise DataError(f"{where}: holds no rows")
+    dataset = dataset.with_format(None)
+    if ROW_ID in dataset.column_names:
+        dataset = dataset.remove_columns(ROW_ID)
+    return dataset.add_column(ROW_ID, np.arange(len(dataset), dtype=np.int64))
+
+
+# --- which split serves which role ---------------------------------------------------------------------------
+
+
+def _choose(
+    section: DataSection, available: Sequence[str], what: str, advice: str = ""
+) -> tuple[dict[str, str], list[str]]:
+    """Return {role: name of the split}, and notes. Raises DataError for a split that is not there."""
+    wanted = {role: getattr(section, f"{role}_split") for role in ROLES}
+    chosen = {}
+    for role, name in wanted.items():
+        if name is None:
+            continue
+        same = VALIDATION_NAMES if name in VALIDATION_NAMES else ()
+        found = next((other for other in (name, *same) if other in available), None)
+        if found is not None:
+            chosen[role] = found
+        elif role == "train" or name != role:
+            hint = did_you_mean(name, available)
+            raise DataError(f"{what}: no split {name!r} (data.{role}_split); {hint}{advice}")
+    return _resolve_conflicts(chosen, wanted)
+
+
+def _resolve_conflicts(chosen: dict[str, str], wanted: Mapping[str, str | None]) -> tuple[dict[str, str], list[str]]:
+    """One split must not serve two roles; a role that only has its default name gives way."""
+    notes = []
+    for pair in combinations(ROLES, 2):
+        if pair[0] not in chosen or chosen[pair[0]] != chosen.get(pair[1]):
+            continue
+        gives_way = [role for role in pair if wanted[role] == role]
+        if len(gives_way) != 1 or gives_way == ["train"]:
+            keys = " and ".join(f"data.{role}_split" for role in pair)
+            raise DataError(
+                f"{keys} both name the split {chosen[pair[0]]!r}; name another, or null to hold out of train"
+            )
+        (role,) = gives_way
+        (other,) = set(pair) - {role}
+        notes.append(f"{role}: not the split {chosen.pop(role)!r}, which data.{other}_split makes {other}")
+    return chosen, notes
+
+
+def _unused(chosen: Mapping[str, str], available: Sequence[str]) -> list[str]:
+    rest = [name for name in available if name not in chosen.values()]
+    return [f"not used: split{'s' * (len(rest) > 1)} {', '.join(rest)}"] if rest else []
+
+
+# --- local files ---------------------------------------------------------------------------------------------
+
+
+def _from_files(paths: list[Path], section: DataSection, role: str) -> Data:
+    options: dict[str, Any] = {
+        "delimiter": section.delimiter,
+        "quote_char": section.quote_char,
+        "skip_lines": section.skip_lines,
+    }
+    if section.streaming and role == "train":
+        features = [table_features(path, **options) for path in paths]
+        if any(other != features[0] for other in features):
+            raise DataError(f"{paths[0]} and its other parts differ in their columns; one split needs the same in all")
+        names = {"paths": [str(path) for path in paths], "options": options}
+        return IterableDataset.from_generator(_stream, features=features[0], gen_kwargs=names)
+    parts = [read_table(path, **options) for path in paths]
+    for path, part in zip(paths, parts, strict=True):
+        if set(part.column_names) != set(parts[0].column_names):
+            raise DataError(
+                f"{path}: columns {', '.join(part.column_names)}, but {paths[0].name} has "
+                f"{', '.join(parts[0].column_names)}; parts of one split need the same columns"
+            )
+    try:
+        return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
+    except (ValueError, TypeError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(f"{paths[0]} and its other parts do not fit together: {reason}") from error
+
+
+def _stream(paths: list[str], options: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for path in paths:
+        for batch in iter_rows(path, **options):
+            names = list(batch)
+            for values in zip(*batch.values(), strict=True):
+                yield dict(zip(names, values, strict=True))
+
+
+def _from_folder(section: DataSection, folder: Path) -> Splits:
+    if section.data_files:
+        return _from_mapping(section, folder, section.data_files)
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        return _from_saved(section, folder)
+    listing = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    groups: dict[str, list[Path]] = {}
+    for name in listing:
+        stem = table_stem(name)
+        if stem is not None and (folder / name).is_file():
+            shard = _SHARD.fullmatch(stem)
+            groups.setdefault(shard["split"] if shard else stem, []).append(folder / name)
+    held = did_you_mean("", listing).removeprefix("Valid: ")
+    endings = ", ".join(TABLE_SUFFIXES[:-1])
+    advice = f"; a split is a file named after it ({endings}), or see data.data_files; the folder holds: {held}"
+    chosen, notes = _choose(section, list(groups), str(folder), advice)
+    return _read_groups(section, chosen, {name: groups[name] for name in chosen.values()}, notes)
+
+
+def _from_mapping(section: DataSection, folder: Path, data_files: Mapping[str, str]) -> Splits:
+    chosen, notes = _choose(section, list(data_files), "data.data_files")
+    groups = {}
+    for name in chosen.values():
+        pattern = data_files[name]
+        if not pattern or Path(pattern).is_absolute() or ".." in Path(pattern).parts:
+            raise DataError(f"data.data_files: {name}: {pattern!r} is not inside {folder}; name a file of that folder")
+        found = _glob(folder, pattern)
+        if not found:
+            files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+            raise DataError(f"data.data_files: {name}: no file {pattern!r} in {folder}; {did_you_mean(pattern, files)}")
+        groups[name] = found
+    return _read_groups(section, chosen, groups, notes + _unused(chosen, list(data_files)), ordered=True)
+
+
+def _glob(folder: Path, pattern: str) -> list[Path]:
+    if (folder / pattern).is_file():  # a name may hold characters that mean something in a pattern
+        return [folder / pattern]
+    try:
+        return sorted(path for path in folder.glob(pattern) if path.is_file())
+    except ValueError:  # no valid pattern, such as a**b
+        return []
+
+
+def _read_groups(
+    section: DataSection,
+    chosen: Mapping[str, str],
+    groups: Mapping[str, list[Path]],
+    notes: list[str],
+    ordered: bool = False,
+) -> Splits:
+    splits = Splits({}, {}, notes)
+    for role, name in chosen.items():
+        paths = groups[name] if ordered else _check_shards(name, groups[name])
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        splits.by_role[role] = _from_files(paths, section, role)
+        splits.where[role] = paths[0].name + more
+    return splits
+
+
+def _check_shards(name: str, paths: list[Path]) -> list[Path]:
+    """Return the files of a split in order. Raises DataError if they are rivals, or if a shard is missing."""
+    shards = [_SHARD.fullmatch(table_stem(path.name) or "") for path in paths]
+    if len(paths) == 1 and shards[0] is None:
+        return paths
+    names = ", ".join(path.name for path in paths)
+    numbers = sorted((int(shard["index"]), int(shard["count"])) for shard in shards if shard)
+    if len(numbers) < len(paths) or len({path.suffix for path in paths}) > 1:
+        raise DataError(
+            f"{paths[0].parent}: several files for the split {name!r} ({names}); say which by data.data_files"
+        )
+    if numbers != [(index, len(paths)) for index in range(len(paths))]:
+        raise DataError(f"{paths[0].parent}: shards of {name!r} are missing or mixed; there is only {names}")
+    return [path for _, path in sorted(zip((int(shard["index"]) for shard in shards if shard), paths, strict=True))]
+
+
+def _from_saved(section: DataSection, folder: Path) -> Splits:
+    try:
+        saved = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        _refuse(error, f"{folder}: what save_to_disk wrote here cannot be read")
+    by_name = dict(saved) if isinstance(saved, datasets.DatasetDict) else {section.train_split: saved}
+    return _by_name(section, by_name, folder.name, str(folder))
+
+
+def _by_name(section: DataSection, by_name: Mapping[str, Data], short: str, what: str) -> Splits:
+    chosen, notes = _choose(section, list(by_name), what)
+    splits = Splits({}, {}, notes + _unused(chosen, list(by_name)))
+    for role, name in chosen.items():
+        data = by_name[name]
+        splits.where[role] = f"{short} [{name}]"
+        if section.streaming and role == "train":
+            splits.by_role[role] = data.to_iterable_dataset() if isinstance(data, Dataset) else data
+        else:
+            splits.by_role[role] = data if isinstance(data, Dataset) else Dataset.from_list(list(data), data.features)
+    return splits
+
+
+# --- the Hub -------------------------------------------------------------------------------------------------
+
+
+def _from_hub(section: DataSection, source: Source) -> Splits:
+    if source.name in _FORMATS:
+        raise DataError(f"data.name: {source.name!r} is a file format, no data set; name the file or folder itself")
+    what = f"Hub data set {source.name!r}"
+    try:
+        loaded = datasets.load_dataset(
+            source.name,
+            section.config_name,
+            revision=source.revision,
+            data_files=section.data_files,
+            streaming=section.streaming,
+        )
+        return _by_name(section, loaded, source.name, what)
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Whatever the library and its many formats raise: the user hears which data set, and why.
+        _refuse(error, what)
+
+
+def _refuse(error: Exception, what: str) -> NoReturn:
+    """Raise what `error` means: StorageError for a disk, else a DataError of one line."""
+    causes: list[BaseException] = [error]
+    while cause := causes[-1].__cause__ or (None if causes[-1].__suppress_context__ else causes[-1].__context__):
+        causes.append(cause)
+    for cause in causes:
+        if isinstance(cause, SftError):
+            raise cause
+        if isinstance(cause, OSError) and cause.errno in STORAGE_ERRNOS:
+            raise StorageError(f"{what}: {cause.strerror}") from error
+    text = " ".join(str(error).split())[:300] or type(error).__name__
+    raise DataError(f"{what}: {_explain(text, causes)}") from error
+
+
+def _explain(text: str, causes: Sequence[BaseException]) -> str:
+    if "gated" in text.lower() or any(type(cause).__name__ == "GatedRepoError" for cause in causes):
+        return f"is gated: accept its conditions on its page, then `hf auth login` ({text})"
+    if "Revision" in text and "exist" in text:
+        return f"has no such revision; check data.revision ({text})"
+    if isinstance(causes[0], datasets.exceptions.DatasetNotFoundError):
+        return f"was not found, or is private; check data.name, or `hf auth login` ({text})"
+    if "scripts are no longer supported" in text:
+        return "is a Python script, which `datasets` no longer runs; try data.revision: refs/convert/parquet"
+    if match := re.search(
+        r"(?:Config name is missing|BuilderConfig '(?P<name>[^']*)' not found).*?\[(?P<all>.*?)\]", text
+    ):
+        known = re.findall(r"'([^']+)'", match["all"])
+        if match["name"] is None:
+            return f"has several configurations; set data.config_name. {did_you_mean('', known)}"
+        return f"no configuration {match['name']!r} (data.config_name); {did_you_mean(match['name'], known)}"
+    for cause in causes:
+        # All of these mean that the network is away, or that HF_HUB_OFFLINE says so.
+        if (
+            isinstance(cause, (ConnectionError, TimeoutError))
+            or type(cause).__module__.split(".")[0] in _NETWORK_MODULES
+        ):
+            return f"the Hub cannot be reached, and there is no copy in the cache ({text}); or name a local folder"
+    root = " ".join(str(causes[-1]).split())[:300]
+    return f"cannot be loaded: {type(causes[-1]).__name__}: {root}"

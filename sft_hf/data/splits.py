@@ -1,0 +1,171 @@
+"""Holding rows out of train, and taking fewer: pure functions of the labels and a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from datasets import Dataset, IterableDataset
+
+from sft_hf.data.labels import is_multi_label
+from sft_hf.data.loading import ROLES, Splits
+from sft_hf.errors import DataError
+
+if TYPE_CHECKING:
+    from sft_hf.recipe import DataSection
+
+Seed = int | Sequence[int]
+
+# One seed, streams that have nothing to do with each other.
+_HOLD_OUT_STREAM = {"validation": 1, "test": 2}
+_LIMIT_STREAM = {"train": 3, "validation": 4, "test": 5}
+
+
+def stratified_split(
+    labels: Sequence[Hashable] | None, n: int, fraction: float, seed: Seed
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split the rows 0 ... n - 1 into those kept and those held out.
+
+    `round(fraction * n)` rows are held out, each class giving about its share (largest remainders, ties by lot). Every
+    class keeps at least one row, so fewer are held out where that leaves too few. Without labels, or with unhashable
+    ones (the lists of a multi-label set), rows are drawn without regard to class.
+
+    Args:
+        labels: one per row, or None.
+        n: the number of rows.
+        fraction: part to hold out, 0 to 1.
+        seed: non-negative; a sequence of such numbers is a seed too.
+
+    Returns:
+        Two sorted int64 arrays that together hold every row once.
+    """
+    held_out = _draw(_groups(labels, n), n, round(fraction * n), seed, leave=1)
+    return np.setdiff1d(np.arange(n, dtype=np.int64), held_out), held_out
+
+
+def fill_missing_splits(splits: Splits, section: DataSection) -> Splits:
+    """Hold validation and test out of train where there are none and the section wants them.
+
+    The fractions are of train as it came; test is drawn first. What exists is never touched.
+    Raises DataError if a part would be empty or train be left with fewer than two rows, and for a stream that has no
+    validation split.
+    """
+    by_role, where, notes = dict(splits.by_role), dict(splits.where), list(splits.notes)
+    train = by_role["train"]
+    total = len(train) if isinstance(train, Dataset) else 0
+    for role in ("test", "validation"):
+        fraction = getattr(section, f"{role}_fraction")
+        if role in by_role or not fraction:
+            continue
+        train = by_role["train"]
+        if isinstance(train, IterableDataset):
+            notes.append(_note_for_stream(role))
+            continue
+        count = round(fraction * total)
+        if not count or len(train) - count < 2:
+            raise DataError(
+                f"{where['train']}: holding {count} of {total} rows out of train for {role} leaves "
+                f"{len(train) - count}, and {role} needs one row and train two; change data.{role}_fraction "
+                f"({fraction:g}; 0 for none), or give a {role} split"
+            )
+        labels = _labels(train, section.label_column)
+        seed = (section.split_seed, _HOLD_OUT_STREAM[role])
+        kept, held_out = stratified_split(labels, len(train), count / len(train), seed)
+        if not len(held_out):
+            raise DataError(
+                f"{where['train']}: no label has two rows, so none can be held out for {role}; check "
+                f"data.label_column, give a {role} split, or set data.{role}_fraction: 0"
+            )
+        by_role["train"], by_role[role] = train.select(kept), train.select(held_out)
+        where[role] = f"{where['train']} (held out for {role})"
+        manner = "at random" if labels is None else "stratified"
+        notes.append(
+            f"{role}: {len(held_out)} rows held out of train ({100 * fraction:g} %, {manner}, split_seed "
+            f"{section.split_seed}), because the data set has none"
+        )
+    return Splits({role: by_role[role] for role in ROLES if role in by_role}, where, notes)
+
+
+def _note_for_stream(role: str) -> str:
+    if role == "validation":
+        raise DataError(
+            "data.streaming: rows cannot be held out of a stream; give the data set a validation split, or set "
+            "data.validation_fraction: 0"
+        )
+    return f"{role}: none, because rows cannot be held out of a stream"
+
+
+def limit_splits(splits: Splits, section: DataSection) -> Splits:
+    """Apply max_train_samples, max_validation_samples and max_test_samples; a stream is cut after so many rows."""
+    by_role, notes = dict(splits.by_role), list(splits.notes)
+    for role, data in splits.by_role.items():
+        limit = getattr(section, f"max_{role}_samples")
+        if limit is None:
+            continue
+        if isinstance(data, IterableDataset):
+            by_role[role] = data.take(limit)
+            notes.append(f"{role}: the first {limit} rows of the stream (max_{role}_samples)")
+        elif limit < len(data):
+            by_role[role] = limit_rows(data, limit, (section.split_seed, _LIMIT_STREAM[role]), section.label_column)
+            notes.append(f"{role}: {limit} of {len(data)} rows, drawn by split_seed (max_{role}_samples)")
+    return Splits(by_role, splits.where, notes)
+
+
+def limit_rows(dataset: Dataset, limit: int | None, seed: Seed, label_column: str | None = None) -> Dataset:
+    """Return `limit` rows in their original order, drawn at random with the classes' shares as they are.
+
+    The first rows would not do: files are often sorted by label. All rows if `limit` is None or no fewer.
+    """
+    if limit is None or limit >= len(dataset):
+        return dataset
+    groups = _groups(_labels(dataset, label_column), len(dataset))
+    return dataset.select(_draw(groups, len(dataset), limit, seed, leave=0))
+
+
+def _labels(dataset: Dataset, column: str | None) -> list[Any] | None:
+    """One hashable label per row; None where there is no such column or it holds lists."""
+    if column is None or column not in dataset.column_names or is_multi_label(dataset, column):
+        return None
+    return dataset.with_format(None)[column][:]
+
+
+def _groups(labels: Sequence[Hashable] | None, n: int) -> np.ndarray:
+    """The class of each row as a number, in order of first appearance."""
+    if labels is None:
+        return np.zeros(n, dtype=np.int64)
+    if len(labels) != n:
+        raise ValueError(f"{len(labels)} labels for {n} rows")
+    numbers: dict[Hashable, int] = {}
+    try:
+        return np.array([numbers.setdefault(label, len(numbers)) for label in labels], dtype=np.int64)
+    except TypeError:
+        return np.zeros(n, dtype=np.int64)
+
+
+def _draw(groups: np.ndarray, n: int, count: int, seed: Seed, leave: int) -> np.ndarray:
+    """Draw `count` rows, each group giving its share but keeping `leave` rows; sorted."""
+    if not n:
+        return np.empty(0, dtype=np.int64)
+    # The raw words of PCG64: NumPy promises never to change these, which it does not of shuffle and choice.
+    words = np.random.PCG64(np.random.SeedSequence(seed)).random_raw(n + groups.max() + 1)
+    keys, lots = words[:n], words[n:]
+    order = np.lexsort((keys, groups))  # group by group, each in random order
+    sizes = np.bincount(groups)
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    rank = np.empty(n, dtype=np.int64)
+    rank[order] = np.arange(n) - np.repeat(starts, sizes)
+    return np.flatnonzero(rank < _shares(sizes, count, sizes - leave, lots)[groups])
+
+
+def _shares(sizes: np.ndarray, count: int, most: np.ndarray, lots: np.ndarray) -> np.ndarray:
+    """Divide `count` among groups in proportion to `sizes`, none above `most`; ties of the remainders go by lot."""
+    count = min(count, int(most.sum()))
+    exact = sizes * count  # in units of 1 / sizes.sum(), so that nothing is rounded
+    shares = np.minimum(exact // sizes.sum(), most)
+    while (rest := count - int(shares.sum())) > 0:
+        lacking = exact - shares * sizes.sum()
+        open_groups = np.flatnonzero(shares < most)
+        order = open_groups[np.lexsort((lots[open_groups], -lacking[open_groups]))]
+        shares[order[:rest]] += 1
+    return shares

@@ -1,0 +1,105 @@
+"""Where the loop's epochs come from: a set that is all there, or a stream read one buffer at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from datasets import Dataset
+
+from sft_hf.data.batching import Window, plan_epoch
+from sft_hf.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
+    from sft_hf.tasks.base import Examples
+
+
+@dataclass(frozen=True)
+class BatchSizes:
+    """How rows are cut into batches; see `sft_hf.data.batching.plan_epoch`."""
+
+    batch_size: int
+    accumulation: int
+    world_size: int
+    seed: int
+    group_by_length: bool
+
+    def plan(self, lengths: np.ndarray, epoch: int) -> list[Window]:
+        """Return the plan of an epoch over rows of these lengths."""
+        return plan_epoch(
+            lengths if self.group_by_length else np.ones_like(lengths),
+            batch_size=self.batch_size,
+            accumulation=self.accumulation,
+            world_size=self.world_size,
+            seed=self.seed,
+            epoch=epoch,
+            group_by_length=self.group_by_length,
+        )
+
+
+class WholeSet:
+    """All rows are prepared before training; an epoch is one pass."""
+
+    def __init__(self, examples: Examples, sizes: BatchSizes) -> None:
+        self.examples = examples
+        self.sizes = sizes
+        self.steps_per_epoch = len(sizes.plan(examples.lengths, 0))
+
+    def epoch(self, index: int) -> tuple[Examples, list[Window]]:
+        """See `sft_hf.loop.TrainingData`."""
+        return self.examples, self.sizes.plan(self.examples.lengths, index)
+
+
+class Stream:
+    """A streamed set: an "epoch" of the loop is one buffer of rows, read, shuffled and length-bucketed together.
+
+    When the stream ends it starts again from its first row. Going back to buffer `n` after a restart reads the `n`
+    buffers before it once more: a stream has no other way.
+    """
+
+    def __init__(
+        self,
+        stream: IterableDataset,
+        buffer_size: int,
+        prepare: Callable[[Dataset], Examples],
+        sizes: BatchSizes,
+        where: str,
+    ) -> None:
+        self.stream, self.buffer_size, self.prepare, self.sizes, self.where = (
+            stream,
+            buffer_size,
+            prepare,
+            sizes,
+            where,
+        )
+        self._rows: Iterator[dict[str, Any]] = iter(())
+        self._next = 0
+        self._read = 0
+
+    def epoch(self, index: int) -> tuple[Examples, list[Window]]:
+        """See `sft_hf.loop.TrainingData`. Raises DataError for an empty stream."""
+        if index < self._next:
+            self._rows, self._next, self._read = iter(()), 0, 0
+        while True:
+            rows = self._take()
+            self._next += 1
+            if self._next == index + 1:
+                examples = self.prepare(Dataset.from_list(rows))
+                return examples, self.sizes.plan(examples.lengths, index)
+
+    def _take(self) -> list[dict[str, Any]]:
+        rows = list(islice(self._rows, self.buffer_size))
+        if not rows:
+            self._read = 0
+            self._rows = iter(self.stream)
+            rows = list(islice(self._rows, self.buffer_size))
+        if not rows:
+            raise DataError(f"{self.where}: the stream holds no rows")
+        numbered = [{**row, "row_id": row.get("row_id", self._read + offset)} for offset, row in enumerate(rows)]
+        self._read += len(rows)
+        return numbered

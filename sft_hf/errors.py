@@ -1,0 +1,82 @@
+"""What can go wrong, and how a user hears of it.
+
+    SftError                  exit 1
+    +-- UserError             exit 2    something the user can put right
+    |   +-- RecipeError                 a recipe, an override, an option
+    |   +-- SourceError                 where a checkpoint or a data file comes from
+    |   +-- DataError                   a file, a column, a row, a label
+    |   +-- CheckpointError             a checkpoint that does not fit the task
+    |   +-- RunFolderError              an output folder that is taken, or no run at all
+    +-- TrainingError         exit 1    training itself went wrong (a loss that is not finite)
+    +-- StorageError          exit 74   the disk is full or the file system failed
+    +-- Terminated            exit 143  SIGTERM arrived; the run was committed first
+
+The message of every one of them is a single line that names the file, the row or the key, and says what
+would be right. The command line prints it as `error: <message>` and no traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SftError(Exception):
+    """Base of everything this package raises on purpose."""
+
+    exit_code = 1
+
+
+class UserError(SftError):
+    """Something in the input that its author can put right."""
+
+    exit_code = 2
+
+
+class RecipeError(UserError):
+    """A recipe, an override or an option that does not validate."""
+
+
+class SourceError(UserError):
+    """A checkpoint or data file that cannot be found, fetched or trusted."""
+
+
+class DataError(UserError):
+    """A file, column, row or label that cannot be used."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that does not fit the task."""
+
+
+class RunFolderError(UserError):
+    """An output folder that holds another run, or a folder that holds none."""
+
+
+class TrainingError(SftError):
+    """Training itself went wrong."""
+
+
+class StorageError(SftError):
+    """The disk is full or the file system failed."""
+
+    exit_code = 74
+
+
+class Terminated(SftError):
+    """The process was asked to end, and did so in good order."""
+
+    exit_code = 143
+
+
+def did_you_mean(word: str, known: Iterable[str], limit: int = 12) -> str:
+    """The hint behind an unknown name: the nearest known one, then what is valid.
+
+    >>> did_you_mean("lable", ["text", "label"])
+    'did you mean label? Valid: text, label'
+    """
+    names = [str(name) for name in known]
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    listed = ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
+    valid = f"Valid: {listed}" if names else "There are none"
+    return f"did you mean {near[0]}? {valid}" if near else valid

@@ -1,0 +1,93 @@
+"""THE evaluation and prediction loop: every row once, on whichever rank, outputs back in row order."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from sft_hf.console import progress
+from sft_hf.data.batching import plan_evaluation
+from sft_hf.tasks.base import Examples, Task, to_device
+
+
+def predict(
+    task: Task[Any],
+    model: nn.Module,
+    examples: Examples,
+    accelerator: Accelerator,
+    *,
+    batch_size: int,
+    description: str = "evaluating",
+    autocast: bool = True,
+) -> dict[str, Tensor]:
+    """Run the model over the examples, sharded over ranks without padding rows.
+
+    Args:
+        batch_size: rows per rank and forward pass.
+        autocast: compute in the accelerator's mixed precision; False gives the numbers that anyone gets who opens the
+            saved model.
+
+    Returns:
+        What `task.predict_batch` returns, on the CPU, rows in the order of `examples`, the same on every rank.
+    """
+    plan = plan_evaluation(examples.lengths, batch_size=batch_size, world_size=accelerator.num_processes)
+    # A rank without rows runs one all the same, marked -1: its outputs give the collective operations their shapes.
+    mine = plan[accelerator.process_index]
+    rows = np.array([row for batch in mine for row in batch] or [-1], dtype=np.int64)
+    mine = mine or [[0]]
+    was_training = model.training
+    model.eval()
+    collected: list[dict[str, Tensor]] = []
+    with torch.inference_mode(), accelerator.autocast() if autocast else nullcontext():
+        for batch_rows in progress(mine, description, len(mine)):
+            batch = to_device(task.collate([examples.features[row] for row in batch_rows]), accelerator.device)
+            outputs = task.predict_batch(model, batch)
+            collected.append({name: tensor.cpu() for name, tensor in outputs.items()})
+    model.train(was_training)
+    return _in_row_order(collected, rows, len(examples), accelerator)
+
+
+def _in_row_order(
+    collected: list[dict[str, Tensor]], rows: np.ndarray, total: int, accelerator: Accelerator
+) -> dict[str, Tensor]:
+    merged = {"row": torch.from_numpy(rows)}
+    for name in collected[0]:
+        merged[name] = _concatenate([outputs[name] for outputs in collected])
+    if accelerator.num_processes > 1:
+        merged = _gather(merged, accelerator)
+    order = torch.argsort(merged.pop("row"))
+    if len(order) != total:
+        raise AssertionError(f"{len(order)} outputs for {total} rows")
+    return {name: tensor[order] for name, tensor in merged.items()}
+
+
+def _concatenate(tensors: list[Tensor]) -> Tensor:
+    """Stack batches whose later dimensions may differ (sequences), filling with -100."""
+    shapes = {tensor.shape[1:] for tensor in tensors}
+    if len(shapes) > 1:
+        widest = torch.tensor([list(shape) for shape in shapes]).amax(dim=0).tolist()
+        tensors = [_widen(tensor, widest) for tensor in tensors]
+    return torch.cat(tensors)
+
+
+def _widen(tensor: Tensor, shape: list[int]) -> Tensor:
+    wide = tensor.new_full((len(tensor), *shape), -100)
+    wide[tuple(slice(size) for size in tensor.shape)] = tensor
+    return wide
+
+
+def _gather(merged: dict[str, Tensor], accelerator: Accelerator) -> dict[str, Tensor]:
+    """Bring every rank's rows together; ranks may hold different numbers, so they travel padded, marked by row -1."""
+    gathered = {}
+    for name, tensor in merged.items():
+        value = tensor.to(accelerator.device)
+        for dimension in range(value.ndim):
+            value = accelerator.pad_across_processes(value, dim=dimension, pad_index=-1 if name == "row" else -100)
+        gathered[name] = accelerator.gather(value).cpu()
+    real = gathered["row"] >= 0
+    return {name: tensor[real] for name, tensor in gathered.items()}

@@ -1,0 +1,90 @@
+"""Writing so that nothing is ever half there, and what the file system's errors mean."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sft_hf.errors import StorageError
+
+# A full, failing or read-only disk: nothing that the recipe could put right.
+STORAGE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn a failure of the file system into StorageError (exit 74)."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
+    except Exception as error:  # safetensors wraps the operating system's error in an exception of its own
+        text = str(error)
+        if any(f"os error {code}" in text for code in STORAGE_ERRNOS):
+            raise StorageError(f"{path}: cannot be written: {text}") from error
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's content in one step: a reader, or a crash, sees the old text or the new."""
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.tmp")
+        with open(aside, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Like `write_text`, for plain data."""
+    write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def committed_folder(target: Path) -> Iterator[Path]:
+    """Yield a folder to write into that becomes `target` in one rename, after every file is on the disk.
+
+    What stood at `target` before stays whole until then. Raises StorageError.
+    """
+    aside = target.with_name(f".{target.name}.tmp")
+    with storage_errors(target):
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        try:
+            yield aside
+            for path in sorted(aside.rglob("*")):
+                sync(path)
+            sync(aside)
+            if target.exists():
+                shutil.rmtree(target)
+            os.rename(aside, target)
+            sync(target.parent)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)

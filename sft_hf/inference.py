@@ -1,0 +1,75 @@
+"""Using a finished run: score it again, apply it to new data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sft_hf import process
+from sft_hf.errors import DataError, did_you_mean
+from sft_hf.evaluation import predict
+from sft_hf.recipe import Recipe
+from sft_hf.registry import load_component
+from sft_hf.run import CONFIDENCE_SAMPLES, load_data
+from sft_hf.run_folder import load_run_recipe, open_run
+from sft_hf.tasks.base import Task
+
+
+def open_trained(run: str | Path) -> tuple[Recipe, Task[Any], Any]:
+    """Return recipe, task and model of a finished run. Raises RunFolderError, CheckpointError."""
+    folder = open_run(run)
+    recipe = load_run_recipe(folder.path)
+    task, model = load_component("tasks", recipe.task.name).restore(recipe, folder.model)
+    return recipe, task, model.eval()
+
+
+def evaluate_run(run: str | Path, split: str = "test", *, mixed_precision: str = "no") -> dict[str, Any]:
+    """Score a run's model on one of its splits again, and return the metrics with intervals and per-class figures.
+
+    Raises RunFolderError for a folder that holds no finished run, DataError for a split that it has not.
+    """
+    recipe, task, model = open_trained(run)
+    accelerator = process.build_accelerator(mixed_precision, recipe.train.num_threads)
+    splits = load_data(recipe, task, None)
+    if split not in splits.by_role:
+        raise DataError(f"no split {split!r} in this run's data; {did_you_mean(split, splits.by_role)}")
+    examples = task.prepare(splits.by_role[split], splits.where[split])
+    outputs = predict(
+        task,
+        model.to(accelerator.device),
+        examples,
+        accelerator,
+        batch_size=recipe.eval.per_device_eval_batch_size,
+        description=f"evaluating {split}",
+    )
+    return task.score(outputs, examples, CONFIDENCE_SAMPLES)
+
+
+def predict_inputs(
+    run: str | Path, inputs: Sequence[str], *, batch_size: int | None = None, mixed_precision: str = "no"
+) -> Iterator[dict[str, Any]]:
+    """Yield one prediction per input, in input order: the input's own columns, `prediction` and `confidence`.
+
+    Inputs are read and answered a chunk at a time, so a file may be larger than memory.
+    Raises RunFolderError, DataError.
+    """
+    recipe, task, model = open_trained(run)
+    accelerator = process.build_accelerator(mixed_precision, recipe.train.num_threads)
+    model.to(accelerator.device)
+    number = 0
+    for rows in task.read_inputs(inputs):
+        examples = task.prepare_inputs(rows)
+        outputs = predict(
+            task,
+            model,
+            examples,
+            accelerator,
+            batch_size=batch_size or recipe.eval.per_device_eval_batch_size,
+            description="predicting",
+        )
+        for row, decoded in zip(rows, task.decode(outputs), strict=True):
+            yield {"id": number, **row, **decoded}
+            number += 1
+    if number == 0:
+        raise DataError("there is nothing to predict: the input holds no rows")

@@ -1,0 +1,1 @@
+"""Opening checkpoints, of whatever format, as Transformers models."""

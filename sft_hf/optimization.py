@@ -1,0 +1,78 @@
+"""Optimizers, parameter groups and learning-rate schedules."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import get_scheduler
+
+from sft_hf.errors import RecipeError, did_you_mean
+from sft_hf.recipe import OptimSection
+
+# These want a closure, gradients of a kind that we do not make, or only matrices.
+_UNSUPPORTED = {"lbfgs", "sparseadam", "muon", "optimizer"}
+
+
+def optimizer_classes() -> dict[str, type[torch.optim.Optimizer]]:
+    """Return the optimizers a recipe may name, by the lower-case name of the torch.optim class."""
+    found = {
+        name.lower(): value
+        for name, value in vars(torch.optim).items()
+        if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer)
+    }
+    return {name: value for name, value in found.items() if name not in _UNSUPPORTED}
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Split the trainable parameters into those that decay and those that do not.
+
+    Biases and the gains of normalisation layers (every parameter with fewer than two dimensions) do not: decay pulls
+    them to zero without regularising anything (Goyal et al. 2017, section 5.3).
+    """
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(model: nn.Module, section: OptimSection) -> torch.optim.Optimizer:
+    """Return the recipe's optimizer over the model's trainable parameters.
+
+    SGD has momentum 0.9 unless `optim.args` says otherwise. Adam, AdamW and SGD use torch's fused step.
+    Raises RecipeError for an unknown name or argument.
+    """
+    classes = optimizer_classes()
+    if section.name not in classes:
+        raise RecipeError(f"optim.name: no optimizer {section.name!r}; {did_you_mean(section.name, classes, limit=20)}")
+    cls = classes[section.name]
+    allowed = [name for name in inspect.signature(cls).parameters if name not in ("params", "lr", "weight_decay")]
+    for key in section.args:
+        if key not in allowed:
+            raise RecipeError(
+                f"optim.args.{key}: {cls.__name__} has no such argument; {did_you_mean(key, allowed, 20)}"
+            )
+    args: dict[str, Any] = {"momentum": 0.9} if section.name == "sgd" else {}
+    if section.name in ("adam", "adamw", "sgd"):
+        args["fused"] = True
+    args.update({key: tuple(value) if isinstance(value, list) else value for key, value in section.args.items()})
+    if args.get("foreach") or args.get("differentiable"):
+        args.pop("fused", None)
+    try:
+        return cls(parameter_groups(model, section.weight_decay), lr=section.learning_rate, **args)  # type: ignore[call-arg]
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise RecipeError(f"optim: {cls.__name__} refuses these settings: {error}") from None
+
+
+def build_scheduler(optimizer: torch.optim.Optimizer, section: OptimSection, num_steps: int) -> Any:
+    """Return the learning-rate schedule over `num_steps` optimizer updates, to be stepped once after each."""
+    return get_scheduler(
+        section.lr_scheduler_type,
+        optimizer,
+        num_warmup_steps=round(section.warmup_ratio * num_steps),
+        num_training_steps=num_steps,
+    )

@@ -1,0 +1,115 @@
+"""The processes of a run: how many, on what device, with how many threads, in what precision."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import resource
+import sys
+from importlib import metadata
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+
+from sft_hf.errors import RecipeError
+
+log = logging.getLogger("sft_hf")
+
+
+def build_accelerator(mixed_precision: str, num_threads: int | str) -> Accelerator:
+    """Return the Accelerator of this process, threads set, and say in one line what really runs.
+
+    `mixed_precision` is auto, no, bf16 or fp16; `num_threads` a number or auto. Raises RecipeError when the device
+    cannot do what is asked.
+    """
+    no_device = not torch.accelerator.is_available()
+    # Without an accelerator, a plain Accelerator() lets every rank train alone; cpu=True makes them one group (gloo).
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    cpu = no_device or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    precision = choose_precision(mixed_precision, cpu)
+    # Both are singletons; a second run in this process (a fold, a test) may want another precision.
+    AcceleratorState._reset_state()  # type: ignore[no-untyped-call]
+    if world_size == 1:
+        PartialState._reset_state()  # type: ignore[no-untyped-call]
+    accelerator = Accelerator(cpu=cpu, mixed_precision=precision)
+    threads = set_threads(num_threads)
+    count = accelerator.num_processes
+    log.info(
+        "%d process%s on %s, %d thread%s each, mixed precision %s",
+        count,
+        "" if count == 1 else "es",
+        device_name(accelerator.device),
+        threads,
+        "" if threads == 1 else "s",
+        precision,
+    )
+    return accelerator
+
+
+def choose_precision(wanted: str, cpu: bool) -> str:
+    """Resolve `auto`: bf16 where the hardware multiplies it, fp16 on older GPUs, else no. Raises RecipeError."""
+    if wanted == "fp16" and cpu:
+        raise RecipeError("train.mixed_precision: fp16 needs a GPU; on a CPU choose bf16, no or auto")
+    if wanted != "auto":
+        return wanted
+    if cpu:
+        return "bf16" if _cpu_multiplies_bf16() else "no"
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
+    return "no"
+
+
+def _cpu_multiplies_bf16() -> bool:
+    """Whether the CPU has instructions for bf16 products (AVX512-BF16 or AMX); emulation is slower than fp32."""
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, check, bool)() for check in checks)
+
+
+def set_threads(num_threads: int | str) -> int:
+    """Set torch's CPU threads; auto divides the cores that this process may use by the local processes.
+
+    `accelerate launch` exports OMP_NUM_THREADS=1 when the user has set none, which leaves all cores but one idle.
+    """
+    if num_threads == "auto":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        num_threads = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if torch.get_num_threads() != int(num_threads):
+        torch.set_num_threads(int(num_threads))
+    return int(num_threads)
+
+
+def device_name(device: torch.device) -> str:
+    """Return a name that a person knows: the GPU's, or cpu."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the most memory used so far: of the GPU if there is one, else resident memory of this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024  # Linux counts in KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def environment(accelerator: Accelerator) -> dict[str, Any]:
+    """Return what a reader of the metrics has to know of the machine and the versions."""
+    packages = ("sft-hf", "torch", "transformers", "datasets", "accelerate", "tokenizers", "numpy")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "device": device_name(accelerator.device),
+        "num_processes": accelerator.num_processes,
+        "num_threads": torch.get_num_threads(),
+        "mixed_precision": accelerator.mixed_precision,
+        "versions": {name: _version(name) for name in packages},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

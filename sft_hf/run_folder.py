@@ -1,0 +1,133 @@
+"""The run folder: what stands where, and whose it is."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sft_hf.errors import RunFolderError
+from sft_hf.filesystem import committed_folder, storage_errors, write_json, write_text
+from sft_hf.recipe import Recipe, validate_recipe
+from sft_hf.yaml_files import read_yaml
+
+# What a run writes; --overwrite removes these and nothing else.
+OWN_ENTRIES = ("recipe.yaml", "model", "metrics.json", "predictions.jsonl", "log.jsonl", "checkpoints")
+
+
+class RunFolder:
+    """Paths of a run, and the few rules of touching them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe_file = path / "recipe.yaml"
+        self.model = path / "model"
+        self.metrics_file = path / "metrics.json"
+        self.predictions_file = path / "predictions.jsonl"
+        self.log_file = path / "log.jsonl"
+        self.checkpoints = path / "checkpoints"
+
+    def refuse_if_taken(self, resume: bool, overwrite: bool) -> None:
+        """Raise RunFolderError if something is in the way; look only, touch nothing."""
+        if self.path.exists() and not self.path.is_dir():
+            raise RunFolderError(f"{self.path}: is a file; output_dir has to be a folder")
+        if resume and overwrite:
+            raise RunFolderError("--resume continues a run and --overwrite deletes it: give one of the two")
+        holds_run = any((self.path / name).exists() for name in OWN_ENTRIES)
+        if resume:
+            if not self.recipe_file.is_file():
+                raise RunFolderError(f"{self.path}: no run to resume here (no recipe.yaml); start it without --resume")
+        elif holds_run and not overwrite:
+            raise RunFolderError(
+                f"{self.path}: holds another run; continue it with --resume, replace it with --overwrite, or choose "
+                "another folder with --output-dir"
+            )
+        elif not holds_run and self.path.is_dir() and any(self.path.iterdir()):
+            raise RunFolderError(f"{self.path}: is not empty and holds no run; choose another folder with --output-dir")
+
+    def refuse_other_recipe(self, recipe: Recipe) -> None:
+        """Raise RunFolderError if the run here was started with other settings; resuming it would be another run."""
+        old, new = (
+            _flat(load_run_recipe(self.path).model_dump(mode="json")),
+            _flat(recipe.model_dump(mode="json")),
+        )
+        changed = [key for key in {**old, **new} if key != "output_dir" and old.get(key) != new.get(key)]
+        if changed:
+            key = changed[0]
+            change = f"{key} was {old.get(key)!r} and is now {new.get(key)!r}"
+            raise RunFolderError(
+                f"{self.path}: cannot resume with another recipe: {change}"
+                + (f" (and {len(changed) - 1} more)" if len(changed) > 1 else "")
+                + "; resume with the run's own recipe.yaml, or start another run"
+            )
+
+    def start(self, recipe: Recipe) -> None:
+        """Remove what an earlier run left here and write the resolved recipe. Raises StorageError."""
+        with storage_errors(self.path):
+            for name in OWN_ENTRIES:
+                entry = self.path / name
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink(missing_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.recipe_file, recipe.to_yaml())
+
+    def append_log(self, line: dict[str, Any]) -> None:
+        """Add a line to log.jsonl. Raises StorageError."""
+        clean = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in line.items()
+        }
+        with storage_errors(self.log_file), open(self.log_file, "a", encoding="utf-8") as file:
+            file.write(json.dumps(clean) + "\n")
+
+    def trim_log(self, step: int) -> None:
+        """Drop the lines after `step`, so that a resumed run's log has every step once. Raises StorageError."""
+        if not self.log_file.is_file():
+            return
+        kept = []
+        for line in self.log_file.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):
+                continue  # a line cut short by a crash
+        write_text(self.log_file, "".join(kept))
+
+    def write_results(self, save_model: Any, metrics: dict[str, Any], predictions: list[dict[str, Any]]) -> None:
+        """Write model, predictions and, last, metrics: a folder with metrics.json is a finished run. StorageError."""
+        with committed_folder(self.model) as aside:
+            save_model(aside)
+        write_text(self.predictions_file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions))
+        write_json(self.metrics_file, metrics)
+        with storage_errors(self.checkpoints):
+            (self.checkpoints / "best.safetensors").unlink(missing_ok=True)
+
+
+def open_run(path: str | Path) -> RunFolder:
+    """Return the folder of a finished run. Raises RunFolderError for anything else."""
+    folder = RunFolder(Path(path).expanduser())
+    if not folder.path.is_dir():
+        raise RunFolderError(f"{path}: no such run folder")
+    if not folder.recipe_file.is_file():
+        raise RunFolderError(f"{path}: is no run folder (it has no recipe.yaml)")
+    if not (folder.model / "config.json").is_file():
+        raise RunFolderError(f"{path}: the run has no model yet; continue it with: sft-hf finetune ... --resume")
+    return folder
+
+
+def load_run_recipe(path: Path) -> Recipe:
+    """Return the recipe of a run. Raises RecipeError."""
+    file = path / "recipe.yaml"
+    return validate_recipe(read_yaml(file), str(file))
+
+
+def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(data, dict) or not data:
+        return {prefix: data}
+    result: dict[str, Any] = {}
+    for key, value in data.items():
+        result.update(_flat(value, f"{prefix}.{key}" if prefix else str(key)))
+    return result

@@ -1,0 +1,136 @@
+"""What a task is: everything that differs by modality, behind one interface that the loop and the evaluator see."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel
+
+    from sft_hf.recipe import ModelSection, Recipe, TaskSettings
+    from sft_hf.sources import Source
+
+Batch = dict[str, Tensor]
+"""Tensors whose first dimension is the row, on the device of the model."""
+
+SettingsT = TypeVar("SettingsT", bound="TaskSettings")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The rows of one split, ready for collating.
+
+    `features[i]` is what `Task.collate` takes a list of; `lengths` is the cost of each row, `row_ids` its 0-based
+    position in its source, `references` what predictions are compared with.
+    """
+
+    features: Sequence[dict[str, Any]]
+    lengths: np.ndarray
+    row_ids: np.ndarray
+    references: Sequence[Any]
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+class Task(ABC, Generic[SettingsT]):
+    """One application scenario.
+
+    The order of calls in a run: `fit` (label map and processor, from train split and checkpoint), `build_model`,
+    `prepare` per split, then `collate` / `losses` / `predict_batch` per batch, `tune` on validation, `score` per split,
+    `save`. A trained run is opened again by `restore`.
+    """
+
+    Settings: ClassVar[type[Any]]
+    primary_metric: str
+    """The metric that model selection maximises, known after `fit`."""
+
+    pipeline_tag: ClassVar[str]
+    """The name of the `transformers.pipeline` that opens the saved model."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.settings: SettingsT = recipe.task  # type: ignore[assignment]
+
+    @abstractmethod
+    def fit(self, train: Dataset, where: str, source: Source) -> None:
+        """Learn the label map from the full train split, and load the processor. Raises DataError, CheckpointError."""
+
+    @abstractmethod
+    def build_model(self, source: Source, section: ModelSection) -> PreTrainedModel:
+        """Load the checkpoint with a head for the labels. Raises CheckpointError."""
+
+    @abstractmethod
+    def prepare(self, split: Dataset, where: str) -> Examples:
+        """Turn the rows of a split into model inputs. Raises DataError naming the row."""
+
+    @abstractmethod
+    def collate(self, features: list[dict[str, Any]]) -> Batch:
+        """Pad and stack rows into a batch, labels included where the rows have them."""
+
+    @abstractmethod
+    def item_counts(self, batch: Batch) -> Tensor:
+        """Items that each row's loss is a sum over, float [rows]: 1 for a classified row, tokens for a sequence."""
+
+    @abstractmethod
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Forward pass; the loss of each row summed over its items, float32 [rows]. Nothing is averaged here."""
+
+    @abstractmethod
+    def predict_batch(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Forward pass without gradient; tensors whose first dimension is the row (and `loss` [rows] given labels)."""
+
+    @abstractmethod
+    def metric_names(self) -> list[str]:
+        """The metrics that model selection may go by, `loss` among them; known after `fit`."""
+
+    @abstractmethod
+    def tune(self, outputs: dict[str, Tensor], examples: Examples) -> None:
+        """Choose what is chosen on validation outside training (a decision threshold, say)."""
+
+    @abstractmethod
+    def score(self, outputs: dict[str, Tensor], examples: Examples, confidence_samples: int = 0) -> dict[str, Any]:
+        """Metrics of a split; with `confidence_samples` bootstrap resamples, intervals and per-class figures too."""
+
+    @abstractmethod
+    def decode(self, outputs: dict[str, Tensor]) -> list[dict[str, Any]]:
+        """One JSON-ready prediction per row."""
+
+    @abstractmethod
+    def reference(self, value: Any) -> Any:
+        """A reference as it stands in predictions.jsonl."""
+
+    @abstractmethod
+    def save(self, model: PreTrainedModel, folder: Path) -> None:
+        """Write model, processor and what `restore` needs into a `from_pretrained` folder."""
+
+    @classmethod
+    @abstractmethod
+    def restore(cls, recipe: Recipe, folder: Path) -> tuple[Task[Any], PreTrainedModel]:
+        """Open what `save` wrote. Raises CheckpointError."""
+
+    @abstractmethod
+    def read_inputs(self, inputs: Sequence[str]) -> Iterable[list[dict[str, Any]]]:
+        """Chunks of new rows for `predict`, from what a user gave: texts, files, folders. Raises DataError."""
+
+    @abstractmethod
+    def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:
+        """Turn rows of `read_inputs` into model inputs without references."""
+
+
+LossFunction = Callable[[nn.Module, Batch], Tensor]
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Return the batch on `device`."""
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}

@@ -1,0 +1,245 @@
+"""Text classification: any checkpoint that `AutoModelForSequenceClassification` opens, or can put a head on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveInt
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from sft_hf.classification import ClassifierTask, reuse_order
+from sft_hf.console import progress
+from sft_hf.data.files import TABLE_SUFFIXES, iter_rows
+from sft_hf.data.labels import build_label_map, check_texts, encode_labels, is_multi_label
+from sft_hf.errors import CheckpointError, DataError
+from sft_hf.models.loading import load_pretrained, open_checkpoint, quiet_transformers
+from sft_hf.recipe import ModelSection, TaskSettings
+from sft_hf.tasks.base import Batch, Examples, Task
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel
+
+    from sft_hf.recipe import Recipe
+    from sft_hf.sources import Source
+
+TOKENIZE_CHUNK = 1000
+PAD_TO_MULTIPLE_OF = 8
+
+
+class TextClassificationSettings(TaskSettings):
+    """Settings of the task."""
+
+    name: Literal["text_classification"] = "text_classification"
+    max_length: PositiveInt | None = Field(
+        256, description="Tokens per row; longer rows are cut, and counted. null: the most the model takes."
+    )
+    problem_type: Literal["auto", "single_label_classification", "multi_label_classification"] = Field(
+        "auto", description="auto: multi-label if the label column holds lists."
+    )
+
+
+class TokenTable(Sequence[dict[str, Any]]):
+    """Tokenized rows in two flat arrays per field, so that a million rows cost no million Python lists."""
+
+    def __init__(self, fields: dict[str, list[np.ndarray]], labels: Sequence[Any] | None) -> None:
+        self.lengths = np.array([len(row) for row in fields["input_ids"]], dtype=np.int64)
+        self._offsets = np.concatenate([[0], np.cumsum(self.lengths)])
+        self._flat = {name: np.concatenate(rows or [np.empty(0, np.int32)]) for name, rows in fields.items()}
+        self._labels = labels
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: Any) -> dict[str, Any]:
+        span = slice(self._offsets[index], self._offsets[index + 1])
+        row: dict[str, Any] = {name: flat[span] for name, flat in self._flat.items()}
+        if self._labels is not None:
+            row["labels"] = self._labels[index]
+        return row
+
+
+class TextClassification(ClassifierTask[TextClassificationSettings]):
+    """One text, or a pair, to one label or several."""
+
+    Settings = TextClassificationSettings
+    pipeline_tag = "text-classification"
+    tokenizer: Any
+    max_length: int
+
+    @property
+    def columns(self) -> list[str]:
+        """The text column, and the second one of a pair."""
+        data = self.recipe.data
+        return [data.text_column] + ([data.text_pair_column] if data.text_pair_column else [])
+
+    def fit(self, train: Dataset, where: str, source: Source) -> None:
+        """See `Task.fit`."""
+        data = self.recipe.data
+        self.config = open_checkpoint(AutoConfig, source, "config.json")
+        if type(self.config) not in AutoModelForSequenceClassification._model_mapping:
+            raise CheckpointError(
+                f"{source.name}: a {self.config.model_type!r} checkpoint cannot classify text; give one that "
+                "AutoModelForSequenceClassification opens (BERT, RoBERTa, DeBERTa, ModernBERT, MiniLM, ...)"
+            )
+        self._use_tokenizer(open_checkpoint(AutoTokenizer, source, "tokenizer files"))
+        kind = self.settings.problem_type
+        if kind == "auto":
+            self.set_multi_label(is_multi_label(train, data.label_column))
+        else:
+            self.set_multi_label(kind == "multi_label_classification")
+        self.label_map = build_label_map(train, data.label_column, data.label_names, where)
+        if data.label_names is None:
+            self.label_map = reuse_order(self.label_map, getattr(self.config, "id2label", None))
+
+    def _use_tokenizer(self, tokenizer: Any) -> None:
+        if tokenizer.pad_token is None:  # decoder checkpoints have none; any token will do, it is masked
+            tokenizer.pad_token = tokenizer.eos_token
+        self.tokenizer = tokenizer
+        # Tokenizers that know no limit say 10^30; the checkpoint's positions are the limit then.
+        limit = min(tokenizer.model_max_length, getattr(self.config, "max_position_embeddings", None) or 10**30)
+        wanted = self.settings.max_length
+        self.max_length = min(wanted or 512, limit)
+
+    def build_model(self, source: Source, section: ModelSection) -> PreTrainedModel:
+        """See `Task.build_model`."""
+        head = {**self.head_config(), "pad_token_id": self.tokenizer.pad_token_id}
+        return load_pretrained(AutoModelForSequenceClassification, self.config, source, section, head)
+
+    def prepare(self, split: Dataset, where: str) -> Examples:
+        """See `Task.prepare`."""
+        data = self.recipe.data
+        for column in self.columns:
+            check_texts(split, column, where)
+        labels = encode_labels(split, data.label_column, self.label_map, where, self.multi_label)
+        table, notes = self._tokenize([split[column] for column in self.columns], labels, where)
+        row_ids = np.asarray(split["row_id"], dtype=np.int64)
+        return Examples(table, table.lengths, row_ids, labels, notes)
+
+    def _tokenize(
+        self, columns: Sequence[Sequence[str]], labels: Sequence[Any] | None, where: str
+    ) -> tuple[TokenTable, list[str]]:
+        fields: dict[str, list[np.ndarray]] = {}
+        cut_rows, cut_tokens = 0, 0
+        total = len(columns[0])
+        for start in progress(range(0, total, TOKENIZE_CHUNK), f"tokenizing {where}", total // TOKENIZE_CHUNK + 1):
+            texts = [list(column[start : start + TOKENIZE_CHUNK]) for column in columns]
+            options = {"return_attention_mask": False, "verbose": False}
+            whole = self.tokenizer(*texts, truncation=False, **options)
+            encoded = self.tokenizer(*texts, truncation=True, max_length=self.max_length, **options)
+            lost = np.array([len(a) - len(b) for a, b in zip(whole["input_ids"], encoded["input_ids"], strict=True)])
+            cut_rows, cut_tokens = cut_rows + int((lost > 0).sum()), cut_tokens + int(lost.sum())
+            for name, rows in encoded.items():
+                fields.setdefault(name, []).extend(np.asarray(row, dtype=np.int32) for row in rows)
+        table = TokenTable(fields or {"input_ids": []}, labels)
+        if not cut_rows:
+            return table, []
+        share = cut_tokens / (cut_tokens + int(table.lengths.sum()))
+        return table, [
+            f"{where}: {cut_rows} of {total} rows ({cut_rows / total:.1%}) are longer than {self.max_length} tokens "
+            f"and were cut; {share:.1%} of all tokens lost (task.max_length)"
+        ]
+
+    def collate(self, features: list[dict[str, Any]]) -> Batch:
+        """Pad to the longest row, rounded up to a multiple of 8 (never beyond what the model takes)."""
+        longest = max(len(row["input_ids"]) for row in features)
+        width = min(-(-longest // PAD_TO_MULTIPLE_OF) * PAD_TO_MULTIPLE_OF, max(self.max_length, longest))
+        fill = {
+            "input_ids": self.tokenizer.pad_token_id,
+            "token_type_ids": getattr(self.tokenizer, "pad_token_type_id", 0),
+            "attention_mask": 0,
+        }
+        batch: Batch = {}
+        names = [name for name in features[0] if name != "labels"]
+        for name in [*names, "attention_mask"]:
+            padded = np.full((len(features), width), fill[name], dtype=np.int64)
+            for row, feature in zip(padded, features, strict=True):
+                values = feature.get(name, 1)
+                length = len(feature["input_ids"])
+                row[slice(-length, None) if self.tokenizer.padding_side == "left" else slice(length)] = values
+            batch[name] = torch.from_numpy(padded)
+        if "labels" in features[0]:
+            batch["labels"] = self.label_tensor([feature["labels"] for feature in features])
+        return batch
+
+    def save(self, model: PreTrainedModel, folder: Path) -> None:
+        """See `Task.save`."""
+        if self.multi_label:
+            model.config.decision_threshold = self.threshold
+        with quiet_transformers():
+            model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+
+    @classmethod
+    def restore(cls, recipe: Recipe, folder: Path) -> tuple[Task[Any], PreTrainedModel]:
+        """See `Task.restore`."""
+        from sft_hf.sources import resolve
+
+        source = resolve(str(folder))
+        task = cls(recipe)
+        task.config = open_checkpoint(AutoConfig, source, "config.json")
+        task.read_head(task.config)
+        task._use_tokenizer(open_checkpoint(AutoTokenizer, source, "tokenizer files"))
+        return task, task.build_model(source, ModelSection(name=str(folder)))
+
+    def read_inputs(self, inputs: Sequence[str]) -> Iterable[list[dict[str, Any]]]:
+        """Texts as they are, `-` for lines of standard input, and tables or .txt files by their ending."""
+        texts: list[str] = []
+        for value in inputs:
+            if value != "-" and Path(value).suffix.lower() not in (*TABLE_SUFFIXES, ".txt"):
+                texts.append(value)
+                continue
+            if texts:
+                yield self._text_rows(texts)
+                texts = []
+            yield from self._read_stdin() if value == "-" else self._read_file(Path(value))
+        if texts:
+            yield self._text_rows(texts)
+
+    def _text_rows(self, texts: list[str]) -> list[dict[str, Any]]:
+        if len(self.columns) > 1:
+            raise DataError(
+                f"this model takes pairs of texts: give a CSV or JSONL file with columns {' and '.join(self.columns)}"
+            )
+        for text in texts:
+            if not text.strip():
+                raise DataError("an input is empty; give some text")
+        return [{self.columns[0]: text} for text in texts]
+
+    def _read_stdin(self) -> Iterator[list[dict[str, Any]]]:
+        chunk = []
+        for line in sys.stdin:
+            if line.strip():
+                chunk.append(line.rstrip("\n"))
+            if len(chunk) == TOKENIZE_CHUNK:
+                yield self._text_rows(chunk)
+                chunk = []
+        if chunk:
+            yield self._text_rows(chunk)
+
+    def _read_file(self, path: Path) -> Iterator[list[dict[str, Any]]]:
+        data = self.recipe.data
+        first_row = 1
+        options = {} if path.suffix.lower() == ".txt" else {"columns": self.columns}
+        for chunk in iter_rows(path, delimiter=data.delimiter, quote_char=data.quote_char, **options):
+            columns = chunk if options else {self.columns[0]: chunk["text"]}
+            rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+            for number, row in enumerate(rows, start=first_row):
+                for column in self.columns:
+                    if not isinstance(row[column], str) or not row[column].strip():
+                        raise DataError(
+                            f"{path} row {number}: column {column!r} holds no text; fill it in or remove it"
+                        )
+            yield rows
+            first_row += len(rows)
+
+    def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:
+        """See `Task.prepare_inputs`."""
+        columns = [[row[column] for row in rows] for column in self.columns]
+        table, notes = self._tokenize(columns, None, "input")
+        return Examples(table, table.lengths, np.arange(len(rows)), [], notes)

@@ -1,0 +1,40 @@
+"""Run by test_loop.py under torchrun: writes the gradients of the first and of the ragged last window.
+
+usage: distributed_gradients.py RECIPE OUTPUT
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from sft_hf import process
+from sft_hf.loop import train_step
+from sft_hf.recipe import Recipe, load_recipe
+from sft_hf.run import _Run
+from sft_hf.run_folder import RunFolder
+
+
+def window_gradients(recipe: Recipe) -> tuple[dict[str, Any], int]:
+    """Gradients by "<window>.<parameter>", and the number of processes."""
+    accelerator = process.build_accelerator(recipe.train.mixed_precision, recipe.train.num_threads)
+    run = _Run(recipe, RunFolder(Path(recipe.output_dir or "")), accelerator)
+    run.prepare()
+    examples, plan = run.training.data.epoch(0)
+    assert len(plan[-1].rows()) < len(plan[0].rows()), "the last window is to be ragged"
+    run.training.model.train()
+    gradients = {}
+    for name, window in (("first", plan[0]), ("last", plan[-1])):
+        train_step(run.training, examples, window, step=0)
+        for parameter, value in accelerator.unwrap_model(run.training.model).named_parameters():
+            gradients[f"{name}.{parameter}"] = value.grad.detach().clone()
+    return gradients, accelerator.num_processes
+
+
+if __name__ == "__main__":
+    found, processes = window_gradients(load_recipe(sys.argv[1]))
+    assert processes == 2, processes
+    save_file(found, sys.argv[2] + f".rank{__import__('os').environ['RANK']}")

@@ -1,0 +1,97 @@
+"""Optimizers, groups and schedules."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from sft_hf.errors import RecipeError
+from sft_hf.optimization import build_optimizer, build_scheduler, optimizer_classes, parameter_groups
+from sft_hf.recipe import OptimSection
+
+
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2))
+
+
+def test_biases_and_norms_do_not_decay():
+    groups = parameter_groups(model(), 0.1)
+    assert [len(group["params"]) for group in groups] == [2, 4]
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
+
+
+def test_frozen_parameters_are_left_out():
+    net = model()
+    net[0].requires_grad_(False)
+    assert sum(len(group["params"]) for group in parameter_groups(net, 0.1)) == 4
+
+
+@pytest.mark.parametrize("name", sorted(optimizer_classes()))
+def test_every_optimizer_of_torch_lowers_the_loss(name):
+    net = model()
+    optimizer = build_optimizer(net, OptimSection(name=name, learning_rate=1e-2))
+    inputs, labels = torch.randn(64, 4), torch.randint(0, 2, (64,))
+    losses = []
+    for _ in range(30):
+        loss = nn.functional.cross_entropy(net(inputs), labels)
+        losses.append(float(loss.detach()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < losses[0]
+
+
+def test_sgd_has_momentum_unless_told_otherwise():
+    assert build_optimizer(model(), OptimSection(name="sgd")).defaults["momentum"] == 0.9
+    plain = build_optimizer(model(), OptimSection(name="sgd", args={"momentum": 0.0}))
+    assert plain.defaults["momentum"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"name": "adamx"}, ["optim.name", "adamx", "did you mean adam", "adamw"]),
+        ({"args": {"beta": 1}}, ["optim.args.beta", "AdamW", "did you mean betas"]),
+        ({"args": {"betas": [2.0, 3.0]}}, ["optim", "beta"]),
+        ({"args": {"lr": 1.0}}, ["optim.args.lr"]),
+    ],
+)
+def test_a_wrong_optimizer_is_an_error_that_says_what_is_right(section, words):
+    with pytest.raises(RecipeError) as caught:
+        build_optimizer(model(), OptimSection(**section))
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def rates(kind, warmup_ratio, steps=10):
+    section = OptimSection(learning_rate=1.0, lr_scheduler_type=kind, warmup_ratio=warmup_ratio)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = build_scheduler(optimizer, section, steps)
+    found = []
+    for _ in range(steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+def test_schedules_by_hand():
+    assert rates("linear", 0.2) == pytest.approx([0, 0.5, *[1 - i / 8 for i in range(8)]])
+    assert rates("cosine", 0.0) == pytest.approx([0.5 * (1 + math.cos(math.pi * i / 10)) for i in range(10)])
+    assert rates("constant", 0.0) == [1.0] * 10
+    assert rates("constant_with_warmup", 0.2) == [0.0, 0.5] + [1.0] * 8
+
+
+def test_adamw_follows_the_paper():
+    """One step by hand: Loshchilov and Hutter 2019, algorithm 2."""
+    parameter = nn.Parameter(torch.tensor([[1.0, -2.0]]))
+    holder = SimpleNamespace(parameters=lambda: [parameter])
+    optimizer = build_optimizer(holder, OptimSection(learning_rate=0.1, weight_decay=0.5))
+    parameter.grad = torch.tensor([[0.3, -0.7]])
+    optimizer.step()
+    expected = torch.tensor([[1.0, -2.0]]) * (1 - 0.1 * 0.5) - 0.1 * torch.tensor([[1.0, -1.0]])
+    assert torch.allclose(parameter.detach(), expected, atol=1e-6)
