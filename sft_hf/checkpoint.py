@@ -75,7 +75,7 @@ def verify(checkpoint: Path) -> str | None:
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     """Return the newest checkpoint that verifies, and a sentence on each one passed over."""
-    passed_over = []
+    passed_over: list[str] = []
     for checkpoint in list_checkpoints(folder):
         problem = verify(checkpoint)
         if problem is None:

@@ -69,7 +69,8 @@ class ClassifierTask(Task[SettingsT]):
 
     def read_head(self, config: Any) -> None:
         """Take labels, kind of problem and threshold from the config of a trained model."""
-        self.label_map = LabelMap(tuple(config.id2label[index] for index in sorted(config.id2label)))
+        names = tuple(config.id2label[index] for index in sorted(config.id2label))
+        self.label_map = LabelMap(names, "label_names" if self.recipe.data.label_names else "train")
         self.set_multi_label(config.problem_type == "multi_label_classification")
         self.threshold = float(getattr(config, "decision_threshold", 0.5))
 

@@ -100,8 +100,9 @@ def _local(name: str, local: str, sha256: str | None, what: str, key: str) -> So
     with plain_errors(f"{key}: {what} {str(path)!r}"):
         if not os.path.exists(path):
             link = "is a link to what" if os.path.islink(path) else ""
-            siblings = sorted(set(os.listdir(path.parent)) - {path.name})
-            why = f"{link} does not exist; {did_you_mean(path.name, siblings)}".strip()
+            siblings = sorted(set(os.listdir(path.parent)) - {path.name}) if path.parent.is_dir() else None
+            hint = "nor does its folder" if siblings is None else did_you_mean(path.name, siblings)
+            why = f"{link} does not exist; {hint}".strip()
             raise SourceError(f"{key}: {what} {str(path)!r} {why}")
         if sha256 is None:
             return Source(name, "local", path, None, None)

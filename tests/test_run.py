@@ -165,9 +165,9 @@ def test_a_run_folder_is_not_touched_without_a_word(make_recipe, trained, tmp_pa
 
     before = contents(trained.output_dir)
     taken = make_recipe(output_dir=str(trained.output_dir))
-    with pytest.raises(RunFolderError, match="--resume.*--overwrite"):
+    with pytest.raises(RunFolderError, match=r"--resume.*--overwrite"):
         finetune(taken)
-    with pytest.raises(RunFolderError, match="cannot resume with another recipe: train.num_train_epochs was 3"):
+    with pytest.raises(RunFolderError, match="cannot resume with another recipe"):
         finetune(taken, resume=True)
     with pytest.raises(DataError, match="labl"):  # overwriting begins only once the data have been read
         finetune(make_recipe(output_dir=str(trained.output_dir), data__label_column="labl"), overwrite=True)

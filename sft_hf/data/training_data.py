@@ -8,9 +8,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, Features, Value
 
 from sft_hf.data.batching import Window, plan_epoch
+from sft_hf.data.loading import ROW_ID
 from sft_hf.errors import DataError
 
 if TYPE_CHECKING:
@@ -89,7 +90,10 @@ class Stream:
             rows = self._take()
             self._next += 1
             if self._next == index + 1:
-                examples = self.prepare(Dataset.from_list(rows))
+                features = self.stream.features  # with the names of class labels, which plain rows have lost
+                if features is not None:
+                    features = Features({**features, ROW_ID: Value("int64")})
+                examples = self.prepare(Dataset.from_list(rows, features))
                 return examples, self.sizes.plan(examples.lengths, index)
 
     def _take(self) -> list[dict[str, Any]]:
@@ -100,6 +104,6 @@ class Stream:
             rows = list(islice(self._rows, self.buffer_size))
         if not rows:
             raise DataError(f"{self.where}: the stream holds no rows")
-        numbered = [{**row, "row_id": row.get("row_id", self._read + offset)} for offset, row in enumerate(rows)]
+        numbered = [{**row, ROW_ID: self._read + offset} for offset, row in enumerate(rows)]
         self._read += len(rows)
         return numbered

@@ -56,7 +56,7 @@ class TokenTable(Sequence[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getitem__(self, index: Any) -> dict[str, Any]:
+    def __getitem__(self, index: Any) -> dict[str, Any]:  # type: ignore[override]
         span = slice(self._offsets[index], self._offsets[index + 1])
         row: dict[str, Any] = {name: flat[span] for name, flat in self._flat.items()}
         if self._labels is not None:
@@ -225,8 +225,15 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
     def _read_file(self, path: Path) -> Iterator[list[dict[str, Any]]]:
         data = self.recipe.data
         first_row = 1
-        options = {} if path.suffix.lower() == ".txt" else {"columns": self.columns}
-        for chunk in iter_rows(path, delimiter=data.delimiter, quote_char=data.quote_char, **options):
+        options: dict[str, Any] = {}
+        if path.suffix.lower() != ".txt":
+            options = {
+                "columns": self.columns,
+                "delimiter": data.delimiter,
+                "quote_char": data.quote_char,
+                "skip_lines": data.skip_lines,
+            }
+        for chunk in iter_rows(path, **options):
             columns = chunk if options else {self.columns[0]: chunk["text"]}
             rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
             for number, row in enumerate(rows, start=first_row):

@@ -1,0 +1,202 @@
+"""The command line: what a user types, what a user sees, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sft_hf.cli import run
+from sft_hf.recipe import Recipe
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def recipe_file(make_recipe, tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(make_recipe(train__max_steps=2).to_yaml())
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_finetune_evaluate_predict_from_the_shell(recipe_file, tmp_path, capsys):
+    folder = tmp_path / "out"
+    assert run(["finetune", str(recipe_file), "train.max_steps=3", "--output-dir", str(folder), "seed=7"]) == 0
+    out = capsys.readouterr().out
+    assert "test accuracy" in out and "95 % interval" in out and "sft-hf predict" in out
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert (metrics["train"]["num_steps"], metrics["seed"]) == (3, 7)
+
+    assert run(["evaluate", str(folder)]) == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] == metrics["test"]["accuracy"]
+
+    assert run(["predict", str(folder), "goal match team", "bank"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["text"] for line in lines] == ["goal match team", "bank"]
+    assert all({"id", "prediction", "confidence"} <= line.keys() for line in lines)
+
+    assert run(["predict", str(folder), "goal", "--output", str(tmp_path / "p.jsonl")]) == 0
+    assert len((tmp_path / "p.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_prediction_that_fails_half_way_leaves_no_file(recipe_file, tmp_path, capsys):
+    assert run(["finetune", str(recipe_file)]) == 0
+    (tmp_path / "bad.csv").write_text("text\n" + "goal\n" * 1500 + '" "\n')
+    assert (
+        run(["predict", str(tmp_path / "run"), str(tmp_path / "bad.csv"), "--output", str(tmp_path / "p.jsonl")]) == 2
+    )
+    assert not list(tmp_path.glob("*p.jsonl*"))
+    assert "bad.csv row 1501" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "program", [["scripts/finetune.py"], ["-m", "torch.distributed.run", "--standalone", "scripts/finetune.py"]]
+)
+def test_the_script_takes_the_recipe_by_option(recipe_file, tmp_path, program):
+    command = [sys.executable, *program, "--recipe", str(recipe_file), f"output_dir={tmp_path / 'out'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "metrics.json").is_file()
+    assert "1 process on cpu" in done.stderr
+
+
+def test_show_prints_a_recipe_that_loads_back(recipe_file, capsys):
+    import yaml
+
+    assert run(["show", str(recipe_file), "optim.learning_rate=3e-5"]) == 0
+    shown = Recipe.model_validate(yaml.safe_load(capsys.readouterr().out))
+    assert shown.optim.learning_rate == 3e-5
+
+
+def test_recipes_lists_each_with_a_line(capsys):
+    assert run(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("text ") and "MiniLM" in line for line in lines)
+
+
+def test_the_help_of_finetune_teaches_every_key(capsys):
+    assert run(["finetune", "--help"]) == 0
+    out = capsys.readouterr().out
+    for key in ("data.text_column", "optim.learning_rate", "train.mixed_precision", "seed", "--resume", "--overwrite"):
+        assert key in out
+
+
+TEXT = "text,label\n"
+GOOD = "".join(f"{word} goal,{label}\n" for word in "abcdefghij" for label in ("x", "y"))
+
+
+@pytest.mark.parametrize(
+    ("files", "arguments", "words"),
+    [
+        ({}, ["optim.learnign_rate=1"], ["optim.learnign_rate", "did you mean learning_rate"]),
+        ({}, ["data.label_column=labl"], ["train.csv", "labl", "did you mean label"]),
+        ({"test.csv": TEXT + "goal,z\n"}, [], ["test.csv row 1", "'z'", "never seen in train", "x, y"]),
+        ({"train.csv": TEXT + GOOD + '"",x\n'}, [], ["train.csv row 21", "'text'", "empty"]),
+        ({"train.csv": TEXT + GOOD + "one, two,x\n"}, [], ["train.csv", "22", "3", "2"]),
+        ({}, ["data.name=nowhere/train.csv"], ["nowhere/train.csv", "not exist"]),
+        ({}, ["model.name=./nowhere"], ["nowhere", "not exist"]),
+        ({}, ["model.sha256=" + "0" * 64], ["model.sha256"]),
+        ({}, ["train.per_device_train_batch_size=0"], ["per_device_train_batch_size", "greater than 0"]),
+        (
+            {"note.yaml": "a: !!python/object/apply:os.system [true]\n"},
+            "note.yaml",
+            ["note.yaml", "line 1", "plain data"],
+        ),
+        ({"broken.yaml": "a: [1\n"}, "broken.yaml", ["broken.yaml", "not valid YAML"]),
+        ({}, "absent.yaml", ["absent.yaml", "no such recipe"]),
+        ({"train.csv": TEXT + "goal,x\n" * 20}, [], ["train.csv", "only the label 'x'"]),
+        ({"train.csv": ""}, [], ["train.csv", "empty"]),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2_and_touches_nothing(
+    recipe_file, tmp_path, monkeypatch, capsys, files, arguments, words
+):
+    data = tmp_path / "data"
+    data.mkdir()
+    for name, content in {"train.csv": TEXT + GOOD, "test.csv": TEXT + GOOD, **files}.items():
+        (data / name).write_text(content)
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    (earlier / "recipe.yaml").write_text("an earlier run\n")
+    before = contents(earlier)
+    monkeypatch.chdir(tmp_path)
+    if isinstance(arguments, str):
+        command = ["finetune", str(data / arguments)]
+    else:
+        command = ["finetune", str(recipe_file), f"data.name={data}", *arguments]
+    assert run([*command, "--output-dir", str(earlier), "--overwrite"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("error: ")
+    assert not any(line.startswith("Traceback") for line in lines)
+    assert sum(line.startswith("error:") for line in lines) == 1
+    assert all(word in lines[-1] for word in words), lines[-1]
+    assert contents(earlier) == before
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ('{"model_type": "vit"}', ["vit", "cannot classify text", "AutoModelForSequenceClassification"]),
+        ('{"model_type": "no-such-model"}', ["no-such-model"]),
+        ("{", ["config.json"]),
+        (None, ["no config.json"]),
+    ],
+)
+def test_a_checkpoint_that_is_no_base_of_a_classifier(recipe_file, tmp_path, capsys, config, words):
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    if config:
+        (folder / "config.json").write_text(config)
+    assert run(["finetune", str(recipe_file), f"model.name={folder}"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and "foreign" in error
+    assert all(word in error for word in words), error
+
+
+def test_weights_of_another_architecture_are_refused(recipe_file, tmp_path, checkpoint, capsys):
+    import shutil
+
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "mixed"
+    shutil.copytree(checkpoint, folder)
+    save_file({"something.else": torch.zeros(2)}, folder / "model.safetensors", metadata={"format": "pt"})
+    assert run(["finetune", str(recipe_file), f"model.name={folder}"]) == 2
+    assert "different architectures" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["finetun"], ["finetun"]),
+        (["finetune"], ["name of a recipe"]),
+        (["finetune", "txt"], ["did you mean text"]),
+        (["finetune", "text", "--reusme"], ["--reusme"]),
+        (["predict", "nowhere", "x"], ["nowhere", "no such run folder"]),
+        (["evaluate", "."], ["no recipe.yaml"]),
+        (["predict"], ["RUN"]),
+    ],
+)
+def test_a_slip_of_the_fingers_is_one_line_and_exit_2(arguments, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and "\n" not in error
+    assert all(word in error for word in words), error
+
+
+def test_a_bug_shows_its_traceback_and_exits_1(recipe_file, monkeypatch, capsys):
+    from sft_hf import run as run_module
+
+    monkeypatch.setattr(run_module, "build_optimizer", lambda *a: 1 / 0)
+    assert run(["finetune", str(recipe_file)]) == 1
+    err = capsys.readouterr().err
+    assert "ZeroDivisionError" in err and "bug in sft-hf" in err
