@@ -299,7 +299,7 @@ def load_data(recipe: Recipe, task: Task[Any], model_source: Any | None) -> Spli
     """Load the splits, fit the task on all of train (given a checkpoint), hold out what is missing, limit rows."""
     data = recipe.data
     source = resolve(data.name, revision=data.revision, sha256=data.sha256, what="data set", key="data")
-    splits = load_splits(data, source)
+    splits = load_splits(data, source, task.columns())
     if model_source is not None:
         task.fit(splits.by_role["train"], splits.where["train"], model_source)
     splits = limit_splits(fill_missing_splits(splits, data), data)

@@ -49,8 +49,10 @@ class Splits:
     notes: list[str] = field(default_factory=list)
 
 
-def load_splits(section: DataSection, source: Source) -> Splits:
+def load_splits(section: DataSection, source: Source, columns: Mapping[str, str]) -> Splits:
     """Load the splits that the data section names; nothing is held out or limited yet.
+
+    `columns` maps the keys of the recipe that name a column to the columns, which have to be there.
 
     A file is train. A folder is read by `data_files`, else as what `save_to_disk` wrote, else by file names: train.csv,
     valid.jsonl, test-00000-of-00002.parquet. A split may be missing where the section has the default name for it.
@@ -69,9 +71,7 @@ def load_splits(section: DataSection, source: Source) -> Splits:
         loaded = Splits({"train": _from_files([source.path], section, "train")}, {"train": source.path.name})
     by_role = {}
     for role, data in loaded.by_role.items():
-        keys = ("text_column", "text_pair_column", "label_column")
-        wanted = {f"data.{key}": getattr(section, key, None) for key in keys}
-        require_columns(data, {key: name for key, name in wanted.items() if name}, loaded.where[role])
+        require_columns(data, columns, loaded.where[role])
         by_role[role] = data if isinstance(data, IterableDataset) else _number(data, loaded.where[role])
     return Splits(by_role, loaded.where, loaded.notes)
 

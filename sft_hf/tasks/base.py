@@ -63,6 +63,10 @@ class Task(ABC, Generic[SettingsT]):
         self.settings: SettingsT = recipe.task  # type: ignore[assignment]
 
     @abstractmethod
+    def columns(self) -> dict[str, str]:
+        """The columns that the task reads: {key of the recipe: column}."""
+
+    @abstractmethod
     def fit(self, train: Dataset, where: str, source: Source) -> None:
         """Learn the label map from the full train split, and load the processor. Raises DataError, CheckpointError."""
 

@@ -72,8 +72,14 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
     tokenizer: Any
     max_length: int
 
+    def columns(self) -> dict[str, str]:
+        """See `Task.columns`."""
+        data = self.recipe.data
+        pair = {"data.text_pair_column": data.text_pair_column} if data.text_pair_column else {}
+        return {"data.text_column": data.text_column, **pair, "data.label_column": data.label_column}
+
     @property
-    def columns(self) -> list[str]:
+    def text_columns(self) -> list[str]:
         """The text column, and the second one of a pair."""
         data = self.recipe.data
         return [data.text_column] + ([data.text_pair_column] if data.text_pair_column else [])
@@ -114,10 +120,10 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
     def prepare(self, split: Dataset, where: str) -> Examples:
         """See `Task.prepare`."""
         data = self.recipe.data
-        for column in self.columns:
+        for column in self.text_columns:
             check_texts(split, column, where)
         labels = encode_labels(split, data.label_column, self.label_map, where, self.multi_label)
-        table, notes = self._tokenize([split[column] for column in self.columns], labels, where)
+        table, notes = self._tokenize([split[column] for column in self.text_columns], labels, where)
         row_ids = np.asarray(split["row_id"], dtype=np.int64)
         return Examples(table, table.lengths, row_ids, labels, notes)
 
@@ -202,14 +208,13 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
             yield self._text_rows(texts)
 
     def _text_rows(self, texts: list[str]) -> list[dict[str, Any]]:
-        if len(self.columns) > 1:
-            raise DataError(
-                f"this model takes pairs of texts: give a CSV or JSONL file with columns {' and '.join(self.columns)}"
-            )
+        if len(self.text_columns) > 1:
+            columns = " and ".join(self.text_columns)
+            raise DataError(f"this model takes pairs of texts: give a CSV or JSONL file with columns {columns}")
         for text in texts:
             if not text.strip():
                 raise DataError("an input is empty; give some text")
-        return [{self.columns[0]: text} for text in texts]
+        return [{self.text_columns[0]: text} for text in texts]
 
     def _read_stdin(self) -> Iterator[list[dict[str, Any]]]:
         chunk = []
@@ -228,16 +233,16 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         options: dict[str, Any] = {}
         if path.suffix.lower() != ".txt":
             options = {
-                "columns": self.columns,
+                "columns": self.text_columns,
                 "delimiter": data.delimiter,
                 "quote_char": data.quote_char,
                 "skip_lines": data.skip_lines,
             }
         for chunk in iter_rows(path, **options):
-            columns = chunk if options else {self.columns[0]: chunk["text"]}
+            columns = chunk if options else {self.text_columns[0]: chunk["text"]}
             rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
             for number, row in enumerate(rows, start=first_row):
-                for column in self.columns:
+                for column in self.text_columns:
                     if not isinstance(row[column], str) or not row[column].strip():
                         raise DataError(
                             f"{path} row {number}: column {column!r} holds no text; fill it in or remove it"
@@ -247,6 +252,6 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
 
     def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:
         """See `Task.prepare_inputs`."""
-        columns = [[row[column] for row in rows] for column in self.columns]
+        columns = [[row[column] for row in rows] for column in self.text_columns]
         table, notes = self._tokenize(columns, None, "input")
         return Examples(table, table.lengths, np.arange(len(rows)), [], notes)

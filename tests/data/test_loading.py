@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from sft_hf.data.loading import load_splits, require_columns
+from sft_hf.data.loading import Splits, load_splits, require_columns
 from sft_hf.errors import DataError, StorageError, Terminated
 
 CSV = "text,label\na,x\nb,y\n"
@@ -42,6 +42,12 @@ def section(**changes) -> SimpleNamespace:
     return SimpleNamespace(**{**defaults, **changes})
 
 
+def load(changed: SimpleNamespace, source: SimpleNamespace) -> Splits:
+    keys = ("text_column", "text_pair_column", "label_column")
+    columns = {f"data.{key}": getattr(changed, key) for key in keys if getattr(changed, key)}
+    return load_splits(changed, source, columns)
+
+
 def local(path: Path) -> SimpleNamespace:
     return SimpleNamespace(kind="local", path=path, name=str(path), revision=None)
 
@@ -65,7 +71,7 @@ def texts(splits) -> dict[str, list[str]]:
 
 def refusal(changed: SimpleNamespace, source: SimpleNamespace) -> str:
     with pytest.raises(DataError) as error:
-        load_splits(changed, source)
+        load(changed, source)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -76,7 +82,7 @@ def refusal(changed: SimpleNamespace, source: SimpleNamespace) -> str:
 def test_a_file_is_train(tmp_path):
     path = tmp_path / "test.csv"
     path.write_text(CSV)
-    splits = load_splits(section(), local(path))
+    splits = load(section(), local(path))
     assert splits.where == {"train": "test.csv"} and splits.notes == []
     assert splits.by_role["train"].to_list() == [
         {"text": "a", "label": "x", "row_id": 0},
@@ -89,7 +95,7 @@ def test_a_file_is_train(tmp_path):
 def test_row_id_travels_along_and_replaces_the_files_own(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("row_id,text,label\n7,a,x\n8,b,y\n9,c,x\n")
-    train = load_splits(section(), local(path)).by_role["train"]
+    train = load(section(), local(path)).by_role["train"]
     assert train["row_id"][:] == [0, 1, 2]
     assert train.select([2, 0])["row_id"][:] == [2, 0] and train.filter(lambda row: row["text"] == "b")["row_id"][
         :
@@ -102,8 +108,8 @@ def test_csv_options_reach_the_reader(tmp_path):
     path.write_text('text;label\nstring;d\n"a;x\n')
     options = {"delimiter": ";", "quote_char": "", "skip_lines": 1}
     expected = [{"text": '"a', "label": "x"}]
-    assert load_splits(section(**options), local(path)).by_role["train"].remove_columns("row_id").to_list() == expected
-    assert list(load_splits(section(streaming=True, **options), local(path)).by_role["train"]) == expected
+    assert load(section(**options), local(path)).by_role["train"].remove_columns("row_id").to_list() == expected
+    assert list(load(section(streaming=True, **options), local(path)).by_role["train"]) == expected
 
 
 @pytest.mark.parametrize(
@@ -125,7 +131,7 @@ def test_missing_columns(tmp_path, changes, expected, streaming):
 
 def test_require_columns_of_a_stream_without_features(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "a", "label": 1}')
-    stream = load_splits(section(streaming=True), local(tmp_path / "a.jsonl")).by_role["train"]
+    stream = load(section(streaming=True), local(tmp_path / "a.jsonl")).by_role["train"]
     assert stream.column_names is None
     require_columns(stream, {"data.text_column": "text"}, "a.jsonl")
     with pytest.raises(DataError, match="did you mean text"):
@@ -140,7 +146,7 @@ def test_files_are_found_by_name(tmp_path, name):
     folder(tmp_path, "train.csv", "test.jsonl", name, "other.csv", ".hidden.csv")
     (tmp_path / "README.md").write_text("hello")
     (tmp_path / "train").mkdir()
-    splits = load_splits(section(), local(tmp_path))
+    splits = load(section(), local(tmp_path))
     assert texts(splits) == {"train": ["train.csv"], "validation": [name], "test": ["test.jsonl"]}
     assert splits.where == {"train": "train.csv", "validation": name, "test": "test.jsonl"}
     assert all(data["row_id"][:] == [0] for data in splits.by_role.values())
@@ -148,23 +154,23 @@ def test_files_are_found_by_name(tmp_path, name):
 
 def test_default_splits_may_be_absent_and_null_means_unused(tmp_path):
     folder(tmp_path, "train.csv", "test.csv", "dev.csv")
-    assert list(texts(load_splits(section(test_split=None), local(tmp_path)))) == ["train", "validation"]
+    assert list(texts(load(section(test_split=None), local(tmp_path)))) == ["train", "validation"]
     (tmp_path / "dev.csv").unlink()
-    assert list(texts(load_splits(section(), local(tmp_path)))) == ["train", "test"]
+    assert list(texts(load(section(), local(tmp_path)))) == ["train", "test"]
     assert "no split 'extra' (data.test_split)" in refusal(section(test_split="extra"), local(tmp_path))
     assert "no split 'dev' (data.validation_split)" in refusal(section(validation_split="dev"), local(tmp_path))
 
 
 def test_an_exact_name_comes_before_its_aliases(tmp_path):
     folder(tmp_path, "train.csv", "validation.csv", "dev.csv")
-    assert texts(load_splits(section(), local(tmp_path)))["validation"] == ["validation.csv"]
-    chosen = texts(load_splits(section(test_split="dev"), local(tmp_path)))
+    assert texts(load(section(), local(tmp_path)))["validation"] == ["validation.csv"]
+    chosen = texts(load(section(test_split="dev"), local(tmp_path)))
     assert chosen == {"train": ["train.csv"], "validation": ["validation.csv"], "test": ["dev.csv"]}
 
 
 def test_one_split_serves_one_role(tmp_path):
     folder(tmp_path, "train.csv", "validation.csv")
-    splits = load_splits(section(test_split="validation"), local(tmp_path))
+    splits = load(section(test_split="validation"), local(tmp_path))
     assert texts(splits) == {"train": ["train.csv"], "test": ["validation.csv"]}
     assert splits.notes == ["validation: not the split 'validation', which data.test_split makes test"]
     both = section(test_split="dev", validation_split="val")
@@ -190,7 +196,7 @@ def test_rival_files(tmp_path):
 def test_shards_are_one_split_in_order(tmp_path):
     names = [f"train-{index}-of-11.parquet" for index in range(11)]
     folder(tmp_path, *names, "test-00000-of-00001.parquet")
-    splits = load_splits(section(), local(tmp_path))
+    splits = load(section(), local(tmp_path))
     assert texts(splits) == {"train": names, "test": ["test-00000-of-00001.parquet"]}
     assert splits.by_role["train"]["row_id"][:] == list(range(11))
     assert splits.where["train"] == "train-0-of-11.parquet and 10 more"
@@ -220,7 +226,7 @@ def test_data_files(tmp_path):
     (tmp_path / "sub").mkdir()
     folder(tmp_path / "sub", "three.jsonl")
     mapping = {"train": "part-*.csv", "dev": "sub/three.jsonl", "test": "[odd].csv", "extra": "nowhere.csv"}
-    splits = load_splits(section(data_files=mapping), local(tmp_path))
+    splits = load(section(data_files=mapping), local(tmp_path))
     assert texts(splits) == {
         "train": ["part-1.csv", "part-2.csv"],
         "validation": ["three.jsonl"],
@@ -228,7 +234,7 @@ def test_data_files(tmp_path):
     }
     assert splits.notes == ["not used: split extra"]
     chosen = section(data_files={"one": "one.csv", "two": "two.tsv"}, train_split="two", test_split="one")
-    assert texts(load_splits(chosen, local(tmp_path))) == {"train": ["two.tsv"], "test": ["one.csv"]}
+    assert texts(load(chosen, local(tmp_path))) == {"train": ["two.tsv"], "test": ["one.csv"]}
 
 
 @pytest.mark.parametrize(
@@ -253,14 +259,14 @@ def test_what_save_to_disk_wrote(tmp_path):
     features = Features({"text": Value("string"), "label": ClassLabel(names=["x", "y"])})
     train = Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features)
     DatasetDict(train=train.with_format("numpy"), dev=train.select([1]), more=train).save_to_disk(tmp_path / "dict")
-    splits = load_splits(section(), local(tmp_path / "dict"))
+    splits = load(section(), local(tmp_path / "dict"))
     assert splits.where == {"train": "dict [train]", "validation": "dict [dev]"}
     assert splits.notes == ["not used: split more"]
     assert splits.by_role["train"][0] == {"text": "a", "label": 1, "row_id": 0}
     assert splits.by_role["validation"].features["label"] == features["label"]
     train.save_to_disk(tmp_path / "one")
-    assert list(load_splits(section(), local(tmp_path / "one")).by_role) == ["train"]
-    stream = load_splits(section(streaming=True), local(tmp_path / "dict")).by_role
+    assert list(load(section(), local(tmp_path / "one")).by_role) == ["train"]
+    stream = load(section(streaming=True), local(tmp_path / "dict")).by_role
     assert isinstance(stream["train"], IterableDataset) and isinstance(stream["validation"], Dataset)
     (tmp_path / "one" / "state.json").write_text("{")
     assert "what save_to_disk wrote here cannot be read" in refusal(section(), local(tmp_path / "one"))
@@ -271,7 +277,7 @@ def test_what_save_to_disk_wrote(tmp_path):
 
 def test_train_is_streamed_and_the_rest_is_read(tmp_path):
     folder(tmp_path, "train-0-of-2.csv", "train-1-of-2.csv", "test.csv")
-    splits = load_splits(section(streaming=True), local(tmp_path))
+    splits = load(section(streaming=True), local(tmp_path))
     stream, test = splits.by_role["train"], splits.by_role["test"]
     assert isinstance(stream, IterableDataset) and isinstance(test, Dataset) and test["row_id"][:] == [0]
     expected = [{"text": f"train-{index}-of-2.csv", "label": "x"} for index in range(2)]
@@ -283,13 +289,13 @@ def test_streamed_parquet_keeps_class_names(tmp_path):
     feature = ClassLabel(names=["x", "y"])
     features = Features({"text": Value("string"), "label": feature})
     Dataset.from_dict({"text": ["a"], "label": [1]}, features=features).to_parquet(tmp_path / "a.parquet")
-    stream = load_splits(section(streaming=True), local(tmp_path / "a.parquet")).by_role["train"]
+    stream = load(section(streaming=True), local(tmp_path / "a.parquet")).by_role["train"]
     assert stream.features["label"] == feature and list(stream) == [{"text": "a", "label": 1}]
 
 
 def test_a_bad_row_of_a_stream_is_named_when_it_comes(tmp_path):
     (tmp_path / "a.csv").write_text(CSV + "c\n")
-    stream = load_splits(section(streaming=True), local(tmp_path / "a.csv")).by_role["train"]
+    stream = load(section(streaming=True), local(tmp_path / "a.csv")).by_role["train"]
     with pytest.raises(DataError, match="line 4 has 1 field"):
         list(stream)
 
@@ -318,7 +324,7 @@ def test_hub_splits_by_role(monkeypatch):
     rows = Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})
     served = DatasetDict(train=rows, validation=rows.select([0]), test=rows, unsupervised=rows)
     called = serve(monkeypatch, served)
-    splits = load_splits(section(config_name="sst2", test_split="validation"), HUB)
+    splits = load(section(config_name="sst2", test_split="validation"), HUB)
     assert called == {
         "arguments": ("org/name", "sst2"),
         "revision": "abc",
@@ -334,7 +340,7 @@ def test_hub_splits_by_role(monkeypatch):
         "Valid: train, validation, test, unsupervised"
     )
     serve(monkeypatch, DatasetDict(train=rows))
-    assert list(load_splits(section(), HUB).by_role) == ["train"]
+    assert list(load(section(), HUB).by_role) == ["train"]
     assert "org/name [train]: no column 'sentence'" in refusal(section(text_column="sentence"), HUB)
     serve(monkeypatch, DatasetDict(train=rows.select([])))
     assert refusal(section(), HUB) == "org/name [train]: holds no rows"
@@ -343,7 +349,7 @@ def test_hub_splits_by_role(monkeypatch):
 def test_hub_streaming(monkeypatch):
     rows = Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}).to_iterable_dataset()
     called = serve(monkeypatch, IterableDatasetDict(train=rows, test=rows))
-    splits = load_splits(section(streaming=True), HUB)
+    splits = load(section(streaming=True), HUB)
     assert called["streaming"] is True
     assert isinstance(splits.by_role["train"], IterableDataset)
     assert splits.by_role["test"]["row_id"][:] == [0, 1]
@@ -396,13 +402,13 @@ def test_errors_that_mean_something_else_keep_their_meaning(monkeypatch):
     full = OSError(errno.ENOSPC, "No space left on device")
     serve(monkeypatch, caused(DatasetGenerationError("An error occurred"), full))
     with pytest.raises(StorageError, match="No space left"):
-        load_splits(section(), HUB)
+        load(section(), HUB)
     serve(monkeypatch, caused(DatasetGenerationError("An error occurred"), Terminated("SIGTERM")))
     with pytest.raises(Terminated):
-        load_splits(section(), HUB)
+        load(section(), HUB)
     serve(monkeypatch, MemoryError())
     with pytest.raises(MemoryError):
-        load_splits(section(), HUB)
+        load(section(), HUB)
 
 
 def test_formats_are_no_data_sets():
