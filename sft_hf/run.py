@@ -22,6 +22,7 @@ from sft_hf.data.training_data import BatchSizes, Stream, WholeSet
 from sft_hf.errors import RecipeError, did_you_mean
 from sft_hf.evaluation import predict
 from sft_hf.loop import Training, TrainState, train
+from sft_hf.models.loading import pin
 from sft_hf.optimization import build_optimizer, build_scheduler
 from sft_hf.recipe import Recipe
 from sft_hf.registry import load_component
@@ -81,12 +82,14 @@ class _Run:
     def prepare(self) -> None:
         """Read everything there is to read, and build model, optimizer and schedule. Nothing is written."""
         recipe, task = self.recipe, self.task
-        model_source = resolve(
-            recipe.model.name,
-            revision=recipe.model.revision,
-            sha256=recipe.model.sha256,
-            what="checkpoint",
-            key="model",
+        model_source = pin(  # before the data, which may take long to come
+            resolve(
+                recipe.model.name,
+                revision=recipe.model.revision,
+                sha256=recipe.model.sha256,
+                what="checkpoint",
+                key="model",
+            )
         )
         splits = load_data(recipe, task, model_source)
         self.data = self._training_data(splits)
@@ -286,7 +289,7 @@ class _Run:
             },
             "model": {
                 "name": self.recipe.model.name,
-                "revision": getattr(model.config, "_commit_hash", None) or self.recipe.model.revision,
+                "revision": self.source.revision,
                 "num_parameters": sum(parameter.numel() for parameter in parameters),
                 "num_trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
             },

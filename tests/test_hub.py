@@ -151,9 +151,12 @@ def hub(tmp_path_factory):
     hub.create("org/malicious").commit({**rest, "pytorch_model.bin": pickled(evil)})
     hub.create("org/half").commit({**rest, "model.safetensors": new["model.safetensors"][:2000]})
     hub.create("org/without-weights").commit(rest)
-    code = (
-        f"open({str(folder / 'ran-module')!r}, 'w').close()\nfrom transformers import DistilBertConfig as OwnConfig\n"
-    )
+    code = f"""open({str(folder / "ran-module")!r}, "w").close()
+from transformers import PreTrainedConfig
+
+class OwnConfig(PreTrainedConfig):
+    model_type = "own"
+"""
     own = {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}}
     hub.create("org/own-code").commit({**rest, "config.json": json.dumps(own), "own.py": code})
     with hub:
@@ -277,9 +280,9 @@ BAD_LOGIN = {"HF_TOKEN": "hf_revoked"}
 LOCAL = "data.name={local}"
 # What goes wrong: the overrides that bring it about, the environment, and what the error line says.
 FAILURES: dict[str, tuple[list[str], dict[str, str], list[str]]] = {
-    "missing_model": (["model.name=org/nothing"], {}, ["org/nothing", "model.name", "hf auth login"]),
+    "missing_model": (["model.name=org/nothing"], {}, ["org/nothing", "check model.name", "hf auth login"]),
     "missing_data": (["data.name=org/nothing"], {}, ["org/nothing", "data.name", "hf auth login"]),
-    "missing_model_for_a_user": (["model.name=org/nothing"], OTHER_LOGIN, ["org/nothing", "model.name"]),
+    "missing_model_for_a_user": (["model.name=org/nothing"], OTHER_LOGIN, ["org/nothing", "check model.name"]),
     "missing_data_for_a_user": (["data.name=org/nothing"], OTHER_LOGIN, ["org/nothing", "data.name"]),
     "missing_model_revision": (["model.revision=v9"], {}, [MODEL, "model.revision", "v9"]),
     "missing_data_revision": (["data.revision=v9"], {}, [DATA, "data.revision", "v9"]),
@@ -299,7 +302,6 @@ FAILURES: dict[str, tuple[list[str], dict[str, str], list[str]]] = {
     "half_a_file": (["model.name=org/half"], {}, ["org/half", "weights"]),
     "without_weights": (["model.name=org/without-weights"], {}, ["org/without-weights", "weights"]),
 }
-KNOWN: dict[str, str] = {}
 STAND_STILL = "optim.learning_rate=1e-9"
 STREAM = ["data.streaming=true", "data.max_train_samples=null", "data.validation_fraction=0", "train.max_steps=5"]
 SUCCESSES: dict[str, tuple[list[str], dict[str, str]]] = {
@@ -343,10 +345,6 @@ def ran_alone(ran, tmp_path_factory) -> dict[str, Ran]:
         return run_all(steps, f"http://127.0.0.1:{taken.getsockname()[1]}", folder, before / "home")
 
 
-def known(name: str) -> Any:
-    return pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=KNOWN[name])) if name in KNOWN else name
-
-
 # --- the tests ---------------------------------------------------------------------------------------------------
 
 
@@ -365,7 +363,6 @@ def test_the_shipped_recipe_runs_on_repositories_like_its_own(hub, tmp_path):
     assert metrics["test"]["num_examples"] == 10  # the set's validation split; its test split hides the labels
     assert metrics["train"]["num_steps"] == 2
     assert metrics["model"]["name"] == MODEL
-    assert metrics["model"]["revision"] == hub.repositories["models", MODEL].branches["main"]
     config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
     assert config["id2label"] == {"0": "negative", "1": "positive"}
     rows = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
@@ -382,7 +379,6 @@ def test_revisions_choose_older_commits(hub, ran):
     sizes = {"old": (29, 6), "new": (59, 10)}  # of 30 and 60 rows 2 % are held out: one row
     for name, commit in (("old", model.tags["v1"]), ("new", model.branches["main"])):
         metrics = ran[name].metrics
-        assert metrics["model"]["revision"] == commit
         assert (metrics["train"]["num_examples"], metrics["test"]["num_examples"]) == sizes[name]
         served = tensors_of((model.folder / commit / "model.safetensors").read_bytes())[EMBEDDINGS]
         torch.testing.assert_close(ran[name].tensor(EMBEDDINGS), served, atol=1e-6, rtol=0)
@@ -390,15 +386,22 @@ def test_revisions_choose_older_commits(hub, ran):
     assert len(set(data.commits)) == 2
 
 
-@pytest.mark.parametrize("name", [known(name) for name in FAILURES])
+@pytest.mark.parametrize("name", ["old", "new", "private"])
+def test_metrics_tell_the_commit_of_the_checkpoint(hub, ran, name):
+    model = hub.repositories["models", "org/private-models" if name == "private" else MODEL]
+    commit = model.tags["v1"] if name == "old" else model.branches["main"]
+    assert ran[name].metrics["model"]["revision"] == commit
+
+
+@pytest.mark.parametrize("name", FAILURES)
 def test_what_is_wrong_is_said_in_one_line(ran, name):
     for part in FAILURES[name][2]:
         assert part in ran[name].error
 
 
-def test_a_token_opens_private_repositories_and_is_written_nowhere(hub, ran):
+def test_a_token_opens_private_repositories_and_is_written_nowhere(ran):
     run = ran["private"]
-    assert run.metrics["model"]["revision"] == hub.repositories["models", "org/private-models"].branches["main"]
+    assert run.code == 0
     files = [path for path in run.folder.rglob("*") if path.is_file()]
     assert len(files) > 5
     assert not [path for path in files if TOKEN.encode() in path.read_bytes()]
@@ -424,7 +427,7 @@ def test_code_from_the_hub_is_never_run(hub, ran):
     assert "[y/N]" not in ran["own_code"].stdout + ran["own_code"].stderr
 
 
-@pytest.mark.parametrize("name", SUCCESSES)
+@pytest.mark.parametrize("name", ["old", "private"])  # the first to read their data set
 def test_bars_are_for_terminals(ran, name):
     assert "\r" not in ran[name].stderr and "examples/s]" not in ran[name].stderr
 
@@ -442,14 +445,13 @@ def test_a_hub_that_cannot_be_reached_is_said_in_one_line(ran_alone, name, repos
     assert repository in ran_alone[name].error and "cannot be reached" in ran_alone[name].error
 
 
-def test_without_the_hub_the_cache_serves_the_revision_asked_for_or_none(hub, ran_alone):
-    model = hub.repositories["models", MODEL]
+def test_without_the_hub_the_cache_serves_the_revision_asked_for_or_none(ran_alone):
     trained = []
-    for name, rows, commit in (("cached", 10, model.branches["main"]), ("cached_old", 6, model.tags["v1"])):
+    for name, rows in (("cached", 10), ("cached_old", 6)):
         run = ran_alone[name]
         if run.code == 0:
             trained.append(name)
-            assert (run.metrics["test"]["num_examples"], run.metrics["model"]["revision"]) == (rows, commit)
+            assert run.metrics["test"]["num_examples"] == rows
         else:
             assert DATA in run.error and "cannot be reached" in run.error
     assert trained

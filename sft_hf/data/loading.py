@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import datasets
+import huggingface_hub.constants
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, IterableDataset
@@ -285,6 +287,8 @@ def _from_hub(section: DataSection, source: Source) -> Splits:
     if source.name in _FORMATS:
         raise DataError(f"data.name: {source.name!r} is a file format, no data set; name the file or folder itself")
     what = f"Hub data set {source.name!r}"
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     try:
         loaded = datasets.load_dataset(
             source.name,
@@ -293,12 +297,30 @@ def _from_hub(section: DataSection, source: Source) -> Splits:
             data_files=section.data_files,
             streaming=section.streaming,
         )
+        _refuse_other_commit(loaded, source, what)
         return _by_name(section, loaded, source.name, what)
     except MemoryError:
         raise
     except Exception as error:
         # Whatever the library and its many formats raise: the user hears which data set, and why.
         _refuse(error, what)
+
+
+def _refuse_other_commit(loaded: Mapping[str, Data], source: Source, what: str) -> None:
+    """Where the Hub cannot be asked, `datasets` takes the newest copy in its cache, of whatever revision."""
+    wanted = source.revision or "main"
+    if not re.fullmatch("[0-9a-f]{40}", wanted):
+        cache = Path(huggingface_hub.constants.HF_HUB_CACHE, f"datasets--{source.name.replace('/', '--')}")
+        if not (cache / "refs" / wanted).is_file():
+            return
+        wanted = (cache / "refs" / wanted).read_text()
+    for data in loaded.values():
+        for file in data.cache_files if isinstance(data, Dataset) else ():
+            if Path(file["filename"]).parent.name != wanted:
+                raise DataError(
+                    f"{what}: the Hub cannot be reached, and the newest copy in the cache is of another revision; "
+                    "try again, or name a local folder"
+                )
 
 
 def _refuse(error: Exception, what: str) -> NoReturn:
@@ -331,6 +353,10 @@ def _explain(text: str, causes: Sequence[BaseException]) -> str:
         if match["name"] is None:
             return f"has several configurations; set data.config_name. {did_you_mean('', known)}"
         return f"no configuration {match['name']!r} (data.config_name); {did_you_mean(match['name'], known)}"
+    if "401" in text and any(type(cause).__name__ == "HfHubHTTPError" for cause in causes):
+        return f"the Hub does not accept the token; check HF_TOKEN, or `hf auth login` ({text})"
+    if "LocalEntryNotFoundError" in text:  # `datasets` has cut off what it came from
+        return "the Hub cannot be reached, and there is no copy in the cache; try again, or name a local folder"
     for cause in causes:
         # All of these mean that the network is away, or that HF_HUB_OFFLINE says so.
         if (

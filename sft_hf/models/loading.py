@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub import errors as hub_errors
+from transformers.utils import cached_file, extract_commit_hash
 from transformers.utils import logging as transformers_logging
 
-from sft_hf.errors import CheckpointError, RecipeError, did_you_mean
+from sft_hf.errors import CheckpointError, RecipeError, SftError, StorageError, did_you_mean
+from sft_hf.filesystem import STORAGE_ERRNOS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +25,9 @@ if TYPE_CHECKING:
     from sft_hf.sources import Source
 
 log = logging.getLogger("sft_hf")
+
+# Without a safetensors file Transformers would ask a service, in a thread of its own, to open a pull request with one.
+os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
 
 
 @contextmanager
@@ -39,23 +47,68 @@ def quiet_transformers() -> Iterator[None]:
 
 @contextmanager
 def checkpoint_errors(source: Source, what: str) -> Iterator[None]:
-    """Turn what Transformers raises while opening a checkpoint into CheckpointError with one line."""
+    """Turn what Transformers raises while opening a checkpoint into CheckpointError (or StorageError) with one line."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError, TypeError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = (lines[0] if lines else type(error).__name__)[:300]
-        if source.path is not None and not (source.path / "config.json").is_file():
-            reason = "there is no config.json in it; a checkpoint is a folder that from_pretrained opens"
-        elif source.kind == "hub":
-            reason = f"{reason} (if the Hub cannot be reached, give a local folder as model.name)"
-        raise CheckpointError(f"{source.name}: {what} cannot be loaded: {reason}") from error
+    except (MemoryError, SftError):
+        raise
+    except Exception as error:
+        # SafetensorError, UnpicklingError and the rest have no common base.
+        causes: list[BaseException] = [error]
+        while cause := causes[-1].__cause__ or (None if causes[-1].__suppress_context__ else causes[-1].__context__):
+            causes.append(cause)
+        for cause in causes:
+            if isinstance(cause, OSError) and cause.errno in STORAGE_ERRNOS:
+                raise StorageError(f"{source.name}: {what}: {cause.strerror}") from error
+        raise CheckpointError(f"{source.name}: {what} cannot be loaded: {_explain(causes, source)}") from error
+
+
+def _explain(causes: list[BaseException], source: Source) -> str:
+    lines = [line.strip() for line in str(causes[0]).splitlines() if line.strip()]
+    reason = (lines[0] if lines else type(causes[0]).__name__)[:300]
+    if any(type(cause).__name__ == "UnpicklingError" for cause in causes):
+        return "the file holds more than tensors, and nothing else is unpickled; give a safetensors checkpoint"
+    if "custom code" in reason or "trust_remote_code" in reason:
+        return (
+            "it needs custom code of its own, which is never run; give a checkpoint of a type that Transformers knows"
+        )
+    if source.path is not None:
+        if not (source.path / "config.json").is_file():
+            return "there is no config.json in it; a checkpoint is a folder that from_pretrained opens"
+        return reason
+    for cause in causes:
+        if isinstance(cause, hub_errors.GatedRepoError):
+            return "it is gated: accept its conditions on its page, then `hf auth login`"
+        if isinstance(cause, hub_errors.RevisionNotFoundError):
+            return f"there is no revision {source.revision!r} of it; check model.revision"
+        if isinstance(cause, hub_errors.RepositoryNotFoundError):
+            return "it was not found, or is private; check model.name, or `hf auth login`"
+        if isinstance(cause, hub_errors.HfHubHTTPError) and cause.response.status_code == 401:
+            return "the Hub does not accept the token; check HF_TOKEN, or `hf auth login`"
+    if any(isinstance(cause, (hub_errors.LocalEntryNotFoundError, hub_errors.HfHubHTTPError)) for cause in causes):
+        return "the Hub cannot be reached, and there is no copy in the cache; try again, or give a local folder"
+    return reason
+
+
+def pin(source: Source) -> Source:
+    """Return a Hub source at the commit that its revision names now, so that config and weights are of one state.
+
+    Raises CheckpointError for a checkpoint that is not there, or that the user may not see.
+    """
+    if source.path is not None:
+        return source
+    with checkpoint_errors(source, "config.json"):
+        file = cached_file(source.name, "config.json", revision=source.revision or "main")
+    return replace(source, revision=extract_commit_hash(file, None) or source.revision)
 
 
 def open_checkpoint(auto_class: Any, source: Source, what: str) -> Any:
     """Return `auto_class.from_pretrained(source)`: a config, tokenizer or processor. Raises CheckpointError."""
     with checkpoint_errors(source, what), quiet_transformers():
-        return auto_class.from_pretrained(source.location(), revision=source.revision or "main")
+        # False and not None, with which Transformers asks on the terminal whether to run the checkpoint's code.
+        return auto_class.from_pretrained(
+            source.location(), revision=source.revision or "main", trust_remote_code=False
+        )
 
 
 def load_pretrained(
@@ -86,6 +139,7 @@ def load_pretrained(
             source.location(),
             revision=source.revision or "main",
             config=config,
+            trust_remote_code=False,
             attn_implementation=section.attn_implementation,
             dtype=torch.float32,  # Transformers 5 would keep a half-precision checkpoint's dtype
             ignore_mismatched_sizes=True,
