@@ -68,7 +68,7 @@ def predict_inputs(
             batch_size=batch_size or recipe.eval.per_device_eval_batch_size,
             description="predicting",
         )
-        for row, decoded in zip(rows, task.decode(outputs), strict=True):
+        for row, decoded in zip(rows, task.decode_inputs(outputs, examples), strict=True):
             yield {"id": number, **row, **decoded}
             number += 1
     if number == 0:

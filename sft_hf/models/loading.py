@@ -111,6 +111,17 @@ def open_checkpoint(auto_class: Any, source: Source, what: str) -> Any:
         )
 
 
+def apply_overrides(config: PretrainedConfig, section: ModelSection, head: dict[str, Any]) -> None:
+    """Change a config as `model.config_overrides` and the head say. Raises RecipeError for a field it has not."""
+    for key, value in section.config_overrides.items():
+        if not hasattr(config, key):
+            hint = did_you_mean(key, [name for name in config.to_dict() if not name.startswith("_")], limit=40)
+            raise RecipeError(f"model.config_overrides.{key}: {config.model_type} has no such field; {hint}")
+        setattr(config, key, value)
+    for key, value in head.items():
+        setattr(config, key, value)
+
+
 def load_pretrained(
     auto_class: Any, config: PretrainedConfig, source: Source, section: ModelSection, head: dict[str, Any]
 ) -> PreTrainedModel:
@@ -127,13 +138,7 @@ def load_pretrained(
         RecipeError: an override names no field of this config.
         CheckpointError: the weights cannot be read, or are those of another architecture.
     """
-    for key, value in section.config_overrides.items():
-        if not hasattr(config, key):
-            hint = did_you_mean(key, [name for name in config.to_dict() if not name.startswith("_")], limit=40)
-            raise RecipeError(f"model.config_overrides.{key}: {config.model_type} has no such field; {hint}")
-        setattr(config, key, value)
-    for key, value in head.items():
-        setattr(config, key, value)
+    apply_overrides(config, section, head)
     with checkpoint_errors(source, "weights"), quiet_transformers():
         model, info = auto_class.from_pretrained(
             source.location(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -29,8 +29,11 @@ SettingsT = TypeVar("SettingsT", bound="TaskSettings")
 class Examples:
     """The rows of one split, ready for collating.
 
-    `features[i]` is what `Task.collate` takes a list of; `lengths` is the cost of each row, `row_ids` its 0-based
-    position in its source, `references` what predictions are compared with.
+    `features[i]` is what `Task.collate` takes a list of, as evaluation sees the row; `lengths` is the cost of each row,
+    `row_ids` its 0-based position in its source, `references` what predictions are compared with.
+
+    `views(name, epoch)` gives other looks at the same rows, as features: "train", and for images "weak" and "strong".
+    It is a pure function of (the recipe's seed, epoch, row id). None: there is only one look.
     """
 
     features: Sequence[dict[str, Any]]
@@ -38,9 +41,14 @@ class Examples:
     row_ids: np.ndarray
     references: Sequence[Any]
     notes: list[str] = field(default_factory=list)
+    views: Callable[[str, int], Sequence[dict[str, Any]]] | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def view(self, name: str, epoch: int) -> Examples:
+        """Return the rows as they look in an epoch: themselves where there is only one look."""
+        return self if self.views is None else replace(self, features=self.views(name, epoch))
 
 
 class Task(ABC, Generic[SettingsT]):
@@ -54,6 +62,9 @@ class Task(ABC, Generic[SettingsT]):
     Settings: ClassVar[type[Any]]
     primary_metric: str
     """The metric that model selection maximises, known after `fit`."""
+
+    lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss"})
+    """The metrics that model selection minimises instead."""
 
     pipeline_tag: ClassVar[str]
     """The name of the `transformers.pipeline` that opens the saved model."""
@@ -130,6 +141,10 @@ class Task(ABC, Generic[SettingsT]):
     @abstractmethod
     def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:
         """Turn rows of `read_inputs` into model inputs without references."""
+
+    def decode_inputs(self, outputs: dict[str, Tensor], examples: Examples) -> list[dict[str, Any]]:
+        """One JSON-ready prediction per row of `read_inputs`, whatever number of inputs `prepare_inputs` made of it."""
+        return self.decode(outputs)
 
 
 LossFunction = Callable[[nn.Module, Batch], Tensor]

@@ -1,9 +1,12 @@
-"""Text classification: any checkpoint that `AutoModelForSequenceClassification` opens, or can put a head on."""
+"""Text classification: any checkpoint that `AutoModelForSequenceClassification` opens or can put a head on, or word
+vectors (see `sft_hf.models.embedding_files`).
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,8 +19,10 @@ from sft_hf.classification import ClassifierTask, reuse_order
 from sft_hf.console import progress
 from sft_hf.data.files import TABLE_SUFFIXES, iter_rows
 from sft_hf.data.labels import build_label_map, check_texts, encode_labels, is_multi_label
-from sft_hf.errors import CheckpointError, DataError
+from sft_hf.errors import CheckpointError, DataError, RecipeError
+from sft_hf.models.embedding_files import EmbeddingSource, find_embeddings
 from sft_hf.models.loading import load_pretrained, open_checkpoint, quiet_transformers
+from sft_hf.models.word_embeddings import StartingPoint, WordEmbeddingSettings, build_classifier, read_starting_point
 from sft_hf.recipe import ModelSection, TaskSettings
 from sft_hf.tasks.base import Batch, Examples, Task
 
@@ -41,6 +46,9 @@ class TextClassificationSettings(TaskSettings):
     )
     problem_type: Literal["auto", "single_label_classification", "multi_label_classification"] = Field(
         "auto", description="auto: multi-label if the label column holds lists."
+    )
+    embeddings: WordEmbeddingSettings | None = Field(
+        None, description="Only where model.name is a file or folder of word vectors: the model on top of them."
     )
 
 
@@ -69,8 +77,11 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
 
     Settings = TextClassificationSettings
     pipeline_tag = "text-classification"
-    tokenizer: Any
+    tokenizer: Any = None
     max_length: int
+    word_vectors: EmbeddingSource | None = None
+    start: StartingPoint
+    train_where: str | None = None
 
     def columns(self) -> dict[str, str]:
         """See `Task.columns`."""
@@ -87,13 +98,13 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
     def fit(self, train: Dataset, where: str, source: Source) -> None:
         """See `Task.fit`."""
         data = self.recipe.data
-        self.config = open_checkpoint(AutoConfig, source, "config.json")
-        if type(self.config) not in AutoModelForSequenceClassification._model_mapping:
-            raise CheckpointError(
-                f"{source.name}: a {self.config.model_type!r} checkpoint cannot classify text; give one that "
-                "AutoModelForSequenceClassification opens (BERT, RoBERTa, DeBERTa, ModernBERT, MiniLM, ...)"
-            )
-        self._use_tokenizer(open_checkpoint(AutoTokenizer, source, "tokenizer files"))
+        self.config: Any = None
+        self.word_vectors = find_embeddings(source)
+        self.train_where = where
+        if self.word_vectors is None:
+            self._open_checkpoint(source)
+        elif self.recipe.model.config_overrides:
+            raise RecipeError("model.config_overrides: word vectors have no config; use task.embeddings")
         kind = self.settings.problem_type
         if kind == "auto":
             self.set_multi_label(is_multi_label(train, data.label_column))
@@ -102,6 +113,34 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         self.label_map = build_label_map(train, data.label_column, data.label_names, where)
         if data.label_names is None:
             self.label_map = reuse_order(self.label_map, getattr(self.config, "id2label", None))
+
+    def _open_checkpoint(self, source: Source) -> None:
+        if self.settings.embeddings is not None:
+            raise RecipeError(
+                f"task.embeddings is for word vectors, and {source.name} is none (.txt, .vec, .bin, .gz, or a folder "
+                "with .npy and .parquet, or a model2vec model); remove it, or change model.name"
+            )
+        self.config = open_checkpoint(AutoConfig, source, "config.json")
+        if type(self.config) not in AutoModelForSequenceClassification._model_mapping:
+            raise CheckpointError(
+                f"{source.name}: a {self.config.model_type!r} checkpoint cannot classify text; give one that "
+                "AutoModelForSequenceClassification opens (BERT, RoBERTa, DeBERTa, ModernBERT, MiniLM, ...)"
+            )
+        self._use_tokenizer(open_checkpoint(AutoTokenizer, source, "tokenizer files"))
+
+    def _choose_vocabulary(self, texts: Iterable[str]) -> None:
+        """Learn the vocabulary of a model on word vectors, once.
+
+        Whatever is asked for first decides. A run prepares its training rows first, without those held out of train,
+        and only their words count; for a stream, which is read too late, there are no such words.
+        """
+        if self.word_vectors is not None and self.tokenizer is None:
+            self.start = read_starting_point(self.word_vectors, texts, self._embedding_settings)
+            self._use_tokenizer(self.start.tokenizer)
+
+    @property
+    def _embedding_settings(self) -> WordEmbeddingSettings:
+        return self.settings.embeddings or WordEmbeddingSettings()
 
     def _use_tokenizer(self, tokenizer: Any) -> None:
         if tokenizer.pad_token is None:  # decoder checkpoints have none; any token will do, it is masked
@@ -114,6 +153,9 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
 
     def build_model(self, source: Source, section: ModelSection) -> PreTrainedModel:
         """See `Task.build_model`."""
+        self._choose_vocabulary(())
+        if self.word_vectors is not None:
+            return build_classifier(self.start, self._embedding_settings, self.head_config())
         head = {**self.head_config(), "pad_token_id": self.tokenizer.pad_token_id}
         return load_pretrained(AutoModelForSequenceClassification, self.config, source, section, head)
 
@@ -123,6 +165,8 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         for column in self.text_columns:
             check_texts(split, column, where)
         labels = encode_labels(split, data.label_column, self.label_map, where, self.multi_label)
+        is_train = where == self.train_where
+        self._choose_vocabulary(chain.from_iterable(split[column] for column in self.text_columns) if is_train else ())
         table, notes = self._tokenize([split[column] for column in self.text_columns], labels, where)
         row_ids = np.asarray(split["row_id"], dtype=np.int64)
         return Examples(table, table.lengths, row_ids, labels, notes)

@@ -1,0 +1,193 @@
+"""Opening images that come from anywhere: one RGB picture, upright, or a DataError that names the file and says why.
+
+Pillow only warns of images that would fill the memory, runs programs for some formats, and raises a dozen kinds of
+exception. Here the header is checked before anything is decoded, only formats that hold pixels are tried, and no
+warning leaks.
+
+Colours are those of `transformers.pipeline`, which calls `convert("RGB")`: transparency is dropped, not blended. 16-bit
+grey, which that would turn white, is scaled.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from sft_hf.errors import DataError, StorageError, did_you_mean
+from sft_hf.filesystem import STORAGE_ERRNOS
+
+MAX_PIXELS = 64_000_000
+"""The largest image that is decoded, in pixels (192 MB as RGB)."""
+
+MAX_ASPECT = 200
+"""The longer side may be so many times the shorter: resizing by the shorter one makes such an image huge."""
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM", "JPEG2000", "AVIF")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
+_PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL(\.|$)"), 0)
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+
+def open_image(value: Any, place: str = "") -> Image.Image:
+    """Return an image as 8-bit RGB, turned upright by its EXIF orientation; of several frames the first.
+
+    Args:
+        value: a path, the bytes of a file, a Pillow image, or what `datasets` gives for an Image that it does not
+            decode: {"bytes": ..., "path": ...}.
+        place: where the value stands, for messages ("train.csv row 3").
+
+    Raises:
+        DataError: it is missing, no image, damaged, truncated, or larger than `MAX_PIXELS`.
+        StorageError: the disk fails.
+    """
+    _ignore_pillow_warnings()
+    content, name = _content(value)
+    where = ": ".join(part for part in (place, name) if part) or "image"
+    if content is NotImplemented:
+        raise DataError(f"{where}: {str(value)[:40]!r} ({type(value).__name__}) is neither a path nor an image file")
+    if content is None:
+        raise DataError(f"{where}: there is no image; fill it in or remove the row")
+    if isinstance(content, str) and _URL.match(content):
+        raise DataError(f"{where}: is a URL, and none is fetched; download the image and give its path")
+    try:
+        if isinstance(content, Image.Image):
+            return _upright_rgb(content, where)
+        if isinstance(content, bytes) and not content:
+            raise DataError(f"{where}: is empty")
+        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content, formats=_formats()) as image:
+            return _upright_rgb(image, where)
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # decoders raise whatever they meet: SyntaxError, struct.error, zlib.error, ...
+        raise _explained(error, content, where) from error
+
+
+def map_ahead(function: Callable[[T], S], items: Iterable[T], workers: int) -> Iterator[S]:
+    """Yield `function(item)` in order, computed by threads a few items ahead: decoding does not hold Python's lock.
+
+    No more than `2 * workers` results wait, so that memory stays bounded however large the images.
+    """
+    if workers < 2:
+        yield from map(function, items)
+        return
+    rest = iter(items)
+    with ThreadPoolExecutor(workers) as pool:
+        pending: deque[Future[S]] = deque(pool.submit(function, item) for item in islice(rest, 2 * workers))
+        try:
+            while pending:
+                yield pending.popleft().result()
+                pending.extend(pool.submit(function, item) for item in islice(rest, 1))
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+# --- what a value is -----------------------------------------------------------------------------------------
+
+
+def _content(value: Any) -> tuple[Any, str]:
+    """Return what to open (None for nothing) and its name for messages."""
+    if isinstance(value, dict):
+        held, path = value.get("bytes"), value.get("path")
+        return (path or None) if held is None else held, str(path or "")
+    if isinstance(value, (str, os.PathLike)):
+        text = os.fspath(value)
+        return (text if str(text).strip() else None), str(text)[:300]
+    if isinstance(value, (bytearray, memoryview)):
+        return bytes(value), ""
+    if value is None or isinstance(value, (bytes, Image.Image)):
+        return value, ""
+    return NotImplemented, ""
+
+
+@lru_cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _ignore_pillow_warnings() -> None:
+    """What matters of them is an error here. `catch_warnings` would not do: it is not made for threads."""
+    if _PILLOW_WARNINGS not in warnings.filters:
+        warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
+
+
+def _explained(error: Exception, content: Any, where: str) -> DataError | StorageError:
+    if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS:
+        return StorageError(f"{where}: cannot be read: {error.strerror}")
+    if isinstance(error, FileNotFoundError):
+        folder = Path(content).parent
+        siblings = sorted(os.listdir(folder)) if folder.is_dir() else []
+        hint = did_you_mean(Path(content).name, siblings) if siblings else f"nor a folder {str(folder)!r}"
+        return DataError(f"{where}: there is no such file; {hint}")
+    if isinstance(error, OSError) and error.errno:
+        return DataError(f"{where}: cannot be read: {error.strerror}")
+    if isinstance(error, Image.DecompressionBombError):
+        return DataError(f"{where}: {_too_large()}")
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    if isinstance(error, Image.UnidentifiedImageError):
+        if not isinstance(content, bytes) and os.path.isfile(content) and not os.path.getsize(content):
+            return DataError(f"{where}: is empty")
+        return DataError(f"{where}: is no image that can be read; known are {', '.join(_formats())}")
+    if "truncated" in reason.lower():
+        return DataError(f"{where}: is truncated: the end of the file is missing ({reason})")
+    return DataError(f"{where}: is damaged: {reason}")
+
+
+def _too_large(size: tuple[int, int] | None = None) -> str:
+    held = f"has {size[0]} x {size[1]} pixels" if size else "has too many pixels"
+    return f"{held}; more than {MAX_PIXELS // 1_000_000} million are not decoded: scale it down"
+
+
+# --- from any mode to RGB ------------------------------------------------------------------------------------
+
+
+def _upright_rgb(image: Image.Image, where: str) -> Image.Image:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise DataError(f"{where}: {_too_large(image.size)}")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise DataError(f"{where}: has {width} x {height} pixels; no side may be {MAX_ASPECT} times the other: crop it")
+    image.load()
+    return _rgb(_upright(image), where)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image) or image
+    except Exception:  # damaged EXIF data: the pixels are whole
+        return image
+
+
+def _rgb(image: Image.Image, where: str) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        grey = np.asarray(image, dtype=np.uint16)
+        return Image.fromarray(np.round(grey / 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        return Image.fromarray(_wide_to_8_bits(np.asarray(image, dtype=np.float64), image.mode, where)).convert("RGB")
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _wide_to_8_bits(grey: np.ndarray, mode: str, where: str) -> np.ndarray:
+    """32-bit grey says not where white lies: at 1 (fractions), 255 or 65535, the first that no value exceeds."""
+    low, high = float(np.min(grey)), float(np.max(grey))
+    if not (low >= 0 and high <= 65535):  # not a number included
+        raise DataError(f"{where}: holds 32-bit values from {low:g} to {high:g}; save it with 8 or 16 bits per channel")
+    white = 1.0 if mode == "F" and high <= 1 else 255.0 if high <= 255 else 65535.0
+    return np.round(grey * (255.0 / white)).astype(np.uint8)

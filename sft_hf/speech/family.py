@@ -1,0 +1,154 @@
+"""What the two kinds of speech recognizers have in common, as the task sees them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoFeatureExtractor
+
+from sft_hf.errors import RecipeError
+from sft_hf.models.loading import open_checkpoint, quiet_transformers
+from sft_hf.speech.transcripts import Word
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from sft_hf.recipe import ModelSection
+    from sft_hf.sources import Source
+    from sft_hf.tasks.base import Batch
+
+SPEC_AUGMENT_FIELDS = ("mask_time_prob", "mask_time_length", "mask_feature_prob", "mask_feature_length")
+
+
+class Family(ABC):
+    """A recognizer's processor and mathematics; the task reads data, this turns them into tensors and back."""
+
+    tokenizer: Any
+
+    def __init__(self, config: PretrainedConfig, source: Source, settings: Any, trained: bool = False) -> None:
+        """`trained`: the checkpoint is one that `save` wrote. Raises CheckpointError, RecipeError."""
+        self.config, self.settings = config, settings
+        self.extractor = open_checkpoint(AutoFeatureExtractor, source, "preprocessor_config.json")
+
+    @property
+    def rate(self) -> int:
+        """Samples a second that the model takes."""
+        return int(self.extractor.sampling_rate)
+
+    @property
+    def max_seconds(self) -> float:
+        """The longest clip that the model takes; infinity where there is no limit."""
+        return float("inf")
+
+    @abstractmethod
+    def learn_texts(self, texts: Iterable[str], built_from: str | None) -> None:
+        """Learn what is learned from the train split's transcripts before any is encoded.
+
+        `built_from` names the split if a vocabulary may be built from it. Raises RecipeError.
+        """
+
+    def learn_lengths(self, seconds: np.ndarray, labels: Sequence[list[int]]) -> list[str]:
+        """Learn from the train split how long clips and transcripts are; return what there is to say about it."""
+        return []
+
+    @abstractmethod
+    def recall(self, config: Any) -> None:
+        """Take from a trained model's config what `learn_texts` and `learn_lengths` had learned."""
+
+    def write(self, text: str) -> str:
+        """Return a transcript as this model could write it."""
+        return " ".join(text.split())
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Return the label tokens of a transcript that `write` gave."""
+
+    @abstractmethod
+    def refusal(self, features: np.ndarray, labels: list[int], fastest: float) -> str | None:
+        """Return why a row cannot be trained on, even at `fastest` times its speed; None if it can."""
+
+    def extract(self, samples: np.ndarray) -> np.ndarray:
+        """Return the features of a clip; the last dimension of Whisper's, the first of all others' is time."""
+        name = self.extractor.model_input_names[0]
+        options = {"sampling_rate": self.rate, "return_attention_mask": True, "return_tensors": "np"}
+        out = self.extractor(samples, padding=False, **options)
+        features = np.asarray(out[name][0], dtype=np.float32)
+        mask = out.get("attention_mask")
+        return features if mask is None else features[: int(mask[0].sum())]
+
+    @abstractmethod
+    def collate(self, rows: Sequence[dict[str, Any]]) -> Batch:
+        """Pad rows of `SpeechRows` into a batch."""
+
+    @abstractmethod
+    def build(self, source: Source, section: ModelSection) -> PreTrainedModel:
+        """Load the model. Raises CheckpointError, RecipeError."""
+
+    @abstractmethod
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Each row's loss, summed over its label tokens, float32 [rows]."""
+
+    @abstractmethod
+    def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """`tokens` int64 [rows, longest], `confidence` float32 [rows], and `loss` [rows] if the batch has labels."""
+
+    @abstractmethod
+    def text(self, tokens: Sequence[int]) -> str:
+        """Return what a row's tokens say."""
+
+    @abstractmethod
+    def words(self, tokens: Sequence[int], seconds: float) -> list[Word]:
+        """Return the words that a row's tokens say, with times in a clip of `seconds`."""
+
+    def save(self, model: PreTrainedModel, folder: Path) -> None:
+        """Write model, feature extractor and tokenizer."""
+        with quiet_transformers():
+            model.save_pretrained(folder)
+            self.extractor.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+
+    def head(self) -> dict[str, Any]:
+        """The fields of the config that the settings change: SpecAugment's. Raises RecipeError for one it has not."""
+        wanted = {name: getattr(self.settings, name) for name in SPEC_AUGMENT_FIELDS}
+        wanted = {name: value for name, value in wanted.items() if value is not None}
+        for name in wanted:
+            if not hasattr(self.config, name):
+                raise RecipeError(f"task.{name}: a {self.config.model_type!r} model has no SpecAugment; remove it")
+        if wanted and hasattr(self.config, "apply_spec_augment"):
+            wanted["apply_spec_augment"] = any(
+                wanted.get(name, getattr(self.config, name)) > 0 for name in ("mask_time_prob", "mask_feature_prob")
+            )
+        return wanted
+
+
+def pad_rows(arrays: Sequence[np.ndarray], width: int, value: float, dtype: Any = np.float32) -> Tensor:
+    """Stack arrays [length, ...], filled up to `width` at the end."""
+    padded = np.full((len(arrays), width, *np.shape(arrays[0])[1:]), value, dtype=dtype)
+    for row, array in zip(padded, arrays, strict=True):
+        row[: len(array)] = array
+    return torch.from_numpy(padded)
+
+
+def mask_of(lengths: Sequence[int], width: int) -> Tensor:
+    """Return int64 [rows, width]: 1 for what is real, 0 for padding."""
+    return (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
+
+
+def unwrapped(model: Any) -> Any:
+    """Return the model inside a wrapper for several processes."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
+def seed_numpy() -> None:
+    """Draw NumPy's seed from PyTorch's generator.
+
+    SpecAugment in Transformers draws from `numpy.random`, which the loop does not seed: without this, its masks would
+    not be a function of (seed, step, rank), and a resumed run would not be the same.
+    """
+    np.random.seed(int(torch.randint(2**31, ())))

@@ -1,0 +1,149 @@
+"""Clips as model inputs: decoded and turned into features when they are asked for, and kept while memory allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sft_hf.speech.audio import read_audio
+from sft_hf.speech.augmentation import add_noise, change_speed, clip_generator
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+CACHE_BYTES = 2**31
+"""Of one split's samples and features, together, in each process; what is beyond is decoded anew each time."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A recording, or the part of it from `start` to `end` seconds."""
+
+    recording: Any
+    start: float = 0.0
+    end: float | None = None
+
+
+class Recordings(Sequence[Clip]):
+    """A column of whole recordings, read row by row: those of a Hub set stay on the disk until they are needed."""
+
+    def __init__(self, table: Dataset, name: str) -> None:
+        self.table, self.name = table.with_format(None).select_columns([name]), name
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: Any) -> Any:
+        return Clip(self.table[int(index)][self.name])
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What may happen to a training clip; see `SpeechRecognitionSettings`."""
+
+    speed_factors: tuple[float, ...] = (1.0,)
+    noise_snr_db: tuple[float, float] | None = None
+    noise_probability: float = 0.0
+
+    def __bool__(self) -> bool:
+        return set(self.speed_factors) != {1.0} or (self.noise_snr_db is not None and self.noise_probability > 0)
+
+    def apply(self, samples: np.ndarray, rate: int, generator: np.random.Generator) -> np.ndarray:
+        """Return the clip at a random speed, perhaps with noise."""
+        samples = change_speed(samples, float(generator.choice(self.speed_factors)), rate)
+        if self.noise_snr_db is not None and generator.random() < self.noise_probability:
+            samples = add_noise(samples, float(generator.uniform(*self.noise_snr_db)), generator)
+        return samples
+
+
+class ClipStore:
+    """The samples and features of a split's clips, in memory as far as `CACHE_BYTES` goes."""
+
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        rate: int,
+        extract: Callable[[np.ndarray], np.ndarray],
+        keep_samples: bool = False,
+        budget: int = CACHE_BYTES,
+    ) -> None:
+        self.clips, self.rate, self.extract, self.keep_samples = clips, rate, extract, keep_samples
+        self._left = budget
+        self._kept: dict[tuple[str, int], np.ndarray] = {}
+
+    def samples(self, index: int) -> np.ndarray:
+        """Mono float32 at the model's rate. Raises DataError, StorageError."""
+        clip = self.clips[index]
+        return self._cached(
+            ("samples", index),
+            lambda: read_audio(clip.recording, self.rate, start=clip.start, end=clip.end),
+            keep=self.keep_samples,
+        )
+
+    def features(self, index: int) -> np.ndarray:
+        """What the model's feature extractor makes of the clip. Raises DataError, StorageError."""
+        return self._cached(("features", index), lambda: self.extract(self.samples(index)), keep=True)
+
+    def only(self, indices: Sequence[int]) -> ClipStore:
+        """Return the store of these clips, with what is in memory of them."""
+        chosen = ClipStore([], self.rate, self.extract, self.keep_samples, self._left)
+        chosen.clips = _Chosen(self.clips, indices)
+        names = ("samples", "features")
+        found = {(name, new): self._kept.get((name, old)) for new, old in enumerate(indices) for name in names}
+        chosen._kept = {key: value for key, value in found.items() if value is not None}
+        return chosen
+
+    def _cached(self, key: tuple[str, int], make: Callable[[], np.ndarray], keep: bool) -> np.ndarray:
+        if key in self._kept:
+            return self._kept[key]
+        value = make()
+        if keep and value.nbytes <= self._left:
+            self._left -= value.nbytes
+            self._kept[key] = value
+        return value
+
+
+class _Chosen(Sequence[Clip]):
+    """Some of the clips, in another order perhaps."""
+
+    def __init__(self, clips: Sequence[Clip], indices: Sequence[int]) -> None:
+        self.clips, self.indices = clips, list(indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.clips[self.indices[index]]
+
+
+class SpeechRows(Sequence[dict[str, Any]]):
+    """The features of a split as one epoch sees them: augmented by what its seeds say, or as they are."""
+
+    def __init__(
+        self,
+        store: ClipStore,
+        seconds: np.ndarray,
+        labels: Sequence[list[int]] | None,
+        augmentation: Augmentation | None = None,
+        seeds: Sequence[tuple[int, int, int]] = (),
+    ) -> None:
+        self.store, self.seconds, self.labels = store, seconds, labels
+        self.augmentation, self.seeds = augmentation, seeds
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+    def __getitem__(self, index: Any) -> dict[str, Any]:  # type: ignore[override]
+        row: dict[str, Any] = {"seconds": float(self.seconds[index])}
+        if self.augmentation:
+            generator = clip_generator(*self.seeds[index])
+            samples = self.augmentation.apply(self.store.samples(index), self.store.rate, generator)
+            row |= {"features": self.store.extract(samples), "seconds": len(samples) / self.store.rate}
+        else:
+            row["features"] = self.store.features(index)
+        if self.labels is not None:
+            row["labels"] = self.labels[index]
+        return row

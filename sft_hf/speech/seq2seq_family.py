@@ -1,0 +1,307 @@
+"""Recognizers with an encoder and a decoder that writes token by token: Whisper, Moonshine, Speech2Text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoModelForSpeechSeq2Seq, AutoTokenizer, GenerationConfig, GenerationMixin
+
+from sft_hf.errors import RecipeError, did_you_mean
+from sft_hf.models.loading import load_pretrained, open_checkpoint, quiet_transformers
+from sft_hf.speech.family import Family, mask_of, pad_rows, seed_numpy, unwrapped
+from sft_hf.speech.transcripts import Word, spread_words
+from sft_hf.speech.whisper_window import FRAMES_PER_POSITION, fit_to_window, log_mel, whisper_window, window_seconds
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from sft_hf.recipe import ModelSection
+    from sft_hf.sources import Source
+    from sft_hf.tasks.base import Batch
+
+IGNORED = -100
+SECONDS_PER_TIMESTAMP = 0.02
+FIRST_MULTILINGUAL_VOCABULARY = 51865  # Whisper's own rule: smaller vocabularies are English only
+
+
+class Seq2SeqFamily(Family):
+    """Features in, tokens out one by one, greedily."""
+
+    def __init__(self, config: PretrainedConfig, source: Source, settings: Any, trained: bool = False) -> None:
+        super().__init__(config, source, settings, trained)
+        self.tokenizer = open_checkpoint(AutoTokenizer, source, "tokenizer files")
+        self.is_whisper = config.model_type == "whisper"
+        self.multilingual = self.is_whisper and _is_multilingual(config, source)
+        self.prompt = [int(config.decoder_start_token_id)]
+        if self.is_whisper:
+            self._use_language(source)
+        self.end = int(_first(config.eos_token_id) or self.tokenizer.eos_token_id)
+        self.window = float(settings.window) if isinstance(settings.window, (int, float)) else self.max_seconds
+        self.max_new_tokens = self._most_tokens
+        self.labels_seen: set[int] = set()
+
+    def _use_language(self, source: Source) -> None:
+        from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
+
+        language = (self.settings.language or "").lower()
+        if language and language not in LANGUAGES and language not in TO_LANGUAGE_CODE:
+            known = list(TO_LANGUAGE_CODE) if len(language) > 3 else list(LANGUAGES)
+            raise RecipeError(f"task.language: Whisper knows no {language!r}; {did_you_mean(language, known)}")
+        if self.multilingual:
+            if not language:
+                raise RecipeError(f"task.language: {source.name} is multilingual; say which (english, german, ...)")
+            self.tokenizer.set_prefix_tokens(language=language, task=self.settings.task, predict_timestamps=False)
+        else:
+            if TO_LANGUAGE_CODE.get(language, language) not in ("", "en") or self.settings.task != "transcribe":
+                raise RecipeError(f"task.language: {source.name} only transcribes English")
+            self.tokenizer.language = self.tokenizer.task = None
+            self.tokenizer.set_prefix_tokens(predict_timestamps=False)
+        self.prompt = list(self.tokenizer.prefix_tokens)
+
+    @property
+    def max_seconds(self) -> float:
+        """Whisper hears 30 s; the others have no such limit."""
+        return float(self.extractor.chunk_length) if self.is_whisper else math.inf
+
+    @property
+    def _most_tokens(self) -> int:
+        """How many tokens the decoder has positions for, behind the prompt."""
+        names = ("max_target_positions", "max_position_embeddings")
+        positions = next((value for name in names if (value := getattr(self.config, name, None))), 512)
+        return int(positions) - len(self.prompt)
+
+    def learn_texts(self, texts: Iterable[str], built_from: str | None) -> None:
+        """Nothing: the tokenizer is the checkpoint's."""
+
+    def learn_lengths(self, seconds: np.ndarray, labels: Sequence[list[int]]) -> list[str]:
+        """Choose Whisper's window, and how many tokens may be written: half as many again as the longest transcript."""
+        longest = max(map(len, labels))
+        self.max_new_tokens = min(longest + longest // 2 + 8, self._most_tokens)
+        self.labels_seen = {token for row in labels for token in row}
+        if not self.is_whisper or self.settings.window != "auto":
+            return []
+        heard = float(seconds.max()) / min(self.settings.speed_factors)
+        self.window = window_seconds(heard, self.max_seconds)
+        return [f"Whisper's window: {self.window:g} of {self.max_seconds:g} s (the longest clip has {heard:.1f} s)"]
+
+    def recall(self, config: Any) -> None:
+        """See `Family.recall`: lengths."""
+        self.max_new_tokens = int(getattr(config, "transcript_max_new_tokens", self.max_new_tokens))
+        self.window = float(getattr(config, "audio_window_seconds", self.window))
+
+    def encode(self, text: str) -> list[int]:
+        """See `Family.encode`. Whisper begins every transcript with a space, as its pretraining had it."""
+        return list(self.tokenizer(f" {text}" if self.is_whisper else text, add_special_tokens=False).input_ids)
+
+    def refusal(self, features: np.ndarray, labels: list[int], fastest: float) -> str | None:
+        """A transcript, and the token that ends it, must fit into the decoder."""
+        if len(labels) + 1 <= self._most_tokens:
+            return None
+        return f"its transcript has {len(labels)} tokens, and the model writes at most {self._most_tokens - 1}"
+
+    def extract(self, samples: np.ndarray) -> np.ndarray:
+        """See `Family.extract`; Whisper's spectrogram is not padded yet."""
+        return log_mel(self.extractor, samples) if self.is_whisper else super().extract(samples)
+
+    def collate(self, rows: Sequence[dict[str, Any]]) -> Batch:
+        """Features and their `attention_mask`, `seconds`, and with labels `decoder_input_ids` and `labels`."""
+        seconds = [row["seconds"] for row in rows]
+        features = [row["features"] for row in rows]
+        batch: Batch = {"seconds": torch.tensor(seconds, dtype=torch.float32)}
+        if self.is_whisper:
+            # A clip longer than any of the train split gets the whole seconds that it needs.
+            window = max(self.window, window_seconds(max(seconds), self.max_seconds))
+            frames = self._frames(window)
+            batch["input_features"] = torch.from_numpy(np.stack([fit_to_window(mel, frames) for mel in features]))
+            real = [min(frames, math.ceil(value * self.rate / self.extractor.hop_length)) for value in seconds]
+            batch["attention_mask"] = mask_of(real, frames)
+        else:
+            lengths = [len(array) for array in features]
+            name = self.extractor.model_input_names[0]
+            batch[name] = pad_rows(features, max(lengths), float(self.extractor.padding_value))
+            batch["attention_mask"] = mask_of(lengths, max(lengths))
+        if "labels" in rows[0]:
+            batch |= self._decoder_batch([row["labels"] for row in rows])
+        return batch
+
+    def _frames(self, window: float) -> int:
+        """Frames of the spectrogram in a window, as many as the encoder has positions for at most."""
+        positions = round(window * self.rate / self.extractor.hop_length / FRAMES_PER_POSITION)
+        return FRAMES_PER_POSITION * min(max(positions, 1), int(self.config.max_source_positions))
+
+    def _decoder_batch(self, rows: Sequence[Sequence[int]]) -> Batch:
+        """What the decoder reads, and what it is to write; of its own prompt nothing is to be learned."""
+        read = [np.asarray([*self.prompt, *row], dtype=np.int64) for row in rows]
+        skipped = [IGNORED] * (len(self.prompt) - 1)
+        wanted = [np.asarray([*skipped, *row, self.end], dtype=np.int64) for row in rows]
+        width = max(len(row) for row in read)
+        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.end
+        return {
+            "decoder_input_ids": pad_rows(read, width, pad, np.int64),
+            "labels": pad_rows(wanted, width, IGNORED, np.int64),
+        }
+
+    def build(self, source: Source, section: ModelSection) -> PreTrainedModel:
+        """See `Family.build`. Tokens that the transcripts need are no longer suppressed."""
+        model = load_pretrained(AutoModelForSpeechSeq2Seq, self.config, source, section, self.head())
+        generation: Any = model.generation_config
+        generation.num_beams = 1  # else the pipeline would search with 5, and not write what was scored here
+        generation.do_sample = False
+        if self.is_whisper:
+            # Sinusoids that Whisper never trained; loading a checkpoint would let them be.
+            model.get_encoder().embed_positions.requires_grad_(False)
+            generation.is_multilingual = self.multilingual
+            generation.return_timestamps = False
+            generation.forced_decoder_ids = None
+            generation.no_timestamps_token_id = self.prompt[-1]
+            if self.multilingual:
+                generation.language, generation.task = self.settings.language.lower(), self.settings.task
+            suppressed = getattr(generation, "suppress_tokens", None) or []
+            generation.suppress_tokens = [token for token in suppressed if token not in self.labels_seen] or None
+        return model
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """See `Family.losses`: cross-entropy of each token given the ones before it."""
+        if model.training:
+            seed_numpy()
+        with self._window(model, batch):
+            inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", "seconds")}
+            logits = model(**inputs, use_cache=False).logits
+        return token_losses(logits, batch["labels"]).sum(dim=1)
+
+    @contextmanager
+    def _window(self, model: nn.Module, batch: Batch) -> Iterator[None]:
+        if not self.is_whisper:
+            yield
+            return
+        with whisper_window(model, batch["input_features"].shape[-1]):
+            yield
+
+    def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """See `Family.predict`; `tokens` of the text alone, or with timestamps before and after each segment."""
+        inner = unwrapped(model)
+        name = self.extractor.model_input_names[0]
+        mask = {} if self.is_whisper else {"attention_mask": batch["attention_mask"]}
+        with self._window(model, batch), quiet_transformers():
+            encoded = inner.get_encoder()(batch[name], **mask)
+            known = {"encoder_outputs": encoded, **mask}
+            options: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "num_beams": 1, "do_sample": False}
+            if self.is_whisper and self.settings.timestamps:
+                tokens, texts = self._with_timestamps(inner, batch[name], options)
+            else:
+                # Not Whisper's own `generate`, which goes on after two timestamps in a row, and then cannot cope with
+                # the encoder's output, which is computed once here.
+                prompt = torch.tensor(self.prompt, device=batch[name].device).expand(len(batch[name]), -1)
+                sequences = GenerationMixin.generate(inner, decoder_input_ids=prompt, **known, **options)
+                texts = [self._said(row) for row in sequences[:, len(self.prompt) :].tolist()]
+                tokens = texts
+            outputs = {
+                "tokens": pad_rows([np.asarray(row, dtype=np.int64) for row in tokens], _width(tokens), -100, np.int64),
+                "confidence": self._score(inner, known, texts, batch[name].device),
+                "seconds": batch["seconds"],
+            }
+            if "labels" in batch:
+                outputs["loss"] = self._losses_of(inner, known, batch)
+        return {key: value.to(batch[name].device) for key, value in outputs.items()}
+
+    def _losses_of(self, model: Any, known: dict[str, Any], batch: Batch) -> Tensor:
+        logits = model(**known, decoder_input_ids=batch["decoder_input_ids"], use_cache=False).logits
+        return token_losses(logits, batch["labels"]).sum(dim=1)
+
+    def _score(self, model: Any, known: dict[str, Any], rows: list[list[int]], device: torch.device) -> Tensor:
+        """The geometric mean of the probabilities of a row's tokens and of its end, float32 [rows]."""
+        read = self._decoder_batch([row[: self._most_tokens - 1] for row in rows])
+        labels = read["labels"].to(device)
+        logits = model(**known, decoder_input_ids=read["decoder_input_ids"].to(device), use_cache=False).logits
+        return torch.exp(-token_losses(logits, labels).sum(dim=1) / (labels != IGNORED).sum(dim=1))
+
+    def _said(self, tokens: list[int]) -> list[int]:
+        """The tokens before the end."""
+        stops = {self.end, self.tokenizer.pad_token_id}
+        return tokens[: next((index for index, token in enumerate(tokens) if token in stops), len(tokens))]
+
+    def _with_timestamps(
+        self, model: Any, features: Tensor, options: dict[str, Any]
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        first = self.prompt[-1] + 1  # <|0.00|> follows <|notimestamps|>
+        found = model.generate(features, return_timestamps=True, return_segments=True, **options)["segments"]
+        tokens: list[list[int]] = []
+        texts: list[list[int]] = []
+        for segments in found:
+            marked: list[int] = []
+            plain: list[int] = []
+            for segment in segments:
+                ids = [token for token in segment["tokens"].tolist() if token < first and token != self.end]
+                begin, end = (first + round(float(segment[key]) / SECONDS_PER_TIMESTAMP) for key in ("start", "end"))
+                marked += [begin, *ids, end]
+                plain += ids
+            tokens.append(marked)
+            texts.append(plain)
+        return tokens, texts
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """See `Family.text`."""
+        return " ".join(self.tokenizer.decode(self._without_times(tokens), skip_special_tokens=True).split())
+
+    def _without_times(self, tokens: Sequence[int]) -> list[int]:
+        last = self.prompt[-1] if self.is_whisper else math.inf
+        return [token for token in tokens if 0 <= token <= last]
+
+    def words(self, tokens: Sequence[int], seconds: float) -> list[Word]:
+        """See `Family.words`: spread over the segment between two timestamps, or over the clip without any."""
+        if not (self.is_whisper and self.settings.timestamps):
+            return spread_words(self.text(tokens), 0.0, seconds)
+        words: list[Word] = []
+        segment: list[int] = []
+        start = None
+        for token in tokens:
+            if token <= self.prompt[-1]:
+                segment.append(token)
+                continue
+            time = min((token - self.prompt[-1] - 1) * SECONDS_PER_TIMESTAMP, seconds)
+            if start is not None and segment:
+                words += spread_words(self.text(segment), start, time)
+                segment = []
+            start = time
+        return words
+
+    def save(self, model: PreTrainedModel, folder: Path) -> None:
+        """See `Family.save`; the config remembers what was learned about lengths."""
+        model.config.transcript_max_new_tokens = self.max_new_tokens
+        if self.is_whisper:
+            model.config.audio_window_seconds = self.window
+        super().save(model, folder)
+
+
+def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy of each token, float32 [rows, longest], 0 where there is no label."""
+    losses = functional.cross_entropy(
+        logits.float().flatten(0, 1), labels.flatten(), reduction="none", ignore_index=IGNORED
+    )
+    return losses.view_as(labels)
+
+
+def _width(rows: Sequence[Sequence[int]]) -> int:
+    return max(1, *map(len, rows)) if len(rows) > 1 else max(1, len(rows[0]))
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, (list, tuple)) else value
+
+
+def _is_multilingual(config: PretrainedConfig, source: Source) -> bool:
+    try:
+        with quiet_transformers():
+            saved = GenerationConfig.from_pretrained(source.location(), revision=source.revision or "main")
+    except (OSError, ValueError):
+        saved = None
+    told = getattr(saved, "is_multilingual", None)
+    return bool(config.vocab_size >= FIRST_MULTILINGUAL_VOCABULARY if told is None else told)

@@ -1,0 +1,348 @@
+"""Image classification: any checkpoint that `AutoModelForImageClassification` opens or can put a head on, timm's models
+through Transformers' wrapper among them, or a plain state dict (see `sft_hf.models.state_dicts`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+
+from sft_hf.classification import ClassifierTask, reuse_order
+from sft_hf.console import progress
+from sft_hf.data.files import TABLE_SUFFIXES, iter_rows
+from sft_hf.data.labels import build_label_map, encode_labels, is_multi_label
+from sft_hf.data.media import absolute_path, find_images
+from sft_hf.errors import CheckpointError, DataError, RecipeError, UserError, did_you_mean
+from sft_hf.models.loading import load_pretrained, open_checkpoint, quiet_transformers
+from sft_hf.models.state_dicts import build_config, is_state_dict, load_from_state_dict, timm_preprocessing
+from sft_hf.recipe import ModelSection, TaskSettings
+from sft_hf.tasks.base import Batch, Examples, Task
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel
+
+    from sft_hf.data.image_views import ImageViews
+    from sft_hf.recipe import Recipe
+    from sft_hf.sources import Source
+
+log = logging.getLogger("sft_hf")
+
+PREDICT_CHUNK = 256  # images that are answered together
+LISTED = 20  # rows left out that a note names
+
+
+class ImageClassificationSettings(TaskSettings):
+    """Settings of the task."""
+
+    name: Literal["image_classification"] = "image_classification"
+    augmentation: Literal["none", "trivial", "rand"] = Field(
+        "none", description="Of training images, besides cropping and flipping: none, TrivialAugment or RandAugment."
+    )
+    min_crop_area: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.35, description="The smallest part of a training image's area that a random crop keeps."
+    )
+    horizontal_flip: bool = Field(True, description="Mirror half of the training images; not where left is not right.")
+    crop_pct: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None,
+        description="How much of an image's shorter side evaluation keeps, in the middle; 1: all. For processors that "
+        "have it (timm, ConvNeXt); default: the checkpoint's.",
+    )
+    problem_type: Literal["auto", "single_label_classification", "multi_label_classification"] = Field(
+        "auto", description="auto: multi-label if the label column holds lists."
+    )
+
+
+class ImageRows(Sequence[dict[str, Any]]):
+    """Rows that name their images; `Task.collate` opens them, so that no more than a batch is in memory."""
+
+    def __init__(
+        self,
+        images: Sequence[Any],
+        places: Sequence[str],
+        labels: Sequence[Any] | None,
+        view: str = "eval",
+        seeds: Sequence[tuple[int, ...]] | None = None,
+    ) -> None:
+        self.images, self.places, self.labels, self.view, self.seeds = images, places, labels, view, seeds
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: Any) -> dict[str, Any]:  # type: ignore[override]
+        row = {"image": self.images[index], "place": self.places[index], "view": self.view}
+        if self.seeds is not None:
+            row["seed"] = self.seeds[index]
+        if self.labels is not None:
+            row["labels"] = self.labels[index]
+        return row
+
+
+class ImageClassification(ClassifierTask[ImageClassificationSettings]):
+    """One image to one label or several."""
+
+    Settings = ImageClassificationSettings
+    pipeline_tag = "image-classification"
+    views: ImageViews
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        try:
+            import PIL  # noqa: F401
+            import torchvision  # noqa: F401
+        except ImportError as error:
+            raise UserError(f"images need {error.name}: pip install 'sft-hf[image]'") from None
+
+    def columns(self) -> dict[str, str]:
+        """See `Task.columns`."""
+        data = self.recipe.data
+        return {"data.image_column": data.image_column, "data.label_column": data.label_column}
+
+    def fit(self, train: Dataset, where: str, source: Source) -> None:
+        """See `Task.fit`."""
+        data = self.recipe.data
+        if is_state_dict(source):
+            self.config = build_config(source, self.recipe.model.architecture)
+        else:
+            self.config = open_checkpoint(AutoConfig, source, "config.json")
+        if type(self.config) not in AutoModelForImageClassification._model_mapping:
+            raise CheckpointError(
+                f"{source.name}: a {self.config.model_type!r} checkpoint cannot classify images; give one that "
+                "AutoModelForImageClassification opens (ViT, Swin, ConvNeXt, ResNet, timm's models, ...)"
+            )
+        self._use_processor(self._processor(source))
+        kind = self.settings.problem_type
+        if kind == "auto":
+            self.set_multi_label(is_multi_label(train, data.label_column))
+        else:
+            self.set_multi_label(kind == "multi_label_classification")
+        self.label_map = build_label_map(train, data.label_column, data.label_names, where)
+        if data.label_names is None:
+            self.label_map = reuse_order(self.label_map, getattr(self.config, "id2label", None))
+
+    def _processor(self, source: Source) -> Any:
+        """The checkpoint's image processor, or the usual one of its architecture if it came without."""
+        if self.config.model_type == "timm_wrapper":
+            from transformers import TimmWrapperImageProcessor
+
+            if getattr(self.config, "pretrained_cfg", None) is None:  # a wrapper that was built, not downloaded
+                self.config.pretrained_cfg = timm_preprocessing(self.config.architecture) or {}
+            if self.settings.crop_pct is not None:
+                self.config.pretrained_cfg = {**self.config.pretrained_cfg, "crop_pct": self.settings.crop_pct}
+            return TimmWrapperImageProcessor(self.config.pretrained_cfg, self.config.architecture)
+        names = ("preprocessor_config.json", "processor_config.json")
+        if source.path is None or any((source.path / name).is_file() for name in names):
+            processor = open_checkpoint(AutoImageProcessor, source, "image processor")
+        else:
+            processor = self._default_processor(source)
+        if self.settings.crop_pct is not None:
+            if not hasattr(processor, "crop_pct"):
+                raise RecipeError(f"task.crop_pct: {type(processor).__name__} has no such setting; remove it")
+            processor.crop_pct = self.settings.crop_pct
+        return processor
+
+    def _default_processor(self, source: Source) -> Any:
+        from transformers import IMAGE_PROCESSOR_MAPPING
+
+        known = type(self.config) in IMAGE_PROCESSOR_MAPPING
+        kinds: Any = IMAGE_PROCESSOR_MAPPING[type(self.config)] if known else {}
+        cls = kinds.get("torchvision") or kinds.get("pil")
+        if cls is None:
+            raise CheckpointError(f"{source.name}: has no preprocessor_config.json; save its image processor beside it")
+        size = getattr(self.config, "image_size", None)
+        square = {"height": size, "width": size}
+        options = {"size": square} if isinstance(size, int) and set(cls.size or ()) == set(square) else {}
+        log.info("%s has no preprocessor_config.json: images are prepared as %s does", source.name, cls.__name__)
+        return cls(**options)
+
+    def _use_processor(self, processor: Any) -> None:
+        from sft_hf.data.image_views import ImageViews
+
+        settings = self.settings
+        self.views = ImageViews(processor, settings.augmentation, settings.min_crop_area, settings.horizontal_flip)
+
+    def head_config(self) -> dict[str, Any]:
+        """See `ClassifierTask.head_config`; timm's config keeps names of its own beside."""
+        head = super().head_config()
+        if self.config.model_type == "timm_wrapper":
+            head["label_names"] = list(self.label_map.names)
+        return head
+
+    def build_model(self, source: Source, section: ModelSection) -> PreTrainedModel:
+        """See `Task.build_model`."""
+        load = load_from_state_dict if is_state_dict(source) else load_pretrained
+        return load(AutoModelForImageClassification, self.config, source, section, self.head_config())
+
+    def prepare(self, split: Dataset, where: str) -> Examples:
+        """See `Task.prepare`. Every image is opened once, so that a bad one is found before training."""
+        data = self.recipe.data
+        split, notes = self._without_bad_rows(split, where)
+        labels = encode_labels(split, data.label_column, self.label_map, where, self.multi_label)
+        row_ids = np.asarray(split["row_id"], dtype=np.int64)
+        images, places = _images(split, data.image_column), _places(where, row_ids)
+
+        def views(name: str, epoch: int) -> ImageRows:
+            seeds = [(self.recipe.seed, epoch, int(row_id)) for row_id in row_ids]
+            return ImageRows(images, places, labels, name, seeds)
+
+        rows = ImageRows(images, places, labels)
+        return Examples(rows, np.ones(len(rows), dtype=np.int64), row_ids, labels, notes, views)
+
+    def _without_bad_rows(self, split: Dataset, where: str) -> tuple[Dataset, list[str]]:
+        from sft_hf.data.images import map_ahead, open_image
+
+        column, skip = self.recipe.data.image_column, self.recipe.data.on_bad_row == "skip"
+
+        def problem(row: tuple[Any, str]) -> str | None:
+            try:
+                open_image(*row)
+            except DataError as error:
+                return str(error)
+            return None
+
+        rows = zip(_images(split, column), _places(where, split["row_id"]), strict=True)
+        bad: dict[int, str] = {}
+        found = map_ahead(problem, rows, torch.get_num_threads())
+        for index, message in enumerate(progress(found, f"checking {where}", len(split))):
+            if message is None:
+                continue
+            if not skip:
+                raise DataError(f"{message} (data.on_bad_row: skip leaves such rows out)")
+            bad[index] = message
+        if not bad:
+            return split, []
+        if len(bad) == len(split):
+            raise DataError(f"{where}: none of its images can be opened; the first: {bad[0]}")
+        kept = split.select([index for index in range(len(split)) if index not in bad])
+        more = f"; and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
+        listed = "; ".join(list(bad.values())[:LISTED])
+        return kept, [f"{where}: {len(bad)} of {len(split)} rows skipped (data.on_bad_row): {listed}{more}"]
+
+    def collate(self, features: list[dict[str, Any]]) -> Batch:
+        """Open the images, a few ahead in threads, and stack their views: `pixel_values` float32 [rows, 3, h, w]."""
+        from sft_hf.data.images import map_ahead, open_image
+
+        images = map_ahead(
+            lambda row: open_image(row["image"], row["place"]), features, min(torch.get_num_threads(), len(features))
+        )
+        views = [
+            self.views(image, row["view"], row.get("seed", ())) for image, row in zip(images, features, strict=True)
+        ]
+        # The layout that convolutions are fastest in, on CPUs with oneDNN and on GPUs; the values are the same.
+        batch: dict[str, Tensor] = {"pixel_values": torch.stack(views).contiguous(memory_format=torch.channels_last)}
+        if "labels" in features[0]:
+            batch["labels"] = self.label_tensor([row["labels"] for row in features])
+        return batch
+
+    def save(self, model: PreTrainedModel, folder: Path) -> None:
+        """See `Task.save`. timm's processor writes no file: it is made from config.json."""
+        if self.multi_label:
+            model.config.decision_threshold = self.threshold
+        with quiet_transformers():
+            model.save_pretrained(folder)
+            self.views.processor.save_pretrained(folder)
+
+    @classmethod
+    def restore(cls, recipe: Recipe, folder: Path) -> tuple[Task[Any], PreTrainedModel]:
+        """See `Task.restore`."""
+        from sft_hf.sources import resolve
+
+        source = resolve(str(folder))
+        task = cls(recipe)
+        task.config = open_checkpoint(AutoConfig, source, "config.json")
+        task.read_head(task.config)
+        task._use_processor(task._processor(source))
+        return task, task.build_model(source, ModelSection(name=str(folder)))
+
+    def read_inputs(self, inputs: Sequence[str]) -> Iterable[list[dict[str, Any]]]:
+        """Image files, folders of them, globs, and tables with the image column. Nothing is fetched from a URL."""
+        chunk: list[dict[str, Any]] = []
+        for path in self._paths(inputs):
+            chunk.append({self.recipe.data.image_column: path})
+            if len(chunk) == PREDICT_CHUNK:
+                yield chunk
+                chunk = []
+        if chunk:
+            yield chunk
+
+    def _paths(self, inputs: Sequence[str]) -> Iterator[str]:
+        for value in inputs:
+            path = Path(value)
+            if "://" in value or value.startswith("data:"):
+                raise DataError(f"{value[:200]}: is a URL, and none is fetched; download the image and give its path")
+            if path.is_dir():
+                found, _ = find_images(path)
+                if not found:
+                    raise DataError(f"{value}: no images in this folder")
+                yield from map(str, found)
+            elif path.suffix.lower() in TABLE_SUFFIXES:
+                yield from self._table_paths(path)
+            elif path.exists():
+                yield value
+            else:
+                yield from map(str, _glob(path))
+
+    def _table_paths(self, path: Path) -> Iterator[str]:
+        data = self.recipe.data
+        options: dict[str, Any] = {
+            "delimiter": data.delimiter,
+            "quote_char": data.quote_char,
+            "skip_lines": data.skip_lines,
+        }
+        number = 0
+        for batch in iter_rows(path, columns=[data.image_column], **options):
+            for value in batch[data.image_column]:
+                number += 1
+                if not isinstance(value, str) or not value.strip():
+                    raise DataError(f"{path} row {number}: column {data.image_column!r} holds no path of an image")
+                yield absolute_path(value, path.parent)
+
+    def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:
+        """See `Task.prepare_inputs`."""
+        images = ImageRows([row[self.recipe.data.image_column] for row in rows], [""] * len(rows), None)
+        return Examples(images, np.ones(len(rows), dtype=np.int64), np.arange(len(rows)), [])
+
+
+class _Column(Sequence[Any]):
+    """A column of a data set, read row by row: images of a Hub set stay on the disk until they are needed."""
+
+    def __init__(self, table: Dataset, name: str) -> None:
+        self.table, self.name = table.with_format(None).select_columns([name]), name
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.table[int(index)][self.name]
+
+
+def _images(split: Dataset, column: str) -> Sequence[Any]:
+    return _Column(split, column)
+
+
+def _places(where: str, row_ids: Iterable[int]) -> list[str]:
+    return [f"{where} row {int(row_id) + 1}" for row_id in row_ids]
+
+
+def _glob(pattern: Path) -> list[Path]:
+    """Return the files that a pattern means. Raises DataError for none, as for a file that is not there."""
+    if any(character in str(pattern) for character in "*?["):
+        import glob
+
+        found = sorted(Path(name) for name in glob.glob(str(pattern), recursive=True))
+        files = [path for path in found if path.is_file()]
+        if files:
+            return files
+        raise DataError(f"{pattern}: no file matches")
+    folder = pattern.parent
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    hint = did_you_mean(pattern.name, names) if names else "nor is there such a folder"
+    raise DataError(f"{pattern}: there is no such file; {hint}")

@@ -1,0 +1,438 @@
+"""Speech recognition: any checkpoint that `AutoModelForSpeechSeq2Seq` (Whisper, Moonshine, Speech2Text) or
+`AutoModelForCTC` (Wav2Vec2, HuBERT, WavLM) opens; see `sft_hf.speech`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCTC, AutoModelForSpeechSeq2Seq
+
+from sft_hf.console import progress
+from sft_hf.data.files import TABLE_SUFFIXES, iter_rows
+from sft_hf.data.media import FILE_NAME, absolute_path
+from sft_hf.errors import CheckpointError, DataError, UserError, did_you_mean
+from sft_hf.models.loading import open_checkpoint
+from sft_hf.recipe import Fraction, ModelSection, TaskSettings
+from sft_hf.speech.checkpoints import transformers_source
+from sft_hf.tasks.base import Batch, Examples, Task
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel
+
+    from sft_hf.recipe import Recipe
+    from sft_hf.sources import Source
+    from sft_hf.speech.family import Family
+    from sft_hf.speech.rows import Clip
+
+PREDICT_CHUNK = 64  # recordings that are answered together
+LISTED = 20  # rows left out that a note names
+STREAM_SAMPLE = 1000  # rows of a stream that say which letter case the transcripts have
+OVERLAP = 1 / 6  # of a part of a long recording, with the part before
+CTC_CHUNK_SECONDS = 20.0
+
+
+class SpeechRecognitionSettings(TaskSettings):
+    """Settings of the task."""
+
+    name: Literal["speech_recognition"] = "speech_recognition"
+    language: str | None = Field(
+        None, description="Language spoken (english or en); multilingual Whisper needs it, and the normalizer uses it."
+    )
+    task: Literal["transcribe", "translate"] = Field(
+        "transcribe", description="Multilingual Whisper: write what is said, or its English translation."
+    )
+    max_seconds: PositiveFloat = Field(
+        30.0, description="The longest recording to train on or score; longer ones are bad rows (data.on_bad_row)."
+    )
+    window: Literal["auto", "full"] | PositiveFloat = Field(
+        "auto", description="Seconds that Whisper's encoder hears; auto: the longest training clip's; full: its 30."
+    )
+    timestamps: bool = Field(False, description="Predict with times: segments that subtitles are made of.")
+    chunk_seconds: PositiveFloat | None = Field(
+        None, description="Predict long recordings in parts of so many seconds; default: Whisper's window, else 20."
+    )
+    text_case: Literal["auto", "keep", "lower", "upper"] = Field(
+        "auto", description="CTC: letter case of the transcripts; auto: as the checkpoint's vocabulary has it."
+    )
+    vocabulary: Literal["auto", "train"] = Field(
+        "auto", description="CTC: auto: the checkpoint's characters, if it has any; train: those of the train split."
+    )
+    freeze_feature_encoder: bool = Field(True, description="CTC: leave the convolutions in front as they are.")
+    mask_time_prob: Fraction | None = Field(
+        None, description="SpecAugment: part of the time steps to mask; default here and below: the checkpoint's own."
+    )
+    mask_time_length: PositiveInt | None = Field(None, description="SpecAugment: time steps of one mask.")
+    mask_feature_prob: Fraction | None = Field(None, description="SpecAugment: part of the features to mask.")
+    mask_feature_length: PositiveInt | None = Field(None, description="SpecAugment: features of one mask.")
+    speed_factors: Annotated[list[Annotated[float, Field(ge=0.5, le=2.0)]], Field(min_length=1)] = Field(
+        [1.0], description="Play each training clip at one of these speeds, drawn anew each epoch ([0.9, 1.0, 1.1])."
+    )
+    noise_probability: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="Part of the training clips that get white noise, drawn anew each epoch."
+    )
+    noise_snr_db: tuple[float, float] = Field(
+        (10.0, 30.0), description="Range of the noise's distance from the clip's power, in decibels."
+    )
+
+    @model_validator(mode="after")
+    def _range_in_order(self) -> SpeechRecognitionSettings:
+        low, high = self.noise_snr_db
+        if not (math.isfinite(low) and low <= high < math.inf):
+            raise ValueError(f"noise_snr_db: [{low:g}, {high:g}] is no range from low to high")
+        return self
+
+
+class Reference(NamedTuple):
+    """What was said in a row, and the group that the row belongs to."""
+
+    text: str
+    group: str | None = None
+
+
+class Part(NamedTuple):
+    """Which input of `predict` a row is a part of, and which seconds of it."""
+
+    input: int
+    start: float
+    end: float
+
+
+class SpeechRecognition(Task[SpeechRecognitionSettings]):
+    """One recording to its transcript."""
+
+    Settings = SpeechRecognitionSettings
+    pipeline_tag = "automatic-speech-recognition"
+    primary_metric = "wer"
+    lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "wer", "cer", "wer_normalized", "cer_normalized"})
+    family: Family
+    learned_lengths: bool = False
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        try:
+            import jiwer  # noqa: F401
+            import soundfile  # noqa: F401
+            import soxr  # noqa: F401
+        except (ImportError, OSError) as error:  # OSError: soundfile found no libsndfile
+            raise UserError(
+                f"speech needs {getattr(error, 'name', None) or error}: pip install 'sft-hf[speech]'"
+            ) from None
+
+    def columns(self) -> dict[str, str]:
+        """See `Task.columns`."""
+        data = self.recipe.data
+        group = {"data.group_column": data.group_column} if data.group_column else {}
+        return {
+            "data.audio_column": data.audio_column,
+            "data.transcription_column": data.transcription_column,
+            **group,
+        }
+
+    # --- checkpoint ------------------------------------------------------------------------------------------
+
+    def fit(self, train: Dataset, where: str, source: Source) -> None:
+        """See `Task.fit`."""
+        from datasets import IterableDataset
+
+        self._open(source)
+        column = self.recipe.data.transcription_column
+        streamed = isinstance(train, IterableDataset)
+        values = (row[column] for row in islice(train, STREAM_SAMPLE)) if streamed else train[column]
+        texts = [value for value in values if isinstance(value, str)]
+        self.family.learn_texts(texts, None if streamed else where)
+
+    def _open(self, source: Source, trained: bool = False) -> None:
+        source = transformers_source(source)
+        self.config = open_checkpoint(AutoConfig, source, "config.json")
+        kind: Callable[..., Family]
+        if type(self.config) in AutoModelForSpeechSeq2Seq._model_mapping:
+            from sft_hf.speech.seq2seq_family import Seq2SeqFamily as kind
+        elif type(self.config) in AutoModelForCTC._model_mapping:
+            from sft_hf.speech.ctc_family import CtcFamily as kind
+        else:
+            raise CheckpointError(
+                f"{source.name}: a {self.config.model_type!r} checkpoint cannot recognize speech; give one that "
+                "AutoModelForSpeechSeq2Seq (Whisper, Moonshine, ...) or AutoModelForCTC (Wav2Vec2, HuBERT, ...) opens"
+            )
+        self.family = kind(self.config, source, self.settings, trained)
+
+    def build_model(self, source: Source, section: ModelSection) -> PreTrainedModel:
+        """See `Task.build_model`."""
+        return self.family.build(transformers_source(source), section)
+
+    def save(self, model: PreTrainedModel, folder: Path) -> None:
+        """See `Task.save`."""
+        self.family.save(model, folder)
+
+    @classmethod
+    def restore(cls, recipe: Recipe, folder: Path) -> tuple[Task[Any], PreTrainedModel]:
+        """See `Task.restore`."""
+        from sft_hf.sources import resolve
+
+        source = resolve(str(folder))
+        task = cls(recipe)
+        task._open(source, trained=True)
+        task.family.recall(task.config)
+        task.learned_lengths = True
+        return task, task.build_model(source, ModelSection(name=str(folder)))
+
+    # --- data ------------------------------------------------------------------------------------------------
+
+    def prepare(self, split: Dataset, where: str) -> Examples:
+        """See `Task.prepare`. Every recording is decoded once, so that a bad one is found before training."""
+        from sft_hf.speech.rows import ClipStore, Recordings, SpeechRows
+
+        data, augmentation = self.recipe.data, self._augmentation()
+        clips = Recordings(split, data.audio_column)
+        store = ClipStore(clips, self.family.rate, self.family.extract, keep_samples=bool(augmentation))
+        texts, row_ids = split[data.transcription_column], np.asarray(split["row_id"], dtype=np.int64)
+        good: list[int] = []
+        labels: list[list[int]] = []
+        seconds: list[float] = []
+        bad: list[str] = []
+        for index in progress(range(len(split)), f"reading {where}", len(split)):
+            try:
+                duration, ids = self._check(store, index, texts[index])
+            except DataError as error:
+                message = f"{where} row {row_ids[index] + 1}: {error}"
+                if data.on_bad_row != "skip":
+                    raise DataError(f"{message} (data.on_bad_row: skip leaves such rows out)") from error
+                bad.append(message)
+                continue
+            good.append(index)
+            seconds.append(duration)
+            labels.append(ids)
+        if not good:
+            raise DataError(f"{where}: none of its rows can be used; the first: {bad[0]}")
+        notes = _skipped(where, bad, len(split))
+        store = store.only(good)
+        row_ids, lengths = row_ids[good], np.asarray(seconds)
+        if not self.learned_lengths:
+            notes += self.family.learn_lengths(lengths, labels)
+            self.learned_lengths = True
+        groups = split[data.group_column] if data.group_column else [None] * len(split)
+        references = [
+            Reference(self.family.write(texts[index]), None if groups[index] is None else str(groups[index]))
+            for index in good
+        ]
+
+        def views(name: str, epoch: int) -> SpeechRows:
+            seeds = [(self.recipe.seed, epoch, int(row_id)) for row_id in row_ids]
+            return SpeechRows(store, lengths, labels, augmentation if name == "train" else None, seeds)
+
+        rows = SpeechRows(store, lengths, labels)
+        return Examples(rows, _cost(lengths), row_ids, references, notes, views if augmentation else None)
+
+    def _augmentation(self) -> Any:
+        from sft_hf.speech.rows import Augmentation
+
+        settings = self.settings
+        return Augmentation(tuple(settings.speed_factors), settings.noise_snr_db, settings.noise_probability)
+
+    def _check(self, store: Any, index: int, text: Any) -> tuple[float, list[int]]:
+        """Return a row's duration in seconds and its labels. Raises DataError for a row that cannot be trained on."""
+        from sft_hf.speech.audio import audio_info, describe
+
+        column, recording = self.recipe.data.transcription_column, store.clips[index].recording
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"{describe(recording)}: column {column!r} holds no transcript")
+        info = audio_info(recording)
+        limit = min(self.settings.max_seconds, self.family.max_seconds)
+        if info.seconds > limit:
+            raise DataError(f"{describe(recording)}: lasts {info.seconds:.1f} s, at most {limit:g} (task.max_seconds)")
+        labels = self.family.encode(self.family.write(text))
+        if not labels:
+            raise DataError(
+                f"{describe(recording)}: the model's vocabulary has nothing of its transcript {text[:40]!r}"
+            )
+        problem = self.family.refusal(store.features(index), labels, max(self.settings.speed_factors))
+        if problem:
+            raise DataError(f"{describe(recording)}: {problem}")
+        return info.seconds, labels
+
+    def collate(self, features: list[dict[str, Any]]) -> Batch:
+        """See `Task.collate`."""
+        return self.family.collate(features)
+
+    # --- forward ---------------------------------------------------------------------------------------------
+
+    def item_counts(self, batch: Batch) -> Tensor:
+        """The label tokens of each row: with a decoder, its end included; for CTC, characters."""
+        return (batch["labels"] >= 0).sum(dim=1).float()
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Each row's negative log-likelihood, summed over its label tokens, float32 [rows]."""
+        return self.family.losses(model, batch)
+
+    def predict_batch(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """`tokens` int64 [rows, longest]; `confidence`, `seconds` and, given labels, `loss` and `items` [rows]."""
+        outputs = self.family.predict(model, batch)
+        return {**outputs, "items": self.item_counts(batch)} if "labels" in batch else outputs
+
+    # --- scores ----------------------------------------------------------------------------------------------
+
+    def metric_names(self) -> list[str]:
+        """See `Task.metric_names`."""
+        return ["wer", "cer", "wer_normalized", "cer_normalized", "exact_match", "loss"]
+
+    def tune(self, outputs: dict[str, Tensor], examples: Examples) -> None:
+        """Nothing is chosen outside training."""
+
+    def normalizer(self) -> Callable[[str], str]:
+        """Whisper's English normalizer for English, its basic one for other languages, or where none is named.
+
+        The table of British and American spellings comes with Whisper's own checkpoints (normalizer.json); for others,
+        spellings count as they are written. Source: A. Radford et al., Robust Speech Recognition via Large-Scale Weak
+        Supervision, 2022, appendix C.
+        """
+        from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
+
+        language = (self.settings.language or "").lower()
+        english = self.settings.task == "translate" or language in ("en", "english")
+        english = english or (not language and getattr(self.family, "is_whisper", False))
+        if not english:
+            return BasicTextNormalizer()
+        return EnglishTextNormalizer(getattr(self.family.tokenizer, "english_spelling_normalizer", None) or {})
+
+    def score(self, outputs: dict[str, Tensor], examples: Examples, confidence_samples: int = 0) -> dict[str, Any]:
+        """Word and character error rates, as written and normalized; `loss`, a token's; details on request."""
+        from sft_hf.word_errors import transcription_metrics
+
+        groups = [reference.group or "none" for reference in examples.references]
+        metrics = transcription_metrics(
+            self._texts(outputs),
+            [reference.text for reference in examples.references],
+            normalize=self.normalizer(),
+            groups=groups if self.recipe.data.group_column else None,
+            confidence_samples=confidence_samples,
+        )
+        return {"loss": float(outputs["loss"].double().sum() / outputs["items"].double().sum()), **metrics}
+
+    def _texts(self, outputs: dict[str, Tensor]) -> list[str]:
+        return [self.family.text(row) for row in outputs["tokens"].tolist()]
+
+    def decode(self, outputs: dict[str, Tensor]) -> list[dict[str, Any]]:
+        """`prediction`, the transcript, and `confidence`: the geometric mean of its tokens' probabilities."""
+        confidences = outputs["confidence"].tolist()
+        return [
+            {"prediction": text, "confidence": confidence}
+            for text, confidence in zip(self._texts(outputs), confidences, strict=True)
+        ]
+
+    def reference(self, value: Any) -> Any:
+        """The transcript."""
+        return value.text
+
+    # --- new recordings --------------------------------------------------------------------------------------
+
+    def read_inputs(self, inputs: Sequence[str]) -> Iterable[list[dict[str, Any]]]:
+        """Recordings, folders of them, and tables with the column of recordings, paths relative to the table."""
+        chunk: list[dict[str, Any]] = []
+        for row in self._rows(inputs):
+            chunk.append(row)
+            if len(chunk) == PREDICT_CHUNK:
+                yield chunk
+                chunk = []
+        if chunk:
+            yield chunk
+
+    def _rows(self, inputs: Sequence[str]) -> Iterable[dict[str, Any]]:
+        from sft_hf.speech.audio import find_audio
+
+        data = self.recipe.data
+        for value in inputs:
+            path = Path(value).expanduser()
+            if path.is_dir():
+                yield from ({data.audio_column: str(found)} for found in find_audio(path))
+            elif path.suffix.lower() in TABLE_SUFFIXES:
+                options: dict[str, Any] = {
+                    "delimiter": data.delimiter,
+                    "quote_char": data.quote_char,
+                    "skip_lines": data.skip_lines,
+                }
+                for batch in iter_rows(path, **options):
+                    names = (data.audio_column, FILE_NAME)
+                    column = next((name for name in names if name in batch), None)
+                    if column is None:
+                        hint = did_you_mean(data.audio_column, batch)
+                        raise DataError(f"{path}: no column {data.audio_column!r} (data.audio_column); {hint}")
+                    yield from ({data.audio_column: absolute_path(name, path.parent)} for name in batch[column])
+            else:
+                yield {data.audio_column: str(path)}
+
+    def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:
+        """See `Task.prepare_inputs`. A long recording becomes several rows; `references` say which part each is."""
+        from sft_hf.speech.audio import audio_info
+        from sft_hf.speech.rows import Clip, ClipStore, SpeechRows
+        from sft_hf.speech.transcripts import chunk_spans
+
+        length = self.chunk_seconds()
+        clips: list[Clip] = []
+        parts: list[Part] = []
+        for number, row in enumerate(rows):
+            recording = row[self.recipe.data.audio_column]
+            for start, end in chunk_spans(audio_info(recording).seconds, length, length * OVERLAP):
+                clips.append(Clip(recording, start, end))
+                parts.append(Part(number, start, end))
+        seconds = np.array([part.end - part.start for part in parts])
+        store = ClipStore(clips, self.family.rate, self.family.extract, budget=0)
+        return Examples(SpeechRows(store, seconds, None), _cost(seconds), np.arange(len(parts)), parts)
+
+    def chunk_seconds(self) -> float:
+        """How long the parts are in which a long recording is transcribed."""
+        own = getattr(self.family, "window", math.inf)
+        wanted = self.settings.chunk_seconds or (own if math.isfinite(own) else CTC_CHUNK_SECONDS)
+        return min(wanted, self.family.max_seconds)
+
+    def decode_inputs(self, outputs: dict[str, Tensor], examples: Examples) -> list[dict[str, Any]]:
+        """One answer per recording: the parts of a long one joined, and with `task.timestamps` its `segments`."""
+        from sft_hf.speech.transcripts import merge_words, segments_of
+
+        texts, confidences = self._texts(outputs), outputs["confidence"].tolist()
+        by_input: dict[int, list[int]] = {}
+        for index, part in enumerate(examples.references):
+            by_input.setdefault(part.input, []).append(index)
+        answers = []
+        for indices in by_input.values():
+            parts: list[Part] = [examples.references[index] for index in indices]
+            weights = [part.end - part.start for part in parts]
+            answer: dict[str, Any] = {"prediction": texts[indices[0]], "confidence": confidences[indices[0]]}
+            if len(parts) > 1 or self.settings.timestamps:
+                heard = [
+                    self._heard(outputs["tokens"][index].tolist(), examples.references[index]) for index in indices
+                ]
+                words = merge_words(heard, [(part.start, part.end) for part in parts])
+                if len(parts) > 1:
+                    mean = np.average([confidences[index] for index in indices], weights=weights)
+                    answer = {"prediction": " ".join(word.text for word in words), "confidence": float(mean)}
+                if self.settings.timestamps:
+                    answer["segments"] = segments_of(words)
+            answers.append(answer)
+        return answers
+
+    def _heard(self, tokens: Sequence[int], part: Part) -> list[Any]:
+        words = self.family.words(tokens, part.end - part.start)
+        return [replace(word, start=word.start + part.start, end=word.end + part.start) for word in words]
+
+
+def _cost(seconds: np.ndarray) -> np.ndarray:
+    """Frames of 10 ms: what rows are batched by."""
+    return np.maximum(1, np.round(np.asarray(seconds) * 100)).astype(np.int64)
+
+
+def _skipped(where: str, bad: Sequence[str], total: int) -> list[str]:
+    if not bad:
+        return []
+    more = f"; and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
+    listed = "; ".join(bad[:LISTED])
+    return [f"{where}: {len(bad)} of {total} rows skipped (data.on_bad_row): {listed}{more}"]
