@@ -1,4 +1,4 @@
-"""Confidence intervals by the percentile bootstrap.
+"""Confidence intervals: by the percentile bootstrap, and of proportions by Wilson's score.
 
 Source: B. Efron and R. J. Tibshirani, An Introduction to the Bootstrap, Chapman & Hall 1993, chapter 13. The
 rows of an evaluation set are drawn with replacement, as many as there are, many times over; the statistic is
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import binomtest
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -92,29 +93,28 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def bootstrap_mean_interval(
-    values: npt.ArrayLike, *, samples: int = 1000, seed: int = 0, confidence: float = 0.95
-) -> tuple[float, float]:
-    """Bootstrap interval of a mean over rows, such as accuracy over hits (1) and misses (0).
+def proportion_interval(hits: npt.ArrayLike, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion, such as accuracy over hits (1) and misses (0).
+
+    Where every row is a hit, each bootstrap resample is too, and its interval would be [1, 1]: certainty that N rows
+    cannot give. Source: E. B. Wilson, Probable Inference, the Law of Succession, and Statistical Inference, JASA
+    22 (158), 1927; by scipy's `binomtest`.
 
     Args:
-        values: [N] finite numbers, one a row.
-        samples, seed, confidence: as for `bootstrap_interval`.
+        hits: [N] of 0 and 1, or of booleans.
+        confidence: the share the interval is to hold, in (0, 1).
 
     Returns:
-        (low, high), in the unit of `values`.
+        (low, high), inside [0, 1].
 
     Raises:
-        ValueError: `values` is empty, not one-dimensional or not finite.
+        ValueError: `hits` is empty, not one-dimensional, or holds anything but 0 and 1.
     """
-    rows = _finite_rows(values, "values")
-    return bootstrap_interval(
-        lambda indices: rows[indices].mean(axis=1),
-        len(rows),
-        samples=samples,
-        seed=seed,
-        confidence=confidence,
-    )
+    rows = _finite_rows(hits, "hits")
+    if not np.isin(rows, (0.0, 1.0)).all():
+        raise ValueError("hits must be 0 or 1")
+    interval = binomtest(int(rows.sum()), len(rows)).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def bootstrap_ratio_interval(

@@ -180,38 +180,54 @@ def evaluate(run: str, split: str, mixed_precision: str) -> None:
 @cli.command()
 @click.argument("run")
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
-@click.option("--output", metavar="FILE", help="Write JSON lines here. [default: standard output]")
+@click.option("--output", metavar="FILE", help="Write to this file; for subtitles of several recordings, a folder.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["jsonl", "json", "txt", "srt", "vtt"]),
+    help="jsonl: one JSON object a line; json: an array of them; txt: one prediction a line; srt, vtt: subtitles. "
+    "[default: the ending of FILE, else jsonl]",
+)
+@click.option("--timestamps", is_flag=True, help="Speech: say when what was said, as `segments`; subtitles imply it.")
+@click.option(
+    "--window",
+    type=click.Choice(["full", "auto"]),
+    help="Whisper: hear a short recording in the whole 30 s, as a pipeline does, or (auto) in the window of training, "
+    "several times faster. [default: the recipe's, else full]",
+)
 @click.option("--batch-size", type=click.IntRange(min=1), help="Rows per forward pass. [default: the recipe's]")
 @click.option("--mixed-precision", type=click.Choice(["no", "bf16", "fp16", "auto"]), default="no", show_default=True)
 def predict(
-    run: str, inputs: tuple[str, ...], output: str | None, batch_size: int | None, mixed_precision: str
+    run: str,
+    inputs: tuple[str, ...],
+    output: str | None,
+    kind: str | None,
+    timestamps: bool,
+    window: str | None,
+    batch_size: int | None,
+    mixed_precision: str,
 ) -> None:
     """Apply the model in run folder RUN to new data; one JSON line per input.
 
-    INPUT is a text, a file (.txt: one text a line; CSV, TSV, JSONL, Parquet: the recipe's columns), or - for lines of
-    standard input. Files are read in pieces and may be larger than memory.
+    INPUT is, for a text model, a text, a file (.txt: one text a line; CSV, TSV, JSONL, Parquet: the recipe's columns),
+    or - for lines of standard input; for images and speech, a file, a folder of them, or a table with a column of
+    paths. Files are read in pieces and may be larger than memory; recordings may last hours.
 
     \b
     sft-hf predict runs/text "oil prices rose again"
     sft-hf predict runs/text new.csv --output predictions.jsonl
+    sft-hf predict runs/image photos/ --output labels.txt
+    sft-hf predict runs/speech meeting.mp3 --output meeting.srt
     """
-    from sft_hf.filesystem import storage_errors
     from sft_hf.inference import predict_inputs
+    from sft_hf.prediction_files import SUBTITLES, format_of, write_predictions
 
-    rows = predict_inputs(run, inputs, batch_size=batch_size, mixed_precision=mixed_precision)
-    if output is None:
-        for row in rows:
-            click.echo(json.dumps(row, ensure_ascii=False))
-        return
-    path = Path(output)
-    aside = path.with_name(f".{path.name}.tmp")  # a failure half way leaves no file that looks whole
-    try:
-        with storage_errors(path), open(aside, "w", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    kind = format_of(output, kind)
+    settings: dict[str, Any] = {"predict_window": window} if window else {}
+    if timestamps or kind in SUBTITLES:
+        settings["timestamps"] = True
+    rows = predict_inputs(run, inputs, batch_size=batch_size, mixed_precision=mixed_precision, **settings)
+    write_predictions(rows, output, kind)
 
 
 def main(arguments: list[str] | None = None) -> None:

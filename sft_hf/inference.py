@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_hf import process
-from sft_hf.errors import DataError, did_you_mean
+from sft_hf.errors import DataError, UserError, did_you_mean
 from sft_hf.evaluation import predict
 from sft_hf.recipe import Recipe
 from sft_hf.registry import load_component
@@ -16,10 +16,18 @@ from sft_hf.run_folder import load_run_recipe, open_run
 from sft_hf.tasks.base import Task
 
 
-def open_trained(run: str | Path) -> tuple[Recipe, Task[Any], Any]:
-    """Return recipe, task and model of a finished run. Raises RunFolderError, CheckpointError."""
+def open_trained(run: str | Path, **task_settings: Any) -> tuple[Recipe, Task[Any], Any]:
+    """Return recipe, task and model of a finished run.
+
+    `task_settings` replace those of the recipe. Raises UserError for one that the task does not have,
+    RunFolderError, CheckpointError.
+    """
     folder = open_run(run)
     recipe = load_run_recipe(folder.path)
+    for name in task_settings:
+        if not hasattr(recipe.task, name):
+            raise UserError(f"{run}: {recipe.task.name} has no {name}; that is for speech recognition")
+    recipe.task = recipe.task.model_copy(update=task_settings)
     task, model = load_component("tasks", recipe.task.name).restore(recipe, folder.model)
     return recipe, task, model.eval()
 
@@ -47,14 +55,19 @@ def evaluate_run(run: str | Path, split: str = "test", *, mixed_precision: str =
 
 
 def predict_inputs(
-    run: str | Path, inputs: Sequence[str], *, batch_size: int | None = None, mixed_precision: str = "no"
+    run: str | Path,
+    inputs: Sequence[str],
+    *,
+    batch_size: int | None = None,
+    mixed_precision: str = "no",
+    **task_settings: Any,
 ) -> Iterator[dict[str, Any]]:
     """Yield one prediction per input, in input order: the input's own columns, `prediction` and `confidence`.
 
-    Inputs are read and answered a chunk at a time, so a file may be larger than memory.
-    Raises RunFolderError, DataError.
+    Inputs are read and answered a chunk at a time, so a file may be larger than memory. With `timestamps=True`, speech
+    gets `segments`: {"start", "end", "text"}, in seconds. Raises RunFolderError, DataError, UserError.
     """
-    recipe, task, model = open_trained(run)
+    recipe, task, model = open_trained(run, **task_settings)
     accelerator = process.build_accelerator(mixed_precision, recipe.train.num_threads)
     model.to(accelerator.device)
     number = 0

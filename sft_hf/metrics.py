@@ -29,9 +29,9 @@ from sft_hf.bootstrap import (
     Floats,
     Ints,
     bootstrap_interval,
-    bootstrap_mean_interval,
     bootstrap_ratio_interval,
     f1_from_counts,
+    proportion_interval,
     resampled_label_macro_f1,
     resampled_macro_f1,
     resampled_micro_f1,
@@ -46,10 +46,10 @@ __all__ = [
     "PerClass",
     "apply_threshold",
     "bootstrap_interval",
-    "bootstrap_mean_interval",
     "bootstrap_ratio_interval",
     "choose_threshold",
     "multi_label_metrics",
+    "proportion_interval",
     "single_label_metrics",
 ]
 
@@ -240,9 +240,9 @@ def single_label_metrics(
         seed: of the bootstrap.
 
     Returns:
-        `num_examples`; `accuracy` and `macro_f1` (see `Accuracy`, `MacroF1`), in [0, 1]; `accuracy_ci95` and
-        `macro_f1_ci95`, [low, high] by `bootstrap_interval` over examples; `per_class` (`PerClass`);
-        `confusion_matrix` (`ConfusionMatrix`).
+        `num_examples`; `accuracy` and `macro_f1` (see `Accuracy`, `MacroF1`), in [0, 1]; `accuracy_ci95`,
+        [low, high] by `proportion_interval`; `macro_f1_ci95` by `bootstrap_interval` over examples; `per_class`
+        (`PerClass`); `confusion_matrix` (`ConfusionMatrix`).
 
     Raises:
         ValueError: an empty input, a length mismatch, not integers, or an index outside [0, C).
@@ -254,7 +254,7 @@ def single_label_metrics(
     result |= Accuracy().compute(**inputs) | MacroF1().compute(**inputs)
     if confidence_samples:
         options = {"samples": confidence_samples, "seed": seed}
-        result["accuracy_ci95"] = list(bootstrap_mean_interval(predicted == truth, **options))
+        result["accuracy_ci95"] = list(proportion_interval(predicted == truth))
         macro = resampled_macro_f1(predicted, truth)
         result["macro_f1_ci95"] = list(bootstrap_interval(macro, len(truth), **options))
     result |= PerClass().compute(**inputs, label_names=label_names)

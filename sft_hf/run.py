@@ -92,6 +92,7 @@ class _Run:
             )
         )
         splits = load_data(recipe, task, model_source)
+        self.data_revision = splits.revision
         self.data = self._training_data(splits)
         for role in ("validation", "test"):
             if role in splits.by_role:
@@ -293,6 +294,7 @@ class _Run:
                 "num_parameters": sum(parameter.numel() for parameter in parameters),
                 "num_trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
             },
+            "data": {"name": self.recipe.data.name, "revision": self.data_revision},
             "environment": process.environment(self.accelerator),
             "seed": self.recipe.seed,
         }

@@ -23,6 +23,7 @@ _FORMS = (
 _PATH_SUFFIXES = (
     *(".csv", ".tsv", ".tab", ".json", ".jsonl", ".parquet", ".txt", ".yaml"),
     *(".safetensors", ".pth", ".pt", ".bin"),
+    *(".vec", ".npy", ".gz"),
 )
 # The rule of huggingface_hub.utils.validate_repo_id, here because importing that package is slow.
 _HUB_PART = r"(?![-.])[A-Za-z0-9_.-]{1,96}(?<![-.])"

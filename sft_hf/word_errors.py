@@ -157,7 +157,8 @@ def transcription_metrics(
         `cer_normalized`; `exact_match`, the share of rows without any error; `substitutions`, `deletions` and
         `insertions` of words, over the number of words, which add up to `wer`; `wer_ci95` and `wer_normalized_ci95`,
         [low, high] by `bootstrap_ratio_interval` over rows; `confusions` (see `most_frequent_confusions`), of the
-        normalized words where there are any; and `groups`, {group: its num_examples, num_words, wer, wer_ci95}.
+        normalized words where there are any; and `groups`, {group: its num_examples, num_words, wer,
+        wer_ci95, and with `normalize` both of the normalized words too}.
 
     Raises:
         ValueError: an empty input, a length mismatch, or anything but text.
@@ -185,7 +186,10 @@ def transcription_metrics(
     if confidence_samples:
         result["confusions"] = most_frequent_confusions(shown)
         if groups is not None:
-            result["groups"] = _by_group(words, groups, options)
+            result["groups"] = _by_group(words, groups, "wer", options)
+            if normalize is not None:
+                for group, figures in _by_group(shown, groups, "wer_normalized", options).items():
+                    result["groups"][group] |= {key: figures[key] for key in figures if "normalized" in key}
     return result
 
 
@@ -199,7 +203,9 @@ def _interval(edits: Sequence[Edits], options: dict[str, int]) -> list[float]:
     return list(bootstrap_ratio_interval(errors, lengths, **options))
 
 
-def _by_group(edits: Sequence[Edits], groups: Sequence[Hashable], options: dict[str, int]) -> dict[str, Any]:
+def _by_group(
+    edits: Sequence[Edits], groups: Sequence[Hashable], metric: str, options: dict[str, int]
+) -> dict[str, dict[str, Any]]:
     rows: dict[Hashable, list[Edits]] = {}
     for group, row in zip(groups, edits, strict=True):
         rows.setdefault(group, []).append(row)
@@ -207,8 +213,8 @@ def _by_group(edits: Sequence[Edits], groups: Sequence[Hashable], options: dict[
         str(group): {
             "num_examples": len(own),
             "num_words": sum(row.length for row in own),
-            "wer": _rate(own),
-            "wer_ci95": _interval(own, options),
+            metric: _rate(own),
+            f"{metric}_ci95": _interval(own, options),
         }
         for group, own in sorted(rows.items(), key=lambda item: str(item[0]))
     }

@@ -253,23 +253,21 @@ def speech_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def speech_clip() -> Any:
     """The function that makes a recording of a text."""
     return make_speech
 
 
-@pytest.fixture(scope="session")
-def whisper_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Whisper of one layer and 32 dimensions that hears 4 s, and writes bytes and the words above. English only."""
+def write_whisper(folder: Path, languages: list[str]) -> Path:
+    """A Whisper of one layer and 32 dimensions that hears 4 s, and writes bytes and the words above."""
     import torch
     from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
     from transformers import WhisperTokenizer as Tokenizer
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-    folder = tmp_path_factory.mktemp("whisper")
-    special = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|translate|>"]
-    special.append("<|notimestamps|>")
+    special = ["<|endoftext|>", "<|startoftranscript|>", *(f"<|{language}|>" for language in languages)]
+    special += ["<|translate|>", "<|transcribe|>", "<|notimestamps|>"]
     symbols = dict.fromkeys(bytes_to_unicode().values())
     merges: dict[tuple[str, str], None] = {}
     for word in SPOKEN:
@@ -312,13 +310,27 @@ def whisper_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         eos_token_id=end,
         pad_token_id=end,
         max_length=64,
-        is_multilingual=False,
+        is_multilingual=len(languages) > 1,
         no_timestamps_token_id=tokenizer.convert_tokens_to_ids(special[-1]),
         # what a fine-tuning has to be able to write must not stay suppressed
         suppress_tokens=[vocabulary["\u0120six"], vocabulary["#"]],
     )
     model.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def whisper_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Whisper above, English only."""
+    return write_whisper(tmp_path_factory.mktemp("whisper"), ["en"])
+
+
+@pytest.fixture(scope="session")
+def multilingual_whisper_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Whisper above with all languages, in the order that Transformers counts them."""
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+    return write_whisper(tmp_path_factory.mktemp("whisper_multilingual"), list(LANGUAGES))
 
 
 @pytest.fixture(scope="session")

@@ -44,6 +44,12 @@ def test_finetune_evaluate_predict_from_the_shell(recipe_file, tmp_path, capsys)
 
     assert run(["predict", str(folder), "goal", "--output", str(tmp_path / "p.jsonl")]) == 0
     assert len((tmp_path / "p.jsonl").read_text().splitlines()) == 1
+    for name in ("p.json", "p.txt"):
+        assert run(["predict", str(folder), "goal match team", "bank", "--output", str(tmp_path / name)]) == 0
+    assert json.loads((tmp_path / "p.json").read_text()) == lines
+    assert (tmp_path / "p.txt").read_text().splitlines() == [line["prediction"] for line in lines]
+    assert run(["predict", str(folder), "goal", "--output", str(tmp_path / "p.srt")]) == 2
+    assert "text_classification has no timestamps" in capsys.readouterr().err
 
 
 def test_a_prediction_that_fails_half_way_leaves_no_file(recipe_file, tmp_path, capsys):

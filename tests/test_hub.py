@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -170,21 +169,6 @@ def tensors_of(content: Any) -> dict[str, torch.Tensor]:
 # --- the processes that use it -----------------------------------------------------------------------------------
 
 
-def environment(endpoint: str, home: Path) -> dict[str, str]:
-    """The environment of a process to which `endpoint` is the Hub: no token, no cache, no proxy of ours."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_") and "proxy" not in key.lower()}
-    return {
-        **kept,
-        "HF_ENDPOINT": endpoint,
-        "HF_HOME": str(home),
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
-    }
-
-
 @dataclass(frozen=True)
 class Ran:
     """What a command left behind."""
@@ -264,7 +248,12 @@ def run_all(
     (folder / "steps.json").write_text(json.dumps(described))
     command = [sys.executable, "-c", DRIVER, str(folder / "steps.json")]
     done = subprocess.run(
-        command, cwd=folder, env=environment(endpoint, home), capture_output=True, text=True, check=False
+        command,
+        cwd=folder,
+        env=hub_server.client_environment(endpoint, home),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     codes = {line["name"]: line["code"] for line in map(json.loads, done.stdout.splitlines())}
@@ -353,7 +342,7 @@ def test_the_shipped_recipe_runs_on_repositories_like_its_own(hub, tmp_path):
     done = subprocess.run(
         [*command, "--output-dir", "run"],
         cwd=tmp_path,
-        env=environment(hub.url, tmp_path / "home"),
+        env=hub_server.client_environment(hub.url, tmp_path / "home"),
         capture_output=True,
         text=True,
         check=False,
@@ -387,10 +376,13 @@ def test_revisions_choose_older_commits(hub, ran):
 
 
 @pytest.mark.parametrize("name", ["old", "new", "private"])
-def test_metrics_tell_the_commit_of_the_checkpoint(hub, ran, name):
+def test_metrics_tell_the_commits_of_checkpoint_and_data(hub, ran, name):
     model = hub.repositories["models", "org/private-models" if name == "private" else MODEL]
     commit = model.tags["v1"] if name == "old" else model.branches["main"]
     assert ran[name].metrics["model"]["revision"] == commit
+    data = hub.repositories["datasets", "org/private-datasets" if name == "private" else DATA]
+    commit = data.tags["v1"] if name == "old" else data.branches["main"]
+    assert ran[name].metrics["data"]["revision"] == commit
 
 
 @pytest.mark.parametrize("name", FAILURES)

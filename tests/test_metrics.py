@@ -279,14 +279,31 @@ def test_single_label_intervals_equal_a_loop_over_rows(monkeypatch, chunk):
         predictions * 3, references * 3, [str(i) for i in range(12)], confidence_samples=60, seed=5
     )
 
-    def accuracy(rows):
-        return sum(predictions[i] == references[i] for i in rows) / len(rows)
-
     def macro(rows):
         return slow_macro_f1([int(predictions[i]) for i in rows], [int(references[i]) for i in rows])
 
-    assert result["accuracy_ci95"] == pytest.approx(slow_interval(accuracy, 30, 60, 5), abs=1e-12)
     assert result["macro_f1_ci95"] == pytest.approx(slow_interval(macro, 30, 60, 5), abs=1e-12)
+
+
+def mean_interval(values, **options):
+    rows = np.asarray(values, dtype=float)
+    return bootstrap.bootstrap_interval(lambda indices: rows[indices].mean(axis=1), len(rows), **options)
+
+
+def test_the_interval_of_accuracy_is_wilsons():
+    # The formula as it stands in the paper, with z at 97.5 % of the normal distribution.
+    z, hits, rows = 1.959963984540054, 27, 30
+    share = hits / rows
+    middle = (share + z**2 / (2 * rows)) / (1 + z**2 / rows)
+    half = z / (1 + z**2 / rows) * np.sqrt(share * (1 - share) / rows + z**2 / (4 * rows**2))
+    result = metrics.single_label_metrics([0] * rows, [0] * hits + [1] * 3, ["a", "b"])
+    assert result["accuracy_ci95"] == pytest.approx([middle - half, middle + half])
+    # Without a single error, 200 rows still leave room for one in fifty.
+    low, high = metrics.proportion_interval([True] * 200)
+    assert 0.98 < low < 0.9815 and high == pytest.approx(1.0)
+    for bad in ([], [0.5], [[1]]):
+        with pytest.raises(ValueError, match="hits"):
+            metrics.proportion_interval(bad)
 
 
 @pytest.mark.parametrize("chunk", [2**20, 50])
@@ -311,7 +328,7 @@ def test_multi_label_intervals_equal_a_loop_over_rows(monkeypatch, chunk, labels
 def test_mean_and_ratio_intervals_equal_a_loop_over_rows():
     generator = np.random.default_rng(7)
     errors, words = generator.integers(0, 6, 20), generator.integers(1, 12, 20)
-    mean = bootstrap.bootstrap_mean_interval(errors, samples=80, seed=8)
+    mean = mean_interval(errors, samples=80, seed=8)
     ratio = bootstrap.bootstrap_ratio_interval(errors, words, samples=80, seed=8)
     assert list(mean) == pytest.approx(slow_interval(lambda rows: sum(errors[rows]) / 20, 20, 80, 8))
     assert list(ratio) == pytest.approx(slow_interval(lambda rows: sum(errors[rows]) / sum(words[rows]), 20, 80, 8))
@@ -322,7 +339,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     mean_hits = ratio_hits = 0
     for seed in range(300):
         rows = generator.random(80) < 0.7
-        low, high = bootstrap.bootstrap_mean_interval(rows, samples=200, seed=seed)
+        low, high = mean_interval(rows, samples=200, seed=seed)
         mean_hits += low <= 0.7 <= high
         words = generator.integers(5, 20, 80)
         low, high = bootstrap.bootstrap_ratio_interval(generator.binomial(words, 0.2), words, samples=200, seed=seed)
@@ -334,16 +351,16 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
 
 def test_wider_confidence_gives_a_wider_interval_round_the_point():
     values = np.random.default_rng(10).random(100)
-    narrow = bootstrap.bootstrap_mean_interval(values, confidence=0.5)
-    wide = bootstrap.bootstrap_mean_interval(values, confidence=0.99)
+    narrow = mean_interval(values, confidence=0.5)
+    wide = mean_interval(values, confidence=0.99)
     assert wide[0] < narrow[0] < values.mean() < narrow[1] < wide[1]
 
 
 def test_one_row_collapses_the_interval_to_the_statistic():
-    assert bootstrap.bootstrap_mean_interval([0.25]) == (0.25, 0.25)
+    assert mean_interval([0.25]) == (0.25, 0.25)
     assert bootstrap.bootstrap_ratio_interval([1], [4]) == (0.25, 0.25)
     result = metrics.single_label_metrics([1], [1], ["a", "b"])
-    assert result["accuracy_ci95"] == result["macro_f1_ci95"] == [1.0, 1.0]
+    assert result["macro_f1_ci95"] == [1.0, 1.0]
 
 
 def test_resamples_without_a_denominator_are_left_out():
@@ -388,16 +405,16 @@ def test_bootstrap_refuses_what_it_cannot_resample():
     with pytest.raises(ValueError, match="at least 1 row"):
         bootstrap.bootstrap_interval(lambda rows: rows.mean(axis=1), 0)
     with pytest.raises(ValueError, match="at least 1 resample"):
-        bootstrap.bootstrap_mean_interval([1.0], samples=0)
+        mean_interval([1.0], samples=0)
     with pytest.raises(ValueError, match="confidence must be inside"):
-        bootstrap.bootstrap_mean_interval([1.0], confidence=95)
+        mean_interval([1.0], confidence=95)
     with pytest.raises(ValueError, match="must return"):
         bootstrap.bootstrap_interval(lambda rows: rows.mean(), 3)
     with pytest.raises(ValueError, match="undefined"):
         bootstrap.bootstrap_interval(lambda rows: np.full(len(rows), np.nan), 3)
     for bad in ([], [[1.0]], [np.nan], [np.inf]):
-        with pytest.raises(ValueError, match="values must be"):
-            bootstrap.bootstrap_mean_interval(bad)
+        with pytest.raises(ValueError, match="numerators must be"):
+            bootstrap.bootstrap_ratio_interval(bad, [1.0])
     with pytest.raises(ValueError, match="2 numerators but 1 denominators"):
         bootstrap.bootstrap_ratio_interval([1, 2], [1])
     for bad in ([0, 0], [1, -1]):

@@ -104,11 +104,13 @@ def test_everything_that_is_reported():
     for name in ("wer", "wer_normalized"):
         low, high = metrics[f"{name}_ci95"]
         assert low < metrics[name] < high
-    assert metrics["groups"]["x"] | {"wer_ci95": None} == {
+    assert metrics["groups"]["x"] | {"wer_ci95": None, "wer_normalized_ci95": None} == {
         "num_examples": 2,
         "num_words": 5,
         "wer": 3 / 5,
         "wer_ci95": None,
+        "wer_normalized": 1 / 5,
+        "wer_normalized_ci95": None,
     }
     assert {row["reference"] for row in metrics["confusions"]} == {"four", "eight", None}
     brief = transcription_metrics(predictions, references, confidence_samples=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
@@ -44,12 +44,14 @@ class Splits:
     """The data of a run by role ("train", "validation", "test"; absent ones are absent).
 
     `where` says for messages where a role's rows come from: "train.csv" or "org/name [train]". `notes` are sentences
-    about what was decided on the way, for the log.
+    about what was decided on the way, for the log. `revision` is the commit of a Hub data set; None where it is not
+    known (streams) or there is none.
     """
 
     by_role: dict[str, Data]
     where: dict[str, str]
     notes: list[str] = field(default_factory=list)
+    revision: str | None = None
 
 
 def load_splits(section: DataSection, source: Source, columns: Mapping[str, str]) -> Splits:
@@ -80,7 +82,7 @@ def load_splits(section: DataSection, source: Source, columns: Mapping[str, str]
     for role, data in loaded.by_role.items():
         require_columns(data, columns, loaded.where[role])
         by_role[role] = data if isinstance(data, IterableDataset) else _number(data, loaded.where[role])
-    return Splits(by_role, loaded.where, loaded.notes)
+    return replace(loaded, by_role=by_role)
 
 
 def require_columns(dataset: Data, columns: Mapping[str, str], where: str) -> None:
@@ -331,7 +333,7 @@ def _from_hub(section: DataSection, source: Source) -> Splits:
             streaming=section.streaming,
         )
         _refuse_other_commit(loaded, source, what)
-        return _by_name(section, loaded, source.name, what)
+        return replace(_by_name(section, loaded, source.name, what), revision=_commit_of(loaded))
     except MemoryError:
         raise
     except Exception as error:
@@ -354,6 +356,13 @@ def _refuse_other_commit(loaded: Mapping[str, Data], source: Source, what: str) 
                     f"{what}: the Hub cannot be reached, and the newest copy in the cache is of another revision; "
                     "try again, or name a local folder"
                 )
+
+
+def _commit_of(loaded: Mapping[str, Data]) -> str | None:
+    """`datasets` keeps what it prepared in a folder named after the commit."""
+    files = [file["filename"] for data in loaded.values() if isinstance(data, Dataset) for file in data.cache_files]
+    commits = {Path(name).parent.name for name in files}
+    return next((name for name in commits if re.fullmatch("[0-9a-f]{40}", name)), None)
 
 
 def _refuse(error: Exception, what: str) -> NoReturn:

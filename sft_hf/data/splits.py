@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,7 +85,7 @@ def fill_missing_splits(splits: Splits, section: DataSection) -> Splits:
             f"{role}: {len(held_out)} rows held out of train ({100 * fraction:g} %, {manner}, split_seed "
             f"{section.split_seed}), because the data set has none"
         )
-    return Splits({role: by_role[role] for role in ROLES if role in by_role}, where, notes)
+    return replace(splits, by_role={role: by_role[role] for role in ROLES if role in by_role}, where=where, notes=notes)
 
 
 def _note_for_stream(role: str) -> str:
@@ -109,7 +110,7 @@ def limit_splits(splits: Splits, section: DataSection) -> Splits:
         elif limit < len(data):
             by_role[role] = limit_rows(data, limit, (section.split_seed, _LIMIT_STREAM[role]), section.label_column)
             notes.append(f"{role}: {limit} of {len(data)} rows, drawn by split_seed (max_{role}_samples)")
-    return Splits(by_role, splits.where, notes)
+    return replace(splits, by_role=by_role, notes=notes)
 
 
 def limit_rows(dataset: Dataset, limit: int | None, seed: Seed, label_column: str | None = None) -> Dataset:

@@ -129,8 +129,10 @@ class SpeechRows(Sequence[dict[str, Any]]):
         labels: Sequence[list[int]] | None,
         augmentation: Augmentation | None = None,
         seeds: Sequence[tuple[int, int, int]] = (),
+        window: float | None = None,
     ) -> None:
-        self.store, self.seconds, self.labels = store, seconds, labels
+        """`window`: seconds that Whisper is to hear of each row; None: as in training."""
+        self.store, self.seconds, self.labels, self.window = store, seconds, labels, window
         self.augmentation, self.seeds = augmentation, seeds
 
     def __len__(self) -> int:
@@ -146,4 +148,6 @@ class SpeechRows(Sequence[dict[str, Any]]):
             row["features"] = self.store.features(index)
         if self.labels is not None:
             row["labels"] = self.labels[index]
+        if self.window is not None:
+            row["window"] = self.window
         return row

@@ -118,7 +118,7 @@ class Seq2SeqFamily(Family):
         batch: Batch = {"seconds": torch.tensor(seconds, dtype=torch.float32)}
         if self.is_whisper:
             # A clip longer than any of the train split gets the whole seconds that it needs.
-            window = max(self.window, window_seconds(max(seconds), self.max_seconds))
+            window = max(rows[0].get("window", self.window), window_seconds(max(seconds), self.max_seconds))
             frames = self._frames(window)
             batch["input_features"] = torch.from_numpy(np.stack([fit_to_window(mel, frames) for mel in features]))
             real = [min(frames, math.ceil(value * self.rate / self.extractor.hop_length)) for value in seconds]
@@ -193,7 +193,7 @@ class Seq2SeqFamily(Family):
         with self._window(model, batch), quiet_transformers():
             encoded = inner.get_encoder()(batch[name], **mask)
             known = {"encoder_outputs": encoded, **mask}
-            options: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "num_beams": 1, "do_sample": False}
+            options: dict[str, Any] = {"max_new_tokens": self._limit(batch), "num_beams": 1, "do_sample": False}
             if self.is_whisper and self.settings.timestamps:
                 tokens, texts = self._with_timestamps(inner, batch[name], options)
             else:
@@ -211,6 +211,12 @@ class Seq2SeqFamily(Family):
             if "labels" in batch:
                 outputs["loss"] = self._losses_of(inner, known, batch)
         return {key: value.to(batch[name].device) for key, value in outputs.items()}
+
+    def _limit(self, batch: Batch) -> int:
+        """How many tokens may be written: more than training's in a window longer than training's."""
+        if self.is_whisper and batch["input_features"].shape[-1] > self._frames(self.window):
+            return self._most_tokens
+        return self.max_new_tokens
 
     def _losses_of(self, model: Any, known: dict[str, Any], batch: Batch) -> Tensor:
         logits = model(**known, decoder_input_ids=batch["decoder_input_ids"], use_cache=False).logits

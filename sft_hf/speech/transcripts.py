@@ -5,13 +5,10 @@ Everything here is a pure function of words with times, in seconds.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
-
-TRANSCRIPT_SUFFIXES = (".srt", ".vtt", ".json", ".txt")
 
 MAX_CUE_CHARACTERS = 84  # two lines of 42, as subtitles are usually set
 MAX_CUE_SECONDS = 7.0
@@ -161,17 +158,10 @@ def format_vtt(cues: Sequence[Cue]) -> str:
     return "\n".join(blocks)
 
 
-def format_transcript(row: dict[str, Any], suffix: str) -> str:
-    """Return one answer of `predict` as a file with this ending (`TRANSCRIPT_SUFFIXES`).
-
-    `row` holds "prediction" and, for subtitles, "segments", as `predict` gives them with time stamps.
-    """
-    if suffix == ".txt":
-        return f"{row['prediction']}\n"
-    if suffix == ".json":
-        return json.dumps(row, ensure_ascii=False, indent=2) + "\n"
+def format_subtitles(row: dict[str, Any], kind: str) -> str:
+    """Return one answer of `predict` with its "segments" as a file: kind "srt" or "vtt"."""
     cues = [Cue(**segment) for segment in row["segments"]]
-    return format_srt(cues) if suffix == ".srt" else format_vtt(cues)
+    return format_srt(cues) if kind == "srt" else format_vtt(cues)
 
 
 def segments_of(words: Sequence[Word]) -> list[dict[str, Any]]:

@@ -54,9 +54,10 @@ class Examples:
 class Task(ABC, Generic[SettingsT]):
     """One application scenario.
 
-    The order of calls in a run: `fit` (label map and processor, from train split and checkpoint), `build_model`,
-    `prepare` per split, then `collate` / `losses` / `predict_batch` per batch, `tune` on validation, `score` per split,
-    `save`. A trained run is opened again by `restore`.
+    The order of calls in a run: `fit` (label map and processor, from train split and checkpoint), `prepare` per split,
+    train first, `build_model` (which may use what `prepare` saw: a vocabulary, the longest clip), then `collate` /
+    `losses` / `predict_batch` per batch, `tune` on validation, `score` per split, `save`. A trained run is opened again
+    by `restore`.
     """
 
     Settings: ClassVar[type[Any]]

@@ -57,6 +57,11 @@ class SpeechRecognitionSettings(TaskSettings):
     window: Literal["auto", "full"] | PositiveFloat = Field(
         "auto", description="Seconds that Whisper's encoder hears; auto: the longest training clip's; full: its 30."
     )
+    predict_window: Literal["full", "auto"] = Field(
+        "full",
+        description="Predict recordings no longer than training's longest in Whisper's whole window, like a pipeline, "
+        "or (auto) in training's, several times faster. Longer ones are cut, and heard in training's.",
+    )
     timestamps: bool = Field(False, description="Predict with times: segments that subtitles are made of.")
     chunk_seconds: PositiveFloat | None = Field(
         None, description="Predict long recordings in parts of so many seconds; default: Whisper's window, else 20."
@@ -337,10 +342,18 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
 
     def read_inputs(self, inputs: Sequence[str]) -> Iterable[list[dict[str, Any]]]:
         """Recordings, folders of them, and tables with the column of recordings, paths relative to the table."""
+        from sft_hf.speech.audio import audio_info
+
+        column, length = self.recipe.data.audio_column, self.chunk_seconds()
         chunk: list[dict[str, Any]] = []
         for row in self._rows(inputs):
+            # One that is cut stands alone: its parts are heard in another window than whole recordings.
+            alone = audio_info(row[column]).seconds > length
+            if chunk and (alone or len(chunk) == PREDICT_CHUNK):
+                yield chunk
+                chunk = []
             chunk.append(row)
-            if len(chunk) == PREDICT_CHUNK:
+            if alone:
                 yield chunk
                 chunk = []
         if chunk:
@@ -386,7 +399,9 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
                 parts.append(Part(number, start, end))
         seconds = np.array([part.end - part.start for part in parts])
         store = ClipStore(clips, self.family.rate, self.family.extract, budget=0)
-        return Examples(SpeechRows(store, seconds, None), _cost(seconds), np.arange(len(parts)), parts)
+        whole = len(parts) == len(rows) and self.settings.predict_window == "full"
+        speech = SpeechRows(store, seconds, None, window=self.family.max_seconds if whole else None)
+        return Examples(speech, _cost(seconds), np.arange(len(parts)), parts)
 
     def chunk_seconds(self) -> float:
         """How long the parts are in which a long recording is transcribed."""

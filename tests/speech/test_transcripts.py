@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from itertools import pairwise
 
 import numpy as np
@@ -16,7 +15,7 @@ from sft_hf.speech.transcripts import (
     chunk_spans,
     cues_of,
     format_srt,
-    format_transcript,
+    format_subtitles,
     format_vtt,
     merge_words,
     segments_of,
@@ -110,8 +109,6 @@ def test_formats(tmp_path):
     )
     row = {"prediction": "one two", "confidence": 0.5, "segments": segments_of(said("one two"))}
     assert row["segments"] == [{"start": 0.0, "end": 1.0, "text": "one two"}]
-    assert format_transcript(row, ".txt") == "one two\n"
-    assert json.loads(format_transcript(row, ".json")) == row
-    assert format_transcript(row, ".srt") == "1\n00:00:00,000 --> 00:00:01,000\none two\n"
-    assert format_transcript(row, ".vtt").startswith("WEBVTT\n\n00:00:00.000")
+    assert format_subtitles(row, "srt") == "1\n00:00:00,000 --> 00:00:01,000\none two\n"
+    assert format_subtitles(row, "vtt").startswith("WEBVTT\n\n00:00:00.000")
     assert format_srt([]) == "" and format_vtt([]) == "WEBVTT\n"
