@@ -192,8 +192,8 @@ def evaluate(run: str, split: str, mixed_precision: str) -> None:
 @click.option(
     "--window",
     type=click.Choice(["full", "auto"]),
-    help="Whisper: hear a short recording in the whole 30 s, as a pipeline does, or (auto) in the window of training, "
-    "several times faster. [default: the recipe's, else full]",
+    help="Whisper: hear a recording in the whole 30 s, like a pipeline, or (auto) in the window of training where it "
+    "fits: several times faster, and a word may come out differently. [default: the recipe's, else full]",
 )
 @click.option("--batch-size", type=click.IntRange(min=1), help="Rows per forward pass. [default: the recipe's]")
 @click.option("--mixed-precision", type=click.Choice(["no", "bf16", "fp16", "auto"]), default="no", show_default=True)

@@ -32,8 +32,8 @@ def splits() -> dict[str, Rows]:
 
 @pytest.fixture(scope="module")
 def generate() -> ModuleType:
-    pytest.importorskip("soundfile")
-    pytest.importorskip("soxr")
+    for name in ("soundfile", "soxr"):
+        pytest.importorskip(name, reason="generate.py works on recordings: pip install 'sft-hf[speech]'")
     spec = importlib.util.spec_from_file_location("lab_dictation_generate", FOLDER / "generate.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -154,7 +154,7 @@ def test_long_recordings_are_cut_joined_and_timed(trained, speech_clip, speech_f
     from sft_hf.cli import run as command
 
     run = str(trained(family).output_dir)
-    text = "one two three four five six one two three four five six five four three two one"
+    text = " ".join(["one two three four five six", "six four two one three five"] * 12)  # longer than any window
     soundfile.write(tmp_path / "long.flac", speech_clip(text), 16_000)
     shutil.copy(speech_folder / "test" / "02.wav", tmp_path / "short.wav")  # "two", as it was learned
     soundfile.write(tmp_path / "blink.wav", speech_clip("two")[:80], 16_000)  # 5 ms: shorter than one frame

@@ -59,12 +59,12 @@ class SpeechRecognitionSettings(TaskSettings):
     )
     predict_window: Literal["full", "auto"] = Field(
         "full",
-        description="Predict recordings no longer than training's longest in Whisper's whole window, like a pipeline, "
-        "or (auto) in training's, several times faster. Longer ones are cut, and heard in training's.",
+        description="Predict in Whisper's whole window, as a pipeline does; or (auto) in training's where a recording "
+        "fits into it: several times faster, and a word may come out differently.",
     )
     timestamps: bool = Field(False, description="Predict with times: segments that subtitles are made of.")
     chunk_seconds: PositiveFloat | None = Field(
-        None, description="Predict long recordings in parts of so many seconds; default: Whisper's window, else 20."
+        None, description="Predict long recordings in parts of so many seconds; default: Whisper's 30, else 20."
     )
     text_case: Literal["auto", "keep", "lower", "upper"] = Field(
         "auto", description="CTC: letter case of the transcripts; auto: as the checkpoint's vocabulary has it."
@@ -344,11 +344,11 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
         """Recordings, folders of them, and tables with the column of recordings, paths relative to the table."""
         from sft_hf.speech.audio import audio_info
 
-        column, length = self.recipe.data.audio_column, self.chunk_seconds()
+        column = self.recipe.data.audio_column
         chunk: list[dict[str, Any]] = []
         for row in self._rows(inputs):
-            # One that is cut stands alone: its parts are heard in another window than whole recordings.
-            alone = audio_info(row[column]).seconds > length
+            # One that is too long for training's window stands alone: it is heard in another than the rest.
+            alone = self.settings.predict_window == "auto" and audio_info(row[column]).seconds > self._short_window()
             if chunk and (alone or len(chunk) == PREDICT_CHUNK):
                 yield chunk
                 chunk = []
@@ -399,15 +399,22 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
                 parts.append(Part(number, start, end))
         seconds = np.array([part.end - part.start for part in parts])
         store = ClipStore(clips, self.family.rate, self.family.extract, budget=0)
-        whole = len(parts) == len(rows) and self.settings.predict_window == "full"
-        speech = SpeechRows(store, seconds, None, window=self.family.max_seconds if whole else None)
+        short = self.settings.predict_window == "auto" and seconds.max() <= self._short_window()
+        speech = SpeechRows(store, seconds, None, window=None if short else self.family.max_seconds)
         return Examples(speech, _cost(seconds), np.arange(len(parts)), parts)
 
     def chunk_seconds(self) -> float:
-        """How long the parts are in which a long recording is transcribed."""
-        own = getattr(self.family, "window", math.inf)
-        wanted = self.settings.chunk_seconds or (own if math.isfinite(own) else CTC_CHUNK_SECONDS)
-        return min(wanted, self.family.max_seconds)
+        """How long the parts are in which a long recording is transcribed.
+
+        For Whisper its whole window, though training may have used a shorter one: every cut goes through words.
+        """
+        limit = self.family.max_seconds
+        wanted = self.settings.chunk_seconds or (limit if math.isfinite(limit) else CTC_CHUNK_SECONDS)
+        return min(wanted, limit)
+
+    def _short_window(self) -> float:
+        """Seconds that training heard; infinity for models that hear a recording of any length as it is."""
+        return float(getattr(self.family, "window", math.inf))
 
     def decode_inputs(self, outputs: dict[str, Tensor], examples: Examples) -> list[dict[str, Any]]:
         """One answer per recording: the parts of a long one joined, and with `task.timestamps` its `segments`."""
