@@ -26,15 +26,38 @@ def shell_commands() -> list[list[str]]:
     return [shlex.split(line) for line in joined.splitlines()]
 
 
+def tiny(command: list[str], checkpoints: dict[str, Path]) -> list[str]:
+    """What makes a recipe of the README small: its scenario's tiny model, two steps."""
+    name = command[1]
+    model = checkpoints["vectors" if name == "text_word_embeddings" else name]
+    settings = [f"model={{name: {model}}}", "train.max_steps=2", "train.num_threads=1", "train.mixed_precision=no"]
+    if name == "image":
+        settings.append("task.crop_pct=null")  # a ViT's processor has none
+    return [*settings, "task.max_length=32"] if name.startswith("text") else settings
+
+
 @pytest.fixture
-def workspace(make_recipe, data_folder, tmp_path, monkeypatch):
-    """A folder as the README assumes it: a finished run in runs/text, and a user's files."""
+def checkpoints(checkpoint, image_checkpoint, whisper_checkpoint, tmp_path) -> dict[str, Path]:
+    vectors = tmp_path / "vectors.txt"
+    vectors.write_text(
+        "".join(f"{word} {index}.5 1.0 -1.0\n" for index, word in enumerate("goal bank bread the".split()))
+    )
+    return {"text": checkpoint, "image": image_checkpoint, "speech": whisper_checkpoint, "vectors": vectors}
+
+
+@pytest.fixture
+def workspace(data_folder, image_folder, speech_folder, make_image, tmp_path, monkeypatch):
+    """A folder as the README assumes it, with a user's files; what the recipes would fetch is small and here."""
     texts = [line.split(",")[0] for line in (data_folder / "train.csv").read_text().splitlines()[1:]]
     (tmp_path / "reviews.csv").write_text(
         "review,stars\n" + "".join(f"{t},{i % 3}\n" for i, t in enumerate(texts[:60]))
     )
     (tmp_path / "new.csv").write_text("text\n" + "".join(f"{text}\n" for text in texts[:5]))
-    finetune(make_recipe(train__max_steps=2, output_dir=str(tmp_path / "runs" / "text")))
+    make_image("red", 1).save(tmp_path / "textile_0014.jpg")
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    (tmp_path / "pictures").symlink_to(image_folder / "test" / "blue")
+    (tmp_path / "animals").symlink_to(image_folder)
+    (tmp_path / "talks").symlink_to(speech_folder)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -47,19 +70,27 @@ def test_the_two_first_commands_are_those_of_the_contract():
     assert "README.md" in (ROOT / ".ci" / "run").read_text()
 
 
-def test_every_sft_hf_command_runs(workspace, checkpoint, capsys):
+def test_every_sft_hf_command_runs(workspace, checkpoints, data_folder, image_folder, speech_folder, capsys):
+    """In order, on tiny models; a recipe's own data are replaced, a user's are not."""
+    data = {"text": data_folder, "text_word_embeddings": data_folder, "image": image_folder, "speech": speech_folder}
     commands = [command[1:] for command in shell_commands() if command[0] == "sft-hf"]
-    assert {command[0] for command in commands} >= {"finetune", "predict"}
+    assert {tuple(command[:2]) for command in commands} >= {("finetune", name) for name in data}
     for command in commands:
-        if command[0] == "finetune":  # on the tiny model; the rest is as it stands
-            tiny = [f"model={{name: {checkpoint}}}", "train.max_steps=2", "train.num_threads=1", "task.max_length=32"]
-            command += tiny
+        if command[0] == "finetune":
+            command += tiny(command, checkpoints)
+            if not any(argument.startswith("data=") for argument in command):
+                command.append(f"data={{name: {data[command[1]]}}}")
         assert run(command) == 0, (command, capsys.readouterr().err)
     assert len((workspace / "predictions.jsonl").read_text().splitlines()) == 5
-    assert json.loads((workspace / "runs" / "reviews" / "metrics.json").read_text())["test"]["num_examples"] == 6
+    assert len((workspace / "labels.txt").read_text().splitlines()) == 4
+    assert (workspace / "dictation.srt").is_file()
+    for name, rows in {"reviews": 6, "animals": 12, "talks": 8}.items():
+        metrics = json.loads((workspace / "runs" / name / "metrics.json").read_text())
+        assert metrics["test"]["num_examples"] == rows
 
 
-def test_the_python_runs(workspace, capsys):
+def test_the_python_runs(workspace, make_recipe, capsys):
+    finetune(make_recipe(train__max_steps=2, output_dir="runs/text"))
     for code in blocks("python"):
         exec(compile(code, "README.md", "exec"), {})
     assert "label" in capsys.readouterr().out
