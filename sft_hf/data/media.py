@@ -28,6 +28,8 @@ METADATA, FILE_NAME = "metadata", "file_name"
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
 
+LISTED = 20  # rows left out that a note names
+
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
 _DIGITS = re.compile(r"([0-9]+)")
 
@@ -185,3 +187,12 @@ def _left_out(folder: Path, empty: list[str], others: list[Path]) -> list[str]:
 def _some(names: Sequence[str], limit: int = 10) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
+
+
+def skipped_rows(where: str, problems: Sequence[str], total: int) -> list[str]:
+    """Return the note that says how many rows of a split were left out, and lists them; none if there are none."""
+    if not problems:
+        return []
+    more = f"; and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
+    listed = "; ".join(problems[:LISTED])
+    return [f"{where}: {len(problems)} of {total} rows skipped (data.on_bad_row): {listed}{more}"]

@@ -5,7 +5,7 @@ through Transformers' wrapper among them, or a plain state dict (see `sft_hf.mod
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,10 +17,10 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 
 from sft_hf.classification import ClassifierTask, reuse_order
 from sft_hf.console import progress
-from sft_hf.data.files import TABLE_SUFFIXES, iter_rows
 from sft_hf.data.labels import build_label_map, encode_labels, is_multi_label
-from sft_hf.data.media import absolute_path, find_images
-from sft_hf.errors import CheckpointError, DataError, RecipeError, UserError, did_you_mean
+from sft_hf.data.media import find_images, skipped_rows
+from sft_hf.data.media_inputs import input_paths
+from sft_hf.errors import CheckpointError, DataError, RecipeError, UserError
 from sft_hf.models.loading import load_pretrained, open_checkpoint, quiet_transformers
 from sft_hf.models.state_dicts import build_config, is_state_dict, load_from_state_dict, timm_preprocessing
 from sft_hf.recipe import ModelSection, TaskSettings
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("sft_hf")
 
 PREDICT_CHUNK = 256  # images that are answered together
-LISTED = 20  # rows left out that a note names
 
 
 class ImageClassificationSettings(TaskSettings):
@@ -222,9 +221,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         if len(bad) == len(split):
             raise DataError(f"{where}: none of its images can be opened; the first: {bad[0]}")
         kept = split.select([index for index in range(len(split)) if index not in bad])
-        more = f"; and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
-        listed = "; ".join(list(bad.values())[:LISTED])
-        return kept, [f"{where}: {len(bad)} of {len(split)} rows skipped (data.on_bad_row): {listed}{more}"]
+        return kept, skipped_rows(where, list(bad.values()), len(split))
 
     def collate(self, features: list[dict[str, Any]]) -> Batch:
         """Open the images, a few ahead in threads, and stack their views: `pixel_values` float32 [rows, 3, h, w]."""
@@ -265,45 +262,14 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
     def read_inputs(self, inputs: Sequence[str]) -> Iterable[list[dict[str, Any]]]:
         """Image files, folders of them, globs, and tables with the image column. Nothing is fetched from a URL."""
         chunk: list[dict[str, Any]] = []
-        for path in self._paths(inputs):
-            chunk.append({self.recipe.data.image_column: path})
+        column = self.recipe.data.image_column
+        for path in input_paths(inputs, self.recipe.data, column, _images_of):
+            chunk.append({column: path})
             if len(chunk) == PREDICT_CHUNK:
                 yield chunk
                 chunk = []
         if chunk:
             yield chunk
-
-    def _paths(self, inputs: Sequence[str]) -> Iterator[str]:
-        for value in inputs:
-            path = Path(value)
-            if "://" in value or value.startswith("data:"):
-                raise DataError(f"{value[:200]}: is a URL, and none is fetched; download the image and give its path")
-            if path.is_dir():
-                found, _ = find_images(path)
-                if not found:
-                    raise DataError(f"{value}: no images in this folder")
-                yield from map(str, found)
-            elif path.suffix.lower() in TABLE_SUFFIXES:
-                yield from self._table_paths(path)
-            elif path.exists():
-                yield value
-            else:
-                yield from map(str, _glob(path))
-
-    def _table_paths(self, path: Path) -> Iterator[str]:
-        data = self.recipe.data
-        options: dict[str, Any] = {
-            "delimiter": data.delimiter,
-            "quote_char": data.quote_char,
-            "skip_lines": data.skip_lines,
-        }
-        number = 0
-        for batch in iter_rows(path, columns=[data.image_column], **options):
-            for value in batch[data.image_column]:
-                number += 1
-                if not isinstance(value, str) or not value.strip():
-                    raise DataError(f"{path} row {number}: column {data.image_column!r} holds no path of an image")
-                yield absolute_path(value, path.parent)
 
     def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:
         """See `Task.prepare_inputs`."""
@@ -332,17 +298,8 @@ def _places(where: str, row_ids: Iterable[int]) -> list[str]:
     return [f"{where} row {int(row_id) + 1}" for row_id in row_ids]
 
 
-def _glob(pattern: Path) -> list[Path]:
-    """Return the files that a pattern means. Raises DataError for none, as for a file that is not there."""
-    if any(character in str(pattern) for character in "*?["):
-        import glob
-
-        found = sorted(Path(name) for name in glob.glob(str(pattern), recursive=True))
-        files = [path for path in found if path.is_file()]
-        if files:
-            return files
-        raise DataError(f"{pattern}: no file matches")
-    folder = pattern.parent
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    hint = did_you_mean(pattern.name, names) if names else "nor is there such a folder"
-    raise DataError(f"{pattern}: there is no such file; {hint}")
+def _images_of(folder: Path) -> list[Path]:
+    found, _ = find_images(folder)
+    if not found:
+        raise DataError(f"{folder}: no images in this folder")
+    return found

@@ -9,20 +9,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCTC, AutoModelForSpeechSeq2Seq
 
 from sft_hf.console import progress
-from sft_hf.data.files import TABLE_SUFFIXES, iter_rows
-from sft_hf.data.media import FILE_NAME, absolute_path
-from sft_hf.errors import CheckpointError, DataError, UserError, did_you_mean
+from sft_hf.data.media import skipped_rows
+from sft_hf.data.media_inputs import input_paths
+from sft_hf.errors import CheckpointError, DataError, UserError
 from sft_hf.models.loading import open_checkpoint
-from sft_hf.recipe import Fraction, ModelSection, TaskSettings
+from sft_hf.recipe import ModelSection
 from sft_hf.speech.checkpoints import transformers_source
+from sft_hf.speech.settings import SpeechRecognitionSettings
 from sft_hf.tasks.base import Batch, Examples, Task
 
 if TYPE_CHECKING:
@@ -35,66 +35,9 @@ if TYPE_CHECKING:
     from sft_hf.speech.rows import Clip
 
 PREDICT_CHUNK = 64  # recordings that are answered together
-LISTED = 20  # rows left out that a note names
 STREAM_SAMPLE = 1000  # rows of a stream that say which letter case the transcripts have
 OVERLAP = 1 / 6  # of a part of a long recording, with the part before
 CTC_CHUNK_SECONDS = 20.0
-
-
-class SpeechRecognitionSettings(TaskSettings):
-    """Settings of the task."""
-
-    name: Literal["speech_recognition"] = "speech_recognition"
-    language: str | None = Field(
-        None, description="Language spoken (english or en); multilingual Whisper needs it, and the normalizer uses it."
-    )
-    task: Literal["transcribe", "translate"] = Field(
-        "transcribe", description="Multilingual Whisper: write what is said, or its English translation."
-    )
-    max_seconds: PositiveFloat = Field(
-        30.0, description="The longest recording to train on or score; longer ones are bad rows (data.on_bad_row)."
-    )
-    window: Literal["auto", "full"] | PositiveFloat = Field(
-        "auto", description="Seconds that Whisper's encoder hears; auto: the longest training clip's; full: its 30."
-    )
-    predict_window: Literal["full", "auto"] = Field(
-        "full",
-        description="Predict in Whisper's whole window, as a pipeline does; or (auto) in training's where a recording "
-        "fits into it: several times faster, and a word may come out differently.",
-    )
-    timestamps: bool = Field(False, description="Predict with times: segments that subtitles are made of.")
-    chunk_seconds: PositiveFloat | None = Field(
-        None, description="Predict long recordings in parts of so many seconds; default: Whisper's 30, else 20."
-    )
-    text_case: Literal["auto", "keep", "lower", "upper"] = Field(
-        "auto", description="CTC: letter case of the transcripts; auto: as the checkpoint's vocabulary has it."
-    )
-    vocabulary: Literal["auto", "train"] = Field(
-        "auto", description="CTC: auto: the checkpoint's characters, if it has any; train: those of the train split."
-    )
-    freeze_feature_encoder: bool = Field(True, description="CTC: leave the convolutions in front as they are.")
-    mask_time_prob: Fraction | None = Field(
-        None, description="SpecAugment: part of the time steps to mask; default here and below: the checkpoint's own."
-    )
-    mask_time_length: PositiveInt | None = Field(None, description="SpecAugment: time steps of one mask.")
-    mask_feature_prob: Fraction | None = Field(None, description="SpecAugment: part of the features to mask.")
-    mask_feature_length: PositiveInt | None = Field(None, description="SpecAugment: features of one mask.")
-    speed_factors: Annotated[list[Annotated[float, Field(ge=0.5, le=2.0)]], Field(min_length=1)] = Field(
-        [1.0], description="Play each training clip at one of these speeds, drawn anew each epoch ([0.9, 1.0, 1.1])."
-    )
-    noise_probability: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.0, description="Part of the training clips that get white noise, drawn anew each epoch."
-    )
-    noise_snr_db: tuple[float, float] = Field(
-        (10.0, 30.0), description="Range of the noise's distance from the clip's power, in decibels."
-    )
-
-    @model_validator(mode="after")
-    def _range_in_order(self) -> SpeechRecognitionSettings:
-        low, high = self.noise_snr_db
-        if not (math.isfinite(low) and low <= high < math.inf):
-            raise ValueError(f"noise_snr_db: [{low:g}, {high:g}] is no range from low to high")
-        return self
 
 
 class Reference(NamedTuple):
@@ -219,7 +162,7 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
             labels.append(ids)
         if not good:
             raise DataError(f"{where}: none of its rows can be used; the first: {bad[0]}")
-        notes = _skipped(where, bad, len(split))
+        notes = skipped_rows(where, bad, len(split))
         store = store.only(good)
         row_ids, lengths = row_ids[good], np.asarray(seconds)
         if not self.learned_lengths:
@@ -342,46 +285,22 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
 
     def read_inputs(self, inputs: Sequence[str]) -> Iterable[list[dict[str, Any]]]:
         """Recordings, folders of them, and tables with the column of recordings, paths relative to the table."""
-        from sft_hf.speech.audio import audio_info
+        from sft_hf.speech.audio import audio_info, find_audio
 
         column = self.recipe.data.audio_column
         chunk: list[dict[str, Any]] = []
-        for row in self._rows(inputs):
+        for path in input_paths(inputs, self.recipe.data, column, find_audio):
             # One that is too long for training's window stands alone: it is heard in another than the rest.
-            alone = self.settings.predict_window == "auto" and audio_info(row[column]).seconds > self._short_window()
+            alone = self.settings.predict_window == "auto" and audio_info(path).seconds > self._short_window()
             if chunk and (alone or len(chunk) == PREDICT_CHUNK):
                 yield chunk
                 chunk = []
-            chunk.append(row)
+            chunk.append({column: path})
             if alone:
                 yield chunk
                 chunk = []
         if chunk:
             yield chunk
-
-    def _rows(self, inputs: Sequence[str]) -> Iterable[dict[str, Any]]:
-        from sft_hf.speech.audio import find_audio
-
-        data = self.recipe.data
-        for value in inputs:
-            path = Path(value).expanduser()
-            if path.is_dir():
-                yield from ({data.audio_column: str(found)} for found in find_audio(path))
-            elif path.suffix.lower() in TABLE_SUFFIXES:
-                options: dict[str, Any] = {
-                    "delimiter": data.delimiter,
-                    "quote_char": data.quote_char,
-                    "skip_lines": data.skip_lines,
-                }
-                for batch in iter_rows(path, **options):
-                    names = (data.audio_column, FILE_NAME)
-                    column = next((name for name in names if name in batch), None)
-                    if column is None:
-                        hint = did_you_mean(data.audio_column, batch)
-                        raise DataError(f"{path}: no column {data.audio_column!r} (data.audio_column); {hint}")
-                    yield from ({data.audio_column: absolute_path(name, path.parent)} for name in batch[column])
-            else:
-                yield {data.audio_column: str(path)}
 
     def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:
         """See `Task.prepare_inputs`. A long recording becomes several rows; `references` say which part each is."""
@@ -450,11 +369,3 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
 def _cost(seconds: np.ndarray) -> np.ndarray:
     """Frames of 10 ms: what rows are batched by."""
     return np.maximum(1, np.round(np.asarray(seconds) * 100)).astype(np.int64)
-
-
-def _skipped(where: str, bad: Sequence[str], total: int) -> list[str]:
-    if not bad:
-        return []
-    more = f"; and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
-    listed = "; ".join(bad[:LISTED])
-    return [f"{where}: {len(bad)} of {total} rows skipped (data.on_bad_row): {listed}{more}"]

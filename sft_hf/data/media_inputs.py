@@ -1,0 +1,69 @@
+"""What a user gives `predict` for images or recordings: files, folders, globs, tables with a column of paths."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sft_hf.data.files import TABLE_SUFFIXES, iter_rows
+from sft_hf.data.media import FILE_NAME, absolute_path
+from sft_hf.errors import DataError, did_you_mean
+
+if TYPE_CHECKING:
+    from sft_hf.recipe import DataSection
+
+
+def input_paths(
+    inputs: Sequence[str], data: DataSection, column: str, find: Callable[[Path], Sequence[Path]]
+) -> Iterator[str]:
+    """Yield the path of every file that the inputs mean, in their order.
+
+    Args:
+        data: how tables are read.
+        column: of a table, with paths relative to the table's folder; `file_name` is taken in its place.
+        find: returns the files to take from a folder, or raises DataError for none.
+
+    Raises DataError for what is not there, and for URLs: nothing is fetched.
+    """
+    for value in inputs:
+        path = Path(value).expanduser()
+        if "://" in value or value.startswith("data:"):
+            raise DataError(f"{value[:200]}: is a URL, and none is fetched; download the file and give its path")
+        if path.is_dir():
+            yield from map(str, find(path))
+        elif path.suffix.lower() in TABLE_SUFFIXES:
+            yield from _table_paths(path, data, column)
+        elif path.exists():
+            yield str(path)
+        else:
+            yield from map(str, _glob(path))
+
+
+def _table_paths(path: Path, data: DataSection, column: str) -> Iterator[str]:
+    number = 0
+    rows = iter_rows(path, delimiter=data.delimiter, quote_char=data.quote_char, skip_lines=data.skip_lines)
+    for batch in rows:
+        name = next((name for name in (column, FILE_NAME) if name in batch), None)
+        if name is None:
+            raise DataError(f"{path}: no column {column!r}; {did_you_mean(column, list(batch))}")
+        for value in batch[name]:
+            number += 1
+            if not isinstance(value, str) or not value.strip():
+                raise DataError(f"{path} row {number}: column {name!r} holds no path of a file")
+            yield absolute_path(value, path.parent)
+
+
+def _glob(pattern: Path) -> list[Path]:
+    """Return the files that a pattern means. Raises DataError for none, as for a file that is not there."""
+    if any(character in str(pattern) for character in "*?["):
+        found = sorted(Path(name) for name in glob.glob(str(pattern), recursive=True))
+        files = [path for path in found if path.is_file()]
+        if files:
+            return files
+        raise DataError(f"{pattern}: no file matches")
+    folder = pattern.parent
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    hint = did_you_mean(pattern.name, names) if names else "nor is there such a folder"
+    raise DataError(f"{pattern}: there is no such file; {hint}")
