@@ -43,10 +43,12 @@ def predict(
     was_training = model.training
     model.eval()
     collected: list[dict[str, Tensor]] = []
-    with torch.inference_mode(), accelerator.autocast() if autocast else nullcontext():
+    with torch.inference_mode():
         for batch_rows in progress(mine, description, len(mine)):
+            # Outside autocast, which would take spectrograms and resized images for matrix products of the model.
             batch = to_device(task.collate([examples.features[row] for row in batch_rows]), accelerator.device)
-            outputs = task.predict_batch(model, batch)
+            with accelerator.autocast() if autocast else nullcontext():
+                outputs = task.predict_batch(model, batch)
             collected.append({name: tensor.cpu() for name, tensor in outputs.items()})
     model.train(was_training)
     return _in_row_order(collected, rows, len(examples), accelerator)

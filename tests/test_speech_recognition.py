@@ -145,6 +145,8 @@ def test_evaluate_and_predict_agree_with_the_run(trained, speech_folder, family)
     assert [row["prediction"] for row in predicted] == [row["prediction"] for row in [*rows, rows[3], *rows]]
     assert [row["confidence"] for row in predicted[:8]] == pytest.approx([row["confidence"] for row in rows], abs=1e-3)
     assert predicted[8]["audio"] == inputs[1] and "segments" not in predicted[0]
+    fast = list(predict_inputs(result.output_dir, inputs[1:2], mixed_precision="bf16", **short))
+    assert fast[0]["confidence"] == pytest.approx(rows[3]["confidence"], abs=0.1)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
