@@ -223,6 +223,17 @@ def test_two_processes_train_and_score_as_one_does(make_recipe, tmp_path):
     assert len((tmp_path / "two" / "predictions.jsonl").read_text().splitlines()) == 30
 
 
+def test_a_pipeline_cuts_long_texts_where_training_did(make_recipe, tmp_path):
+    from transformers import pipeline
+
+    result = finetune(make_recipe(task__max_length=8, train__max_steps=4))
+    long = "goal match team coach league " + "bank rate dollar market share " * 20
+    (ours,) = predict_inputs(result.output_dir, [long])
+    classify = pipeline("text-classification", model=str(result.output_dir / "model"), device="cpu")
+    theirs = classify(long, truncation=True)[0]
+    assert (theirs["label"], theirs["score"]) == (ours["prediction"], pytest.approx(ours["confidence"], abs=1e-5))
+
+
 def test_a_decoder_without_a_padding_token_classifies_too(make_recipe, checkpoint, tmp_path):
     from transformers import AutoTokenizer, GPT2Config, GPT2Model
 
