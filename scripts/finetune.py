@@ -1,8 +1,12 @@
 """The entry of `accelerate launch`: accelerate launch scripts/finetune.py --recipe text [KEY=VALUE ...]."""
 
+import os
 import sys
 
 from sft_hf.cli import main
+from sft_hf.interruption import end_with_launcher
 
 if __name__ == "__main__":
+    if "ACCELERATE_MIXED_PRECISION" in os.environ:  # which the launcher exports
+        end_with_launcher()
     main(["finetune", *sys.argv[1:]])

@@ -67,6 +67,10 @@ class ClassifierTask(Task[SettingsT]):
             "problem_type": "multi_label_classification" if self.multi_label else "single_label_classification",
         }
 
+    def identity(self) -> dict[str, Any]:
+        """See `Task.identity`: the labels in the order of the outputs."""
+        return {"labels": list(self.label_map.names), "multi_label": self.multi_label}
+
     def read_head(self, config: Any) -> None:
         """Take labels, kind of problem and threshold from the config of a trained model."""
         names = tuple(config.id2label[index] for index in sorted(config.id2label))

@@ -89,6 +89,11 @@ def read_recipe(name: str | None, recipe_name: str | None, overrides: tuple[str,
 @click.option("--output-dir", metavar="DIR", help="The run folder. [default: runs/NAME]")
 @click.option("--resume", is_flag=True, help="Continue the run in the run folder from its newest checkpoint.")
 @click.option("--overwrite", is_flag=True, help="Replace a run that stands in the run folder.")
+@click.option(
+    "--other-environment",
+    is_flag=True,
+    help="With --resume: continue although versions, threads or device are not those of the checkpoint.",
+)
 def finetune(
     name: str | None,
     recipe_name: str | None,
@@ -96,6 +101,7 @@ def finetune(
     output_dir: str | None,
     resume: bool,
     overwrite: bool,
+    other_environment: bool,
 ) -> None:
     """Train a model as recipe NAME says, with any KEY=VALUE changed.
 
@@ -107,7 +113,7 @@ def finetune(
     recipe = read_recipe(name, recipe_name, overrides, output_dir)
     from sft_hf.run import finetune as run_finetune
 
-    result = run_finetune(recipe, resume=resume, overwrite=overwrite)
+    result = run_finetune(recipe, resume=resume, overwrite=overwrite, other_environment=other_environment)
     if console.is_main_process():
         click.echo(_summary(result))
 
@@ -132,6 +138,45 @@ def _summary(result: Any) -> str:
     lines.append(f"model: {folder}/model    metrics: {folder}/metrics.json")
     lines.append(f"next:  sft-hf predict {folder} INPUT...    or    sft-hf evaluate {folder}")
     return "\n".join(lines)
+
+
+@cli.command("verify-resume")
+@recipe_arguments
+@click.option("--kills", type=click.IntRange(min=1), default=3, show_default=True, help="How often the run is killed.")
+@click.option(
+    "--steps", type=click.IntRange(min=2), default=20, show_default=True, help="Length of the runs, in updates."
+)
+@click.option("--whole", is_flag=True, help="Run the recipe as long as it says, instead of --steps.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the moments at which the run is killed.")
+def verify_resume(
+    name: str | None,
+    recipe_name: str | None,
+    overrides: tuple[str, ...],
+    kills: int,
+    steps: int,
+    whole: bool,
+    seed: int,
+) -> None:
+    """Prove that recipe NAME, killed and resumed, gives the bits of a run that was not.
+
+    Trains it twice in a temporary folder beside the run folder: in one go, and under SIGKILLs at random moments, and
+    compares weights, predictions, metrics and log. Exit code 1 if anything differs.
+
+    \b
+    sft-hf verify-resume text
+    sft-hf verify-resume my_recipe.yaml --kills 10 --whole
+    """
+    recipe = read_recipe(name, recipe_name, overrides, None)
+    from sft_hf.experiments.verify_resume import verify_resume as verify
+
+    verdict = verify(recipe, kills=kills, steps=None if whole else steps, seed=seed)
+    for file in verdict.compared:
+        click.echo(f"{'DIFFERENT' if file in verdict.differing else 'identical':10} {file}")
+    if not verdict.kills:
+        raise SftError("the run ended before it could be killed, so nothing is proved; give more --steps")
+    if not verdict.exact:
+        raise SftError(f"resuming is not exact: {', '.join(verdict.differing)} after {verdict.kills} kills")
+    click.echo(f"killed {verdict.kills} times in {verdict.steps} steps, and the same to the bit")
 
 
 @cli.command()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
+
+from sft_hf import interruption
 
 T = TypeVar("T")
 
@@ -35,11 +37,17 @@ def set_up(quiet: bool = False) -> None:
     log.setLevel(logging.WARNING if quiet or not is_main_process() else logging.INFO)
 
 
-def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
-    """Iterate with a bar that shows up after two seconds, and only on a terminal."""
+def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Iterate with a bar that shows up after two seconds, and only on a terminal.
+
+    Raises Terminated between two items when a signal has asked the process to stop.
+    """
     from tqdm import tqdm
 
-    return tqdm(items, desc=description, total=total, delay=2, leave=False, disable=_bars_off())
+    with tqdm(items, desc=description, total=total, delay=2, leave=False, disable=_bars_off()) as bar:
+        for item in bar:
+            interruption.poll()
+            yield item
 
 
 def bar(description: str, total: int, initial: int = 0, unit: str = "step") -> Any:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from sft_hf.console import progress
 from sft_hf.data.batching import plan_evaluation
+from sft_hf.errors import Terminated
+from sft_hf.process import on_any_rank
 from sft_hf.tasks.base import Examples, Task, to_device
 
 
@@ -34,6 +36,8 @@ def predict(
 
     Returns:
         What `task.predict_batch` returns, on the CPU, rows in the order of `examples`, the same on every rank.
+
+    Raises Terminated, on all ranks, when a signal asked one of them to stop.
     """
     plan = plan_evaluation(examples.lengths, batch_size=batch_size, world_size=accelerator.num_processes)
     # A rank without rows runs one all the same, marked -1: its outputs give the collective operations their shapes.
@@ -43,14 +47,20 @@ def predict(
     was_training = model.training
     model.eval()
     collected: list[dict[str, Tensor]] = []
-    with torch.inference_mode():
-        for batch_rows in progress(mine, description, len(mine)):
-            # Outside autocast, which would take spectrograms and resized images for matrix products of the model.
-            batch = to_device(task.collate([examples.features[row] for row in batch_rows]), accelerator.device)
-            with accelerator.autocast() if autocast else nullcontext():
-                outputs = task.predict_batch(model, batch)
-            collected.append({name: tensor.cpu() for name, tensor in outputs.items()})
+    interrupted = False
+    try:
+        with torch.inference_mode():
+            for batch_rows in progress(mine, description, len(mine)):
+                # Outside autocast, which would take spectrograms and resized images for matrix products of the model.
+                batch = to_device(task.collate([examples.features[row] for row in batch_rows]), accelerator.device)
+                with accelerator.autocast() if autocast else nullcontext():
+                    outputs = task.predict_batch(model, batch)
+                collected.append({name: tensor.cpu() for name, tensor in outputs.items()})
+    except Terminated:
+        interrupted = True
     model.train(was_training)
+    if any(on_any_rank(accelerator, interrupted)):  # together: a rank that left alone would leave the others waiting
+        raise Terminated(f"stopped by a signal while {description}; --resume continues")
     return _in_row_order(collected, rows, len(examples), accelerator)
 
 

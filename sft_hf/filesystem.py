@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_hf.errors import StorageError
+from sft_hf.fail_points import reach
 
 # A full, failing or read-only disk: nothing that the recipe could put right.
 STORAGE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
@@ -32,16 +33,24 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def aside(target: Path) -> Path:
+    """Return the name under which `target` is written until it is whole."""
+    return target.with_name(f".{target.name}.tmp")
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a file's content in one step: a reader, or a crash, sees the old text or the new."""
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.tmp")
-        with open(aside, "w", encoding="utf-8") as file:
+        with open(aside(path), "w", encoding="utf-8") as file:
             file.write(text)
+            reach(path.name)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
+        reach(path.name)
+        os.replace(aside(path), path)
+        reach(path.name)
+        sync(path.parent)
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -73,18 +82,30 @@ def committed_folder(target: Path) -> Iterator[Path]:
 
     What stood at `target` before stays whole until then. Raises StorageError.
     """
-    aside = target.with_name(f".{target.name}.tmp")
+    folder, old = aside(target), target.with_name(f".{target.name}.old")
     with storage_errors(target):
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        reach(target.name)
         try:
-            yield aside
-            for path in sorted(aside.rglob("*")):
+            yield folder
+            for path in [*sorted(folder.rglob("*")), folder]:
                 sync(path)
-            sync(aside)
+                reach(target.name)
             if target.exists():
-                shutil.rmtree(target)
-            os.rename(aside, target)
+                shutil.rmtree(old, ignore_errors=True)
+                os.rename(target, old)
+            os.rename(folder, target)
+            reach(target.name)
             sync(target.parent)
+            reach(target.name)
+            shutil.rmtree(old, ignore_errors=True)
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what writers that died have left in a folder, unfinished or replaced."""
+    for pattern in (".*.tmp", ".*.old"):
+        for path in folder.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

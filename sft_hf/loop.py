@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
-from sft_hf import console
-from sft_hf.data.batching import MicroBatch, Window
-from sft_hf.errors import TrainingError
+from sft_hf import console, interruption
+from sft_hf.data.batching import Window
+from sft_hf.errors import Terminated
+from sft_hf.process import on_any_rank
 from sft_hf.recipe import Recipe
-from sft_hf.tasks.base import Examples, Task, to_device
+from sft_hf.step import StepResult, train_step
+from sft_hf.tasks.base import Examples, Task
 
 
 class TrainingData(Protocol):
@@ -39,6 +39,9 @@ class TrainState:
     best_metric: float | None = None
     best_step: int | None = None
     evaluations_without_improvement: int = 0
+    awaiting_evaluation: bool = False  # the evaluation due after this step has not been finished
+    stopped_early: bool = False
+    halvings: int = 0  # how often memory ran out: see `sft_hf.step`
     loss: float = math.nan
     seconds: float = 0.0  # in training steps alone: no evaluation, no saving
     interval: dict[str, float] = field(default_factory=dict)
@@ -49,7 +52,9 @@ class TrainState:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TrainState:
-        """Return the state that `to_json` wrote."""
+        """Return the state that `to_json` wrote. Raises KeyError naming a field that is missing or unknown."""
+        if wrong := {name.name for name in fields(cls)} ^ data.keys():
+            raise KeyError(f"train_state.{min(wrong)}")
         return cls(**{**data, "loss": math.nan if data["loss"] is None else data["loss"]})
 
 
@@ -71,120 +76,77 @@ class Training:
     save: Callable[[TrainState], None]
 
 
-@dataclass(frozen=True)
-class StepResult:
-    """What one optimizer step saw: its mean loss per item, the gradient's L2 norm before clipping, its rows."""
-
-    loss: float
-    grad_norm: float
-    rows: int
-
-
 def train(training: Training, state: TrainState) -> None:
     """Train from `state` to the last step, evaluating, saving and logging as the recipe says.
 
-    Raises TrainingError when a loss or gradient is not finite, before the update that it would have spoilt.
+    Raises TrainingError when a loss or gradient is not finite, before the update that it would have spoilt, and
+    Terminated when a signal asked for it, after a checkpoint was saved.
     """
-    recipe = training.recipe
     training.model.train()
-    bar = console.bar("training", training.num_steps, initial=state.step)
-    stop = state.step >= training.num_steps
-    while not stop:
-        examples, plan = training.data.epoch(state.epoch)
-        for window in plan[state.window :]:
-            started = time.perf_counter()
-            result = train_step(training, examples, window, state.step)
-            _advance(state, result, time.perf_counter() - started, end_of_epoch=state.window + 1 == len(plan))
-            last = state.step >= training.num_steps
-            if state.step % recipe.train.logging_steps == 0 or last:
-                _log_step(training, state, result, len(plan), bar)
-            bar.update()
-            if _due(recipe.eval.eval_steps, state, last):
-                stop = training.evaluate(state)
-            if _due(recipe.checkpoint.save_steps, state, last or stop):
-                training.save(state)
-            if stop := stop or last:
-                break
-    bar.close()
+    clock = _Clock(training.recipe.checkpoint.save_minutes)
+    with console.bar("training", training.num_steps, initial=state.step) as bar:
+        if state.awaiting_evaluation:  # saved by a signal that came during the evaluation
+            _evaluate(training, state)
+        while not (state.stopped_early or state.step >= training.num_steps):
+            examples, plan = training.data.epoch(state.epoch)
+            for window in plan[state.window :]:
+                _step(training, state, examples, window, len(plan), bar)
+                _after_step(training, state, clock)
+                if state.stopped_early or state.step >= training.num_steps:
+                    break
 
 
-def train_step(training: Training, examples: Examples, window: Window, step: int) -> StepResult:
-    """One optimizer update over a window of rows.
-
-    The loss is the sum of the losses of all rows, over all forward passes and ranks, divided by the number of items in
-    that same window: how the window is cut into forward passes changes nothing.
-    """
-    task, accelerator = training.task, training.accelerator
-    mine = window.micro_batches[accelerator.process_index]
-    seed_step(training.recipe.seed, step, accelerator.process_index)
-    batches = [task.collate([examples.features[row] for row in micro.rows]) for micro in mine]
-    weights = [0.0 if micro.filler else 1.0 for micro in mine]
-    counts = sum(weight * task.item_counts(batch).sum() for weight, batch in zip(weights, batches, strict=True))
-    items = _sum_over_ranks(torch.as_tensor(counts, device=accelerator.device), accelerator)
-
-    training.optimizer.zero_grad(set_to_none=True)
-    row_losses: list[Tensor] = []
-    for index, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
-        synchronize = index == len(batches) - 1
-        with nullcontext() if synchronize else accelerator.no_sync(training.model):
-            with accelerator.autocast():
-                losses = task.losses(training.model, to_device(batch, accelerator.device)) * weight
-            # DistributedDataParallel averages over ranks; the sum is what we want.
-            accelerator.backward(losses.sum() * (accelerator.num_processes / items))
-        row_losses.append(losses.detach())
-
-    loss = float(_sum_over_ranks(torch.cat(row_losses).sum(), accelerator) / items)
-    if not math.isfinite(loss):
-        raise TrainingError(_blame(row_losses, mine, examples, step, accelerator))
-    grad_norm = float(_clip(training))
-    if not math.isfinite(grad_norm) and accelerator.scaler is None:  # a scaler skips such a step and shrinks its scale
-        rows = sorted(int(examples.row_ids[row]) for row in window.rows())
-        raise TrainingError(f"the gradient of step {step + 1} is not finite (rows {rows}); nothing was updated")
-    training.optimizer.step()
-    if not accelerator.optimizer_step_was_skipped:
-        training.scheduler.step()
-    return StepResult(loss, grad_norm, len(window.rows()))
+def _step(training: Training, state: TrainState, examples: Examples, window: Window, per_epoch: int, bar: Any) -> None:
+    started = time.perf_counter()
+    result = train_step(training, examples, window, state)
+    _advance(state, result, time.perf_counter() - started, end_of_epoch=state.window + 1 == per_epoch)
+    if state.step % training.recipe.train.logging_steps == 0 or state.step >= training.num_steps:
+        _log_step(training, state, result, per_epoch, bar)
+    bar.update()
 
 
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Make a step's randomness (dropout) a function of (seed, step, rank), so that resuming has none to restore."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+def _after_step(training: Training, state: TrainState, clock: _Clock) -> None:
+    """Evaluate and save where it is due, on all ranks or on none; save and leave if a signal asked for it."""
+    recipe, accelerator = training.recipe, training.accelerator
+    last = state.step >= training.num_steps
+    state.awaiting_evaluation = _due(recipe.eval.eval_steps, state, last)
+    stop, late = on_any_rank(accelerator, interruption.requested(), accelerator.is_main_process and clock.is_late())
+    if state.awaiting_evaluation and not stop:
+        _evaluate(training, state)
+    last = last or state.stopped_early
+    if stop or late or _due(recipe.checkpoint.save_steps, state, last):
+        training.save(state)
+        clock.restart()
+    if stop:
+        raise Terminated(_farewell(training, state))
 
 
-def _clip(training: Training) -> Any:
-    limit = training.recipe.train.max_grad_norm or math.inf
-    return training.accelerator.clip_grad_norm_(training.model.parameters(), limit)
+def _evaluate(training: Training, state: TrainState) -> None:
+    try:
+        state.stopped_early = training.evaluate(state)
+    except Terminated as error:
+        training.save(state)
+        raise Terminated(_farewell(training, state)) from error
+    state.awaiting_evaluation = False
 
 
-def _sum_over_ranks(value: Tensor, accelerator: Accelerator) -> Tensor:
-    if accelerator.num_processes == 1:
-        return value
-    total: Tensor = accelerator.reduce(value, reduction="sum")
-    return total
+def _farewell(training: Training, state: TrainState) -> str:
+    done = f"step {state.step} of {training.num_steps}"
+    return f"stopped by a signal after {done}; a checkpoint is saved: --resume continues"
 
 
-def _blame(
-    row_losses: list[Tensor],
-    mine: tuple[MicroBatch, ...],
-    examples: Examples,
-    step: int,
-    accelerator: Accelerator,
-) -> str:
-    """Name the rows whose loss is not finite, the same words on every rank."""
-    rows = [row for micro in mine for row in micro.rows]
-    bad = [
-        int(examples.row_ids[row])
-        for row, loss in zip(rows, torch.cat(row_losses).tolist(), strict=True)
-        if not math.isfinite(loss)
-    ]
-    if accelerator.num_processes > 1:
-        tensor = torch.tensor(bad or [-1], dtype=torch.int64, device=accelerator.device)
-        gathered = accelerator.gather(accelerator.pad_across_processes(tensor, pad_index=-1))
-        bad = [row for row in gathered.tolist() if row >= 0]
-    return (
-        f"the loss of step {step + 1} is not finite, in train row(s) with id {sorted(set(bad))}; nothing was updated. "
-        "Look at these rows, or lower optim.learning_rate"
-    )
+class _Clock:
+    """Tells when it is time to save; one rank's clock decides for all."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self.seconds = math.inf if minutes is None else 60 * minutes
+        self.restart()
+
+    def restart(self) -> None:
+        self.since = time.monotonic()
+
+    def is_late(self) -> bool:
+        return time.monotonic() - self.since >= self.seconds
 
 
 def _advance(state: TrainState, result: StepResult, seconds: float, end_of_epoch: bool) -> None:

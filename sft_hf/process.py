@@ -8,14 +8,16 @@ import os
 import platform
 import resource
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
+from torch import Tensor
 
-from sft_hf.errors import RecipeError
+from sft_hf.errors import RecipeError, SftError
 
 log = logging.getLogger("sft_hf")
 
@@ -50,6 +52,47 @@ def build_accelerator(mixed_precision: str, num_threads: int | str) -> Accelerat
         precision,
     )
     return accelerator
+
+
+def sum_over_ranks(value: Tensor, accelerator: Accelerator) -> Tensor:
+    """Return the sum of a tensor over all ranks, the same on each."""
+    if accelerator.num_processes == 1:
+        return value
+    total: Tensor = accelerator.reduce(value, reduction="sum")
+    return total
+
+
+def on_any_rank(accelerator: Accelerator, *flags: bool) -> list[bool]:
+    """Return for each flag whether it is set on some rank, so that all ranks do the same."""
+    if accelerator.num_processes == 1:
+        return list(flags)
+    numbers = torch.tensor([float(flag) for flag in flags], device=accelerator.device)
+    return [bool(number > 0) for number in sum_over_ranks(numbers, accelerator).tolist()]
+
+
+class FailedElsewhere(SftError):
+    """Rank 0 failed and has said why; this rank ends with the same exit code and says nothing."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("another process of this run failed")
+        self.exit_code = exit_code
+
+
+def on_main_process(accelerator: Accelerator, action: Callable[[], Any]) -> None:
+    """Do something on rank 0 while the others wait. If it fails, all ranks fail, and none is left waiting."""
+    failure: Exception | None = None
+    if accelerator.is_main_process:
+        try:
+            action()
+        except Exception as error:
+            failure = error
+    if accelerator.num_processes > 1:
+        code = getattr(failure, "exit_code", 1) if failure else 0
+        code = int(sum_over_ranks(torch.tensor(code, device=accelerator.device), accelerator))
+        if code and failure is None:
+            raise FailedElsewhere(code)
+    if failure is not None:
+        raise failure
 
 
 def choose_precision(wanted: str, cpu: bool) -> str:

@@ -180,6 +180,9 @@ class CheckpointSection(Section):
     """Checkpoints to resume from."""
 
     save_steps: PositiveInt | None = Field(None, description="Save every so many updates; default: after each epoch.")
+    save_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None, description="Save, besides, when the last checkpoint is so many minutes old."
+    )
     save_total_limit: PositiveInt = Field(1, description="Keep so many of the newest checkpoints.")
 
 

@@ -5,34 +5,37 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from datasets import Dataset, IterableDataset
+from datasets import Dataset
 from torch import Tensor
 
-from sft_hf import checkpoint, process
-from sft_hf.data.batching import padding_waste
-from sft_hf.data.loading import Splits, load_splits
-from sft_hf.data.splits import fill_missing_splits, limit_splits
-from sft_hf.data.training_data import BatchSizes, Stream, WholeSet
-from sft_hf.errors import RecipeError, did_you_mean
+from sft_hf import checkpoint, interruption, process
+from sft_hf.data.fingerprint import fingerprint
+from sft_hf.data.media import MEDIA_KEYS
+from sft_hf.data.training_data import WholeSet
+from sft_hf.errors import RecipeError, Terminated, UserError, did_you_mean
 from sft_hf.evaluation import predict
+from sft_hf.identity import check_identity, identity_of
 from sft_hf.loop import Training, TrainState, train
 from sft_hf.models.loading import pin
 from sft_hf.optimization import build_optimizer, build_scheduler
 from sft_hf.recipe import Recipe
 from sft_hf.registry import load_component
 from sft_hf.run_folder import RunFolder
+from sft_hf.run_inputs import load_data, prepare_split, training_data
+from sft_hf.run_results import CONFIDENCE_SAMPLES, prediction_rows
 from sft_hf.sources import resolve
 from sft_hf.tasks.base import Examples, Task
 
 log = logging.getLogger("sft_hf")
-
-CONFIDENCE_SAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -43,32 +46,54 @@ class RunResult:
     metrics: dict[str, Any]
 
 
-def finetune(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> RunResult:
+def finetune(
+    recipe: Recipe, *, resume: bool = False, overwrite: bool = False, other_environment: bool = False
+) -> RunResult:
     """Train, choose and score a model as the recipe says, into `recipe.output_dir`.
 
     Args:
         resume: continue from the newest checkpoint in the folder that verifies.
         overwrite: replace a run that stands in the folder. It is touched only once data and checkpoint have been read.
+        other_environment: resume although versions, threads or device differ; the last bits may then, too.
 
     Raises:
         UserError: bad recipe, data or checkpoint; nothing was changed on the disk.
-        TrainingError: a loss or gradient is not finite.
+        TrainingError: a loss or gradient is not finite, or memory does not suffice for a single row.
         StorageError: the disk is full; the last committed checkpoint is intact.
+        Terminated: SIGTERM or SIGINT arrived; a checkpoint was committed first.
     """
     started = time.perf_counter()
     folder = RunFolder(Path(recipe.output_dir or "runs/run"))
     folder.refuse_if_taken(resume, overwrite)
     if resume:
         folder.refuse_other_recipe(recipe)
+        if (metrics := folder.finished()) is not None:
+            log.info("nothing to resume: the run in %s is finished", folder.path)
+            return RunResult(folder.path, metrics)
     accelerator = process.build_accelerator(recipe.train.mixed_precision, recipe.train.num_threads)
-    run = _Run(recipe, folder, accelerator)
-    run.prepare()
-    if accelerator.is_main_process and not resume:
-        folder.start(recipe)
-    accelerator.wait_for_everyone()
-    state = run.restore() if resume else TrainState()
-    train(run.training, state)
-    return run.finish(state, started)
+    with interruption.listening():
+        try:
+            process.on_main_process(accelerator, folder.lock.acquire)
+            run = _Run(recipe, folder, accelerator)
+            _prepare(run)
+            if not resume:
+                process.on_main_process(accelerator, lambda: folder.start(recipe, overwrite))
+            state = run.restore(other_environment) if resume else TrainState()
+            train(run.training, state)
+            return run.finish(state, started)
+        finally:
+            folder.lock.release()
+
+
+def _prepare(run: _Run) -> None:
+    try:
+        run.prepare()
+        interruption.poll()
+    except UserError:
+        interruption.poll()  # a download that the same signal has ended is no mistake of the user's
+        raise
+    except Terminated as error:
+        raise Terminated(f"{error} before the first step; nothing was written") from None
 
 
 class _Run:
@@ -82,7 +107,7 @@ class _Run:
     def prepare(self) -> None:
         """Read everything there is to read, and build model, optimizer and schedule. Nothing is written."""
         recipe, task = self.recipe, self.task
-        model_source = pin(  # before the data, which may take long to come
+        self.source = pin(  # before the data, which may take long to come
             resolve(
                 recipe.model.name,
                 revision=recipe.model.revision,
@@ -91,46 +116,15 @@ class _Run:
                 key="model",
             )
         )
-        splits = load_data(recipe, task, model_source)
-        self.data_revision = splits.revision
-        self.data = self._training_data(splits)
+        interruption.poll()
+        self.splits = load_data(recipe, task, self.source)
+        self.data = training_data(recipe, task, self.splits, self.accelerator.num_processes)
         for role in ("validation", "test"):
-            if role in splits.by_role:
-                self.examples[role] = self._prepare_split(splits.by_role[role], splits.where[role])
+            if role in self.splits.by_role:
+                self.examples[role] = prepare_split(task, self.splits.by_role[role], self.splits.where[role])
         self.metric = self._metric_for_best_model()
         set_seed(recipe.seed)  # the new head's weights
-        self.source = model_source
-        self.training = self._training(task.build_model(model_source, recipe.model))
-
-    def _prepare_split(self, split: Dataset, where: str) -> Examples:
-        examples = self.task.prepare(split, where)
-        for note in examples.notes:
-            log.info("%s", note)
-        return examples
-
-    def _training_data(self, splits: Splits) -> WholeSet | Stream:
-        train, section, where = splits.by_role["train"], self.recipe.train, splits.where["train"]
-        sizes = BatchSizes(
-            section.per_device_train_batch_size,
-            section.gradient_accumulation_steps,
-            self.accelerator.num_processes,
-            self.recipe.seed,
-            section.group_by_length,
-        )
-        if isinstance(train, IterableDataset):
-            if not section.max_steps:
-                raise RecipeError("data.streaming: a stream has no known length; set train.max_steps")
-            return Stream(
-                train,
-                self.recipe.data.stream_buffer_size,
-                lambda rows: self.task.prepare(rows, where),
-                sizes,
-                where,
-            )
-        data = WholeSet(self._prepare_split(train, where), sizes)
-        batches = [micro.rows for window in data.epoch(0)[1] for rank in window.micro_batches for micro in rank]
-        log.info("padding: %.1f%% of the training positions", 100 * padding_waste(data.examples.lengths, batches))
-        return data
+        self.training = self._training(task.build_model(self.source, recipe.model))
 
     def _metric_for_best_model(self) -> str | None:
         wanted, known = self.recipe.eval.metric_for_best_model, self.task.metric_names()
@@ -151,12 +145,13 @@ class _Run:
             num_steps = max(1, math.ceil(recipe.train.num_train_epochs * per_epoch))
         optimizer = build_optimizer(model, recipe.optim)
         scheduler = build_scheduler(optimizer, recipe.optim, num_steps)
-        prepared, optimizer = self.accelerator.prepare(model, optimizer)
+        # Not wrapped for distributed training: `sft_hf.step` sums the gradients once every rank is through its rows.
+        prepared = self.accelerator.prepare_model(model, evaluation_mode=True)
         return Training(
             recipe=recipe,
             task=self.task,
             model=prepared,
-            optimizer=optimizer,
+            optimizer=self.accelerator.prepare_optimizer(optimizer),
             scheduler=scheduler,
             accelerator=self.accelerator,
             data=self.data,
@@ -170,8 +165,7 @@ class _Run:
         return self.accelerator.unwrap_model(self.training.model)
 
     def _log(self, line: dict[str, Any]) -> None:
-        if self.accelerator.is_main_process:
-            self.folder.append_log(line)
+        process.on_main_process(self.accelerator, lambda: self.folder.append_log(line))
 
     def _evaluate(self, state: TrainState) -> bool:
         """Score validation; keep the weights if they are the best so far; say whether to stop early."""
@@ -186,8 +180,8 @@ class _Run:
         )
         if better:
             state.best_metric, state.best_step, state.evaluations_without_improvement = value, state.step, 0
-            if self.recipe.eval.load_best_model_at_end and self.accelerator.is_main_process:
-                checkpoint.save_best(self.folder.checkpoints, self._plain_model())
+            if self.recipe.eval.load_best_model_at_end:
+                self._on_main(checkpoint.save_best, self.folder.checkpoints, state.step, self._plain_model())
         else:
             state.evaluations_without_improvement += 1
         self._log(
@@ -221,41 +215,99 @@ class _Run:
             autocast=autocast,
         )
 
-    def _save(self, state: TrainState) -> None:
-        if self.accelerator.is_main_process:
-            checkpoint.save_checkpoint(
-                self.folder.checkpoints,
-                state.step,
-                self._plain_model(),
-                self.training.optimizer,
-                {"train_state": state.to_json(), "scheduler": self.training.scheduler.state_dict()},
-                keep=self.recipe.checkpoint.save_total_limit,
-            )
-        self.accelerator.wait_for_everyone()
+    def _on_main(self, action: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+        process.on_main_process(self.accelerator, lambda: action(*arguments, **options))
 
-    def restore(self) -> TrainState:
-        """Load the newest checkpoint that verifies; with none, start from the beginning."""
-        found, passed_over = checkpoint.newest_checkpoint(self.folder.checkpoints)
-        for sentence in passed_over:
-            log.warning("%s; trying the one before", sentence)
+    def _save(self, state: TrainState) -> None:
+        self._on_main(
+            checkpoint.save_checkpoint,
+            self.folder.checkpoints,
+            state.step,
+            self._plain_model(),
+            self.training.optimizer,
+            {
+                "train_state": state.to_json(),
+                "scheduler": self.training.scheduler.state_dict(),
+                "identity": self._identity(),
+            },
+            best_step=state.best_step if self.recipe.eval.load_best_model_at_end else None,
+            keep=self.recipe.checkpoint.save_total_limit,
+        )
+
+    @cached_property
+    def _fingerprints(self) -> dict[str, str]:
+        columns = self.task.columns()
+        files = [column for key, column in columns.items() if key in MEDIA_KEYS]
+        return {
+            role: fingerprint(split, list(columns.values()), files)
+            for role, split in self.splits.by_role.items()
+            if isinstance(split, Dataset)
+        }
+
+    def _identity(self) -> dict[str, Any]:
+        return identity_of(
+            recipe=self.recipe.model_dump(mode="json"),
+            data=self._fingerprints,
+            task=self.task.identity(),
+            model_revision=self.source.revision,
+            environment=process.environment(self.accelerator),
+        )
+
+    def restore(self, other_environment: bool) -> TrainState:
+        """Load the newest checkpoint that verifies, and say which and why; with none, start from the beginning.
+
+        Raises RunFolderError for a checkpoint of other data, labels or processes, and for one of another environment
+        unless `other_environment`.
+        """
+        found = self._choose_checkpoint()
         if found is None:
-            log.info("no checkpoint yet: starting from the first step")
+            log.info("no checkpoint that can be used: starting from the first step")
             state = TrainState()
         else:
-            saved = checkpoint.load_checkpoint(found, self._plain_model(), self.training.optimizer)
-            self.training.scheduler.load_state_dict(saved["scheduler"])
-            state = TrainState.from_json(saved["train_state"])
-            log.info("resuming from %s", found.name)
-        if self.accelerator.is_main_process:
-            self.folder.trim_log(state.step)
+            identity = checkpoint.read_state(found).get("identity")
+            for difference in check_identity(
+                identity, self._identity(), str(found), other_environment=other_environment
+            ):
+                log.warning("resuming with another environment: %s; the last bits may differ", difference)
+            with checkpoint.fitting(found):
+                saved = checkpoint.load_checkpoint(found, self._plain_model(), self.training.optimizer)
+                self.training.scheduler.load_state_dict(saved["scheduler"])
+                state = TrainState.from_json(saved["train_state"])
+            log.info(
+                "resuming from %s: the newest of %d checkpoints whose files all have the sizes and SHA-256 of their "
+                "manifest; step %d of %d",
+                found.name,
+                len(checkpoint.list_checkpoints(self.folder.checkpoints)),
+                state.step,
+                self.training.num_steps,
+            )
+        self._on_main(self.folder.go_back_to, state.step, state.awaiting_evaluation)
         return state
+
+    def _choose_checkpoint(self) -> Path | None:
+        """Rank 0 verifies and chooses for all."""
+        chosen = -1
+
+        def choose() -> None:
+            nonlocal chosen
+            found, passed_over = checkpoint.newest_checkpoint(self.folder.checkpoints)
+            for sentence in passed_over:
+                log.warning("%s; trying the one before", sentence)
+            checkpoint.set_aside(self.folder.checkpoints, found)
+            chosen = -1 if found is None else int(found.name[5:])
+
+        self._on_main(choose)
+        if self.accelerator.num_processes > 1:
+            number = torch.tensor(chosen if self.accelerator.is_main_process else 0, device=self.accelerator.device)
+            chosen = int(process.sum_over_ranks(number, self.accelerator))
+        return None if chosen < 0 else self.folder.checkpoints / f"step-{chosen:06d}"
 
     def finish(self, state: TrainState, started: float) -> RunResult:
         """Score the chosen weights, test once, and write the results."""
         # Without the mixed-precision wrapper: scored are the numbers that anyone gets who opens the saved model.
         model = self.accelerator.unwrap_model(self.training.model, keep_fp32_wrapper=False)
         if self.recipe.eval.load_best_model_at_end and state.best_step not in (None, state.step):
-            checkpoint.load_best(self.folder.checkpoints, model)
+            checkpoint.load_best(self.folder.checkpoints, state.best_step, model)
             log.info("kept the weights of step %d, the best on validation", state.best_step)
         scores, predictions = {}, []
         for role, examples in self.examples.items():  # validation before test
@@ -265,9 +317,8 @@ class _Run:
             scores[role] = self.task.score(outputs, examples, CONFIDENCE_SAMPLES)
             predictions = prediction_rows(self.task, outputs, examples)
         metrics = self._metrics(state, model, scores, started)
-        if self.accelerator.is_main_process:
-            self.folder.write_results(lambda path: self.task.save(model, path), metrics, predictions)
-        self.accelerator.wait_for_everyone()
+        self._on_main(self.folder.write_results, lambda path: self.task.save(model, path), metrics, predictions)
+        self._on_main(checkpoint.clean_up, self.folder.checkpoints)
         return RunResult(self.folder.path, metrics)
 
     def _metrics(self, state: TrainState, model: Any, scores: dict[str, Any], started: float) -> dict[str, Any]:
@@ -286,6 +337,7 @@ class _Run:
                 "num_examples": len(self.data.examples) if isinstance(self.data, WholeSet) else None,
                 "final_loss": state.loss,
                 "best_step": state.best_step,
+                "rows_per_forward_pass": -(-self.recipe.train.per_device_train_batch_size // 2**state.halvings),
                 "peak_memory_bytes": process.peak_memory_bytes(self.accelerator.device),
             },
             "model": {
@@ -294,30 +346,7 @@ class _Run:
                 "num_parameters": sum(parameter.numel() for parameter in parameters),
                 "num_trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
             },
-            "data": {"name": self.recipe.data.name, "revision": self.data_revision},
+            "data": {"name": self.recipe.data.name, "revision": self.splits.revision},
             "environment": process.environment(self.accelerator),
             "seed": self.recipe.seed,
         }
-
-
-def load_data(recipe: Recipe, task: Task[Any], model_source: Any | None) -> Splits:
-    """Load the splits, fit the task on all of train (given a checkpoint), hold out what is missing, limit rows."""
-    data = recipe.data
-    source = resolve(data.name, revision=data.revision, sha256=data.sha256, what="data set", key="data")
-    splits = load_splits(data, source, task.columns())
-    if model_source is not None:
-        task.fit(splits.by_role["train"], splits.where["train"], model_source)
-    splits = limit_splits(fill_missing_splits(splits, data), data)
-    for note in splits.notes:
-        log.info("%s", note)
-    sizes = {role: len(split) for role, split in splits.by_role.items() if isinstance(split, Dataset)}
-    log.info("rows: %s", ", ".join(f"{role} {size}" for role, size in sizes.items()) or "a stream")
-    return splits
-
-
-def prediction_rows(task: Task[Any], outputs: dict[str, Tensor], examples: Examples) -> list[dict[str, Any]]:
-    """Return the lines of predictions.jsonl: row id, reference, prediction, confidence."""
-    return [
-        {"id": int(row_id), "reference": task.reference(reference), **decoded}
-        for row_id, reference, decoded in zip(examples.row_ids, examples.references, task.decode(outputs), strict=True)
-    ]

@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from sft_hf.errors import RunFolderError
-from sft_hf.filesystem import committed_folder, storage_errors, write_json, write_text
+from sft_hf.filesystem import committed_folder, remove_leftovers, storage_errors, write_json, write_text
+from sft_hf.identity import flatten
 from sft_hf.recipe import Recipe, validate_recipe
+from sft_hf.run_lock import LOCK, OWNER, RunLock
 from sft_hf.yaml_files import read_yaml
 
 # What a run writes; --overwrite removes these and nothing else.
 OWN_ENTRIES = ("recipe.yaml", "model", "metrics.json", "predictions.jsonl", "log.jsonl", "checkpoints")
+
+# What a run that was killed before its first line may have left; no reason to refuse the folder.
+LEFTOVERS = (LOCK, OWNER, ".recipe.yaml.tmp")
 
 
 class RunFolder:
@@ -28,6 +33,7 @@ class RunFolder:
         self.predictions_file = path / "predictions.jsonl"
         self.log_file = path / "log.jsonl"
         self.checkpoints = path / "checkpoints"
+        self.lock = RunLock(path)
 
     def refuse_if_taken(self, resume: bool, overwrite: bool) -> None:
         """Raise RunFolderError if something is in the way; look only, touch nothing."""
@@ -44,14 +50,14 @@ class RunFolder:
                 f"{self.path}: holds another run; continue it with --resume, replace it with --overwrite, or choose "
                 "another folder with --output-dir"
             )
-        elif not holds_run and self.path.is_dir() and any(self.path.iterdir()):
+        elif not holds_run and self.path.is_dir() and any(path.name not in LEFTOVERS for path in self.path.iterdir()):
             raise RunFolderError(f"{self.path}: is not empty and holds no run; choose another folder with --output-dir")
 
     def refuse_other_recipe(self, recipe: Recipe) -> None:
         """Raise RunFolderError if the run here was started with other settings; resuming it would be another run."""
         old, new = (
-            _flat(load_run_recipe(self.path).model_dump(mode="json")),
-            _flat(recipe.model_dump(mode="json")),
+            flatten(load_run_recipe(self.path).model_dump(mode="json")),
+            flatten(recipe.model_dump(mode="json")),
         )
         changed = [key for key in {**old, **new} if key != "output_dir" and old.get(key) != new.get(key)]
         if changed:
@@ -63,8 +69,26 @@ class RunFolder:
                 + "; resume with the run's own recipe.yaml, or start another run"
             )
 
-    def start(self, recipe: Recipe) -> None:
-        """Remove what an earlier run left here and write the resolved recipe. Raises StorageError."""
+    def finished(self) -> dict[str, Any] | None:
+        """Return the metrics of a run that is finished, None for one that is not. Raises RunFolderError."""
+        if not (self.metrics_file.is_file() and (self.model / "config.json").is_file()):
+            return None
+        try:
+            return json.loads(self.metrics_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunFolderError(
+                f"{self.metrics_file}: cannot be read ({error}); delete it to score the run again"
+            ) from None
+
+    def start(self, recipe: Recipe, overwrite: bool) -> None:
+        """Take the lock, remove what an earlier run left here and write the resolved recipe.
+
+        Raises StorageError, and RunFolderError if another run has begun in the folder meanwhile.
+        """
+        with storage_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        self.lock.acquire()
+        self.refuse_if_taken(resume=False, overwrite=overwrite)
         with storage_errors(self.path):
             for name in OWN_ENTRIES:
                 entry = self.path / name
@@ -72,7 +96,6 @@ class RunFolder:
                     shutil.rmtree(entry)
                 else:
                     entry.unlink(missing_ok=True)
-            self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.recipe_file, recipe.to_yaml())
 
     def append_log(self, line: dict[str, Any]) -> None:
@@ -83,14 +106,21 @@ class RunFolder:
         with storage_errors(self.log_file), open(self.log_file, "a", encoding="utf-8") as file:
             file.write(json.dumps(clean) + "\n")
 
-    def trim_log(self, step: int) -> None:
-        """Drop the lines after `step`, so that a resumed run's log has every step once. Raises StorageError."""
+    def go_back_to(self, step: int, awaiting_evaluation: bool) -> None:
+        """Drop what dead runs left unfinished, and the log's lines from after `step`: each will be written once.
+
+        `awaiting_evaluation`: that of `step` itself will be made again. Raises StorageError.
+        """
+        remove_leftovers(self.path)
+        remove_leftovers(self.checkpoints)
         if not self.log_file.is_file():
             return
         kept = []
         for line in self.log_file.read_text(encoding="utf-8").splitlines():
             try:
-                if json.loads(line)["step"] <= step:
+                fields = json.loads(line)
+                evaluation = "loss" not in fields
+                if fields["step"] < step + (not (evaluation and awaiting_evaluation)):
                     kept.append(line + "\n")
             except (ValueError, KeyError, TypeError):
                 continue  # a line cut short by a crash
@@ -102,8 +132,6 @@ class RunFolder:
             save_model(aside)
         write_text(self.predictions_file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions))
         write_json(self.metrics_file, metrics)
-        with storage_errors(self.checkpoints):
-            (self.checkpoints / "best.safetensors").unlink(missing_ok=True)
 
 
 def open_run(path: str | Path) -> RunFolder:
@@ -122,12 +150,3 @@ def load_run_recipe(path: Path) -> Recipe:
     """Return the recipe of a run. Raises RecipeError."""
     file = path / "recipe.yaml"
     return validate_recipe(read_yaml(file), str(file))
-
-
-def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(data, dict) or not data:
-        return {prefix: data}
-    result: dict[str, Any] = {}
-    for key, value in data.items():
-        result.update(_flat(value, f"{prefix}.{key}" if prefix else str(key)))
-    return result

@@ -393,3 +393,44 @@ def make_speech_recipe(whisper_checkpoint: Path, speech_folder: Path, tmp_path: 
         return validate_recipe(apply_overrides(data, overrides))
 
     return make
+
+
+# --- commands in processes of their own ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def commands_module() -> Any:
+    """tests/commands.py."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("commands", Path(__file__).with_name("commands.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def commands(commands_module: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Starts `sft-hf` in processes that can be killed."""
+    started = commands_module.Commands(tmp_path_factory.mktemp("commands"))
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="session")
+def recipe_file(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, data_folder: Path) -> Path:
+    """A recipe of 22 steps on the tiny model, with a save every 4, an evaluation every 5, and dropout."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(
+        f"""
+task: {{name: text_classification, max_length: 32}}
+model: {{name: {checkpoint}}}
+data: {{name: {data_folder}}}
+train: {{num_train_epochs: 2, per_device_train_batch_size: 8, mixed_precision: 'no', num_threads: 1, logging_steps: 3}}
+optim: {{learning_rate: 1e-2}}
+eval: {{eval_steps: 5}}
+checkpoint: {{save_steps: 4}}
+"""
+    )
+    return path

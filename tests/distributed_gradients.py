@@ -12,10 +12,11 @@ from typing import Any
 from safetensors.torch import save_file
 
 from sft_hf import process
-from sft_hf.loop import train_step
+from sft_hf.loop import TrainState
 from sft_hf.recipe import Recipe, load_recipe
 from sft_hf.run import _Run
 from sft_hf.run_folder import RunFolder
+from sft_hf.step import train_step
 
 
 def window_gradients(recipe: Recipe) -> tuple[dict[str, Any], int]:
@@ -28,7 +29,7 @@ def window_gradients(recipe: Recipe) -> tuple[dict[str, Any], int]:
     run.training.model.train()
     gradients = {}
     for name, window in (("first", plan[0]), ("last", plan[-1])):
-        train_step(run.training, examples, window, step=0)
+        train_step(run.training, examples, window, TrainState())
         for parameter, value in accelerator.unwrap_model(run.training.model).named_parameters():
             gradients[f"{name}.{parameter}"] = value.grad.detach().clone()
     return gradients, accelerator.num_processes

@@ -264,7 +264,7 @@ def test_a_processor_without_a_fixed_size_is_refused(make_image_recipe, image_ch
 
 
 def prepared(recipe):
-    from sft_hf.run import load_data
+    from sft_hf.run_inputs import load_data
 
     task = ImageClassification(recipe)
     splits = load_data(recipe, task, resolve(recipe.model.name))

@@ -204,10 +204,10 @@ def test_a_run_that_died_resumes_to_the_same_bits(make_recipe, tmp_path, monkeyp
 
     plain = loop.train_step
 
-    def dying(training, examples, window, step):
-        if step == stop_after:
+    def dying(training, examples, window, state):
+        if state.step == stop_after:
             raise Killed
-        return plain(training, examples, window, step)
+        return plain(training, examples, window, state)
 
     recipe = make_recipe(output_dir=str(tmp_path / "died"), **settings)
     monkeypatch.setattr(loop, "train_step", dying)
@@ -229,28 +229,10 @@ def test_a_run_that_died_resumes_to_the_same_bits(make_recipe, tmp_path, monkeyp
     assert log(whole) == log(resumed)
 
 
-def test_a_damaged_checkpoint_is_passed_over(make_recipe, tmp_path, caplog):
-    settings = {"checkpoint__save_steps": 4, "checkpoint__save_total_limit": 9}
-    recipe = make_recipe(**settings)
-    first = finetune(recipe)
-    newest = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[-1]
-    data = bytearray((newest / "optimizer.safetensors").read_bytes())
-    data[-1] ^= 1
-    (newest / "optimizer.safetensors").write_bytes(data)
-    import logging
-
-    logging.getLogger("sft_hf").propagate = True
-    with caplog.at_level("INFO", logger="sft_hf"):
-        again = finetune(recipe, resume=True)
-    assert f"{newest.name} is damaged: optimizer.safetensors does not match" in caplog.text
-    assert "resuming from step-000020" in caplog.text
-    assert again.metrics["test"] == first.metrics["test"]
-
-
 def test_old_checkpoints_go_only_as_far_as_the_limit_says(make_recipe, tmp_path):
     finetune(make_recipe(checkpoint__save_steps=4, checkpoint__save_total_limit=2))
     names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
-    assert names == ["step-000020", "step-000022"]
+    assert names == ["step-000020", "step-000022"]  # and no best weights: they stand in model/
 
 
 def test_nothing_in_the_folder_is_a_pickle(make_recipe, tmp_path):

@@ -256,7 +256,7 @@ def test_bf16_runs(make_speech_recipe, checkpoints):
 
 def opened(recipe):
     """The task of a recipe, its processor loaded and its train split prepared."""
-    from sft_hf.run import load_data
+    from sft_hf.run_inputs import load_data
 
     task = load_component("tasks", "speech_recognition")(recipe)
     source = resolve(recipe.model.name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -90,6 +92,10 @@ class Task(ABC, Generic[SettingsT]):
     def prepare(self, split: Dataset, where: str) -> Examples:
         """Turn the rows of a split into model inputs. Raises DataError naming the row."""
 
+    def identity(self) -> dict[str, Any]:
+        """What the model's outputs mean, as plain data: a checkpoint is resumed only where it is the same."""
+        return {}
+
     @abstractmethod
     def collate(self, features: list[dict[str, Any]]) -> Batch:
         """Pad and stack rows into a batch, labels included where the rows have them."""
@@ -146,6 +152,11 @@ class Task(ABC, Generic[SettingsT]):
     def decode_inputs(self, outputs: dict[str, Tensor], examples: Examples) -> list[dict[str, Any]]:
         """One JSON-ready prediction per row of `read_inputs`, whatever number of inputs `prepare_inputs` made of it."""
         return self.decode(outputs)
+
+
+def vocabulary_digest(tokenizer: Any) -> str:
+    """Return the SHA-256 of a tokenizer's vocabulary: which number means which token."""
+    return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
 
 
 LossFunction = Callable[[nn.Module, Batch], Tensor]

@@ -23,7 +23,7 @@ from sft_hf.models.loading import open_checkpoint
 from sft_hf.recipe import ModelSection
 from sft_hf.speech.checkpoints import transformers_source
 from sft_hf.speech.settings import SpeechRecognitionSettings
-from sft_hf.tasks.base import Batch, Examples, Task
+from sft_hf.tasks.base import Batch, Examples, Task, vocabulary_digest
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -113,6 +113,10 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
                 "AutoModelForSpeechSeq2Seq (Whisper, Moonshine, ...) or AutoModelForCTC (Wav2Vec2, HuBERT, ...) opens"
             )
         self.family = kind(self.config, source, self.settings, trained)
+
+    def identity(self) -> dict[str, Any]:
+        """See `Task.identity`."""
+        return {"vocabulary": vocabulary_digest(self.family.tokenizer)}
 
     def build_model(self, source: Source, section: ModelSection) -> PreTrainedModel:
         """See `Task.build_model`."""

@@ -24,7 +24,7 @@ from sft_hf.models.embedding_files import EmbeddingSource, find_embeddings
 from sft_hf.models.loading import load_pretrained, open_checkpoint, quiet_transformers
 from sft_hf.models.word_embeddings import StartingPoint, WordEmbeddingSettings, build_classifier, read_starting_point
 from sft_hf.recipe import ModelSection, TaskSettings
-from sft_hf.tasks.base import Batch, Examples, Task
+from sft_hf.tasks.base import Batch, Examples, Task, vocabulary_digest
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -150,6 +150,10 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         limit = min(tokenizer.model_max_length, getattr(self.config, "max_position_embeddings", None) or 10**30)
         wanted = self.settings.max_length
         self.max_length = min(wanted or 512, limit)
+
+    def identity(self) -> dict[str, Any]:
+        """See `Task.identity`."""
+        return {**super().identity(), "vocabulary": vocabulary_digest(self.tokenizer)}
 
     def build_model(self, source: Source, section: ModelSection) -> PreTrainedModel:
         """See `Task.build_model`."""

@@ -1,0 +1,59 @@
+"""What the rows of a split are, in 64 digits: the same wherever they lie, another when one of them changes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sft_hf.data.loading import ROW_ID
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+READ_BATCH = 10_000
+HEAD = 1 << 16  # bytes of a file that are read
+
+
+def fingerprint(split: Dataset, columns: Sequence[str], files: Sequence[str] = ()) -> str:
+    """Return the SHA-256 of a split's rows, in their order, as hexadecimal digits.
+
+    Args:
+        columns: those that training reads.
+        files: the ones among them that name files. A file counts by its name and that of its folder, its size, and its
+            first 64 KiB: all of it would take as long as a pass over the data.
+
+    How the rows are stored, and in which folder, does not count.
+    """
+    digest = hashlib.sha256()
+    for name in columns:
+        values = (_file(value) for value in _values(split, name)) if name in files else _values(split, name)
+        digest.update(f"column {name!r}\n".encode())
+        for value in values:
+            digest.update(repr(value).encode("utf-8", errors="surrogatepass") + b"\n")
+    if ROW_ID in split.column_names:
+        digest.update(repr(list(_values(split, ROW_ID))).encode())
+    return digest.hexdigest()
+
+
+def _values(split: Dataset, name: str) -> Iterator[Any]:
+    view = split.with_format(None).select_columns([name])
+    for start in range(0, len(view), READ_BATCH):
+        yield from view[start : start + READ_BATCH][name]
+
+
+def _file(value: Any) -> Any:
+    """What counts of a cell that names a file or holds its bytes."""
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, bytes):
+        return len(value), hashlib.sha256(value).hexdigest()
+    if not isinstance(value, str):
+        return value
+    try:
+        with open(value, "rb") as file:
+            return Path(value).parts[-2:], os.fstat(file.fileno()).st_size, hashlib.sha256(file.read(HEAD)).hexdigest()
+    except OSError as error:  # a row that was skipped
+        return Path(value).parts[-2:], error.errno

@@ -1,0 +1,1 @@
+"""What makes several runs of one recipe."""

@@ -1,0 +1,27 @@
+"""Dying on purpose at a given place, for the tests that prove that nothing is lost.
+
+`SFT_HF_FAIL_POINT=step-000008:5` kills the process (SIGKILL: no handler runs, nothing is flushed) at the fifth point
+that is reached while `step-000008` is being written; `step-000008:5:SIGTERM` sends that signal instead. Without the
+variable a point costs a look-up.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+
+VARIABLE = "SFT_HF_FAIL_POINT"
+
+_reached: Counter[str] = Counter()
+
+
+def reach(name: str) -> None:
+    """Die here if this is the point that the environment names."""
+    wanted = os.environ.get(VARIABLE)
+    if wanted is None:
+        return
+    _reached[name] += 1
+    place, _, number = wanted.partition(":SIG")
+    if place == f"{name}:{_reached[name]}":
+        os.kill(os.getpid(), signal.Signals[f"SIG{number or 'KILL'}"])

@@ -1,0 +1,62 @@
+"""What a run reads before it trains: rows, prepared and laid out in batches."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+
+from sft_hf.data.batching import padding_waste
+from sft_hf.data.loading import Splits, load_splits
+from sft_hf.data.splits import fill_missing_splits, limit_splits
+from sft_hf.data.training_data import BatchSizes, Stream, WholeSet
+from sft_hf.errors import RecipeError
+from sft_hf.recipe import Recipe
+from sft_hf.sources import Source, resolve
+from sft_hf.tasks.base import Examples, Task
+
+log = logging.getLogger("sft_hf")
+
+
+def load_data(recipe: Recipe, task: Task[Any], model_source: Source | None) -> Splits:
+    """Load the splits, fit the task on all of train (given a checkpoint), hold out what is missing, limit rows."""
+    data = recipe.data
+    source = resolve(data.name, revision=data.revision, sha256=data.sha256, what="data set", key="data")
+    splits = load_splits(data, source, task.columns())
+    if model_source is not None:
+        task.fit(splits.by_role["train"], splits.where["train"], model_source)
+    splits = limit_splits(fill_missing_splits(splits, data), data)
+    for note in splits.notes:
+        log.info("%s", note)
+    sizes = {role: len(split) for role, split in splits.by_role.items() if isinstance(split, Dataset)}
+    log.info("rows: %s", ", ".join(f"{role} {size}" for role, size in sizes.items()) or "a stream")
+    return splits
+
+
+def prepare_split(task: Task[Any], split: Dataset, where: str) -> Examples:
+    """Return a split's rows as model inputs, and log what there is to say about them."""
+    examples = task.prepare(split, where)
+    for note in examples.notes:
+        log.info("%s", note)
+    return examples
+
+
+def training_data(recipe: Recipe, task: Task[Any], splits: Splits, num_processes: int) -> WholeSet | Stream:
+    """Return where the loop's epochs come from. Raises RecipeError, DataError."""
+    train, section, where = splits.by_role["train"], recipe.train, splits.where["train"]
+    sizes = BatchSizes(
+        section.per_device_train_batch_size,
+        section.gradient_accumulation_steps,
+        num_processes,
+        recipe.seed,
+        section.group_by_length,
+    )
+    if isinstance(train, IterableDataset):
+        if not section.max_steps:
+            raise RecipeError("data.streaming: a stream has no known length; set train.max_steps")
+        return Stream(train, recipe.data.stream_buffer_size, lambda rows: task.prepare(rows, where), sizes, where)
+    data = WholeSet(prepare_split(task, train, where), sizes)
+    batches = [micro.rows for window in data.epoch(0)[1] for rank in window.micro_batches for micro in rank]
+    log.info("padding: %.1f%% of the training positions", 100 * padding_waste(data.examples.lengths, batches))
+    return data

@@ -1,0 +1,55 @@
+"""Run by test_evaluation.py on one rank and under torchrun on two: scores n = 1..17 rows in batches of 1..6.
+
+usage: distributed_evaluation.py RECIPE OUTPUT
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sft_hf import process
+from sft_hf.evaluation import predict
+from sft_hf.recipe import Recipe, load_recipe
+from sft_hf.run import _Run
+from sft_hf.run_folder import RunFolder
+from sft_hf.tasks.base import Examples
+
+
+def first_rows(examples: Examples, count: int) -> Examples:
+    """The first rows alone."""
+    features = [examples.features[row] for row in range(count)]
+    return replace(
+        examples,
+        features=features,
+        lengths=examples.lengths[:count],
+        row_ids=examples.row_ids[:count],
+        references=examples.references[:count],
+    )
+
+
+def all_scores(recipe: Recipe) -> tuple[dict[str, Any], int]:
+    """Metrics and predictions by "<rows>x<batch size>", and the number of processes."""
+    accelerator = process.build_accelerator(recipe.train.mixed_precision, recipe.train.num_threads)
+    run = _Run(recipe, RunFolder(Path(recipe.output_dir or "")), accelerator)
+    run.prepare()
+    found = {}
+    for rows in range(1, 18):
+        examples = first_rows(run.examples["test"], rows)
+        for batch_size in range(1, 7):
+            outputs = predict(run.task, run.training.model, examples, accelerator, batch_size=batch_size)
+            found[f"{rows}x{batch_size}"] = {
+                "metrics": run.task.score(outputs, examples),
+                "predictions": [row["prediction"] for row in run.task.decode(outputs)],
+                "losses": outputs["loss"].tolist(),
+            }
+    return found, accelerator.num_processes
+
+
+if __name__ == "__main__":
+    scores, processes = all_scores(load_recipe(sys.argv[1]))
+    assert processes == 2, processes
+    Path(sys.argv[2] + f".rank{process.os.environ['RANK']}").write_text(json.dumps(scores))
