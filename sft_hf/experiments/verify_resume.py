@@ -134,7 +134,7 @@ class _Process:
             raise (UserError if code == UserError.exit_code else SftError)(lines[-1].removeprefix("error: "))
 
     def gets_going(self) -> bool:
-        """Wait until there is a checkpoint, and the log tells of another step; whether that was before the run ended."""
+        """Wait for a checkpoint and another step in the log; whether they came before the run ended."""
         while _lines(self.folder) <= self.lines_before or not list_checkpoints(self.folder / "checkpoints"):
             if (code := self.process.poll()) is not None:
                 self._check(code)

@@ -18,9 +18,9 @@ sft_hf.step.seed_step = seed_step
 """
 
 
-def verify(recipe_file, tmp_path, **environment):
+def verify(recipe_file, tmp_path, kills, **environment):
     return subprocess.run(
-        [*COMMAND, str(recipe_file), f"output_dir={tmp_path / 'runs' / 'tiny'}", "--steps", "200", "--kills", "2"],
+        [*COMMAND, str(recipe_file), f"output_dir={tmp_path / 'runs' / 'tiny'}", "--steps", "100", "--kills", kills],
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
@@ -30,7 +30,7 @@ def verify(recipe_file, tmp_path, **environment):
 
 
 def test_an_exact_resume_is_proved_and_leaves_nothing(recipe_file, tmp_path):
-    done = verify(recipe_file, tmp_path)
+    done = verify(recipe_file, tmp_path, "1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("identical  ") == len(done.stdout.splitlines()) - 1
     assert "identical  model/model.safetensors" in done.stdout
@@ -43,9 +43,9 @@ def test_one_that_is_not_is_found(recipe_file, tmp_path):
     site = tmp_path / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(NOT_EXACT)
-    done = verify(recipe_file, tmp_path, PYTHONPATH=str(site))
+    done = verify(recipe_file, tmp_path, "2", PYTHONPATH=str(site))
     assert done.returncode == 1, done.stdout
-    assert "DIFFERENT  model/model.safetensors" in done.stdout
+    assert "DIFFERENT  log.jsonl" in done.stdout
     assert "error: resuming is not exact: " in done.stderr
 
 

@@ -1,0 +1,470 @@
+"""The same faults for sft-hf and for a plain Trainer script, side by side: python scripts/reliability.py --kills 20
+
+Everything is real: processes, SIGKILLs, damaged files, a limit on file sizes, two ranks under gloo. The model is tiny
+and made on the spot, so that a run takes a second; both sides train it on the same rows for 22 steps and save every 4.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import importlib
+import json
+import os
+import pickle
+import random
+import resource
+import runpy
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+STEPS, KEEP = 22, 2
+POISON = "zinc"  # a word whose embedding is so large that the loss of its row is not a number
+WORDS = {
+    "sport": "goal match team coach league",
+    "money": "bank rate dollar market share",
+    "food": "bread soup cook salt",
+}
+PLAIN_TRAINER = str(Path(__file__).with_name("plain_trainer.py"))
+
+
+@dataclass
+class Process:
+    """A forked run."""
+
+    pid: int
+    output: Path
+    code: int | None = None
+
+    def wait(self) -> int:
+        """Return its exit code."""
+        while not self.ended():
+            time.sleep(0.005)
+        assert self.code is not None
+        return self.code
+
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.code = os.waitstatus_to_exitcode(status) if pid else None
+        return self.code is not None
+
+    def send(self, number: int) -> None:
+        """Send a signal."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+
+def spawn(action: Callable[[], Any], output: Path, **environment: str) -> Process:
+    """Run something in a child of this process, which has imported all there is to import and computed nothing."""
+    pid = os.fork()
+    if pid:
+        return Process(pid, output)
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.environ.update(environment)
+    code = 1
+    try:
+        code = action() or 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+class Tool:
+    """What both sides have in common: how to start a run, what it leaves, where its checkpoints are."""
+
+    name: str
+    prefix: str
+    saving: str
+
+    def __init__(self, work: Path, tiny: Path) -> None:
+        self.work, self.tiny, self.count = work / self.name.replace(" ", "-"), tiny, 0
+        self.work.mkdir()
+
+    def action(self, folder: Path, data: Path, steps: int, keep: int, rate: float) -> Callable[[], Any]:
+        """Return what a process of this side does."""
+        raise NotImplementedError
+
+    def folder(self) -> Path:
+        """Return a new run folder's path."""
+        self.count += 1
+        return self.work / f"run{self.count}"
+
+    def start(
+        self, folder: Path, data: str = "data", steps: int = STEPS, keep: int = KEEP, rate: float = 1e-2, **env: str
+    ) -> Process:
+        """Start a run, or resume the one in the folder."""
+        return spawn(self.action(folder, self.tiny / data, steps, keep, rate), folder.with_suffix(".txt"), **env)
+
+    def weights(self, folder: Path) -> str | None:
+        """Return the SHA-256 of the final weights."""
+        file = folder / "model" / "model.safetensors"
+        return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+
+    def checkpoints(self, folder: Path) -> Path:
+        """Return where checkpoints lie."""
+        return folder
+
+    def newest(self, folder: Path) -> Path:
+        """Return the newest checkpoint."""
+        found = [path for path in self.checkpoints(folder).glob(f"{self.prefix}*") if path.is_dir()]
+        return max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]))
+
+    def evaluation_loss(self, folder: Path) -> float:
+        """Return the loss on validation at the end."""
+        raise NotImplementedError
+
+
+class SftHf(Tool):
+    """This project."""
+
+    name, prefix, saving = "sft-hf", "step-", ".step-"
+
+    def action(self, folder: Path, data: Path, steps: int, keep: int, rate: float) -> Callable[[], Any]:
+        """See `Tool.action`."""
+        recipe = folder.with_suffix(".yaml")
+        recipe.write_text(
+            f"task: {{name: text_classification, max_length: 32}}\nmodel: {{name: {self.tiny / 'checkpoint'}}}\n"
+            f"data: {{name: {data}, test_fraction: 0}}\n"
+            f"train: {{max_steps: {steps}, per_device_train_batch_size: 8, mixed_precision: 'no', logging_steps: 3}}\n"
+            f"optim: {{learning_rate: {rate}}}\neval: {{eval_steps: 1000, per_device_eval_batch_size: 4}}\n"
+            f"checkpoint: {{save_steps: 4, save_total_limit: {keep}}}\n"
+        )
+        more = ["--resume"] if (folder / "recipe.yaml").is_file() else []
+
+        def run() -> int:
+            from sft_hf.cli import run
+
+            return run(["finetune", str(recipe), "--output-dir", str(folder), *more])
+
+        return run
+
+    def checkpoints(self, folder: Path) -> Path:
+        """See `Tool.checkpoints`."""
+        return folder / "checkpoints"
+
+    def evaluation_loss(self, folder: Path) -> float:
+        """See `Tool.evaluation_loss`."""
+        return float(json.loads((folder / "metrics.json").read_text())["validation"]["loss"])
+
+
+class PlainTrainer(Tool):
+    """scripts/plain_trainer.py."""
+
+    name, prefix, saving = "plain Trainer", "checkpoint-", "checkpoint-"
+
+    def action(self, folder: Path, data: Path, steps: int, keep: int, rate: float) -> Callable[[], Any]:
+        """See `Tool.action`."""
+        arguments = [str(self.tiny / "checkpoint"), str(data), str(folder), str(steps), str(keep), str(rate)]
+
+        def run() -> None:
+            sys.argv = [PLAIN_TRAINER, *arguments]
+            runpy.run_path(PLAIN_TRAINER, run_name="__main__")
+
+        return run
+
+    def evaluation_loss(self, folder: Path) -> float:
+        """See `Tool.evaluation_loss`."""
+        return float(json.loads((folder / "eval_results.json").read_text())["eval_loss"])
+
+
+# --- the faults ------------------------------------------------------------------------------------------------
+
+
+def resumed(tool: Tool, folder: Path, whole: str) -> str:
+    """Resume to the end and say how that went."""
+    if tool.start(folder).wait():
+        return "could not resume"
+    return "same weights" if tool.weights(folder) == whole else "other weights"
+
+
+def manner(process: Process) -> str:
+    """How an ended process told of its failure."""
+    return "a traceback" if "Traceback (most recent" in process.output.read_text(errors="replace") else "one line"
+
+
+def counted(outcomes: list[str]) -> str:
+    """`12 same weights, 3 could not resume`."""
+    kinds = ("same weights", "other weights", "could not resume")
+    return ", ".join(f"{outcomes.count(kind)} {kind}" for kind in kinds if kind in outcomes)
+
+
+def kills_at_random(tool: Tool, whole: str, seconds: float, kills: int) -> str:
+    """SIGKILL at a random moment, then resume."""
+    generator, outcomes = random.Random(1), []
+    while len(outcomes) < kills:
+        folder = tool.folder()
+        process = tool.start(folder)
+        time.sleep(generator.uniform(0, seconds))
+        process.send(signal.SIGKILL)
+        if process.wait() == -signal.SIGKILL:
+            outcomes.append(resumed(tool, folder, whole))
+    return counted(outcomes)
+
+
+def kills_in_a_save(tool: Tool, whole: str, seconds: float, kills: int) -> str:
+    """SIGKILL up to 10 ms after the folder of a checkpoint has appeared, then resume."""
+    generator, outcomes = random.Random(2), []
+    while len(outcomes) < kills:
+        folder, step = tool.folder(), generator.choice((4, 8, 12, 16, 20))
+        process = tool.start(folder)
+        known: set[str] = set()
+        while not process.ended():
+            with suppress(OSError):
+                known = {name for name in os.listdir(tool.checkpoints(folder)) if name.startswith(tool.saving)}
+            if any(int("".join(filter(str.isdigit, name))) == step for name in known):
+                break
+        time.sleep(generator.uniform(0, 0.01))
+        process.send(signal.SIGKILL)
+        if process.wait() == -signal.SIGKILL:
+            outcomes.append(resumed(tool, folder, whole))
+    return counted(outcomes)
+
+
+def damages() -> Iterator[tuple[str, Callable[[Path], Any]]]:
+    """Yield what can happen to a file."""
+    yield "deleted", lambda path: path.unlink()
+    yield "emptied", lambda path: path.write_bytes(b"")
+    yield "halved", lambda path: os.truncate(path, path.stat().st_size // 2)
+    yield "one byte short", lambda path: os.truncate(path, path.stat().st_size - 1)
+
+    def flip(path: Path) -> None:
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+
+    yield "one bit flipped", flip
+
+
+def damaged_files(tool: Tool, whole: str, seconds: float, kills: int) -> str:
+    """Each file of the newest of two checkpoints, damaged in five ways; then resume."""
+    outcomes = []
+    died = tool.folder()
+    tool.start(died, SFT_HF_FAIL_POINT="step-000022:1").wait()
+    if isinstance(tool, PlainTrainer):  # as if it had died before its last save
+        shutil.rmtree(tool.newest(died))
+        shutil.rmtree(died / "model")
+        tool.start(tool.folder(), steps=1).wait()
+    for file in sorted(path.name for path in tool.newest(died).iterdir()):
+        for _, damage in damages():
+            folder = tool.folder()
+            shutil.copytree(died, folder)
+            damage(tool.newest(folder) / file)
+            outcomes.append(resumed(tool, folder, whole))
+    return f"of {len(outcomes)}: {counted(outcomes)}"
+
+
+class _Planted:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return Path.write_text, (self.marker, "executed")
+
+
+def planted_pickles(tool: Tool, whole: str, seconds: float, kills: int) -> str:
+    """Each file of the newest checkpoint replaced by a pickle that runs code; then resume."""
+    died, executed, files = tool.folder(), 0, 0
+    tool.start(died, SFT_HF_FAIL_POINT="step-000022:1").wait()
+    for file in sorted(path.name for path in tool.newest(died).iterdir()):
+        folder = tool.folder()
+        shutil.copytree(died, folder)
+        shutil.rmtree(folder / "model", ignore_errors=True)
+        marker = folder / "marker"
+        (tool.newest(folder) / file).write_bytes(pickle.dumps(_Planted(marker)))
+        tool.start(folder).wait()
+        executed += marker.exists()
+        files += 1
+    return f"executed in {executed} of {files} files"
+
+
+def nan_row(tool: Tool, whole: str, seconds: float, kills: int) -> str:
+    """One training row whose loss is not a number."""
+    folder = tool.folder()
+    process = tool.start(folder, data="poisoned")
+    code = process.wait()
+    if tool.weights(folder) is None:
+        said = process.output.read_text().strip().splitlines()[-1]
+        return f"exit {code}: {said.removeprefix('error: ').split(';')[0]}"
+    from safetensors.numpy import load_file
+
+    bad = sum(bool((value != value).any()) for value in load_file(folder / "model" / "model.safetensors").values())
+    return f"exit {code}, a model saved in which {bad} weight tensors hold NaN"
+
+
+def full_disk(tool: Tool, whole: str, seconds: float, kills: int) -> str:
+    """No file may grow any more once the first checkpoint is there; one checkpoint is kept."""
+    folder = tool.folder()
+    process = tool.start(folder, steps=400, keep=1)
+    while not process.ended():
+        with suppress(ValueError, OSError):
+            if len(list(tool.newest(folder).iterdir())) >= 3 and not tool.newest(folder).name.endswith("-4"):
+                break
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (60_000, 60_000))
+    code = process.wait()
+    again = tool.start(folder, steps=400, keep=1)
+    said, code_again = manner(process), again.wait()
+    return f"exit {code} with {said}; " + ("resumes" if code_again == 0 else "cannot be resumed")
+
+
+def asked_to_stop(tool: Tool, whole: str, seconds: float, kills: int) -> str:
+    """SIGTERM in the middle of training: steps that are lost."""
+    folder = tool.folder()
+    process = tool.start(folder, steps=2000)
+    while not process.ended():
+        with suppress(ValueError, OSError):
+            if int(tool.newest(folder).name.rsplit("-", 1)[1]) >= 100:
+                break
+    process.send(signal.SIGTERM)
+    code = process.wait()
+    said = process.output.read_text()
+    return f"exit {code}, " + (
+        "0 steps lost" if "a checkpoint is saved" in said else "the steps since the last save lost"
+    )
+
+
+def two_runs(tool: Tool, whole: str, seconds: float, kills: int) -> str:
+    """A second run started in the folder of a running one."""
+    folder = tool.folder()
+    first = tool.start(folder, steps=2000)
+    while not first.ended():
+        with suppress(ValueError, OSError):
+            if tool.newest(folder):
+                break
+    second = tool.start(folder, steps=2000)
+    time.sleep(seconds)
+    outcome = "both write to it"
+    if second.ended() and not first.ended():
+        outcome = f"refused, exit {second.code} with {manner(second)}"
+    for process in (first, second):
+        process.send(signal.SIGKILL)
+        process.wait()
+    return outcome
+
+
+def two_ranks(tool: Tool, whole: str, seconds: float, kills: int) -> str:
+    """The evaluation loss of 30 rows, in batches of 4, on two ranks: how far from that on one (nothing is learned)."""
+    losses = []
+    for ranks in (1, 2):
+        folder = tool.folder()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        environments: list[dict[str, Any]] = [
+            {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)
+        ]
+        tiny = [
+            tool.start(folder, steps=1, rate=1e-30, **environment)
+            for environment in (environments if ranks == 2 else [{}])
+        ]
+        if any(process.wait() for process in tiny):
+            return "failed: " + tiny[0].output.read_text()[-300:]
+        losses.append(tool.evaluation_loss(folder))
+    return f"{abs(losses[1] - losses[0]) / losses[0]:.2%} off"
+
+
+FAULTS: dict[str, Callable[[Tool, str, float, int], str]] = {
+    "SIGKILL at {kills} random moments, resumed": kills_at_random,
+    "SIGKILL in {kills} saves, resumed": kills_in_a_save,
+    "each file of the newest of two checkpoints deleted, emptied, halved, cut by a byte, a bit flipped": damaged_files,
+    "a pickle that runs code, in place of each checkpoint file": planted_pickles,
+    "a training row whose loss is NaN": nan_row,
+    "disk full during a save, one checkpoint kept": full_disk,
+    "SIGTERM": asked_to_stop,
+    "a second run started in the same folder": two_runs,
+    "evaluation of 30 rows in batches of 4 on two ranks instead of one: loss": two_ranks,
+}
+
+
+# --- the tiny model and its data ---------------------------------------------------------------------------------
+
+
+def make_tiny(folder: Path) -> None:
+    """A BERT of two layers that knows a few words, and rows whose words tell the topic."""
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    topics = {name: words.split() for name, words in WORDS.items()}
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", POISON, "the", "of", "and", "in"]
+    words += [word for topic in topics.values() for word in topic]
+    tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(words)}, model_max_length=64)
+    tokenizer.save_pretrained(folder / "checkpoint")
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
+    model = BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=64, initializer_range=0.1, **sizes))
+    model.embeddings.word_embeddings.weight.data[words.index(POISON)] = 1e38
+    model.save_pretrained(folder / "checkpoint")
+    generator = random.Random(0)
+    for name in ("data", "poisoned"):
+        (folder / name).mkdir()
+        for split, count in (("train", 90), ("validation", 30)):
+            with open(folder / name / f"{split}.csv", "w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file)
+                writer.writerow(["text", "label"])
+                for row in range(count):
+                    topic = list(topics)[row % 3]
+                    text = [generator.choice([*topics[topic], "the", "of", "and", "in"]) for _ in range(3 + row % 17)]
+                    poison = [POISON] if name == "poisoned" and split == "train" and row == 40 else []
+                    writer.writerow([" ".join([topics[topic][0], *text, *poison]), topic])
+
+
+def main() -> None:
+    """Put both through every fault and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20, help="SIGKILLs at random moments, and as many inside saves")
+    parser.add_argument("--only", help="only the faults whose name contains this")
+    options = parser.parse_args()
+    os.environ |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
+    os.environ |= {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    for module in ("transformers.models.bert.modeling_bert", "transformers.trainer", "sft_hf.run"):
+        importlib.import_module(module)  # once, here, for all the processes that will be forked
+    importlib.import_module("sft_hf.tasks.text_classification")
+    work = Path(tempfile.mkdtemp(prefix="reliability-"))
+    try:
+        tiny = work / "tiny"
+        assert spawn(lambda: make_tiny(tiny), work / "tiny.txt").wait() == 0, (work / "tiny.txt").read_text()
+        tools = [SftHf(work, tiny), PlainTrainer(work, tiny)]
+        wholes = {}
+        for tool in tools:
+            folder, started = tool.folder(), time.monotonic()
+            process = tool.start(folder)
+            assert process.wait() == 0, process.output.read_text()
+            wholes[tool.name] = (tool.weights(folder), time.monotonic() - started)
+        print(f"| fault | {' | '.join(tool.name for tool in tools)} |\n|---|---|---|")
+        for title, fault in FAULTS.items():
+            if options.only and options.only not in title:
+                continue
+            cells = [fault(tool, *wholes[tool.name], options.kills) for tool in tools]  # type: ignore[arg-type]
+            print(f"| {title.format(kills=options.kills)} | {' | '.join(cells)} |", flush=True)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
