@@ -211,7 +211,8 @@ def counted(outcomes: list[str]) -> str:
 
 def kills_at_random(tool: Tool, whole: str, seconds: float, kills: int) -> str:
     """SIGKILL at a random moment, then resume."""
-    generator, outcomes = random.Random(1), []
+    generator = random.Random(1)
+    outcomes: list[str] = []
     while len(outcomes) < kills:
         folder = tool.folder()
         process = tool.start(folder)
@@ -224,7 +225,8 @@ def kills_at_random(tool: Tool, whole: str, seconds: float, kills: int) -> str:
 
 def kills_in_a_save(tool: Tool, whole: str, seconds: float, kills: int) -> str:
     """SIGKILL up to 10 ms after the folder of a checkpoint has appeared, then resume."""
-    generator, outcomes = random.Random(2), []
+    generator = random.Random(2)
+    outcomes: list[str] = []
     while len(outcomes) < kills:
         folder, step = tool.folder(), generator.choice((4, 8, 12, 16, 20))
         process = tool.start(folder)
@@ -323,8 +325,8 @@ def full_disk(tool: Tool, whole: str, seconds: float, kills: int) -> str:
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (60_000, 60_000))
     code = process.wait()
     again = tool.start(folder, steps=400, keep=1)
-    said, code_again = manner(process), again.wait()
-    return f"exit {code} with {said}; " + ("resumes" if code_again == 0 else "cannot be resumed")
+    code_again = again.wait()
+    return f"exit {code}; " + ("resumes" if code_again == 0 else "cannot be resumed")
 
 
 def asked_to_stop(tool: Tool, whole: str, seconds: float, kills: int) -> str:

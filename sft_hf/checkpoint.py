@@ -63,6 +63,15 @@ def save_checkpoint(
     return target
 
 
+def expected_bytes(model: nn.Module) -> tuple[int, int]:
+    """Return the size of one checkpoint, and the most that a run's folder takes while a second is written.
+
+    An optimizer is taken to keep two numbers for each weight, as Adam does.
+    """
+    weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    return 3 * weights, 2 * 3 * weights + 2 * weights + weights  # two of them, two sets of best weights, the result
+
+
 @contextmanager
 def _described_folder(target: Path) -> Iterator[Path]:
     """`committed_folder`, with a manifest of what was written."""

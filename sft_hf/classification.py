@@ -6,7 +6,7 @@ and one decision threshold that is chosen on validation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,11 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sft_hf.data.labels import LabelMap
+from sft_hf.data.preflight import Finding
 from sft_hf.metrics import apply_threshold, choose_threshold, multi_label_metrics, single_label_metrics
 from sft_hf.recipe import Recipe, TaskSettings
 from sft_hf.tasks.base import Batch, Examples, Task
 
 SettingsT = TypeVar("SettingsT", bound=TaskSettings)
+
+FEW_ROWS = 10  # training rows of a label, below which it is worth a word
+UNBALANCED = 10  # rows of the largest label to one of the smallest, likewise
 
 
 def classification_losses(logits: Tensor, labels: Tensor, multi_label: bool) -> Tensor:
@@ -40,6 +44,11 @@ def reuse_order(label_map: LabelMap, id2label: Mapping[Any, str] | None) -> Labe
     """Return the labels in the checkpoint's own order if it knows exactly these, so that its head stays right."""
     own = tuple(id2label[index] for index in sorted(id2label, key=int)) if id2label else ()
     return LabelMap(own) if set(own) == set(label_map.names) and len(own) == len(label_map.names) else label_map
+
+
+def _listed(names: Sequence[str], limit: int = 5) -> str:
+    more = f" and {len(names) - limit} more labels" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 class ClassifierTask(Task[SettingsT]):
@@ -70,6 +79,48 @@ class ClassifierTask(Task[SettingsT]):
     def identity(self) -> dict[str, Any]:
         """See `Task.identity`: the labels in the order of the outputs."""
         return {"labels": list(self.label_map.names), "multi_label": self.multi_label}
+
+    def findings(self, examples: Mapping[str, Examples]) -> list[Finding]:
+        """See `Task.findings`: how the labels are spread over the rows."""
+        counts = {role: self._counts(split.references) for role, split in examples.items() if len(split)}
+        found = []
+        if "train" in counts:
+            found += self._rare_labels(counts["train"])
+        for role in ("validation", "test"):
+            if role not in counts:
+                continue
+            if missing := [name for name, count in zip(self.label_map.names, counts[role], strict=True) if not count]:
+                found.append(Finding("note", f"{role} has no row of {_listed(missing)}: nothing is measured for these"))
+            if not self.multi_label:
+                most = int(counts[role].argmax())
+                share = counts[role][most] / counts[role].sum()
+                name = self.label_map.names[most]
+                found.append(Finding("note", f"{role}: always answering {name!r} would have accuracy {share:.4f}"))
+        return found
+
+    def _counts(self, references: Sequence[Any]) -> np.ndarray:
+        """Rows of each label."""
+        flat = [label for labels in references for label in labels] if self.multi_label else list(references)
+        return np.bincount(np.asarray(flat, dtype=np.int64), minlength=len(self.label_map.names))
+
+    def _rare_labels(self, counts: np.ndarray) -> list[Finding]:
+        found = []
+        named = list(zip(self.label_map.names, counts.tolist(), strict=True))
+        if unseen := [name for name, count in named if not count]:
+            found.append(
+                Finding("warning", f"train has no row of {_listed(unseen)}: the model cannot learn what it never sees")
+            )
+        if rare := [f"{name} ({count})" for name, count in named if 0 < count < FEW_ROWS]:
+            found.append(Finding("warning", f"train has fewer than {FEW_ROWS} rows of {_listed(rare)}; add some"))
+        present = counts[counts > 0]
+        if len(present) and present.max() > UNBALANCED * present.min():
+            ratio = present.max() / present.min()
+            found.append(
+                Finding(
+                    "note", f"train is unbalanced: the largest label has {ratio:.0f} times the rows of the smallest"
+                )
+            )
+        return found
 
     def read_head(self, config: Any) -> None:
         """Take labels, kind of problem and threshold from the config of a trained model."""

@@ -140,6 +140,44 @@ def _summary(result: Any) -> str:
     return "\n".join(lines)
 
 
+@cli.command()
+@recipe_arguments
+@click.option("--output-dir", metavar="DIR", help="The run folder. [default: runs/NAME]")
+@click.option("--strict", is_flag=True, help="Fail on warnings, such as test rows that are in train too.")
+@click.option("--push-to", metavar="REPO_ID", help="Check also that this Hub repository can be written to.")
+def check(
+    name: str | None,
+    recipe_name: str | None,
+    overrides: tuple[str, ...],
+    output_dir: str | None,
+    strict: bool,
+    push_to: str | None,
+) -> None:
+    """Find out everything that can be found out before training: minutes now instead of a failure hours later.
+
+    Reads every row, looks for rows that two splits share and for labels with few rows, takes one step on the longest
+    rows (memory, time), saves a checkpoint and reads it back, and counts the free space. Nothing is left behind.
+
+    \b
+    sft-hf check text data.name=mine.csv
+    """
+    recipe = read_recipe(name, recipe_name, overrides, output_dir)
+    console.set_up(quiet=True)  # the report says it all, and once
+    from sft_hf.experiments.check import check as run_check
+
+    report = run_check(recipe, push_to=push_to)
+    for line in report.passed:
+        click.echo(f"ok       {line}")
+    for line in report.warnings:
+        click.echo(f"warning  {line}")
+    for problem in report.problems:
+        click.echo(f"FAILED   {problem}")
+    if report.problems:
+        raise report.problems[0]
+    if strict and report.warnings:
+        raise UserError(f"{len(report.warnings)} warnings, and --strict: {report.warnings[0]}")
+
+
 @cli.command("verify-resume")
 @recipe_arguments
 @click.option("--kills", type=click.IntRange(min=1), default=3, show_default=True, help="How often the run is killed.")

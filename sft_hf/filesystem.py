@@ -104,6 +104,26 @@ def committed_folder(target: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def free_bytes(path: Path) -> int:
+    """Return the room on the file system that `path`, which need not exist, is or will be on."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def human_bytes(count: float) -> str:
+    """`1.5 GB`, in powers of 1000 as disks are sold.
+
+    >>> human_bytes(1_530_000_000)
+    '1.5 GB'
+    """
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} bytes" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete what writers that died have left in a folder, unfinished or replaced."""
     for pattern in (".*.tmp", ".*.old"):

@@ -20,9 +20,11 @@ from torch import Tensor
 from sft_hf import checkpoint, interruption, process
 from sft_hf.data.fingerprint import fingerprint
 from sft_hf.data.media import MEDIA_KEYS
+from sft_hf.data.preflight import Finding
 from sft_hf.data.training_data import WholeSet
-from sft_hf.errors import RecipeError, Terminated, UserError, did_you_mean
+from sft_hf.errors import RecipeError, StorageError, Terminated, UserError, did_you_mean
 from sft_hf.evaluation import predict
+from sft_hf.filesystem import free_bytes, human_bytes
 from sft_hf.identity import check_identity, identity_of
 from sft_hf.loop import Training, TrainState, train
 from sft_hf.models.loading import pin
@@ -30,7 +32,7 @@ from sft_hf.optimization import build_optimizer, build_scheduler
 from sft_hf.recipe import Recipe
 from sft_hf.registry import load_component
 from sft_hf.run_folder import RunFolder
-from sft_hf.run_inputs import load_data, prepare_split, training_data
+from sft_hf.run_inputs import data_findings, load_data, prepare_split, training_data
 from sft_hf.run_results import CONFIDENCE_SAMPLES, prediction_rows
 from sft_hf.sources import resolve
 from sft_hf.tasks.base import Examples, Task
@@ -122,9 +124,35 @@ class _Run:
         for role in ("validation", "test"):
             if role in self.splits.by_role:
                 self.examples[role] = prepare_split(task, self.splits.by_role[role], self.splits.where[role])
+        for finding in self.findings():
+            log.log(logging.WARNING if finding.level == "warning" else logging.INFO, "%s", finding.text)
         self.metric = self._metric_for_best_model()
         set_seed(recipe.seed)  # the new head's weights
         self.training = self._training(task.build_model(self.source, recipe.model))
+        self._check_space()
+
+    def findings(self) -> list[Finding]:
+        """What there is to know of the data, beyond that every row can be used."""
+        train = {"train": self.data.examples} if isinstance(self.data, WholeSet) else {}
+        return data_findings(self.task, self.splits, {**train, **self.examples})
+
+    def _check_space(self) -> None:
+        one, most = checkpoint.expected_bytes(self.training.model)
+        keep = self.recipe.checkpoint.save_total_limit
+        most += (keep - 1) * one
+        free = free_bytes(self.folder.path)
+        if free < one:
+            raise StorageError(
+                f"{self.folder.path}: a checkpoint needs about {human_bytes(one)}, and {human_bytes(free)} are free"
+            )
+        if free < most:
+            log.warning(
+                "%s: %s are free, and the run may need %s (%d checkpoints, the best weights, the model)",
+                self.folder.path,
+                human_bytes(free),
+                human_bytes(most),
+                keep + 1,
+            )
 
     def _metric_for_best_model(self) -> str | None:
         wanted, known = self.recipe.eval.metric_for_best_model, self.task.metric_names()

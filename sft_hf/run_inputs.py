@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from datasets import Dataset, IterableDataset
 
 from sft_hf.data.batching import padding_waste
 from sft_hf.data.loading import Splits, load_splits
+from sft_hf.data.media import MEDIA_KEYS
+from sft_hf.data.preflight import Finding, find_duplicates
 from sft_hf.data.splits import fill_missing_splits, limit_splits
 from sft_hf.data.training_data import BatchSizes, Stream, WholeSet
 from sft_hf.errors import RecipeError
@@ -32,6 +35,20 @@ def load_data(recipe: Recipe, task: Task[Any], model_source: Source | None) -> S
     sizes = {role: len(split) for role, split in splits.by_role.items() if isinstance(split, Dataset)}
     log.info("rows: %s", ", ".join(f"{role} {size}" for role, size in sizes.items()) or "a stream")
     return splits
+
+
+TARGET_KEYS = ("data.label_column", "data.transcription_column", "data.group_column")
+"""Keys of a recipe that name a column with what is to be predicted, or to report by; the others are input."""
+
+
+def data_findings(task: Task[Any], splits: Splits, examples: Mapping[str, Examples]) -> list[Finding]:
+    """Return what is known of the rows before training: duplicates, contradictions, how labels are spread."""
+    rows = {role: split for role, split in splits.by_role.items() if isinstance(split, Dataset)}
+    columns = task.columns()
+    content = [column for key, column in columns.items() if key not in TARGET_KEYS]
+    target = next((column for key, column in columns.items() if key in TARGET_KEYS), None)
+    files = [column for key, column in columns.items() if key in MEDIA_KEYS]
+    return [*find_duplicates(rows, content, target, files), *task.findings(examples)]
 
 
 def prepare_split(task: Task[Any], split: Dataset, where: str) -> Examples:

@@ -43,6 +43,7 @@ class Repository:
     private: bool = False
     gated: bool = False
     readers: frozenset[str] = frozenset()  # tokens that may read it although it is private or gated
+    writers: frozenset[str] = frozenset()  # tokens that may write to it
     commits: list[str] = field(default_factory=list)
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
@@ -91,6 +92,15 @@ class Repository:
 
 
 @dataclass(frozen=True)
+class User:
+    """Whose a token is, and what the token is good for."""
+
+    name: str
+    role: str = "write"
+    organizations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Request:
     """One request as it was answered."""
 
@@ -111,6 +121,7 @@ class HubServer:
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.tokens: set[str] = set()
         """Tokens that belong to somebody; any other is answered with 401."""
+        self.users: dict[str, User] = {}
         self.requests: list[Request] = []
         self._failures: list[tuple[re.Pattern[str], int]] = []
         self._server = _Server(self)
@@ -129,10 +140,11 @@ class HubServer:
         private: bool = False,
         gated: bool = False,
         readers: tuple[str, ...] = (),
+        writers: tuple[str, ...] = (),
     ) -> Repository:
         """Add an empty repository. `readers` are tokens; they count as known from now on."""
         folder = self.folder / kind / name
-        repository = Repository(kind, name, folder, private, gated, frozenset(readers))
+        repository = Repository(kind, name, folder, private, gated, frozenset(readers), frozenset(writers))
         self.repositories[kind, name] = repository
         self.tokens |= repository.readers
         return repository
@@ -263,6 +275,22 @@ class _Handler(BaseHTTPRequestHandler):
 
     # --- the API --------------------------------------------------------------------------------------------
 
+    def whoami(self) -> None:
+        """`HfApi.whoami`."""
+        if self.token is None:
+            raise _Refusal(401, "Invalid username or password.")
+        user = self.server.hub.users[self.token]
+        organizations = [{"name": name, "type": "org"} for name in user.organizations]
+        token = {"accessToken": {"displayName": "tests", "role": user.role}}
+        self._send_json({"type": "user", "name": user.name, "orgs": organizations, "auth": token})
+
+    def may_write(self, kind: str, name: str) -> None:
+        """`HfApi.auth_check(write=True)`."""
+        repository = self._repository(kind, name)
+        if self.token not in repository.writers:
+            raise _Refusal(403, "You don't have the rights to write to this repository")
+        self._send_json({})
+
     def info(self, kind: str, name: str, revision: str) -> None:
         """`model_info`, `dataset_info`."""
         repository = self._repository(kind, name)
@@ -366,6 +394,8 @@ _DATE = "2026-01-01T00:00:00.000Z"
 _NAME = r"(?P<name>[^/]+/[^/]+)"
 _API = rf"/api/(?P<kind>models|datasets)/{_NAME}"
 _ROUTES: list[tuple[str, str, Any]] = [
+    ("GET", "/api/whoami-v2", _Handler.whoami),
+    ("GET", _API + "/auth-check/write", _Handler.may_write),
     ("GET", _API + r"(?:/revision/(?P<revision>[^/]+))?", _Handler.info),
     ("GET", _API + r"/tree/(?P<revision>[^/]+)(?:/(?P<path>.+))?", _Handler.tree),
     ("POST", _API + r"/paths-info/(?P<revision>[^/]+)", _Handler.paths_info),

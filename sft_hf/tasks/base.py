@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
 
+    from sft_hf.data.preflight import Finding
     from sft_hf.recipe import ModelSection, Recipe, TaskSettings
     from sft_hf.sources import Source
 
@@ -91,6 +92,10 @@ class Task(ABC, Generic[SettingsT]):
     @abstractmethod
     def prepare(self, split: Dataset, where: str) -> Examples:
         """Turn the rows of a split into model inputs. Raises DataError naming the row."""
+
+    def findings(self, examples: Mapping[str, Examples]) -> list[Finding]:
+        """What the prepared splits, by role, have that a user should know before training."""
+        return []
 
     def identity(self) -> dict[str, Any]:
         """What the model's outputs mean, as plain data: a checkpoint is resumed only where it is the same."""

@@ -1,0 +1,169 @@
+"""What can be found out about data before training: rows that two splits share, rows that contradict each other."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from sft_hf.data.loading import ROW_ID
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+READ_BATCH = 10_000
+EXAMPLES = 3  # rows that a finding names
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line for the user: a note, or a warning, which a strict check fails on."""
+
+    level: Literal["note", "warning"]
+    text: str
+
+
+def find_duplicates(
+    splits: Mapping[str, Dataset], content: Sequence[str], label: str | None = None, files: Sequence[str] = ()
+) -> list[Finding]:
+    """Return a warning for each pair of splits that share inputs, and for inputs in train with different labels.
+
+    A score on rows that training has seen says nothing about new ones. Texts count as the same when they differ in
+    white space and letter case alone, files when every byte is the same.
+
+    Args:
+        splits: rows by role; train, validation and test, in this order.
+        content: the columns that make up the input.
+        label: the column whose values contradict each other where the input is the same.
+        files: the ones among `content` that name files or hold their bytes.
+    """
+    keys = _keys(splits, content, files)
+    findings: list[Finding] = []
+    roles = list(splits)
+    for later in range(1, len(roles)):
+        for earlier in range(later):
+            findings += _shared(roles[earlier], roles[later], keys, splits)
+    if label is not None and "train" in splits:
+        findings += _contradictions(keys["train"], splits["train"], label)
+    return findings
+
+
+def _shared(first: str, second: str, keys: Mapping[str, list[Any]], splits: Mapping[str, Dataset]) -> list[Finding]:
+    where = {key: row for row, key in reversed(list(enumerate(keys[first]))) if key is not None}
+    pairs = [(where[key], row) for row, key in enumerate(keys[second]) if key in where]
+    if not pairs:
+        return []
+    named = ", ".join(
+        f"{_number(splits[second], row)} (is {first} row {_number(splits[first], other)})"
+        for other, row in pairs[:EXAMPLES]
+    )
+    share = len(pairs) / len(keys[second])
+    return [
+        Finding(
+            "warning",
+            f"{len(pairs)} of {len(keys[second])} {second} rows ({share:.1%}) are in {first} too: rows {named}"
+            f"{', ...' if len(pairs) > EXAMPLES else ''}; they make the score on {second} too good: remove them there",
+        )
+    ]
+
+
+def _contradictions(keys: list[Any], train: Dataset, label: str) -> list[Finding]:
+    seen: dict[Any, tuple[int, str]] = {}
+    found: dict[Any, tuple[int, int]] = {}
+    for row, (key, value) in enumerate(zip(keys, _values(train, label), strict=True)):
+        first = seen.setdefault(key, (row, repr(value)))
+        if key is not None and first[1] != repr(value):
+            found.setdefault(key, (first[0], row))
+    if not found:
+        return []
+    named = ", ".join(
+        f"{_number(train, one)} and {_number(train, other)}" for one, other in list(found.values())[:EXAMPLES]
+    )
+    return [
+        Finding(
+            "warning",
+            f"{len(found)} inputs stand in train more than once, with different values of {label!r}: rows {named}"
+            f"{', ...' if len(found) > EXAMPLES else ''}; one of each must be wrong",
+        )
+    ]
+
+
+def _number(split: Dataset, row: int) -> int:
+    """The 1-based number that a person counts in the source."""
+    return 1 + (int(split[row][ROW_ID]) if ROW_ID in split.column_names else row)
+
+
+# --- keys --------------------------------------------------------------------------------------------------------
+
+
+def _keys(splits: Mapping[str, Dataset], content: Sequence[str], files: Sequence[str]) -> dict[str, list[Any]]:
+    """Return for every row of every split what two rows have in common that are the same; None for a row like no other.
+
+    Of files, only those are read whose size occurs more than once.
+    """
+    columns = {(role, name): list(_values(split, name)) for role, split in splits.items() for name in content}
+    sizes = {
+        place: [_size(value) if place[1] in files else None for value in values] for place, values in columns.items()
+    }
+    often = Counter(size for values in sizes.values() for size in values if size is not None)
+    keys: dict[str, list[Any]] = {}
+    for role, split in splits.items():
+        parts = []
+        for name in content:
+            values, lengths = columns[role, name], sizes[role, name]
+            if name in files:
+                parts.append(
+                    [
+                        _digest(value) if length is not None and often[length] > 1 else None
+                        for value, length in zip(values, lengths, strict=True)
+                    ]
+                )
+            else:
+                parts.append([_plain(value) for value in values])
+        keys[role] = (
+            [None if None in row else row for row in zip(*parts, strict=True)] if parts else [None] * len(split)
+        )
+    return keys
+
+
+def _values(split: Dataset, name: str) -> Iterator[Any]:
+    view = split.with_format(None).select_columns([name])
+    for start in range(0, len(view), READ_BATCH):
+        yield from view[start : start + READ_BATCH][name]
+
+
+def _plain(value: Any) -> bytes:
+    text = " ".join(str(value).split()).casefold()
+    return hashlib.blake2b(text.encode("utf-8", errors="surrogatepass"), digest_size=16).digest()
+
+
+def _held(value: Any) -> Any:
+    return value.get("bytes") or value.get("path") if isinstance(value, dict) else value
+
+
+def _size(value: Any) -> int | None:
+    value = _held(value)
+    if isinstance(value, bytes):
+        return len(value)
+    try:
+        return os.stat(value).st_size
+    except (OSError, TypeError, ValueError):
+        return None
+
+
+def _digest(value: Any) -> bytes | None:
+    value = _held(value)
+    digest = hashlib.blake2b(digest_size=16)
+    if isinstance(value, bytes):
+        digest.update(value)
+        return digest.digest()
+    try:
+        with open(value, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError:
+        return None
+    return digest.digest()

@@ -1,0 +1,132 @@
+"""`sft-hf check` finds before training what would spoil it, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def check(commands, recipe_file, folder, *more):
+    return commands.run("check", str(recipe_file), "--output-dir", str(folder / "runs" / "run"), *more)
+
+
+def test_a_good_recipe_passes_and_nothing_is_left(commands, recipe_file, tmp_path):
+    done = check(commands, recipe_file, tmp_path, "--strict")
+    assert done.wait() == 0, done.said()
+    said = done.said()
+    for words in (
+        "ok       recipe, checkpoint and data: every row can be used",
+        "ok       train: 81 rows; length half ",
+        "ok       test: always answering 'sport' would have accuracy 0.3333",
+        "ok       one update on the 8 longest rows: ",
+        "peak memory ",
+        "ok       a checkpoint: 2",  # 225.9 kB
+        "free for ",
+    ):
+        assert words in said, said
+    assert list(tmp_path.iterdir()) == []
+
+
+def with_train(data_folder, folder, change):
+    shutil.copytree(data_folder, folder / "data")
+    lines = (folder / "data" / "train.csv").read_text().splitlines()
+    change(lines, (folder / "data" / "test.csv").read_text().splitlines())
+    (folder / "data" / "train.csv").write_text("\n".join(lines) + "\n")
+    return f"data.name={folder / 'data'}"
+
+
+def test_leaks_and_rare_labels_are_warnings_and_strict_fails_on_them(commands, recipe_file, data_folder, tmp_path):
+    def change(train, test):
+        train.extend(
+            [test[4].upper().replace(",SPORT", ",sport").replace(",MONEY", ",money").replace(",FOOD", ",food")]
+        )
+        train.extend(f"a text of its own number {number},rare" for number in range(3))
+
+    data = with_train(data_folder, tmp_path, change)
+    done = check(commands, recipe_file, tmp_path, data)
+    assert done.wait() == 0, done.said()
+    assert "warning  1 of 30 test rows (3.3%) are in train too: rows 4 (is train row 91)" in done.said()
+    assert "warning  train has fewer than 10 rows of rare (" in done.said()
+    assert "test has no row of rare: nothing is measured for these" in done.said()
+    strict = check(commands, recipe_file, tmp_path, data, "--strict")
+    assert strict.wait() == 2
+    assert "error: 2 warnings, and --strict: 1 of 30 test rows" in strict.said()
+
+
+def test_a_run_warns_of_them_too(commands, recipe_file, data_folder, tmp_path):
+    data = with_train(data_folder, tmp_path, lambda train, test: train.append(test[4]))
+    done = commands.run("finetune", str(recipe_file), data, "train.max_steps=1", "--output-dir", str(tmp_path / "run"))
+    assert done.wait() == 0
+    assert "1 of 30 test rows (3.3%) are in train too: rows 4 (is train row 91)" in done.said()
+
+
+def test_bad_data_are_an_error(commands, recipe_file, data_folder, tmp_path):
+    data = with_train(data_folder, tmp_path, lambda train, test: train.append(",sport"))
+    done = check(commands, recipe_file, tmp_path, data)
+    assert done.wait() == 2
+    assert "row 91: column 'text' is empty" in done.said().splitlines()[-1]
+
+
+def test_a_taken_folder_is_a_warning(commands, recipe_file, tmp_path):
+    folder = tmp_path / "runs" / "run"
+    commands.run("finetune", str(recipe_file), "train.max_steps=1", "--output-dir", str(folder))
+    done = check(commands, recipe_file, tmp_path)
+    assert done.wait() == 0
+    assert "warning  " in done.said() and "holds another run" in done.said()
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A Hub with a repository that one user may write to."""
+    spec = importlib.util.spec_from_file_location("hub_server", Path(__file__).parents[1] / "hub_server.py")
+    hub_server = sys.modules["hub_server"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hub_server)
+    server = hub_server.HubServer(tmp_path / "hub")
+    server.users = {
+        "hf_may": hub_server.User("ann", organizations=("lab",)),
+        "hf_may_not": hub_server.User("bob"),
+        "hf_reads": hub_server.User("ann", role="read"),
+    }
+    server.tokens |= set(server.users)
+    server.create("ann/model", writers=("hf_may",))
+    with server:
+        yield server, hub_server
+
+
+def test_write_access_to_the_hub(hub, tmp_path):
+    server, hub_server = hub
+    cases = [
+        ("hf_may", "ann/model", "Hub: ann/model can be written to"),
+        ("hf_may", "lab/new", "Hub: lab/new is not there yet, and can be created"),
+        ("hf_may", "new", "Hub: ann/new is not there yet, and can be created"),
+        ("hf_may", "other/new", "other/new: is not there, and you may not create it under 'other'"),
+        ("hf_may_not", "ann/model", "ann/model: you may not write to it (403)"),
+        ("hf_reads", "ann/model", "ann/model: your token may only read"),
+        ("hf_unknown", "ann/model", "ann/model: the Hub knows no token of yours"),
+        ("", "ann/model", "ann/model: the Hub knows no token of yours"),
+    ]
+    code = (
+        "import json, os, sys\n"
+        "from sft_hf.errors import UserError\n"
+        "from sft_hf.experiments.check import _hub_access\n"
+        "for token, repository, _ in json.loads(sys.argv[1]):\n"
+        "    os.environ['HF_TOKEN'] = token\n"
+        "    try: print(_hub_access(repository)[0])\n"
+        "    except UserError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(cases)],
+        capture_output=True,
+        text=True,
+        env=hub_server.client_environment(server.url, tmp_path / "home"),
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for (_, _, words), said in zip(cases, done.stdout.splitlines(), strict=True):
+        assert words in said
