@@ -8,13 +8,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
 import click
 
-from sft_hf import __version__, console
+from sft_hf import __version__, console, redaction
 from sft_hf.errors import RecipeError, SftError, StorageError, UserError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -315,6 +314,7 @@ def predict(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with the code of the contract: 0, 1, 2, 74 or 143."""
+    redaction.guard_tracebacks()
     sys.exit(run(arguments))
 
 
@@ -334,12 +334,12 @@ def run(arguments: list[str] | None = None) -> int:
     except OSError as error:
         return _fail(f"{error.filename or 'file system'}: {error.strerror or error}", StorageError.exit_code, True)
     except Exception:
-        traceback.print_exc()
+        redaction.print_traceback()
         return _fail("this is a bug in sft-hf; please report it with the lines above", 1, True)
     return 0
 
 
 def _fail(message: str, code: int, everywhere: bool = False) -> int:
     if everywhere or console.is_main_process():
-        click.echo(f"error: {message}", err=True)
+        click.echo(f"error: {redaction.redact(message)}", err=True)
     return code

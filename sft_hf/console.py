@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 from sft_hf import interruption
+from sft_hf.redaction import redact
 
 T = TypeVar("T")
 
@@ -21,12 +22,12 @@ def is_main_process() -> bool:
 
 
 class _Console(logging.StreamHandler[Any]):
-    """Writes to the standard error of the moment, above a progress bar if there is one."""
+    """Writes to the standard error of the moment, above a progress bar if there is one, and never a secret."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
-        tqdm.write(self.format(record), file=sys.stderr)
+        tqdm.write(redact(self.format(record)), file=sys.stderr)
 
 
 def set_up(quiet: bool = False) -> None:

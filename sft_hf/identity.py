@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sft_hf.errors import RunFolderError
+from sft_hf.recipe import flatten
 
 ENVIRONMENT = "environment"
 """The part that may differ where the user says so: it changes the last bits, not the meaning."""
@@ -70,16 +71,6 @@ def check_identity(saved: Any, now: Mapping[str, Any], where: str, *, other_envi
             "--other-environment"
         )
     return allowed
-
-
-def flatten(data: Any, prefix: str = "") -> dict[str, Any]:
-    """Return nested mappings as {dotted key: value}."""
-    if not isinstance(data, Mapping) or not data:
-        return {prefix: data}
-    result: dict[str, Any] = {}
-    for key, value in data.items():
-        result.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
-    return result
 
 
 def _list(sentences: list[str], limit: int = 4) -> str:

@@ -6,7 +6,7 @@ messages show. A task's own settings live in its file (see `sft_hf.registry`) an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from sft_hf.errors import RecipeError, did_you_mean
+from sft_hf.redaction import redact
 from sft_hf.registry import component_names, load_component
 from sft_hf.yaml_files import parse_value, read_yaml, write_yaml
 
@@ -297,12 +298,22 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = find_recipe(name)
     recipe = validate_recipe(apply_overrides(_find_beside(read_yaml(path), path.parent), overrides), str(path))
+    _refuse_secrets(recipe, str(path))
     for section in (recipe.model, recipe.data):
         local = Path(section.name).expanduser()
         if not section.name.startswith("pypi://") and local.exists():
             section.name = str(local.resolve())
     recipe.output_dir = str(Path(recipe.output_dir or Path("runs") / path.stem).expanduser().resolve())
     return recipe
+
+
+def _refuse_secrets(recipe: Recipe, where: str) -> None:
+    """A recipe is saved, and published with the model."""
+    for key, value in flatten(recipe.model_dump(mode="json")).items():
+        if isinstance(value, str) and redact(value) != value:
+            raise RecipeError(
+                f"{where}: {key}: holds a token or password; leave it in the environment, or `hf auth login`"
+            )
 
 
 def _find_beside(data: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -372,6 +383,16 @@ def _description(location: Sequence[str]) -> str:
     section = _section_class(location[:-1], {}) if location[:1] != ["task"] else None
     field = section.model_fields.get(location[-1]) if section else None
     return field.description or "" if field else ""
+
+
+def flatten(data: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as {dotted key: value}."""
+    if not isinstance(data, Mapping) or not data:
+        return {prefix: data}
+    result: dict[str, Any] = {}
+    for key, value in data.items():
+        result.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+    return result
 
 
 def json_schema() -> dict[str, Any]:

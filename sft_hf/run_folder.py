@@ -10,8 +10,7 @@ from typing import Any
 
 from sft_hf.errors import RunFolderError
 from sft_hf.filesystem import committed_folder, remove_leftovers, storage_errors, write_json, write_text
-from sft_hf.identity import flatten
-from sft_hf.recipe import Recipe, validate_recipe
+from sft_hf.recipe import Recipe, flatten, validate_recipe
 from sft_hf.run_lock import LOCK, OWNER, RunLock
 from sft_hf.yaml_files import read_yaml
 

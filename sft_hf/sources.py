@@ -14,7 +14,8 @@ from typing import Literal
 
 from sft_hf.errors import SourceError, did_you_mean
 from sft_hf.filesystem import sha256_of
-from sft_hf.wheels import check_pin, parse_name, path_in_wheel, plain_errors, redact
+from sft_hf.redaction import redact
+from sft_hf.wheels import check_pin, parse_name, path_in_wheel, plain_errors
 
 _FORMS = (
     "valid are a local path (./my-model), a Hub id (google/bert_uncased_L-2_H-128_A-2) or "

@@ -34,6 +34,7 @@ from pathlib import Path, PurePosixPath
 
 from sft_hf.errors import SourceError, StorageError, did_you_mean
 from sft_hf.filesystem import STORAGE_ERRNOS, sha256_of
+from sft_hf.redaction import redact
 
 logger = logging.getLogger("sft_hf")
 
@@ -326,8 +327,3 @@ def plain_errors(where: str, hint: str = "") -> Iterator[None]:
         raise kind(f"{where}: {error.strerror or error}{file}{hint}") from error
     except NotImplementedError as error:  # a file system without locks
         raise SourceError(f"{where}: {error}{hint}") from error
-
-
-def redact(text: str) -> str:
-    """The text without the credentials of its URLs."""
-    return re.sub(r"://[^/\s]*@", "://***@", text)

@@ -16,7 +16,7 @@ MODULES = {
     ".".join(("sft_hf", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
     for path in sorted(ROOT.rglob("*.py"))
 }
-TOP = ("sft_hf.cli", "sft_hf.experiments", "sft_hf.compression", "sft_hf.publishing")
+TOP = ("sft_hf.cli", "sft_hf.__main__", "sft_hf.experiments", "sft_hf.compression", "sft_hf.publishing")
 CONCRETE = tuple(
     name for name in MODULES if name.startswith(("sft_hf.tasks.", "sft_hf.techniques.")) and not name.endswith(".base")
 )
@@ -25,6 +25,7 @@ GROUND = (
     "sft_hf.errors",
     "sft_hf.fail_points",
     "sft_hf.interruption",
+    "sft_hf.redaction",
     "sft_hf.registry",
     "sft_hf.yaml_files",
     "sft_hf.filesystem",
