@@ -242,8 +242,13 @@ def load_best(folder: Path, step: int, model: nn.Module) -> None:
         load_model(model, best / MODEL)
 
 
-def clean_up(folder: Path) -> None:
-    """Delete what a finished run has no use for: the best weights, which stand in its model/, and damaged folders."""
+def clean_up(folder: Path, keep: int) -> None:
+    """Delete what a finished run has no use for: the best weights, which stand in its model/, and damaged folders.
+
+    And all but `keep` checkpoints: a run that died just after its last save had not come to that.
+    """
+    for old in list_checkpoints(folder)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
     for pattern in ("best-*", "damaged-*"):
         for path in folder.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)

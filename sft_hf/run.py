@@ -346,7 +346,7 @@ class _Run:
             predictions = prediction_rows(self.task, outputs, examples)
         metrics = self._metrics(state, model, scores, started)
         self._on_main(self.folder.write_results, lambda path: self.task.save(model, path), metrics, predictions)
-        self._on_main(checkpoint.clean_up, self.folder.checkpoints)
+        self._on_main(checkpoint.clean_up, self.folder.checkpoints, self.recipe.checkpoint.save_total_limit)
         return RunResult(self.folder.path, metrics)
 
     def _metrics(self, state: TrainState, model: Any, scores: dict[str, Any], started: float) -> dict[str, Any]:

@@ -120,3 +120,9 @@ def test_two_hundred_kills(runs, capsys):
                 counts["elsewhere"] += 1
     with capsys.disabled():
         print(f"\n{runs.ranks} rank(s), SIGKILLs, all resumed to the same hashes: {counts}")
+
+
+@pytest.mark.parametrize("runs", [1], indirect=True, ids=["one-rank"])
+def test_killed_after_the_last_save_a_run_still_removes_the_one_before(runs):
+    points = [runs.killed_at("step-000022", point) for point in range(9, POINTS, 3)]
+    assert any(points)
