@@ -250,11 +250,12 @@ def schema() -> None:
 @click.argument("run")
 @click.option("--split", default="test", show_default=True, help="train, validation or test.")
 @click.option("--mixed-precision", type=click.Choice(["no", "bf16", "fp16", "auto"]), default="no", show_default=True)
-def evaluate(run: str, split: str, mixed_precision: str) -> None:
+@click.option("--trust-remote-code", is_flag=True, help="Run Python code that came with the run's checkpoint.")
+def evaluate(run: str, split: str, mixed_precision: str, trust_remote_code: bool) -> None:
     """Score the model in run folder RUN again; the metrics go to standard output as JSON."""
     from sft_hf.inference import evaluate_run
 
-    metrics = evaluate_run(run, split, mixed_precision=mixed_precision)
+    metrics = evaluate_run(run, split, mixed_precision=mixed_precision, trust_remote_code=trust_remote_code)
     if console.is_main_process():
         click.echo(json.dumps(metrics, indent=2))
 
@@ -279,6 +280,7 @@ def evaluate(run: str, split: str, mixed_precision: str) -> None:
 )
 @click.option("--batch-size", type=click.IntRange(min=1), help="Rows per forward pass. [default: the recipe's]")
 @click.option("--mixed-precision", type=click.Choice(["no", "bf16", "fp16", "auto"]), default="no", show_default=True)
+@click.option("--trust-remote-code", is_flag=True, help="Run Python code that came with the run's checkpoint.")
 def predict(
     run: str,
     inputs: tuple[str, ...],
@@ -288,6 +290,7 @@ def predict(
     window: str | None,
     batch_size: int | None,
     mixed_precision: str,
+    trust_remote_code: bool,
 ) -> None:
     """Apply the model in run folder RUN to new data; one JSON line per input.
 
@@ -308,7 +311,8 @@ def predict(
     settings: dict[str, Any] = {"predict_window": window} if window else {}
     if timestamps or kind in SUBTITLES:
         settings["timestamps"] = True
-    rows = predict_inputs(run, inputs, batch_size=batch_size, mixed_precision=mixed_precision, **settings)
+    options: dict[str, Any] = {"mixed_precision": mixed_precision, "trust_remote_code": trust_remote_code}
+    rows = predict_inputs(run, inputs, batch_size=batch_size, **options, **settings)
     write_predictions(rows, output, kind)
 
 

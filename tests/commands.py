@@ -69,7 +69,7 @@ class Commands:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "HF_MODULES_CACHE": str(folder / "modules")},
         )
         assert self.server.stdout is not None and self.server.stdout.readline() == "ready\n"
 

@@ -6,6 +6,7 @@ import logging
 import os
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from sft_hf.errors import CheckpointError, RecipeError, SftError, StorageError, did_you_mean
 from sft_hf.filesystem import STORAGE_ERRNOS
+from sft_hf.models.folder_safety import CONFIGS, INDEXES, check_config, check_folder, check_index
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +72,8 @@ def _explain(causes: list[BaseException], source: Source) -> str:
         return "the file holds more than tensors, and nothing else is unpickled; give a safetensors checkpoint"
     if "custom code" in reason or "trust_remote_code" in reason:
         return (
-            "it needs custom code of its own, which is never run; give a checkpoint of a type that Transformers knows"
+            "it needs custom code of its own, which is not run; give a checkpoint of a type that Transformers knows, "
+            "or read that code and allow it on the command line with model.trust_remote_code=true"
         )
     if source.path is not None:
         if not (source.path / "config.json").is_file():
@@ -99,16 +102,30 @@ def pin(source: Source) -> Source:
         return source
     with checkpoint_errors(source, "config.json"):
         file = cached_file(source.name, "config.json", revision=source.revision or "main")
-    return replace(source, revision=extract_commit_hash(file, None) or source.revision)
+        pinned = replace(source, revision=extract_commit_hash(file, None) or source.revision)
+        for name in (*CONFIGS, *INDEXES):
+            if path := cached_file(
+                source.name, name, revision=pinned.revision, _raise_exceptions_for_missing_entries=False
+            ):
+                check_index(Path(path)) if name in INDEXES else check_config(Path(path), Path(path).parent)
+    return pinned
 
 
 def open_checkpoint(auto_class: Any, source: Source, what: str) -> Any:
     """Return `auto_class.from_pretrained(source)`: a config, tokenizer or processor. Raises CheckpointError."""
     with checkpoint_errors(source, what), quiet_transformers():
+        if source.path is not None and source.path.is_dir():
+            check_folder(source.path)
         # False and not None, with which Transformers asks on the terminal whether to run the checkpoint's code.
         return auto_class.from_pretrained(
-            source.location(), revision=source.revision or "main", trust_remote_code=False
+            source.location(), revision=source.revision or "main", trust_remote_code=source.trusted
         )
+
+
+def opens(auto_class: Any, config: PretrainedConfig, source: Source) -> bool:
+    """Whether an AutoModelFor... class knows the checkpoint's type, or its own code does and may run."""
+    own = getattr(config, "auto_map", None) or {}
+    return type(config) in auto_class._model_mapping or (source.trusted and auto_class.__name__ in own)
 
 
 def apply_overrides(config: PretrainedConfig, section: ModelSection, head: dict[str, Any]) -> None:
@@ -144,7 +161,7 @@ def load_pretrained(
             source.location(),
             revision=source.revision or "main",
             config=config,
-            trust_remote_code=False,
+            trust_remote_code=source.trusted,
             attn_implementation=section.attn_implementation,
             dtype=torch.float32,  # Transformers 5 would keep a half-precision checkpoint's dtype
             ignore_mismatched_sizes=True,

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,7 +22,7 @@ from sft_hf.data.labels import build_label_map, encode_labels, is_multi_label
 from sft_hf.data.media import find_images, skipped_rows
 from sft_hf.data.media_inputs import input_paths
 from sft_hf.errors import CheckpointError, DataError, RecipeError, UserError
-from sft_hf.models.loading import load_pretrained, open_checkpoint, quiet_transformers
+from sft_hf.models.loading import load_pretrained, open_checkpoint, opens, quiet_transformers
 from sft_hf.models.state_dicts import build_config, is_state_dict, load_from_state_dict, timm_preprocessing
 from sft_hf.recipe import ModelSection, TaskSettings
 from sft_hf.tasks.base import Batch, Examples, Task
@@ -112,7 +113,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
             self.config = build_config(source, self.recipe.model.architecture)
         else:
             self.config = open_checkpoint(AutoConfig, source, "config.json")
-        if type(self.config) not in AutoModelForImageClassification._model_mapping:
+        if not opens(AutoModelForImageClassification, self.config, source):
             raise CheckpointError(
                 f"{source.name}: a {self.config.model_type!r} checkpoint cannot classify images; give one that "
                 "AutoModelForImageClassification opens (ViT, Swin, ConvNeXt, ResNet, timm's models, ...)"
@@ -252,7 +253,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         """See `Task.restore`."""
         from sft_hf.sources import resolve
 
-        source = resolve(str(folder))
+        source = replace(resolve(str(folder)), trusted=recipe.model.trust_remote_code)
         task = cls(recipe)
         task.config = open_checkpoint(AutoConfig, source, "config.json")
         task.read_head(task.config)

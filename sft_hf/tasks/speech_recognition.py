@@ -19,7 +19,7 @@ from sft_hf.console import progress
 from sft_hf.data.media import skipped_rows
 from sft_hf.data.media_inputs import input_paths
 from sft_hf.errors import CheckpointError, DataError, UserError
-from sft_hf.models.loading import open_checkpoint
+from sft_hf.models.loading import open_checkpoint, opens
 from sft_hf.recipe import ModelSection
 from sft_hf.speech.checkpoints import transformers_source
 from sft_hf.speech.settings import SpeechRecognitionSettings
@@ -103,9 +103,9 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
         source = transformers_source(source)
         self.config = open_checkpoint(AutoConfig, source, "config.json")
         kind: Callable[..., Family]
-        if type(self.config) in AutoModelForSpeechSeq2Seq._model_mapping:
+        if opens(AutoModelForSpeechSeq2Seq, self.config, source):
             from sft_hf.speech.seq2seq_family import Seq2SeqFamily as kind
-        elif type(self.config) in AutoModelForCTC._model_mapping:
+        elif opens(AutoModelForCTC, self.config, source):
             from sft_hf.speech.ctc_family import CtcFamily as kind
         else:
             raise CheckpointError(
@@ -131,7 +131,7 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
         """See `Task.restore`."""
         from sft_hf.sources import resolve
 
-        source = resolve(str(folder))
+        source = replace(resolve(str(folder)), trusted=recipe.model.trust_remote_code)
         task = cls(recipe)
         task._open(source, trained=True)
         task.family.recall(task.config)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,7 +22,7 @@ from sft_hf.data.files import TABLE_SUFFIXES, iter_rows
 from sft_hf.data.labels import build_label_map, check_texts, encode_labels, is_multi_label
 from sft_hf.errors import CheckpointError, DataError, RecipeError
 from sft_hf.models.embedding_files import EmbeddingSource, find_embeddings
-from sft_hf.models.loading import load_pretrained, open_checkpoint, quiet_transformers
+from sft_hf.models.loading import load_pretrained, open_checkpoint, opens, quiet_transformers
 from sft_hf.models.word_embeddings import StartingPoint, WordEmbeddingSettings, build_classifier, read_starting_point
 from sft_hf.recipe import ModelSection, TaskSettings
 from sft_hf.tasks.base import Batch, Examples, Task, vocabulary_digest
@@ -121,7 +122,7 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
                 "with .npy and .parquet, or a model2vec model); remove it, or change model.name"
             )
         self.config = open_checkpoint(AutoConfig, source, "config.json")
-        if type(self.config) not in AutoModelForSequenceClassification._model_mapping:
+        if not opens(AutoModelForSequenceClassification, self.config, source):
             raise CheckpointError(
                 f"{source.name}: a {self.config.model_type!r} checkpoint cannot classify text; give one that "
                 "AutoModelForSequenceClassification opens (BERT, RoBERTa, DeBERTa, ModernBERT, MiniLM, ...)"
@@ -236,7 +237,7 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         """See `Task.restore`."""
         from sft_hf.sources import resolve
 
-        source = resolve(str(folder))
+        source = replace(resolve(str(folder)), trusted=recipe.model.trust_remote_code)
         task = cls(recipe)
         task.config = open_checkpoint(AutoConfig, source, "config.json")
         task.read_head(task.config)
