@@ -71,6 +71,7 @@ def finetune(
         folder.refuse_other_recipe(recipe)
         if (metrics := folder.finished()) is not None:
             log.info("nothing to resume: the run in %s is finished", folder.path)
+            checkpoint.clean_up(folder.checkpoints, recipe.checkpoint.save_total_limit)  # where it died before that
             return RunResult(folder.path, metrics)
     accelerator = process.build_accelerator(recipe.train.mixed_precision, recipe.train.num_threads)
     with interruption.listening():

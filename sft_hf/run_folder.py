@@ -148,7 +148,7 @@ def open_run(path: str | Path) -> RunFolder:
 
 
 def load_run_recipe(path: Path, *, trust_remote_code: bool = False) -> Recipe:
-    """Return the recipe of a run. Raises RecipeError, also where it runs a checkpoint's code and that is not allowed."""
+    """Return the recipe of a run. Raises RecipeError, also where it runs a checkpoint's code unallowed."""
     file = path / "recipe.yaml"
     data = read_yaml(file)
     refuse_trust(data, str(file), allowed=trust_remote_code)
