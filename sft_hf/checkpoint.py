@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
@@ -169,8 +170,12 @@ def set_aside(folder: Path, than: Path | None) -> None:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """Return what state.json holds. For a checkpoint that verified."""
-    return json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    """Return what state.json holds. Raises RunFolderError, though the checkpoint verified: manifests can be forged."""
+    with fitting(checkpoint):
+        state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+        if not isinstance(state, dict):
+            raise ValueError(f"{STATE} is no mapping")
+        return state
 
 
 def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -190,7 +195,7 @@ def fitting(checkpoint: Path) -> Iterator[None]:
         yield
     except KeyError as error:
         raise RunFolderError(f"{checkpoint}: state.json has no {error.args[0]}, or one too much") from error
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, RecursionError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise RunFolderError(f"{checkpoint}: does not fit this recipe's model or optimizer: {reason}") from error
 

@@ -14,6 +14,7 @@ import yaml
 
 from sft_hf.errors import RecipeError
 
+MAX_VALUES = 100_000  # of one file, every use of an alias counted
 MAX_BYTES = 1 << 20  # a recipe is a page of text; a larger file is something else
 
 _CORE_SCHEMA = (
@@ -68,7 +69,9 @@ for _tag, _pattern, _first in _CORE_SCHEMA:
 
 def _parse(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        _check_size(data)
+        return data
     except yaml.constructor.ConstructorError as error:
         mark = error.problem_mark
         problem = (error.problem or "").replace("\n", " ")
@@ -80,6 +83,20 @@ def _parse(text: str, where: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise RecipeError(f"{where}{_line(mark)}: not valid YAML: {problem}") from None
+
+
+def _check_size(data: Any) -> None:
+    """Raise ValueError for aliases that multiply, or lead back to themselves: a page of them can mean gigabytes."""
+    stack, count = [data], 0
+    while stack:
+        value = stack.pop()
+        count += 1
+        if count > MAX_VALUES:
+            raise ValueError(f"its aliases (*name) stand for more than {MAX_VALUES} values")
+        if isinstance(value, dict):
+            stack += value.values()
+        elif isinstance(value, list):
+            stack += value
 
 
 def _line(mark: Any) -> str:

@@ -119,13 +119,38 @@ def test_help_imports_nothing_heavy(arguments):
     assert done.stdout
 
 
-def test_no_pickle_is_loaded_or_written():
-    for name, path in MODULES.items():
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                assert not {alias.name for alias in node.names} & {"pickle", "dill", "joblib", "cloudpickle"}, name
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                call = ast.unparse(node.func)
-                assert call not in ("torch.save", "yaml.unsafe_load", "yaml.full_load"), name
-                if call == "torch.load":
-                    assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords), name
+PICKLING = {"pickle", "_pickle", "dill", "joblib", "cloudpickle", "shelve", "marshal", "pandas"}
+FORBIDDEN = (
+    "torch.save",
+    "yaml.unsafe_load",
+    "yaml.full_load",
+    "yaml.load_all",
+    "eval",
+    "exec",
+    "compile",
+    "os.system",
+)
+SCRIPTS = {
+    path.name: path for path in (ROOT.parent / "scripts").glob("*.py") if path.name != "reliability.py"
+}  # plants one
+
+
+@pytest.mark.parametrize(("name", "path"), [*MODULES.items(), *SCRIPTS.items()])
+def test_no_pickle_is_loaded_or_written(name, path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            assert not {alias.name.split(".")[0] for alias in node.names} & PICKLING, name
+        if isinstance(node, ast.ImportFrom):
+            assert (node.module or "").split(".")[0] not in PICKLING, name
+        if isinstance(node, ast.Call):
+            call, options = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
+            assert call not in FORBIDDEN, f"{name}: {call}"
+            assert not call.endswith((".load_state", ".save_state", ".read_pickle", ".to_pickle")), f"{name}: {call}"
+            assert options.get("allow_pickle", "False") == "False", name
+            assert options.get("shell", "False") == "False", name
+            if call == "torch.load":
+                assert options.get("weights_only") == "True", name
+            if call == "np.load":
+                assert options.get("allow_pickle") == "False", name
+            if call == "yaml.load":
+                assert "Loader" in options["Loader"] and name == "sft_hf.yaml_files", name
