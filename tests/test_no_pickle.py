@@ -87,7 +87,7 @@ def test_training_resuming_and_predicting_open_no_pickle(
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count('"prediction"') == 4
+    assert done.stdout.count('{"id": 0, ') == 4
 
 
 def test_the_traps_work(tmp_path):
