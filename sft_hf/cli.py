@@ -6,6 +6,7 @@ Nothing heavy is imported before a command runs, so that help and mistakes are a
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -161,7 +162,7 @@ def check(
     sft-hf check text data.name=mine.csv
     """
     recipe = read_recipe(name, recipe_name, overrides, output_dir)
-    console.set_up(quiet=True)  # the report says it all, and once
+    logging.getLogger("sft_hf").setLevel(logging.ERROR)  # the report says it all, and once
     from sft_hf.experiments.check import check as run_check
 
     report = run_check(recipe, push_to=push_to)
@@ -327,7 +328,7 @@ def run(arguments: list[str] | None = None) -> int:
     try:
         cli.main(args=arguments, prog_name="sft-hf", standalone_mode=False)
     except SftError as error:
-        return _fail(" ".join(str(error).split()), error.exit_code, everywhere=not isinstance(error, UserError))
+        return _fail(" ".join(str(error).split()), error.exit_code, everywhere=not error.on_every_rank)
     except click.ClickException as error:
         return _fail(" ".join(error.format_message().split()), UserError.exit_code)
     except (click.Abort, KeyboardInterrupt):

@@ -9,7 +9,8 @@
     |   +-- RunFolderError              an output folder that is taken, or no run at all
     +-- TrainingError         exit 1    training itself went wrong (a loss that is not finite)
     +-- StorageError          exit 74   the disk is full or the file system failed
-    +-- Terminated            exit 143  SIGTERM arrived; the run was committed first
+    +-- Terminated            exit 143  SIGTERM or SIGINT arrived; a checkpoint was committed first
+    +-- FailedElsewhere       the other's  another process of the run failed, and says why
 
 The message of every one of them is a single line that names the file, the row or the key, and says what
 would be right. The command line prints it as `error: <message>` and no traceback.
@@ -25,12 +26,15 @@ class SftError(Exception):
     """Base of everything this package raises on purpose."""
 
     exit_code = 1
+    on_every_rank = False
+    """Whether every process of a run raises it, so that one of them tells it for all."""
 
 
 class UserError(SftError):
     """Something in the input that its author can put right."""
 
     exit_code = 2
+    on_every_rank = True
 
 
 class RecipeError(UserError):
@@ -56,6 +60,8 @@ class RunFolderError(UserError):
 class TrainingError(SftError):
     """Training itself went wrong."""
 
+    on_every_rank = True
+
 
 class StorageError(SftError):
     """The disk is full or the file system failed."""
@@ -67,6 +73,17 @@ class Terminated(SftError):
     """The process was asked to end, and did so in good order."""
 
     exit_code = 143
+    on_every_rank = True
+
+
+class FailedElsewhere(SftError):
+    """Rank 0 failed and says why; this process ends with the same exit code and says nothing."""
+
+    on_every_rank = True
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("another process of this run failed")
+        self.exit_code = exit_code
 
 
 def did_you_mean(word: str, known: Iterable[str], limit: int = 12) -> str:

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor
 
-from sft_hf.errors import RecipeError, SftError
+from sft_hf.errors import FailedElsewhere, RecipeError
 
 log = logging.getLogger("sft_hf")
 
@@ -68,14 +68,6 @@ def on_any_rank(accelerator: Accelerator, *flags: bool) -> list[bool]:
         return list(flags)
     numbers = torch.tensor([float(flag) for flag in flags], device=accelerator.device)
     return [bool(number > 0) for number in sum_over_ranks(numbers, accelerator).tolist()]
-
-
-class FailedElsewhere(SftError):
-    """Rank 0 failed and has said why; this rank ends with the same exit code and says nothing."""
-
-    def __init__(self, exit_code: int) -> None:
-        super().__init__("another process of this run failed")
-        self.exit_code = exit_code
 
 
 def on_main_process(accelerator: Accelerator, action: Callable[[], Any]) -> None:

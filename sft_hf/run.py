@@ -92,11 +92,10 @@ def _prepare(run: _Run) -> None:
     try:
         run.prepare()
         interruption.poll()
-    except UserError:
-        interruption.poll()  # a download that the same signal has ended is no mistake of the user's
+    except (UserError, Terminated):
+        if interruption.requested():  # and a download that the same signal has ended is no mistake of the user's
+            raise Terminated("stopped by a signal before the first step; nothing was written") from None
         raise
-    except Terminated as error:
-        raise Terminated(f"{error} before the first step; nothing was written") from None
 
 
 class _Run:

@@ -128,7 +128,7 @@ def _forward_backward(training: Training, examples: Examples, mine: tuple[MicroB
         for batch, weight in zip(batches, weights, strict=True):
             with accelerator.autocast():
                 row_losses = task.losses(training.model, to_device(batch, accelerator.device)) * weight
-            accelerator.backward(row_losses.sum() / items)
+            accelerator.backward(row_losses.sum() * (1 / items))
             losses.append(row_losses.detach())
     except (RuntimeError, MemoryError) as error:
         if not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):

@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
 
+from sft_hf import interruption
 from sft_hf.errors import SourceError, StorageError, did_you_mean
 from sft_hf.filesystem import STORAGE_ERRNOS, sha256_of
 from sft_hf.redaction import redact
@@ -191,15 +192,22 @@ def _pip(arguments: list[str], stage: Path) -> subprocess.CompletedProcess[str]:
     options = ["--no-input", "--disable-pip-version-check"]
     # Safe path: a file json.py in the working folder is not pip's. TMPDIR: a big wheel may not fit in /tmp.
     environment = {**os.environ, "PYTHONSAFEPATH": "1", "TMPDIR": str(stage)}
-    return subprocess.run(
+    with subprocess.Popen(
         [sys.executable, "-m", "pip", *options, *arguments],
         env=environment,
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         encoding="utf-8",
         errors="replace",
-        check=False,
-    )
+    ) as process:
+        while True:
+            try:
+                output, errors = process.communicate(timeout=0.2)
+                return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+            except subprocess.TimeoutExpired:
+                if interruption.requested():  # a download may take longer than whoever asked to stop will wait
+                    process.terminate()
 
 
 def _pip_error(wanted: Wanted, stderr: str, stage: Path) -> SourceError | StorageError:

@@ -319,10 +319,10 @@ def test_a_run_with_augmentation_resumes_to_the_same_bits(make_image_recipe, tmp
 
     plain = loop.train_step
 
-    def dying(training, examples, window, step):
-        if step == stop_after:
+    def dying(training, examples, window, state):
+        if state.step == stop_after:
             raise Killed
-        return plain(training, examples, window, step)
+        return plain(training, examples, window, state)
 
     recipe = make_image_recipe(output_dir=str(tmp_path / "died"), **settings)
     monkeypatch.setattr(loop, "train_step", dying)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 
@@ -86,8 +87,25 @@ def test_a_signal_in_preparation_leaves_nothing(commands, recipe_file, tmp_path)
     running.wait_until(lambda: "rows: train" in running.said())
     running.send(signal.SIGTERM)
     assert running.wait() == 143, running.said()
-    assert "stopped by SIGTERM before the first step; nothing was written" in running.said()
+    assert "stopped by a signal before the first step; nothing was written" in running.said()
     assert not folder.exists()
+
+
+def test_a_signal_in_a_download_ends_it(commands, recipe_file, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as index:  # which takes the request, and never answers
+        running = commands.start(
+            *arguments_for(recipe_file, tmp_path / "run"),
+            f"model={{name: 'pypi://something==1.0/model', sha256: '{'0' * 64}'}}",
+            PIP_INDEX_URL=f"http://127.0.0.1:{index.getsockname()[1]}/simple",
+            PIP_CONFIG_FILE="/dev/null",
+            XDG_CACHE_HOME=str(tmp_path / "cache"),
+        )
+        index.settimeout(60)
+        with index.accept()[0]:
+            running.send(signal.SIGTERM)
+            assert running.wait() == 143, running.said()
+    assert "stopped by a signal before the first step; nothing was written" in running.said()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_signal_in_an_evaluation_makes_it_again(commands, commands_module, recipe_file, tmp_path):

@@ -213,10 +213,10 @@ def test_a_run_that_died_resumes_to_the_same_bits(make_speech_recipe, checkpoint
     whole = finetune(make_speech_recipe(output_dir=str(tmp_path / "whole"), **settings))
     plain = loop.train_step
 
-    def dying(training, examples, window, step):
-        if step == 5:
+    def dying(training, examples, window, state):
+        if state.step == 5:
             raise Killed
-        return plain(training, examples, window, step)
+        return plain(training, examples, window, state)
 
     recipe = make_speech_recipe(output_dir=str(tmp_path / "died"), **settings)
     monkeypatch.setattr(loop, "train_step", dying)

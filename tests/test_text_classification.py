@@ -144,10 +144,10 @@ def test_a_stream_resumes_to_the_same_bits(make_recipe, tmp_path, monkeypatch):
     whole = finetune(make_recipe(output_dir=str(tmp_path / "whole"), **stream))
     plain = loop.train_step
 
-    def dying(training, examples, window, step):
-        if step == 6:
+    def dying(training, examples, window, state):
+        if state.step == 6:
             raise KeyboardInterrupt
-        return plain(training, examples, window, step)
+        return plain(training, examples, window, state)
 
     recipe = make_recipe(output_dir=str(tmp_path / "died"), **stream)
     monkeypatch.setattr(loop, "train_step", dying)

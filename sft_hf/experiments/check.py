@@ -53,6 +53,10 @@ def check(recipe: Recipe, *, push_to: str | None = None) -> Report:
         report.passed.append("recipe, checkpoint and data: every row can be used")
         for finding in run.findings():
             (report.warnings if finding.level == "warning" else report.passed).append(finding.text)
+        for split in run.examples.values():
+            report.passed += split.notes
+        if isinstance(run.data, WholeSet):
+            report.passed += run.data.examples.notes
         report.passed += _lengths(run)
         for part in (_folder, _longest_step, _trial_save):
             interruption.poll()
