@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import nullcontext
 from typing import Any
 
@@ -12,9 +13,11 @@ from torch import Tensor, nn
 
 from sft_hf.console import progress
 from sft_hf.data.batching import plan_evaluation
-from sft_hf.errors import Terminated
-from sft_hf.process import on_any_rank
+from sft_hf.errors import Terminated, TrainingError
+from sft_hf.process import free_memory, is_out_of_memory, on_any_rank
 from sft_hf.tasks.base import Examples, Task, to_device
+
+log = logging.getLogger("sft_hf")
 
 
 def predict(
@@ -51,17 +54,37 @@ def predict(
     try:
         with torch.inference_mode():
             for batch_rows in progress(mine, description, len(mine)):
-                # Outside autocast, which would take spectrograms and resized images for matrix products of the model.
-                batch = to_device(task.collate([examples.features[row] for row in batch_rows]), accelerator.device)
-                with accelerator.autocast() if autocast else nullcontext():
-                    outputs = task.predict_batch(model, batch)
-                collected.append({name: tensor.cpu() for name, tensor in outputs.items()})
+                collected += _forward(task, model, examples, batch_rows, accelerator, autocast)
     except Terminated:
         interrupted = True
     model.train(was_training)
     if any(on_any_rank(accelerator, interrupted)):  # together: a rank that left alone would leave the others waiting
         raise Terminated(f"stopped by a signal while {description}; --resume continues")
     return _in_row_order(collected, rows, len(examples), accelerator)
+
+
+def _forward(
+    task: Task[Any], model: nn.Module, examples: Examples, rows: list[int], accelerator: Accelerator, autocast: bool
+) -> list[dict[str, Tensor]]:
+    """Run the model over some rows; in halves, where memory does not suffice. Raises TrainingError for a single row."""
+    try:
+        # Outside autocast, which would take spectrograms and resized images for matrix products of the model.
+        batch = to_device(task.collate([examples.features[row] for row in rows]), accelerator.device)
+        with accelerator.autocast() if autocast else nullcontext():
+            outputs = task.predict_batch(model, batch)
+        return [{name: tensor.cpu() for name, tensor in outputs.items()}]
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    free_memory(accelerator.device)  # only here, where the exception no longer holds on to the failed pass
+    if len(rows) == 1:
+        raise TrainingError(f"out of memory in the evaluation of a single row (id {int(examples.row_ids[rows[0]])})")
+    log.warning(
+        "out of memory in evaluation: %d rows are taken in two halves (eval.per_device_eval_batch_size)", len(rows)
+    )
+    middle = len(rows) // 2
+    halves = rows[:middle], rows[middle:]
+    return [part for half in halves for part in _forward(task, model, examples, half, accelerator, autocast)]
 
 
 def _in_row_order(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import os
 import platform
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
 from sft_hf.errors import FailedElsewhere, RecipeError
@@ -68,6 +70,18 @@ def on_any_rank(accelerator: Accelerator, *flags: bool) -> list[bool]:
         return list(flags)
     numbers = torch.tensor([float(flag) for flag in flags], device=accelerator.device)
     return [bool(number > 0) for number in sum_over_ranks(numbers, accelerator).tolist()]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an exception says that a device, or the machine, has no memory left."""
+    return isinstance(error, MemoryError) or should_reduce_batch_size(error)
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back what a failed pass has left behind."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def on_main_process(accelerator: Accelerator, action: Callable[[], Any]) -> None:

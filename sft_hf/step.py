@@ -7,7 +7,6 @@ more.
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 import random
@@ -18,13 +17,12 @@ import numpy as np
 import torch
 import torch.distributed
 from accelerate import Accelerator
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from sft_hf.data.batching import MicroBatch, Window
 from sft_hf.errors import TrainingError
-from sft_hf.process import sum_over_ranks
+from sft_hf.process import free_memory, is_out_of_memory, sum_over_ranks
 from sft_hf.tasks.base import Examples, to_device
 
 if TYPE_CHECKING:
@@ -131,7 +129,7 @@ def _forward_backward(training: Training, examples: Examples, mine: tuple[MicroB
             accelerator.backward(row_losses.sum() * (1 / items))
             losses.append(row_losses.detach())
     except (RuntimeError, MemoryError) as error:
-        if not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
+        if not is_out_of_memory(error):
             raise
         out_of_memory = True
     return _Passes(losses, items, out_of_memory)
@@ -152,9 +150,7 @@ def _tell_all_ranks(training: Training, passes: _Passes) -> tuple[Tensor, bool, 
 def _halve(training: Training, state: TrainState) -> None:
     size = training.recipe.train.per_device_train_batch_size
     training.optimizer.zero_grad(set_to_none=True)
-    gc.collect()
-    if training.accelerator.device.type == "cuda":
-        torch.cuda.empty_cache()
+    free_memory(training.accelerator.device)
     if 2**state.halvings >= size:
         raise TrainingError(
             f"out of memory in step {state.step + 1} with one row per forward pass; nothing was updated. Use a smaller "

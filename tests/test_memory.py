@@ -61,7 +61,7 @@ def test_smaller_passes_give_the_same_gradients(make_recipe, tmp_path, memory_fo
     assert calls[:10] == [8, 8, 8, 8, 8, 8, 4, 2, 2, 2]
     assert difference(weights(plain), weights(retried)) < 1e-6
     assert plain.metrics["train"]["final_loss"] == pytest.approx(retried.metrics["train"]["final_loss"], rel=1e-5)
-    said = [record.getMessage() for record in caplog.records]
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert said[0].startswith("out of memory in step 6: from now on at most 4 rows per forward pass instead of 8")
     assert said[1].startswith("out of memory in step 6: from now on at most 2 rows")
     assert retried.metrics["train"]["rows_per_forward_pass"] == 2
@@ -99,6 +99,29 @@ def test_not_enough_for_one_row_is_a_clear_end(make_recipe, memory_for):
     memory_for(0)
     with pytest.raises(TrainingError, match="out of memory in step 1 with one row per forward pass; nothing was updat"):
         finetune(make_recipe())
+
+
+def test_an_evaluation_takes_batches_in_halves(make_recipe, tmp_path, monkeypatch, caplog):
+    import logging
+
+    plain_result = finetune(make_recipe(train__max_steps=3, output_dir=str(tmp_path / "plain")))
+    plain, sizes = TextClassification.predict_batch, []
+
+    def predict_batch(self, model, batch):
+        outputs = plain(self, model, batch)
+        if len(batch["input_ids"]) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        sizes.append(len(batch["input_ids"]))
+        return outputs
+
+    monkeypatch.setattr(TextClassification, "predict_batch", predict_batch)
+    logging.getLogger("sft_hf").propagate = True
+    with caplog.at_level("WARNING", logger="sft_hf"):
+        result = finetune(make_recipe(train__max_steps=3, output_dir=str(tmp_path / "short")))
+    assert "out of memory in evaluation: 30 rows are taken in two halves" in caplog.text
+    assert max(sizes) <= 5
+    assert result.metrics["test"]["accuracy"] == plain_result.metrics["test"]["accuracy"]
+    assert result.metrics["test"]["loss"] == pytest.approx(plain_result.metrics["test"]["loss"], abs=1e-6)
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(make_recipe, monkeypatch):

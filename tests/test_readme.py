@@ -105,5 +105,5 @@ def test_the_recipe_is_valid(workspace):
 def test_every_command_of_the_table_exists():
     from sft_hf.cli import cli
 
-    named = set(re.findall(r"^\| `sft-hf (\w+)", README, flags=re.MULTILINE))
+    named = set(re.findall(r"^\| `sft-hf ([\w-]+)", README, flags=re.MULTILINE))
     assert named == set(cli.commands)

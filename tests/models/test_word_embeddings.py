@@ -303,10 +303,10 @@ def test_a_run_that_died_resumes_to_the_same_bits(make, tmp_path, monkeypatch, e
     whole = finetune(make(output_dir=str(tmp_path / "whole"), **settings))
     plain = loop.train_step
 
-    def dying(training, examples, window, step):
-        if step == 9:
+    def dying(training, examples, window, state):
+        if state.step == 9:
             raise KeyboardInterrupt
-        return plain(training, examples, window, step)
+        return plain(training, examples, window, state)
 
     recipe = make(output_dir=str(tmp_path / "died"), **settings)
     monkeypatch.setattr(loop, "train_step", dying)
