@@ -6,6 +6,7 @@ messages show. A task's own settings live in its file (see `sft_hf.registry`) an
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -24,7 +25,7 @@ from pydantic import (
 from sft_hf.errors import RecipeError, did_you_mean
 from sft_hf.redaction import redact
 from sft_hf.registry import component_names, load_component
-from sft_hf.yaml_files import parse_value, read_yaml, write_yaml
+from sft_hf.yaml_files import check_plain, parse_value, read_yaml, write_yaml
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -255,11 +256,11 @@ def list_recipes() -> dict[str, Path]:
 
 def find_recipe(name: str) -> Path:
     """Return the file behind a recipe's name or path. Raises RecipeError with the names that exist."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        if path.is_file():
+        if os.path.isfile(path):
             return path
-        raise RecipeError(f"{name}: no such recipe file")
+        raise RecipeError(f"{name[:300]}: no such recipe file")
     known = list_recipes()
     if name in known:
         return known[name]
@@ -282,7 +283,7 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
                 child = {"name": child}
             if child is not None and not isinstance(child, dict):
                 raise RecipeError(
-                    f"override {key}: {'.'.join(parts[: depth + 1])} is {child!r}, which has no keys inside"
+                    f"override {key}: {'.'.join(parts[: depth + 1])} is {child!r:.80}, which has no keys inside"
                 )
             target[part] = dict(child or {})
             target = target[part]
@@ -305,10 +306,10 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     recipe = validate_recipe(apply_overrides(data, overrides), str(path))
     _refuse_secrets(recipe, str(path))
     for section in (recipe.model, recipe.data):
-        local = Path(section.name).expanduser()
-        if not section.name.startswith("pypi://") and local.exists():
-            section.name = str(local.resolve())
-    recipe.output_dir = str(Path(recipe.output_dir or Path("runs") / path.stem).expanduser().resolve())
+        local = os.path.expanduser(section.name)
+        if not section.name.startswith("pypi://") and os.path.exists(local):
+            section.name = os.path.realpath(local)
+    recipe.output_dir = os.path.realpath(os.path.expanduser(recipe.output_dir or f"runs/{path.stem}"))
     return recipe
 
 
@@ -342,13 +343,19 @@ def _find_beside(data: dict[str, Any], folder: Path) -> dict[str, Any]:
         if not isinstance(section, dict):
             continue
         name = section.get("name")
-        if isinstance(name, str) and name.startswith("./") and not Path(name).exists() and (folder / name).exists():
-            result[key] = {**section, "name": str((folder / name).resolve())}
+        if not isinstance(name, str) or not name.startswith("./"):
+            continue
+        if not os.path.exists(name) and os.path.exists(folder / name):
+            result[key] = {**section, "name": os.path.realpath(folder / name)}
     return result
 
 
 def validate_recipe(data: dict[str, Any], where: str = "recipe") -> Recipe:
     """Return `data` as a Recipe. Raises RecipeError with one line about the first wrong key."""
+    try:
+        check_plain(data)
+    except ValueError as error:
+        raise RecipeError(f"{where}: {error}") from None
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
@@ -359,7 +366,7 @@ def _first_problem(error: ValidationError, data: dict[str, Any]) -> str:
     problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     problem = problems[0]
     # A task's settings are validated by a class of their own; pydantic then reports the inner location already joined.
-    location = [str(part) for part in problem["loc"]]
+    location = [str(part)[:100] for part in problem["loc"]]
     path = ".".join(location)
     if problem["type"] == "extra_forbidden":
         text = f"{path}: unknown key; {did_you_mean(location[-1], _valid_keys(location[:-1], data), limit=40)}"

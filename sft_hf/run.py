@@ -7,25 +7,19 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from datasets import Dataset
 from torch import Tensor
 
 from sft_hf import checkpoint, interruption, process
-from sft_hf.data.fingerprint import fingerprint
-from sft_hf.data.media import MEDIA_KEYS
 from sft_hf.data.preflight import Finding
 from sft_hf.data.training_data import WholeSet
 from sft_hf.errors import RecipeError, StorageError, Terminated, UserError, did_you_mean
 from sft_hf.evaluation import predict
 from sft_hf.filesystem import free_bytes, human_bytes
-from sft_hf.identity import check_identity, identity_of
 from sft_hf.loop import Training, TrainState, train
 from sft_hf.models.loading import pin
 from sft_hf.optimization import build_optimizer, build_scheduler
@@ -34,6 +28,7 @@ from sft_hf.registry import load_component
 from sft_hf.run_folder import RunFolder
 from sft_hf.run_inputs import data_findings, load_data, prepare_split, training_data
 from sft_hf.run_results import CONFIDENCE_SAMPLES, prediction_rows
+from sft_hf.run_state import RunState
 from sft_hf.sources import resolve
 from sft_hf.tasks.base import Examples, Task
 
@@ -81,7 +76,7 @@ def finetune(
             _prepare(run)
             if not resume:
                 process.on_main_process(accelerator, lambda: folder.start(recipe, overwrite))
-            state = run.restore(other_environment) if resume else TrainState()
+            state = run.run_state.restore(other_environment) if resume else TrainState()
             train(run.training, state)
             return run.finish(state, started)
         finally:
@@ -123,6 +118,7 @@ class _Run:
         self.metric = self._metric_for_best_model()
         set_seed(recipe.seed)  # the new head's weights
         self.training = self._training(task.build_model(self.source, recipe.model))
+        self.run_state = RunState(self.training, self.folder, self.splits, self.source)
         self._check_space()
 
     def findings(self) -> list[Finding]:
@@ -180,11 +176,8 @@ class _Run:
             num_steps=num_steps,
             log=self._log,
             evaluate=self._evaluate,
-            save=self._save,
+            save=lambda state: self.run_state.save(state),
         )
-
-    def _plain_model(self) -> Any:
-        return self.accelerator.unwrap_model(self.training.model)
 
     def _log(self, line: dict[str, Any]) -> None:
         process.on_main_process(self.accelerator, lambda: self.folder.append_log(line))
@@ -203,7 +196,7 @@ class _Run:
         if better:
             state.best_metric, state.best_step, state.evaluations_without_improvement = value, state.step, 0
             if self.recipe.eval.load_best_model_at_end:
-                self._on_main(checkpoint.save_best, self.folder.checkpoints, state.step, self._plain_model())
+                self.run_state.save_best(state.step)
         else:
             state.evaluations_without_improvement += 1
         self._log(
@@ -237,92 +230,8 @@ class _Run:
             autocast=autocast,
         )
 
-    def _on_main(self, action: Callable[..., Any], *arguments: Any, **options: Any) -> None:
-        process.on_main_process(self.accelerator, lambda: action(*arguments, **options))
-
-    def _save(self, state: TrainState) -> None:
-        self._on_main(
-            checkpoint.save_checkpoint,
-            self.folder.checkpoints,
-            state.step,
-            self._plain_model(),
-            self.training.optimizer,
-            {
-                "train_state": state.to_json(),
-                "scheduler": self.training.scheduler.state_dict(),
-                "identity": self._identity(),
-            },
-            best_step=state.best_step if self.recipe.eval.load_best_model_at_end else None,
-            keep=self.recipe.checkpoint.save_total_limit,
-        )
-
-    @cached_property
-    def _fingerprints(self) -> dict[str, str]:
-        columns = self.task.columns()
-        files = [column for key, column in columns.items() if key in MEDIA_KEYS]
-        return {
-            role: fingerprint(split, list(columns.values()), files)
-            for role, split in self.splits.by_role.items()
-            if isinstance(split, Dataset)
-        }
-
-    def _identity(self) -> dict[str, Any]:
-        return identity_of(
-            recipe=self.recipe.model_dump(mode="json"),
-            data=self._fingerprints,
-            task=self.task.identity(),
-            model_revision=self.source.revision,
-            environment=process.environment(self.accelerator),
-        )
-
-    def restore(self, other_environment: bool) -> TrainState:
-        """Load the newest checkpoint that verifies, and say which and why; with none, start from the beginning.
-
-        Raises RunFolderError for a checkpoint of other data, labels or processes, and for one of another environment
-        unless `other_environment`.
-        """
-        found = self._choose_checkpoint()
-        if found is None:
-            log.info("no checkpoint that can be used: starting from the first step")
-            state = TrainState()
-        else:
-            identity = checkpoint.read_state(found).get("identity")
-            for difference in check_identity(
-                identity, self._identity(), str(found), other_environment=other_environment
-            ):
-                log.warning("resuming with another environment: %s; the last bits may differ", difference)
-            with checkpoint.fitting(found):
-                saved = checkpoint.load_checkpoint(found, self._plain_model(), self.training.optimizer)
-                self.training.scheduler.load_state_dict(saved["scheduler"])
-                state = TrainState.from_json(saved["train_state"])
-            log.info(
-                "resuming from %s: the newest of %d checkpoints whose files all have the sizes and SHA-256 of their "
-                "manifest; step %d of %d",
-                found.name,
-                len(checkpoint.list_checkpoints(self.folder.checkpoints)),
-                state.step,
-                self.training.num_steps,
-            )
-        self._on_main(self.folder.go_back_to, state.step, state.awaiting_evaluation)
-        return state
-
-    def _choose_checkpoint(self) -> Path | None:
-        """Rank 0 verifies and chooses for all."""
-        chosen = -1
-
-        def choose() -> None:
-            nonlocal chosen
-            found, passed_over = checkpoint.newest_checkpoint(self.folder.checkpoints)
-            for sentence in passed_over:
-                log.warning("%s; trying the one before", sentence)
-            checkpoint.set_aside(self.folder.checkpoints, found)
-            chosen = -1 if found is None else int(found.name[5:])
-
-        self._on_main(choose)
-        if self.accelerator.num_processes > 1:
-            number = torch.tensor(chosen if self.accelerator.is_main_process else 0, device=self.accelerator.device)
-            chosen = int(process.sum_over_ranks(number, self.accelerator))
-        return None if chosen < 0 else self.folder.checkpoints / f"step-{chosen:06d}"
+    def _on_main(self, action: Callable[..., Any], *arguments: Any) -> None:
+        process.on_main_process(self.accelerator, lambda: action(*arguments))
 
     def finish(self, state: TrainState, started: float) -> RunResult:
         """Score the chosen weights, test once, and write the results."""

@@ -7,6 +7,7 @@ core schema of YAML 1.2 (yaml.org/spec/1.2.2, chapter 10.3) and constructs nothi
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +17,9 @@ from sft_hf.errors import RecipeError
 
 MAX_VALUES = 100_000  # of one file, every use of an alias counted
 MAX_BYTES = 1 << 20  # a recipe is a page of text; a larger file is something else
+MAX_DEPTH = 100  # lists and mappings inside each other; beyond 250, pydantic and PyYAML give up
 
+_INTEGER = re.compile(r"^[-+]?[0-9]+$")
 _CORE_SCHEMA = (
     ("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF"),
     ("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$|^0o[0-7]+$|^0x[0-9a-fA-F]+$"), "-+0123456789"),
@@ -33,10 +36,27 @@ _CORE_SCHEMA = (
 
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
+    yaml_constructors: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
+        # No dates, sets, bytes, ...: a recipe would not survive being saved.
+        tag: construct
+        for tag, construct in yaml.SafeLoader.yaml_constructors.items()
+        if tag is None or tag.rpartition(":")[2] in ("str", "seq", "map")
+    }
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._count = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._count += 1
+        if self._count > MAX_VALUES:  # before the rest is read, which is slow
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, f"it holds more than {MAX_VALUES} values", mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
-        for key_node, _ in node.value:
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, (dict, list)):
                 raise yaml.constructor.ConstructorError(None, None, "a key must be plain", key_node.start_mark)
@@ -46,12 +66,41 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
-    text = node.value
-    return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
+def _plain_int(text: str) -> int:
+    value = int(text, 0) if text.startswith(("0o", "0x")) else int(text)
+    if abs(value) >= 2**63:
+        raise ValueError("has more than 64 bits; write a large number as 1e30")
+    return value
 
 
-_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+def _plain_float(text: str) -> float:
+    return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+
+_VALUES: dict[str, Callable[[str], Any]] = {
+    "bool": lambda text: text.lower() == "true",
+    "int": _plain_int,
+    "float": _plain_float,
+    "null": lambda text: None,
+}
+
+
+def _construct(loader: _Loader, node: yaml.ScalarNode) -> Any:
+    """Construct a plain value; its tag may stand before any text (`!!int abc`), so that it may not be one."""
+    kind = node.tag.rpartition(":")[2]
+    text = str(loader.construct_scalar(node))
+    pattern = next(pattern for tag, pattern, _ in _CORE_SCHEMA if tag == node.tag)
+    try:
+        if pattern.match(text) or (kind == "float" and _INTEGER.match(text)):
+            return _VALUES[kind](text)
+        problem = f"is no {kind}"
+    except ValueError as error:  # Python reads no more than 4300 digits
+        problem = "is too long for a number" if len(text) > 4300 else str(error)
+    raise yaml.constructor.ConstructorError(None, None, f"{text[:40]!r} {problem}", node.start_mark)
+
+
+for _kind_of_value in _VALUES:
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind_of_value}", _construct)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -70,33 +119,54 @@ for _tag, _pattern, _first in _CORE_SCHEMA:
 def _parse(text: str, where: str) -> Any:
     try:
         data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-        _check_size(data)
+        check_plain(data)
         return data
     except yaml.constructor.ConstructorError as error:
         mark = error.problem_mark
         problem = (error.problem or "").replace("\n", " ")
         if "could not determine a constructor" in problem:
             tag = problem.rsplit("tag ", 1)[-1]
-            problem = f"the tag {tag} is not plain data; recipes hold only text, numbers, lists and mappings"
-        raise RecipeError(f"{where}{_line(mark)}: {problem}") from None
+            problem = f"the tag {tag[:60]} is not plain data; recipes hold only text, numbers, lists and mappings"
+        raise RecipeError(f"{where}{_line(mark)}: {problem[:300]}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise RecipeError(f"{where}{_line(mark)}: not valid YAML: {problem}") from None
+        problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        if isinstance(error, RecursionError):
+            problem = f"lists and mappings stand more than {MAX_DEPTH} deep inside each other"
+        raise RecipeError(f"{where}{_line(mark)}: not valid YAML: {problem[:300]}") from None
 
 
-def _check_size(data: Any) -> None:
-    """Raise ValueError for aliases that multiply, or lead back to themselves: a page of them can mean gigabytes."""
-    stack, count = [data], 0
+def check_plain(data: Any) -> None:
+    """Raise ValueError for what cannot be written back as YAML, or would make a book of a page.
+
+    That are aliases that multiply or lead back to themselves, too many values or levels, and text that is none.
+    """
+    stack: list[tuple[Any, int]] = [(data, 0)]
+    count = letters = 0
     while stack:
-        value = stack.pop()
+        value, depth = stack.pop()
         count += 1
-        if count > MAX_VALUES:
-            raise ValueError(f"its aliases (*name) stand for more than {MAX_VALUES} values")
-        if isinstance(value, dict):
-            stack += value.values()
+        if count > MAX_VALUES or letters > MAX_BYTES:
+            held = f"{MAX_VALUES} values" if count > MAX_VALUES else f"{MAX_BYTES} letters"
+            raise ValueError(f"its aliases (*name) stand for more than {held}")
+        if depth > MAX_DEPTH:
+            raise ValueError(f"lists and mappings stand more than {MAX_DEPTH} deep inside each other")
+        if isinstance(value, str):
+            letters += len(value)
+            _check_text(value)
+        elif isinstance(value, int) and abs(value) >= 2**63:
+            raise ValueError("a whole number has more than 64 bits; write a large number as 1e30")
+        elif isinstance(value, dict):
+            stack += ((part, depth + 1) for pair in value.items() for part in pair)
         elif isinstance(value, list):
-            stack += value
+            stack += ((part, depth + 1) for part in value)
+
+
+def _check_text(text: str) -> None:
+    if "\0" in text:
+        raise ValueError(f"the text {text[:40]!r} holds a NUL character")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError(f"the text {text[:40]!r} is no Unicode: half a surrogate pair")
 
 
 def _line(mark: Any) -> str:

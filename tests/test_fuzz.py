@@ -16,19 +16,24 @@ MAX_BYTES = 2_000_000_000
 
 
 @pytest.fixture(scope="module")
-def material(checkpoint, image_checkpoint, whisper_checkpoint, make_image, speech_clip, tmp_path_factory):
+def material(
+    checkpoint, image_checkpoint, whisper_checkpoint, wav2vec2_checkpoint, make_image, speech_clip, tmp_path_factory
+):
     """Checkpoints, and good files in every format that is broken later."""
     import soundfile
 
     folder = tmp_path_factory.mktemp("fuzz")
-    for name, source in (("text", checkpoint), ("image", image_checkpoint), ("speech", whisper_checkpoint)):
+    sources = {"text": checkpoint, "image": image_checkpoint, "speech": whisper_checkpoint, "ctc": wav2vec2_checkpoint}
+    for name, source in sources.items():
         shutil.copytree(source, folder / name)
-    (folder / "formats").mkdir()
-    picture = make_image("red", 1)
-    for suffix in ("png", "jpg", "gif", "bmp", "tif", "webp", "ppm"):
-        picture.save(folder / "formats" / f"x.{suffix}")
-    for suffix in ("wav", "flac", "ogg", "mp3"):
-        soundfile.write(folder / "formats" / f"x.{suffix}", speech_clip("one two", 1), 16_000)
+    save_formats(make_image("red", 1), make_image("blue", 2), folder / "images")
+    (folder / "sounds").mkdir()
+    clip = speech_clip("one two", 1)
+    for suffix in ("wav", "flac", "ogg", "mp3", "aiff", "au", "caf", "w64", "rf64"):
+        soundfile.write(folder / "sounds" / f"x.{suffix}", clip, 16_000)
+    soundfile.write(folder / "sounds" / "x.opus", clip, 16_000, format="OGG", subtype="OPUS")
+    for subtype in ("IMA_ADPCM", "MS_ADPCM", "ULAW", "GSM610", "FLOAT", "PCM_24"):
+        soundfile.write(folder / "sounds" / f"{subtype}.wav", clip, 16_000, subtype=subtype)
     for name, colour in (("cat", "red"), ("dog", "blue")):
         (folder / "pictures" / name).mkdir(parents=True)
         for index in range(6):
@@ -42,6 +47,29 @@ def material(checkpoint, image_checkpoint, whisper_checkpoint, make_image, speec
     return folder
 
 
+def save_formats(picture, second, folder):
+    """A picture in every format, mode and number of frames that is read."""
+    from PIL import Image
+
+    folder.mkdir()
+    exif = Image.Exif()
+    exif[274], exif[270] = 6, "words"
+    for suffix in ("png", "jpg", "gif", "bmp", "tif", "webp", "ppm", "jp2", "avif"):
+        picture.save(folder / f"x.{suffix}")
+    for suffix in ("png", "jpg", "webp", "tif"):
+        picture.save(folder / f"exif.{suffix}", exif=exif)
+    for suffix in ("png", "gif", "webp", "tif"):
+        picture.save(folder / f"frames.{suffix}", save_all=True, append_images=[second, picture])
+    picture.save(folder / "progressive.jpg", progressive=True, icc_profile=b"garbage" * 30, comment=b"words")
+    for compression in ("tiff_lzw", "jpeg", "tiff_adobe_deflate", "packbits"):
+        picture.save(folder / f"{compression}.tif", compression=compression)
+    for mode, suffix in (("CMYK", "jpg"), ("P", "png"), ("1", "png"), ("LA", "png"), ("RGBA", "webp"), ("L", "pgm")):
+        picture.convert(mode).save(folder / f"{mode}.{suffix}")
+    for mode in ("I;16", "I", "F"):
+        picture.convert("L").convert(mode).save(folder / f"{mode.replace(';', '')}.tif")
+    picture.convert("L").convert("I;16").save(folder / "I16.png")
+
+
 def fuzz(kind, first, count, folder):
     """Run cases in a process of their own; return the last line, once nothing has failed."""
     script = Path(__file__).with_name("fuzz.py")
@@ -49,11 +77,13 @@ def fuzz(kind, first, count, folder):
         [sys.executable, str(script), kind, str(first), str(count), str(folder)],
         capture_output=True,
         text=True,
+        errors="replace",
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
         check=False,
     )
     *failed, last = done.stdout.splitlines() or [""]
-    assert done.returncode == 0, f"{last}\n{done.stderr[-3000:]}"
+    case = (folder / f"{kind}.case").read_text()
+    assert done.returncode == 0, f"{kind} {case}: exit code {done.returncode}: {last}\n{done.stderr[-3000:]}"
     assert not failed, "\n".join(
         f"{kind} {json.loads(line)['case']}: {json.loads(line)['traceback']}" for line in failed[:3]
     )
