@@ -274,7 +274,8 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
         key, equals, text = override.partition("=")
         parts = key.strip().split(".")
         if not equals or not all(parts):
-            raise RecipeError(f"{override!r}: an override is KEY=VALUE, e.g. optim.learning_rate=3e-5")
+            raise RecipeError(f"{override[:80]!r}: an override is KEY=VALUE, e.g. optim.learning_rate=3e-5")
+        key = key[:100]
         value = parse_value(text, f"override {key}")
         target = result
         for depth, part in enumerate(parts[:-1]):

@@ -36,7 +36,7 @@ _CORE_SCHEMA = (
 
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
-    yaml_constructors: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
+    yaml_constructors: ClassVar[dict[str | None, Any]] = {  # type: ignore[misc]
         # No dates, sets, bytes, ...: a recipe would not survive being saved.
         tag: construct
         for tag, construct in yaml.SafeLoader.yaml_constructors.items()

@@ -73,14 +73,25 @@ def test_local_paths_become_absolute(recipe_file, tmp_path, monkeypatch):
         ("optim.args=[1", ["optim.args", "not valid YAML"]),
         ("techniques=[{name: magic}]", ["techniques", "not supported yet"]),
         ("peft={r: 8}", ["peft", "not supported yet"]),
+        ("optim.args" + ".a" * 300 + "=1", ["100 deep"]),
+        ("optim.args.\udcff=1", ["half a surrogate"]),
+        ("x" * 100_000, ["KEY=VALUE"]),
     ],
 )
 def test_a_wrong_override_is_one_line_that_says_what_would_be_right(recipe_file, override, words):
     with pytest.raises(RecipeError) as caught:
         load(recipe_file, override)
     message = str(caught.value)
-    assert "\n" not in message
+    assert "\n" not in message and len(message) < 1000
     assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize("name", ["~nosuchuser/x", "x" * 5000])
+def test_names_that_no_file_can_have_are_no_crash(recipe_file, name):
+    recipe = load(recipe_file, f"data.name={name}", f"output_dir={name}")
+    assert recipe.data.name == name
+    with pytest.raises(RecipeError, match="no such recipe file"):
+        load_recipe(f"{name}.yaml")
 
 
 def test_an_override_of_a_plain_value_has_no_keys_inside(recipe_file):

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from sft_hf.errors import RecipeError
-from sft_hf.yaml_files import MAX_BYTES, parse_value, read_yaml, write_yaml
+from sft_hf.yaml_files import MAX_BYTES, MAX_VALUES, parse_value, read_yaml, write_yaml
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,25 @@ def test_dump_and_load_agree_and_old_readers_agree_too(tmp_path):
         ("- 1\n- 2", ["mapping of sections", "list"]),
         ("", ["mapping of sections", "empty"]),
         ("? [a]\n: 1", ["key must be plain"]),
+        ("? !!set {a}\n: 1", ["line 1", "plain data"]),
+        ("a: !!timestamp 2001-01-01", ["line 1", "timestamp", "plain data"]),
+        ("a: !!binary /w==", ["line 1", "binary", "plain data"]),
+        ("a: !!timestamp no", ["timestamp", "plain data"]),
+        ("a: !!map [b]", ["line 1", "expected a mapping"]),
+        ("a: !!bool maybe", ["line 1", "'maybe' is no bool"]),
+        ("a: !!int ''", ["'' is no int"]),
+        ("a: !!float ''", ["'' is no float"]),
+        ("a: 0x" + "f" * 5000, ["too long for a number"]),
+        ("a: " + "9" * 5000, ["too long for a number"]),
+        ("a: 9223372036854775808", ["more than 64 bits"]),
+        ("a: " + "[" * 101 + "]" * 101, ["100 deep"]),
+        ("a: " + "[" * 5000, ["100 deep"]),
+        ("a: &a [*a]", ["100 deep"]),
+        ('a: "\\ud800"', ["half a surrogate"]),
+        ('a: {"b\\0": 1}', ["NUL character"]),
+        (f"a: &a {'x' * 10_000}\nb: [{'*a, ' * 200}]", ["aliases", "1048576 letters"]),
+        (f"a: [{'1,' * MAX_VALUES}]", ["line 1", "more than 100000 values"]),
+        ("a: !" + "x" * 5000 + " 1", ["plain data"]),
     ],
 )
 def test_a_bad_file_is_one_line_with_its_name(tmp_path, text, words):
@@ -74,8 +93,17 @@ def test_a_bad_file_is_one_line_with_its_name(tmp_path, text, words):
     with pytest.raises(RecipeError) as caught:
         read_yaml(path)
     message = str(caught.value)
-    assert "\n" not in message
+    assert "\n" not in message and len(message) < 1000
     assert all(word in message for word in ["bad.yaml", *words]), message
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("!!str 5", "5"), ("!!float 5", 5.0), ("!!int 0x10", 16), ("!!bool True", True), ("!!null ''", None)],
+)
+def test_a_tag_of_plain_data_is_taken_at_its_word(text, value):
+    assert parse_value(text, "here") == value
+    assert type(parse_value(text, "here")) is type(value)
 
 
 def test_a_huge_or_unreadable_file_is_refused(tmp_path):

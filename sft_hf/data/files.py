@@ -10,6 +10,7 @@ import csv
 import gzip
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, Value
 
+from sft_hf.data.json_shape import MAX_COLUMNS, JsonShape
 from sft_hf.errors import DataError, StorageError, did_you_mean
 from sft_hf.filesystem import STORAGE_ERRNOS
 
@@ -27,6 +29,9 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".parque
 
 READ_BATCH = 10_000  # rows that `read_table` takes at a time
 MAX_FIELD = 2**24  # characters of one CSV field: what a quote that is never closed may swallow
+
+MAX_LINE = 2**26  # bytes; a row is on one, except where a CSV field is quoted
+MAX_NAME = 1000  # characters of a CSV column's name
 
 _CSV_DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _JSON_LINES = (".jsonl", ".ndjson", ".json")
@@ -169,19 +174,25 @@ def _plain_errors(path: Path) -> Iterator[None]:
 def _usable_columns(path: Path) -> Iterator[None]:
     try:
         yield
-    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # `datasets` believes what a Parquet file says of its own columns, whatever that is
         raise DataError(f"{path}: holds columns that cannot be used: {_one_line(error)}") from error
 
 
-def _one_line(error: BaseException) -> str:
+def _one_line(error: BaseException | str) -> str:
     return " ".join(str(error).split())[:300]
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (line number, line); decoding line by line is what lets an error name the line."""
     with open(path, "rb") as file:
-        lines: Iterable[bytes] = gzip.GzipFile(fileobj=file) if path.suffix.lower() == ".gz" else file
-        for number, line in enumerate(lines, start=1):
+        unzipped: Any = gzip.GzipFile(fileobj=file) if path.suffix.lower() == ".gz" else file
+        # An array of JSON may stand on one line; anything else that never ends would fill the memory.
+        most = -1 if _kind(path) == ".json" else MAX_LINE + 1
+        for number, line in enumerate(iter(lambda: unzipped.readline(most), b""), start=1):
+            if 0 < most == len(line):
+                raise DataError(f"{path}: line {number} is longer than {MAX_LINE >> 20} MB; rows stand on lines")
             try:
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
@@ -301,20 +312,30 @@ def _csv_rows(
             held = _DELIMITER_NAMES.get(delimiter, repr(delimiter))
             raise DataError(
                 f"{path}: line {start} has {len(fields)} field{'s' * (len(fields) != 1)}, the header has {len(header)} "
-                f"({', '.join(header)}); quote fields that hold a {held}"
+                f"({_one_line(', '.join(header))}); quote fields that hold a {held}"
             )
         yield dict(zip(header, fields, strict=True))
     if not header:
         raise DataError(f"{path}: is empty")
 
 
+def _check_width(path: Path, columns: int) -> None:
+    if columns > MAX_COLUMNS:
+        raise DataError(f"{path}: has {columns} columns, and no more than {MAX_COLUMNS} are read; leave some out")
+
+
 def _header(path: Path, names: list[str], columns: Sequence[str] | None) -> list[str]:
     if not all(name.strip() for name in names):
+        named = _one_line(", ".join(map(repr, names)))
         raise DataError(
-            f"{path}: the header has a column without a name ({', '.join(map(repr, names))}); name it or remove it "
+            f"{path}: the header has a column without a name ({named}); name it or remove it "
             "(pandas writes one for its index: to_csv(index=False))"
         )
-    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    _check_width(path, len(names))
+    longest = max(map(len, names))
+    if longest > MAX_NAME:
+        raise DataError(f"{path}: the header has a name of {longest} characters; is its first line the header?")
+    twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(f"{path}: the header names column {twice[0]!r} more than once; rename one of them")
     _require(path, columns, names)
@@ -323,14 +344,16 @@ def _header(path: Path, names: list[str], columns: Sequence[str] | None) -> list
 
 def _json_rows(path: Path, kind: str) -> Iterator[dict[str, Any]]:
     lines = _lines(path)
+    shape = JsonShape()
     for number, line in lines:
         if not line.strip():
             continue
         if kind == ".json" and line.lstrip().startswith("["):
             whole = _json_value(path, line + "".join(rest for _, rest in lines), f"the array from line {number}")
-            yield from (_json_object(path, item, f"item {place}") for place, item in enumerate(whole, start=1))
+            for place, item in enumerate(whole, start=1):
+                yield _json_object(path, item, f"item {place}", shape)
             return
-        yield _json_object(path, _json_value(path, line, f"line {number}"), f"line {number}")
+        yield _json_object(path, _json_value(path, line, f"line {number}"), f"line {number}", shape)
 
 
 def _json_value(path: Path, text: str, what: str) -> Any:
@@ -343,17 +366,21 @@ def _json_value(path: Path, text: str, what: str) -> Any:
     return value
 
 
-def _json_object(path: Path, value: Any, what: str) -> dict[str, Any]:
-    if isinstance(value, dict):
-        return value
-    raise DataError(
-        f'{path}: {what} is no object; every row must look like {{"text": "...", "label": "..."}}, on one line'
-    )
+def _json_object(path: Path, value: Any, what: str, shape: JsonShape) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(
+            f'{path}: {what} is no object; every row must look like {{"text": "...", "label": "..."}}, on one line'
+        )
+    problem = shape.add(value)
+    if problem:
+        raise DataError(f"{path}: {what} {problem}")
+    return value
 
 
 def _parquet_batches(path: Path, columns: Sequence[str] | None, batch_size: int) -> Iterator[pa.RecordBatch]:
     with pq.ParquetFile(path) as file:
         # Arrow ignores columns that the file lacks.
+        _check_width(path, file.metadata.num_columns)
         _require(path, columns, file.schema_arrow.names)
         if not file.metadata.num_rows:
             raise DataError(f"{path}: holds no rows")

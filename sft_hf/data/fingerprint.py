@@ -53,7 +53,11 @@ def _file(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
+        if os.path.exists(value) and not os.path.isfile(value):  # a pipe: a row that was skipped, like those below
+            return Path(value).parts[-2:], "no file"
         with open(value, "rb") as file:
             return Path(value).parts[-2:], os.fstat(file.fileno()).st_size, hashlib.sha256(file.read(HEAD)).hexdigest()
-    except OSError as error:  # a row that was skipped
+    except OSError as error:
         return Path(value).parts[-2:], error.errno
+    except ValueError:  # such as a NUL character in its name
+        return value

@@ -34,6 +34,8 @@ MAX_PIXELS = 64_000_000
 MAX_ASPECT = 200
 """The longer side may be so many times the shorter: resizing by the shorter one makes such an image huge."""
 
+STRIP = 256  # rows of an image that are converted at once
+
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM", "JPEG2000", "AVIF")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
 _PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL(\.|$)"), 0)
@@ -68,6 +70,9 @@ def open_image(value: Any, place: str = "") -> Image.Image:
             return _upright_rgb(content, where)
         if isinstance(content, bytes) and not content:
             raise DataError(f"{where}: is empty")
+        if not isinstance(content, bytes) and os.path.exists(content) and not os.path.isfile(content):
+            # Opening a pipe would wait for ever.
+            raise DataError(f"{where}: is a folder or device, no file")
         with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content, formats=_formats()) as image:
             return _upright_rgb(image, where)
     except (DataError, MemoryError):
@@ -175,19 +180,32 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _rgb(image: Image.Image, where: str) -> Image.Image:
     if image.mode.startswith("I;16"):
-        grey = np.asarray(image, dtype=np.uint16)
-        return Image.fromarray(np.round(grey / 257).astype(np.uint8)).convert("RGB")
+        return _narrowed(image, 65535.0).convert("RGB")
     if image.mode in ("I", "F"):
-        return Image.fromarray(_wide_to_8_bits(np.asarray(image, dtype=np.float64), image.mode, where)).convert("RGB")
+        return _narrowed(image, _white_of(image, where)).convert("RGB")
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")
     return image.convert("RGB")
 
 
-def _wide_to_8_bits(grey: np.ndarray, mode: str, where: str) -> np.ndarray:
+def _white_of(image: Image.Image, where: str) -> float:
     """32-bit grey says not where white lies: at 1 (fractions), 255 or 65535, the first that no value exceeds."""
-    low, high = float(np.min(grey)), float(np.max(grey))
+    ranges = [(float(np.min(strip)), float(np.max(strip))) for strip in _strips(image)]
+    low, high = np.min(ranges), np.max(ranges)
     if not (low >= 0 and high <= 65535):  # not a number included
         raise DataError(f"{where}: holds 32-bit values from {low:g} to {high:g}; save it with 8 or 16 bits per channel")
-    white = 1.0 if mode == "F" and high <= 1 else 255.0 if high <= 255 else 65535.0
-    return np.round(grey * (255.0 / white)).astype(np.uint8)
+    return 1.0 if image.mode == "F" and high <= 1 else 255.0 if high <= 255 else 65535.0
+
+
+def _narrowed(image: Image.Image, white: float) -> Image.Image:
+    """The image in 8 bits, `white` as 255; strip by strip, for in 64 bits the whole may take half a gigabyte."""
+    return Image.fromarray(
+        np.concatenate([np.round(strip * (255.0 / white)).astype(np.uint8) for strip in _strips(image)])
+    )
+
+
+def _strips(image: Image.Image) -> Iterator[np.ndarray]:
+    """Yield the rows of a grey image, some at a time, as float64."""
+    for top in range(0, image.height, STRIP):
+        strip = image.crop((0, top, image.width, min(top + STRIP, image.height)))
+        yield np.asarray(strip, dtype=np.uint16 if image.mode.startswith("I;16") else None).astype(np.float64)

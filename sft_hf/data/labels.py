@@ -22,7 +22,7 @@ from sft_hf.errors import DataError, did_you_mean
 READ_BATCH = 10_000
 LOOK_AT = 100  # rows that tell whether text labels are JSON lists
 
-_INTEGER = re.compile(r"[+-]?[0-9]+")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,300}")  # Python reads no more than 4300 digits
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ class LabelMap:
             "label_names": "is not one of data.label_names",
             "features": "is not one of the data set's class names",
         }[self.origin]
-        raise DataError(f"label {name!r} {why}; {did_you_mean(name, self.names)}")
+        known = [_shown(known) for known in self.names]
+        raise DataError(f"label {name!r:.80} {why}; {did_you_mean(_shown(name), known)}")
 
 
 def build_label_map(
@@ -98,9 +99,9 @@ def build_label_map(
     if any(not name.strip() for name in label_map.names):
         raise DataError(f"{source} has a label without a name")
     if len(label_map.names) != len(label_map.label2id):
-        raise DataError(f"{source} has a label twice: {', '.join(label_map.names)}")
+        raise DataError(f"{source} has a label twice: {', '.join(map(_shown, label_map.names))[:300]}")
     if len(label_map.names) < 2:
-        held = f"only the label {label_map.names[0]!r}" if label_map.names else "no label"
+        held = f"only the label {label_map.names[0]!r:.80}" if label_map.names else "no label"
         raise DataError(f"{source} has {held}; classification needs at least 2")
     return label_map
 
@@ -180,9 +181,9 @@ def _as_list(value: Any) -> list[Any]:
     if isinstance(values, list):
         return values
     if value is None or isinstance(value, str):
-        held = f"{value!r} is no list of labels" if value else "the list of labels is missing"
+        held = f"{value!r:.80} is no list of labels" if value else "the list of labels is missing"
         raise DataError(f'{held}; write a JSON list such as ["a", "b"], or [] for none')
-    raise DataError(f"{value!r} is no list of labels; a multi-label column holds lists only")
+    raise DataError(f"{value!r:.80} is no list of labels; a multi-label column holds lists only")
 
 
 def _json_list(text: str) -> list[Any] | None:
@@ -220,6 +221,11 @@ def _name_of(value: Any, declared: Sequence[str] | None) -> str:
     if isinstance(value, list):
         raise DataError("the label is a list; set task.problem_type: multi_label_classification")
     raise DataError(f"label {str(value)[:40]!r} is neither text nor a whole number ({type(value).__name__})")
+
+
+def _shown(name: str) -> str:
+    """A label as a message shows it: a column of whole texts may have been taken for labels."""
+    return " ".join(name.split())[:80]
 
 
 def _in_order(names: list[str]) -> list[str]:

@@ -7,7 +7,6 @@ more is read than the header promises.
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 from collections.abc import Iterator
@@ -134,8 +133,7 @@ def _opened(recording: Any) -> Iterator[soundfile.SoundFile]:
     except OSError as error:
         if error.errno in STORAGE_ERRNOS:
             raise StorageError(f"{name}: cannot be read: {error.strerror}") from error
-        hint = "; name the file, not its folder" if error.errno == errno.EISDIR else ""
-        raise DataError(f"{name}: cannot be read: {error.strerror or error}{hint}") from error
+        raise DataError(f"{name}: cannot be read: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -146,6 +144,8 @@ def _byte_stream(recording: Any) -> Iterator[Any]:
     if isinstance(recording, (bytes, bytearray, memoryview)):
         yield io.BytesIO(recording)
     elif isinstance(recording, (str, os.PathLike)) and str(recording):
+        if os.path.exists(recording) and not os.path.isfile(recording):  # opening a pipe would wait for ever
+            raise DataError(f"{recording}: is a folder or device; name the file, not its folder")
         with open(recording, "rb") as file:
             yield file
     else:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from sft_hf.data import files
+from sft_hf.data import files, json_shape
 from sft_hf.data.files import iter_rows, read_table, table_features, table_stem
 from sft_hf.errors import DataError, StorageError
 
@@ -132,6 +132,8 @@ def test_gzip(tmp_path):
         (",text,label\n0,a,x\n", "a column without a name ('', 'text', 'label')"),
         (b"text,label\na,x\nb\xe9,y\n", "line 3 is not UTF-8 text (byte 2 of the line)"),
         ("text,label\na,x\n".encode("utf-16"), "line 1 is not UTF-8 text"),
+        ('"te\nxt"\na,x\n', "line 3 has 2 fields, the header has 1 (te xt)"),
+        ("a" * 1001 + ",label\na,x\n", "a name of 1001 characters; is its first line the header?"),
     ],
 )
 def test_csv_errors(tmp_path, content, expected):
@@ -160,6 +162,26 @@ def test_an_open_quote_does_not_swallow_a_large_file(tmp_path, monkeypatch):
         assert "the row that starts on line 2 cannot be read (field larger than" in refusal(path)
     finally:
         csv.field_size_limit(before)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl.gz", "a.txt"])
+def test_a_line_that_never_ends_does_not_fill_the_memory(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(files, "MAX_LINE", 2**20)
+    content = b"text,label\n" + b"a" * 2**20 + b"\n"
+    path = write(tmp_path, name, gzip.compress(content) if name.endswith(".gz") else content)
+    if name == "a.jsonl.gz":
+        path.write_bytes(gzip.compress(b"a" * 2**21))
+    assert "is longer than 1 MB" in refusal(path)
+
+
+def test_tables_as_wide_as_a_book_are_refused(tmp_path):
+    names = [f"c{number}" for number in range(10_001)]
+    for name, content in (("a.csv", ",".join(names)), ("b.csv", ",".join(["a"] * 200_000))):
+        assert "columns, and no more than 10000 are read" in refusal(write(tmp_path, name, content + "\n"))
+    row = json.dumps(dict.fromkeys(names, 1))
+    assert "line 2 is one too many: the rows have 10002" in refusal(write(tmp_path, "a.jsonl", f'{{"a": 1}}\n{row}'))
+    pq.write_table(pa.table({name: [1] for name in names}), tmp_path / "a.parquet")
+    assert "has 10001 columns" in refusal(tmp_path / "a.parquet")
 
 
 def test_long_fields_are_fine(tmp_path):
@@ -204,10 +226,20 @@ def test_json_array(tmp_path):
         ('{"a": "\\uD800"}', "line 1 is not valid JSON"),
         (b'{"a": 1}\n{"a": "\xff"}\n', "line 2 is not UTF-8 text"),
         ("\n", "holds no rows"),
+        ('{"a": ' + "[" * 60 + "]" * 60 + "}", "line 1 holds lists or objects more than 50 deep"),
+        ('{"a": ' + '{"a":' * 900 + "1" + "}" * 901, "line 1 holds lists or objects more than 50 deep"),
+        ("\n".join(f'{{"key{row}": 1}}' for row in range(5000)), "line 3500 is one too many: the rows have 3500"),
+        ("\n".join(f'{{"a": {{"{row}": 1}}}}' for row in range(5000)), "the objects in 'a' have 3500 different keys"),
     ],
 )
 def test_json_errors(tmp_path, content, expected):
     assert expected in refusal(write(tmp_path, "a.jsonl", content))
+
+
+def test_optional_keys_of_json_rows_are_fine(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_shape, "MAX_ABSENT", 1000)
+    lines = [json.dumps({"text": "a", "meta": {f"key {row % 20}": 1}, "list": [{"b": row}] * 3}) for row in range(2000)]
+    assert len(read_table(write(tmp_path, "a.jsonl", "\n".join(lines)))) == 2000
 
 
 def test_json_column_that_no_row_has(tmp_path):
@@ -262,11 +294,12 @@ def test_parquet_columns_that_datasets_cannot_hold(tmp_path):
     pq.write_table(pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"]), tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"a\.parquet"):
         read_table(tmp_path / "a.parquet")
-    odd = pa.schema([("a", pa.int64())], metadata={b"huggingface": b"{not json"})
-    pq.write_table(pa.table({"a": [1]}, schema=odd), tmp_path / "b.parquet")
-    for read in (read_table, table_features):
-        with pytest.raises(DataError, match="holds columns that cannot be used"):
-            read(tmp_path / "b.parquet")
+    for features in (b"{not json", b'{"info": {"features": {"a": []}}}'):
+        odd = pa.schema([("a", pa.int64())], metadata={b"huggingface": features})
+        pq.write_table(pa.table({"a": [1]}, schema=odd), tmp_path / "b.parquet")
+        for read in (read_table, table_features):
+            with pytest.raises(DataError, match="holds columns that cannot be used"):
+                read(tmp_path / "b.parquet")
 
 
 def test_plain_text_is_one_text_per_line(tmp_path):

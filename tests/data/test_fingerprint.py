@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 from datasets import Dataset, concatenate_datasets
@@ -55,3 +56,10 @@ def test_files_count_by_content_and_not_by_place(tmp_path):
     assert here(tmp_path / "there" / "data") == plain
     (folder / "b.wav").write_bytes(b"b.wax" * 100)
     assert here(folder) != plain
+
+
+def test_rows_that_name_no_file_count_by_their_name(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # opening it would wait for ever
+    names = [str(tmp_path / "pipe"), "/dev/zero", "nul\x00byte", str(tmp_path), "x" * 5000]
+    found = {fingerprint(Dataset.from_dict({"audio": [name]}), ["audio"], files=["audio"]) for name in names}
+    assert len(found) == len(names)

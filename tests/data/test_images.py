@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import threading
 import warnings
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sft_hf.data import images
 from sft_hf.data.images import MAX_PIXELS, map_ahead, open_image
 from sft_hf.errors import DataError, StorageError
 
@@ -187,13 +189,32 @@ def test_a_value_that_is_no_image_is_an_error(value, words):
     assert all(word in str(caught.value) for word in ["train row 1", *words]), caught.value
 
 
+def test_only_files_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # opening it would wait for ever
+    for path in (tmp_path / "pipe", tmp_path, "/dev/zero"):
+        with pytest.raises(DataError, match="is a folder or device"):
+            open_image(str(path))
+
+
+def test_wide_grey_is_converted_in_strips(monkeypatch):
+    monkeypatch.setattr(images, "STRIP", 3)
+    ramp = np.arange(80, dtype=np.float32).reshape(8, 10)
+    for mode, scale, white in (("F", 1.0, 255), ("I", 3.0, 255), ("I", 800.0, 65535), ("I;16", 800.0, 65535)):
+        values = np.round(ramp * scale).astype({"F": np.float32, "I": np.int32, "I;16": np.uint16}[mode])
+        found = pixels(Image.fromarray(values))
+        assert np.array_equal(found[..., 0], np.round(values * (255.0 / white)))
+    ramp[7, 9] = np.nan
+    with pytest.raises(DataError, match="32-bit values"):
+        open_image(Image.fromarray(ramp))
+
+
 def test_a_missing_file_is_answered_with_the_nearest(tmp_path):
     (tmp_path / "cat_01.jpg").write_bytes(b"x")
     with pytest.raises(DataError, match=r"no such file; did you mean cat_01.jpg"):
         open_image(tmp_path / "cat_1.jpg")
     with pytest.raises(DataError, match="nor a folder"):
         open_image(tmp_path / "none" / "cat_1.jpg")
-    with pytest.raises(DataError, match="directory"):
+    with pytest.raises(DataError, match="is a folder or device"):
         open_image(tmp_path)
 
 

@@ -104,6 +104,16 @@ def test_label_maps_that_cannot_be(values, label_names, expected):
     assert expected in refusal(build_label_map, table(values), "label", label_names, "train.csv")
 
 
+def test_labels_that_are_whole_texts_or_endless_numbers_make_no_endless_message():
+    split = Dataset.from_dict({"label": ["9" * 5000, "2", "x" * 100_000]})
+    label_map = build_label_map(split, "label", None, "train.csv")
+    with pytest.raises(DataError, match="was never seen in train") as caught:
+        label_map.encode("a\nb" * 100_000)
+    assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
+    numbers = Dataset.from_dict({"label": ["9" * 5000, "2"]})
+    assert build_label_map(numbers, "label", None, "train.csv").names == ("9" * 5000, "2")
+
+
 def test_lists_in_a_single_label_task():
     assert "set task.problem_type: multi_label_classification" in refusal(
         build_label_map, table([["a"], ["b"]]), "label", None, "x", False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -112,6 +113,13 @@ def test_two_hours_are_known_from_the_header_alone(tmp_path):
         for _ in range(72):
             file.write(np.zeros(800_000, dtype=np.float32))
     assert audio_info(tmp_path / "long.flac").seconds == 7200
+
+
+def test_pipes_and_devices_are_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # opening it would wait for ever
+    for path in (str(tmp_path / "pipe"), "/dev/zero"):
+        with pytest.raises(DataError, match="is a folder or device"):
+            audio_info(path)
 
 
 def test_folders_are_searched_for_recordings(tmp_path):

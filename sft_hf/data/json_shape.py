@@ -1,0 +1,65 @@
+"""Whether JSON rows fit into a table: one column for each key, and a place in it for every row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+MAX_DEPTH = 50  # lists and objects inside each other; Arrow's own limit is 64
+MAX_COLUMNS = 10_000  # of a table, and different keys of JSON rows: `datasets` takes two seconds for so many
+MAX_ABSENT = 10_000_000  # values that rows lack of each other's keys; each takes some 40 bytes in a table
+MAX_RATIO = 20  # so many absent ones for each that is there are no optional keys any more
+LOOK_EVERY = 500  # rows
+
+Place = tuple[str, ...]
+
+
+class JsonShape:
+    """Which keys the objects of a file have, at which place, and how many of them an Arrow table would keep empty.
+
+    A megabyte of {"seen": {"user 1": true}} lines, each with a key of its own, would fill the memory.
+    """
+
+    def __init__(self) -> None:
+        self._rows = self._present = self._columns = 0
+        self._keys: dict[Place, set[str]] = {}
+        self._items: dict[Place, int] = {}
+
+    def add(self, row: dict[str, Any]) -> str | None:
+        """Take in a row; return what is wrong with it, or with all so far."""
+        self._rows += 1
+        stack: list[tuple[Place, Any]] = [((), row)]
+        while stack:
+            place, value = stack.pop()
+            if len(place) > MAX_DEPTH:
+                return f"holds lists or objects more than {MAX_DEPTH} deep inside each other"
+            if isinstance(value, dict):
+                keys = self._keys.setdefault(place, set())
+                self._columns -= len(keys)
+                keys.update(value)
+                self._columns += len(keys)
+                self._present += len(value)
+                stack += [((*place, key), part) for key, part in value.items() if isinstance(part, (dict, list))]
+            else:
+                inside = (*place, "[]")
+                self._items[inside] = self._items.get(inside, 0) + len(value)
+                stack += [(inside, part) for part in value if isinstance(part, (dict, list))]
+        return self._too_many() if self._columns > MAX_COLUMNS or self._rows % LOOK_EVERY == 0 else None
+
+    def _too_many(self) -> str | None:
+        absent = self._slots() - self._present
+        if self._columns <= MAX_COLUMNS and absent <= max(MAX_ABSENT, MAX_RATIO * self._present):
+            return None
+        place = max(self._keys, key=lambda place: len(self._keys[place]))
+        where = f"the objects in {'.'.join(place)[:80]!r}" if place else "the rows"
+        return (
+            f"is one too many: {where} have {len(self._keys[place])} different keys so far, and each is a column; a "
+            "key says what kind of value stands there (text, label): put what differs from row to row into values"
+        )
+
+    def _slots(self) -> int:
+        """How many values an Arrow table has a place for: an absent object has one for each of its keys too."""
+        total = 0
+        for place, keys in self._keys.items():
+            lists = [place[: end + 1] for end in range(len(place)) if place[: end + 1] in self._items]
+            total += len(keys) * (self._items[lists[-1]] if lists else self._rows)
+        return total
