@@ -41,6 +41,7 @@ def build_accelerator(mixed_precision: str, num_threads: int | str) -> Accelerat
         PartialState._reset_state()  # type: ignore[no-untyped-call]
     accelerator = Accelerator(cpu=cpu, mixed_precision=precision)
     threads = set_threads(num_threads)
+    make_deterministic()
     if cpu:
         keep_freed_memory()
     count = accelerator.num_processes
@@ -131,6 +132,18 @@ def set_threads(num_threads: int | str) -> int:
     if torch.get_num_threads() != int(num_threads):
         torch.set_num_threads(int(num_threads))
     return int(num_threads)
+
+
+def make_deterministic() -> None:
+    """Have torch add up in one order wherever it can, so that the same run has the same bits.
+
+    Without it, two threads share the sums of an indexed tensor's gradient, in an order that differs from run to run: the
+    position embeddings of Whisper's decoder then differ in the last bit. An operation that knows no fixed order (some on
+    GPUs) runs all the same.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a help in debugging, that costs a pass over memory
 
 
 def keep_freed_memory() -> None:

@@ -115,6 +115,21 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(make_recipe, tmp
     assert rows[0] == rows[1]
 
 
+def test_sums_of_an_indexed_gradient_come_out_the_same_with_two_threads():
+    """As of Whisper's decoder positions, which differed in the last bit from run to run."""
+    process.build_accelerator("no", 2)
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(16, 384, generator=generator, requires_grad=True)
+    rows = torch.arange(16).repeat(256)
+    values = torch.randn(len(rows), 384, generator=generator)
+    found = []
+    for _ in range(20):
+        weight.grad = None
+        (weight[rows] * values).sum().backward()
+        found.append(weight.grad.clone())
+    assert all(torch.equal(gradient, found[0]) for gradient in found)
+
+
 def test_bf16_on_the_cpu_trains_too(make_recipe):
     result = finetune(make_recipe(train__mixed_precision="bf16"))
     assert result.metrics["environment"]["mixed_precision"] == "bf16"
