@@ -1,9 +1,9 @@
 """Broken recipes, rows, images and recordings, made from a seed: none may end in a traceback, hang, or fill the memory.
 
-usage: fuzz.py KIND FIRST COUNT FOLDER     KIND is recipes, rows, images or audio; FOLDER is made by test_fuzz.py
+usage: fuzz.py KIND,... FIRST COUNT FOLDER     KIND is recipes, rows, images or audio; FOLDER is made by test_fuzz.py
 
-Prints a JSON line for each case that failed, and a last one with the counts, the slowest case and the peak memory. A
-case is a function of its kind and number alone: it is repeated with COUNT 1, and its input then lies in
+Prints a JSON line for each case that failed, and for each kind one with the counts, the slowest case and the peak
+memory. A case is a function of its kind and number alone: it is repeated with COUNT 1, and its input then lies in
 FOLDER/KIND-case. FOLDER/KIND.case holds the number of the case that runs, which a crash leaves behind.
 """
 
@@ -30,7 +30,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-SECONDS = 10  # a case that takes longer hangs
+SECONDS = 10  # of computing: a case that takes longer hangs; waiting, it may take three times as long on a busy machine
 MAX_ADDRESSES = 16 * 2**30  # beyond, a case fails before it takes the machine with it
 ROOT = Path(__file__).parents[1]
 
@@ -397,8 +397,6 @@ def json_rows(table: list[dict[str, Any]], generator: random.Random, suffix: str
         table[generator.randrange(24)][generator.choice(("text", "label", "", "other"))] = generator.choice(odd)
     if generator.random() < 0.15:
         del table[generator.randrange(24)][generator.choice(("text", "label"))]
-    if generator.random() < 0.1:
-        table.insert(generator.choice((0, 5)), generator.choice(({}, [], 1, "x", None)))  # type: ignore[arg-type]
     if generator.random() < 0.05:  # every row has a key of its own, or a great many
         many, place = generator.choice((24, 5000, 20_000)), generator.choice(("", "other"))
         keys = ({f"key {number}": 1} for number in range(many))
@@ -407,6 +405,8 @@ def json_rows(table: list[dict[str, Any]], generator: random.Random, suffix: str
         table = [{**row, **{f"key {number}": 1 for number in range(20_000)}} for row in table[:2]]
     deep = generator.choice((50, 200, 900, 5000, 100_000))
     nested = generator.choice(("[" * deep + "]" * deep, '{"a":' * deep + "1" + "}" * deep))
+    if generator.random() < 0.1:
+        table.insert(generator.choice((0, 5)), generator.choice(({}, [], 1, "x", None)))  # type: ignore[arg-type]
     lines = [json.dumps(row) for row in table]
     if generator.random() < 0.08:
         lines = [line[:-1] + f', "other": {nested}}}' if line.endswith("}") else line for line in lines]
@@ -683,22 +683,24 @@ def run_cases(kind: Callable[[random.Random, Path, Path], str], first: int, coun
     def too_long(*_: Any) -> None:
         raise Hang
 
-    signal.signal(signal.SIGALRM, too_long)
+    for number in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(number, too_long)
     outcomes: Counter[str] = Counter()
     slowest, largest = (0.0, first), (0, first)
     for number in range(first, first + count):
         (folder / f"{kind.__name__}.case").write_text(str(number))
-        faulthandler.dump_traceback_later(9 * SECONDS, exit=True)  # if it hangs where no signal is heard
-        started, before = time.monotonic(), peak_bytes()
+        faulthandler.dump_traceback_later(20 * SECONDS, exit=True)  # if it hangs where no signal is heard
+        started, before = time.process_time(), peak_bytes()
         outcome, said = run_case(kind, number, folder, number > first)
-        seconds, grown = time.monotonic() - started, peak_bytes() - before
+        seconds, grown = time.process_time() - started, peak_bytes() - before
         if said:
-            print(json.dumps({"case": number, "traceback": said}), flush=True)
+            print(json.dumps({"kind": kind.__name__, "case": number, "traceback": said}), flush=True)
         slowest = max(slowest, (seconds, number)) if number > first else slowest  # the first imports the libraries
         largest = max(largest, (grown, number)) if number > first else largest
         outcomes[outcome] += 1
     faulthandler.cancel_dump_traceback_later()
     return {
+        "kind": kind.__name__,
         "outcomes": outcomes,
         "slowest_seconds": round(slowest[0], 2),
         "slowest": slowest[1],
@@ -715,14 +717,17 @@ def run_case(
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     generator = random.Random(f"{kind.__name__} {number}")
-    signal.alarm(SECONDS if warm else 6 * SECONDS)
+    seconds = SECONDS if warm else 6 * SECONDS
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.alarm(3 * seconds)
     try:
         return kind(generator, work, folder), ""
     except Hang:
-        return "hung", f"longer than {SECONDS} s: {traceback.format_exc()[-2500:]}"
+        return "hung", f"longer than {seconds} s: {traceback.format_exc()[-2500:]}"
     except Exception:
         return "failed", traceback.format_exc()[-3000:]
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
 
 
@@ -741,7 +746,9 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.getLogger("sft_hf").setLevel(logging.CRITICAL)
     kinds = {function.__name__: function for function in (recipes, rows, images, audio)}
-    print(json.dumps(run_cases(kinds[sys.argv[1]], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))), flush=True)
+    names, first, count, folder = sys.argv[1:]
+    for name in names.split(","):
+        print(json.dumps(run_cases(kinds[name], int(first), int(count), Path(folder))), flush=True)
 
 
 if __name__ == "__main__":

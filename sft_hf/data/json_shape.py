@@ -8,7 +8,7 @@ MAX_DEPTH = 50  # lists and objects inside each other; Arrow's own limit is 64
 MAX_COLUMNS = 10_000  # of a table, and different keys of JSON rows: `datasets` takes two seconds for so many
 MAX_ABSENT = 10_000_000  # values that rows lack of each other's keys; each takes some 40 bytes in a table
 MAX_RATIO = 20  # so many absent ones for each that is there are no optional keys any more
-LOOK_EVERY = 500  # rows
+LOOK_EVERY = 1000  # values
 
 Place = tuple[str, ...]
 
@@ -20,7 +20,7 @@ class JsonShape:
     """
 
     def __init__(self) -> None:
-        self._rows = self._present = self._columns = 0
+        self._rows = self._present = self._columns = self._looked = 0
         self._keys: dict[Place, set[str]] = {}
         self._items: dict[Place, int] = {}
 
@@ -43,9 +43,12 @@ class JsonShape:
                 inside = (*place, "[]")
                 self._items[inside] = self._items.get(inside, 0) + len(value)
                 stack += [(inside, part) for part in value if isinstance(part, (dict, list))]
-        return self._too_many() if self._columns > MAX_COLUMNS or self._rows % LOOK_EVERY == 0 else None
+        if self._columns <= MAX_COLUMNS and self._present < self._looked + LOOK_EVERY:
+            return None
+        return self._too_many()
 
     def _too_many(self) -> str | None:
+        self._looked = self._present
         absent = self._slots() - self._present
         if self._columns <= MAX_COLUMNS and absent <= max(MAX_ABSENT, MAX_RATIO * self._present):
             return None

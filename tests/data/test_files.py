@@ -228,12 +228,18 @@ def test_json_array(tmp_path):
         ("\n", "holds no rows"),
         ('{"a": ' + "[" * 60 + "]" * 60 + "}", "line 1 holds lists or objects more than 50 deep"),
         ('{"a": ' + '{"a":' * 900 + "1" + "}" * 901, "line 1 holds lists or objects more than 50 deep"),
-        ("\n".join(f'{{"key{row}": 1}}' for row in range(5000)), "line 3500 is one too many: the rows have 3500"),
-        ("\n".join(f'{{"a": {{"{row}": 1}}}}' for row in range(5000)), "the objects in 'a' have 3500 different keys"),
+        ("\n".join(f'{{"key{row}": 1}}' for row in range(5000)), "line 4000 is one too many: the rows have 4000"),
+        ("\n".join(f'{{"a": {{"{row}": 1}}}}' for row in range(5000)), "the objects in 'a' have"),
     ],
 )
 def test_json_errors(tmp_path, content, expected):
     assert expected in refusal(write(tmp_path, "a.jsonl", content))
+
+
+def test_a_list_of_json_objects_without_common_keys_is_refused(tmp_path):
+    rows = [{"meta": {f"key {number}": 1}} for number in range(5000)]
+    message = refusal(write(tmp_path, "a.json", json.dumps({"data": rows})))
+    assert "line 1 is one too many: the objects in 'data.[].meta' have 5000 different keys" in message
 
 
 def test_optional_keys_of_json_rows_are_fine(tmp_path, monkeypatch):
