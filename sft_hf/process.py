@@ -137,13 +137,14 @@ def set_threads(num_threads: int | str) -> int:
 def make_deterministic() -> None:
     """Have torch add up in one order wherever it can, so that the same run has the same bits.
 
-    Without it, two threads share the sums of an indexed tensor's gradient, in an order that differs from run to run: the
-    position embeddings of Whisper's decoder then differ in the last bit. An operation that knows no fixed order (some on
-    GPUs) runs all the same.
+    Without it, two threads share the sums of an indexed tensor's gradient, in an order that differs from run to run:
+    the position embeddings of Whisper's decoder then differ in the last bit. An operation that knows no fixed order
+    (some on GPUs) runs all the same.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a help in debugging, that costs a pass over memory
+    # A help in debugging, that costs a pass over memory.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def keep_freed_memory() -> None:
