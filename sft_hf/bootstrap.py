@@ -21,6 +21,9 @@ Floats = npt.NDArray[np.float64]
 # Row indices [b, N], one resample a line, to the b values of a statistic.
 Statistic = Callable[[Ints], Floats]
 
+CONFIDENCE_SAMPLES = 1000
+"""Resamples behind every interval that a run reports."""
+
 # Indices held at once. Resamples are drawn and counted in chunks, so that memory stays at some tens of MB
 # however many rows there are.
 _CHUNK = 2**20

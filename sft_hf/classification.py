@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sft_hf.calibration import calibration_metrics
 from sft_hf.data.labels import LabelMap
 from sft_hf.data.preflight import Finding
 from sft_hf.metrics import apply_threshold, choose_threshold, multi_label_metrics, single_label_metrics
@@ -195,7 +196,37 @@ class ClassifierTask(Task[SettingsT]):
             metrics = single_label_metrics(
                 scores.argmax(axis=1), references, names, confidence_samples=confidence_samples
             )
+        if confidence_samples:
+            metrics |= self._calibration(scores, examples.references)
         return {"loss": float(outputs["loss"].double().mean()), **metrics}
+
+    def _calibration(self, scores: np.ndarray, references: Sequence[Any]) -> dict[str, Any]:
+        """Of the most probable label: whether it is the row's label, or one of its labels."""
+        best = scores.argmax(axis=1)
+        confidences = np.take_along_axis(scores, best[:, None], axis=1)[:, 0]
+        if self.multi_label:
+            right = [label in labels for label, labels in zip(best.tolist(), references, strict=True)]
+        else:
+            right = (best == np.asarray(references)).tolist()
+        return calibration_metrics(confidences.tolist(), right)
+
+    def constant_answer(self, train: Sequence[Any], references: Sequence[Any], confidence_samples: int) -> Any:
+        """See `Task.constant_answer`: the label that most training rows have."""
+        label = int(self._counts(train).argmax())
+        names, rows = list(self.label_map.names), len(references)
+        options = {"confidence_samples": confidence_samples}
+        if self.multi_label:
+            scores = np.zeros((rows, len(names)), dtype=np.float32)
+            scores[:, label] = 1.0
+            metrics = multi_label_metrics(scores, self._indicator(references), 0.5, names, **options)
+        else:
+            answers, truth = np.full(rows, label, dtype=np.int64), np.asarray(references, dtype=np.int64)
+            metrics = single_label_metrics(answers, truth, names, **options)
+        return f"always answering {names[label]!r}, the most frequent label of train", metrics
+
+    def label_counts(self, references: Sequence[Any]) -> dict[str, int]:
+        """See `Task.label_counts`."""
+        return dict(zip(self.label_map.names, self._counts(references).tolist(), strict=True))
 
     def decode(self, outputs: dict[str, Tensor]) -> list[dict[str, Any]]:
         """`prediction`, a label (or the list of labels above the threshold), and `confidence`, its probability.

@@ -38,6 +38,16 @@ def set_up(quiet: bool = False) -> None:
     log.setLevel(logging.WARNING if quiet or not is_main_process() else logging.INFO)
 
 
+def is_quiet() -> bool:
+    """Whether only warnings and results are to be said."""
+    return not log.isEnabledFor(logging.INFO)
+
+
+def colours() -> bool | None:
+    """What click is told: False where NO_COLOR is set (see no-color.org), else None: colours on a terminal alone."""
+    return False if os.environ.get("NO_COLOR") else None
+
+
 def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
     """Iterate with a bar that shows up after two seconds, and only on a terminal.
 
@@ -67,4 +77,4 @@ def bar(description: str, total: int, initial: int = 0, unit: str = "step") -> A
 
 
 def _bars_off() -> bool:
-    return not sys.stderr.isatty() or not log.isEnabledFor(logging.INFO) or not is_main_process()
+    return not sys.stderr.isatty() or is_quiet() or not is_main_process()

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sft_hf.errors import RunFolderError
-from sft_hf.recipe import flatten
+from sft_hf.recipe import ABOUT_THE_RUN, flatten
 
 ENVIRONMENT = "environment"
 """The part that may differ where the user says so: it changes the last bits, not the meaning."""
@@ -29,13 +29,13 @@ def identity_of(
     """Return the identity as plain data.
 
     Args:
-        recipe: the resolved recipe; where it writes to does not count.
+        recipe: the resolved recipe; where its results go does not count.
         data: {split: fingerprint of its rows}.
         task: what the outputs mean (label names, vocabulary).
         model_revision: the commit of a Hub checkpoint.
         environment: `process.environment`; the platform's name does not count.
     """
-    settings = {key: value for key, value in recipe.items() if key != "output_dir"}
+    settings = {key: value for key, value in recipe.items() if key not in ABOUT_THE_RUN}
     return {
         "recipe_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
         "data": dict(data),

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from sft_hf import process
+from sft_hf.bootstrap import CONFIDENCE_SAMPLES
 from sft_hf.errors import DataError, UserError, did_you_mean
 from sft_hf.evaluation import predict
 from sft_hf.recipe import Recipe
 from sft_hf.registry import load_component
 from sft_hf.run_folder import load_run_recipe, open_run
 from sft_hf.run_inputs import load_data
-from sft_hf.run_results import CONFIDENCE_SAMPLES
 from sft_hf.tasks.base import Task
 
 

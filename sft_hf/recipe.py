@@ -175,6 +175,11 @@ class EvalSection(Section):
     metric_for_best_model: str | None = Field(
         None, description="A metric of the task, or loss; default: the primary one."
     )
+    baseline: Literal["auto", "none", "probe"] = Field(
+        "auto",
+        description="What the score is compared with: auto (the most frequent label; for speech, the checkpoint before "
+        "training), probe (logistic regression on the frozen checkpoint's features) or none.",
+    )
     load_best_model_at_end: bool = Field(True, description="Keep the weights of the best evaluation, not the last.")
     early_stopping_patience: PositiveInt | None = Field(
         None, description="Stop after so many evaluations in a row without a better metric."
@@ -211,6 +216,12 @@ def _refuse_until_supported(value: Any) -> Any:
     return value
 
 
+ABOUT_THE_RUN = frozenset(
+    {"output_dir", "report_to", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision", "license"}
+)
+"""Keys that change where results go, and not what they are: a run may be resumed with others."""
+
+
 class Recipe(Section):
     """One run, whole."""
 
@@ -232,6 +243,20 @@ class Recipe(Section):
     )
     seed: int = Field(42, ge=0, lt=2**32, description="Seed of initial weights, data order and dropout.")
     output_dir: str | None = Field(None, description="The run folder; default: runs/NAME.")
+    report_to: list[Literal["tensorboard", "trackio", "wandb", "mlflow"]] = Field(
+        default_factory=list, description="Experiment trackers that hear of every line of log.jsonl."
+    )
+    push_to_hub: bool = Field(False, description="Push the finished run to the Hub; checked before training.")
+    hub_model_id: str | None = Field(
+        None, description="The repository (owner/name, or a name of your own); default: the run folder's name."
+    )
+    hub_private_repo: bool = Field(True, description="Make a new repository private.")
+    hub_revision: str | None = Field(
+        None, description="The branch to push to, made where it is missing; default: main."
+    )
+    license: str | None = Field(
+        None, description="License of the resulting model, for its card: a Hub identifier such as apache-2.0."
+    )
 
     def to_yaml(self) -> str:
         """Return the resolved recipe as YAML that loads back into an equal recipe."""

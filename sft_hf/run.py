@@ -15,6 +15,9 @@ from accelerate.utils import set_seed
 from torch import Tensor
 
 from sft_hf import checkpoint, interruption, process
+from sft_hf.baselines import baseline_metrics
+from sft_hf.bootstrap import CONFIDENCE_SAMPLES
+from sft_hf.data.overview import data_overview
 from sft_hf.data.preflight import Finding
 from sft_hf.data.training_data import WholeSet
 from sft_hf.errors import RecipeError, StorageError, Terminated, UserError, did_you_mean
@@ -23,24 +26,29 @@ from sft_hf.filesystem import free_bytes, human_bytes
 from sft_hf.loop import Training, TrainState, train
 from sft_hf.models.loading import pin
 from sft_hf.optimization import build_optimizer, build_scheduler
+from sft_hf.publishing.hub import check_access, push
 from sft_hf.recipe import Recipe
 from sft_hf.registry import load_component
+from sft_hf.reporting import report_page
 from sft_hf.run_folder import RunFolder
 from sft_hf.run_inputs import data_findings, load_data, prepare_split, training_data
-from sft_hf.run_results import CONFIDENCE_SAMPLES, prediction_rows
+from sft_hf.run_record import RunRecord
+from sft_hf.run_results import prediction_rows, run_metrics, write_card
 from sft_hf.run_state import RunState
 from sft_hf.sources import resolve
 from sft_hf.tasks.base import Examples, Task
+from sft_hf.trackers import Trackers, check_installed
 
 log = logging.getLogger("sft_hf")
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run: its folder and what metrics.json holds."""
+    """A finished run: its folder, what metrics.json holds, and where it was pushed to."""
 
     output_dir: Path
     metrics: dict[str, Any]
+    hub_url: str | None = None
 
 
 def finetune(
@@ -69,17 +77,20 @@ def finetune(
             checkpoint.clean_up(folder.checkpoints, recipe.checkpoint.save_total_limit)  # where it died before that
             return RunResult(folder.path, metrics)
     accelerator = process.build_accelerator(recipe.train.mixed_precision, recipe.train.num_threads)
+    run = _Run(recipe, folder, accelerator)
     with interruption.listening():
         try:
             process.on_main_process(accelerator, folder.lock.acquire)
-            run = _Run(recipe, folder, accelerator)
             _prepare(run)
+            run.trackers.start(in_the_run_folder=False)
             if not resume:
                 process.on_main_process(accelerator, lambda: folder.start(recipe, overwrite))
+            run.trackers.start(in_the_run_folder=True)
             state = run.run_state.restore(other_environment) if resume else TrainState()
             train(run.training, state)
             return run.finish(state, started)
         finally:
+            run.trackers.finish()
             folder.lock.release()
 
 
@@ -100,10 +111,16 @@ class _Run:
         self.recipe, self.folder, self.accelerator = recipe, folder, accelerator
         self.task: Task[Any] = load_component("tasks", recipe.task.name)(recipe)
         self.examples: dict[str, Examples] = {}
+        self.trackers = Trackers(recipe, folder.path, accelerator)
+        self.repo_id = recipe.hub_model_id or folder.path.name
+        self.hub_url: str | None = None
 
     def prepare(self) -> None:
         """Read everything there is to read, and build model, optimizer and schedule. Nothing is written."""
         recipe, task = self.recipe, self.task
+        check_installed(recipe)
+        if recipe.push_to_hub:
+            self._on_main(check_access, self.repo_id)
         model = recipe.model
         found = resolve(model.name, revision=model.revision, sha256=model.sha256, what="checkpoint", key="model")
         self.source = pin(replace(found, trusted=model.trust_remote_code))  # before the data, which may take long
@@ -113,7 +130,8 @@ class _Run:
         for role in ("validation", "test"):
             if role in self.splits.by_role:
                 self.examples[role] = prepare_split(task, self.splits.by_role[role], self.splits.where[role])
-        for finding in self.findings():
+        self.findings = self._findings()
+        for finding in self.findings:
             log.log(logging.WARNING if finding.level == "warning" else logging.INFO, "%s", finding.text)
         self.metric = self._metric_for_best_model()
         set_seed(recipe.seed)  # the new head's weights
@@ -121,10 +139,14 @@ class _Run:
         self.run_state = RunState(self.training, self.folder, self.splits, self.source)
         self._check_space()
 
-    def findings(self) -> list[Finding]:
-        """What there is to know of the data, beyond that every row can be used."""
+    def all_examples(self) -> dict[str, Examples]:
+        """The prepared rows by role, those of train too unless they are a stream."""
         train = {"train": self.data.examples} if isinstance(self.data, WholeSet) else {}
-        return data_findings(self.task, self.splits, {**train, **self.examples})
+        return {**train, **self.examples}
+
+    def _findings(self) -> list[Finding]:
+        """What there is to know of the data, beyond that every row can be used."""
+        return data_findings(self.task, self.splits, self.all_examples())
 
     def _check_space(self) -> None:
         one, most = checkpoint.expected_bytes(self.training.model)
@@ -181,6 +203,7 @@ class _Run:
 
     def _log(self, line: dict[str, Any]) -> None:
         process.on_main_process(self.accelerator, lambda: self.folder.append_log(line))
+        self.trackers.log(line)
 
     def _evaluate(self, state: TrainState) -> bool:
         """Score validation; keep the weights if they are the best so far; say whether to stop early."""
@@ -247,37 +270,67 @@ class _Run:
                 self.task.tune(outputs, examples)
             scores[role] = self.task.score(outputs, examples, CONFIDENCE_SAMPLES)
             predictions = prediction_rows(self.task, outputs, examples)
-        metrics = self._metrics(state, model, scores, started)
-        self._on_main(self.folder.write_results, lambda path: self.task.save(model, path), metrics, predictions)
+        metrics = run_metrics(
+            self.training,
+            state,
+            model,
+            scores,
+            baseline=self._baseline(),
+            overview=data_overview(self.task, self.all_examples(), self.findings),
+            splits=self.splits,
+            source=self.source,
+            total_seconds=time.perf_counter() - started,
+        )
+        self._on_main(self._write, model, metrics, predictions)
+        self.trackers.log({"step": state.step} | _numbers(scores))
         self._on_main(checkpoint.clean_up, self.folder.checkpoints, self.recipe.checkpoint.save_total_limit)
-        return RunResult(self.folder.path, metrics)
+        self._on_main(self._push)
+        return RunResult(self.folder.path, metrics, self.hub_url)
 
-    def _metrics(self, state: TrainState, model: Any, scores: dict[str, Any], started: float) -> dict[str, Any]:
-        parameters = list(model.parameters())
-        epochs = state.examples_seen / len(self.data.examples) if isinstance(self.data, WholeSet) else None
-        return {
-            "task": self.recipe.task.name,
-            "primary_metric": self.task.primary_metric,
-            **{role: scores[role] for role in ("test", "validation") if role in scores},
-            "train": {
-                "runtime_seconds": round(state.seconds, 3),
-                "total_seconds": round(time.perf_counter() - started, 3),
-                "examples_per_second": round(state.examples_seen / max(state.seconds, 1e-9), 3),
-                "num_steps": state.step,
-                "num_epochs": None if epochs is None else round(epochs, 4),
-                "num_examples": len(self.data.examples) if isinstance(self.data, WholeSet) else None,
-                "final_loss": state.loss,
-                "best_step": state.best_step,
-                "rows_per_forward_pass": -(-self.recipe.train.per_device_train_batch_size // 2**state.halvings),
-                "peak_memory_bytes": process.peak_memory_bytes(self.accelerator.device),
-            },
-            "model": {
-                "name": self.recipe.model.name,
-                "revision": self.source.revision,
-                "num_parameters": sum(parameter.numel() for parameter in parameters),
-                "num_trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
-            },
-            "data": {"name": self.recipe.data.name, "revision": self.splits.revision},
-            "environment": process.environment(self.accelerator),
-            "seed": self.recipe.seed,
-        }
+    def _push(self) -> None:
+        recipe, run = self.recipe, self.folder.path
+        if not recipe.push_to_hub:
+            return
+        options: dict[str, Any] = {"private": recipe.hub_private_repo, "revision": recipe.hub_revision}
+        try:
+            pushed = push(run, self.repo_id, **options)
+        except UserError as error:
+            raise UserError(
+                f"the run is finished, and not pushed: {error}; then `sft-hf push {run} {self.repo_id}`"
+            ) from error
+        self.hub_url = pushed.url
+
+    def _baseline(self) -> dict[str, Any] | None:
+        if not self.examples:
+            return None
+        split = "test" if "test" in self.examples else "validation"
+        train = self.data.examples if isinstance(self.data, WholeSet) else None
+        return baseline_metrics(
+            self.recipe,
+            self.task,
+            self.source,
+            self.accelerator,
+            train=train,
+            split=split,
+            examples=self.examples[split],
+        )
+
+    def _write(self, model: Any, metrics: dict[str, Any], predictions: list[dict[str, Any]]) -> None:
+        record = RunRecord(self.folder.path.name, self.recipe, metrics, predictions, self.folder.read_log())
+
+        def save(folder: Path) -> None:
+            self.task.save(model, folder)
+            write_card(record, self.task, folder)
+
+        report = report_page(record, self.task, self.splits.by_role.get(record.split))
+        self.folder.write_results(save, metrics, predictions, report)
+
+
+def _numbers(scores: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """The plain metrics of each split, by names that trackers group."""
+    return {
+        f"{role}/{name}": value
+        for role, metrics in scores.items()
+        for name, value in metrics.items()
+        if isinstance(value, (int, float))
+    }

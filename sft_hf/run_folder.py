@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sft_hf.errors import RunFolderError
 from sft_hf.filesystem import committed_folder, remove_leftovers, storage_errors, write_json, write_text
-from sft_hf.recipe import Recipe, flatten, refuse_trust, validate_recipe
+from sft_hf.recipe import ABOUT_THE_RUN, Recipe, flatten, refuse_trust, validate_recipe
 from sft_hf.run_lock import LOCK, OWNER, RunLock
 from sft_hf.yaml_files import read_yaml
 
 # What a run writes; --overwrite removes these and nothing else.
-OWN_ENTRIES = ("recipe.yaml", "model", "metrics.json", "predictions.jsonl", "log.jsonl", "checkpoints")
+OWN_ENTRIES = (
+    *("recipe.yaml", "model", "metrics.json", "predictions.jsonl", "log.jsonl", "report.html"),
+    *("checkpoints", "tensorboard"),
+)
 
 # What a run that was killed before its first line may have left; no reason to refuse the folder.
 LEFTOVERS = (LOCK, OWNER, ".recipe.yaml.tmp")
@@ -31,6 +35,7 @@ class RunFolder:
         self.metrics_file = path / "metrics.json"
         self.predictions_file = path / "predictions.jsonl"
         self.log_file = path / "log.jsonl"
+        self.report_file = path / "report.html"
         self.checkpoints = path / "checkpoints"
         self.lock = RunLock(path)
 
@@ -60,7 +65,7 @@ class RunFolder:
             ),
             flatten(recipe.model_dump(mode="json")),
         )
-        changed = [key for key in {**old, **new} if key != "output_dir" and old.get(key) != new.get(key)]
+        changed = [key for key in {**old, **new} if key not in ABOUT_THE_RUN and old.get(key) != new.get(key)]
         if changed:
             key = changed[0]
             change = f"{key} was {old.get(key)!r} and is now {new.get(key)!r}"
@@ -127,11 +132,25 @@ class RunFolder:
                 continue  # a line cut short by a crash
         write_text(self.log_file, "".join(kept))
 
-    def write_results(self, save_model: Any, metrics: dict[str, Any], predictions: list[dict[str, Any]]) -> None:
-        """Write model, predictions and, last, metrics: a folder with metrics.json is a finished run. StorageError."""
+    def read_log(self) -> list[dict[str, Any]]:
+        """Return the lines of log.jsonl so far."""
+        if not self.log_file.is_file():
+            return []
+        return [json.loads(line) for line in self.log_file.read_text(encoding="utf-8").splitlines()]
+
+    def write_results(
+        self,
+        save_model: Callable[[Path], None],
+        metrics: dict[str, Any],
+        predictions: list[dict[str, Any]],
+        report: str | None,
+    ) -> None:
+        """Write all that a run leaves and, last, metrics.json: a folder that has it is a finished run. StorageError."""
         with committed_folder(self.model) as aside:
             save_model(aside)
         write_text(self.predictions_file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions))
+        if report is not None:
+            write_text(self.report_file, report)
         write_json(self.metrics_file, metrics)
 
 

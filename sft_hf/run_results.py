@@ -1,14 +1,22 @@
-"""What a finished run tells: metrics.json and the lines of predictions.jsonl."""
+"""What a finished run tells: metrics.json, the lines of predictions.jsonl, the model card."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from sft_hf import process
+from sft_hf.data.loading import Splits
+from sft_hf.data.training_data import WholeSet
+from sft_hf.publishing.model_card import build_card
 from sft_hf.tasks.base import Examples, Task
 
-CONFIDENCE_SAMPLES = 1000
+if TYPE_CHECKING:
+    from sft_hf.loop import Training, TrainState
+    from sft_hf.run_record import RunRecord
+    from sft_hf.sources import Source
 
 
 def prediction_rows(task: Task[Any], outputs: dict[str, Tensor], examples: Examples) -> list[dict[str, Any]]:
@@ -17,3 +25,63 @@ def prediction_rows(task: Task[Any], outputs: dict[str, Tensor], examples: Examp
         {"id": int(row_id), "reference": task.reference(reference), **decoded}
         for row_id, reference, decoded in zip(examples.row_ids, examples.references, task.decode(outputs), strict=True)
     ]
+
+
+def run_metrics(
+    training: Training,
+    state: TrainState,
+    model: Any,
+    scores: dict[str, Any],
+    *,
+    baseline: dict[str, Any] | None,
+    overview: dict[str, Any],
+    splits: Splits,
+    source: Source,
+    total_seconds: float,
+) -> dict[str, Any]:
+    """Return what metrics.json holds.
+
+    Args:
+        training, state, model: the run at its end, and the weights that were chosen.
+        scores: metrics by role.
+        baseline: see `sft_hf.baselines`.
+        overview: see `sft_hf.data.overview`.
+        splits, source: where data and checkpoint came from.
+        total_seconds: from the start of the command, or of its resumption.
+    """
+    recipe, accelerator = training.recipe, training.accelerator
+    parameters = list(model.parameters())
+    rows = len(training.data.examples) if isinstance(training.data, WholeSet) else None
+    return {
+        "task": recipe.task.name,
+        "primary_metric": training.task.primary_metric,
+        **{role: scores[role] for role in ("test", "validation") if role in scores},
+        **({"baseline": baseline} if baseline else {}),
+        "train": {
+            "runtime_seconds": round(state.seconds, 3),
+            "total_seconds": round(total_seconds, 3),
+            "examples_per_second": round(state.examples_seen / max(state.seconds, 1e-9), 3),
+            "num_steps": state.step,
+            "num_epochs": None if rows is None else round(state.examples_seen / rows, 4),
+            "num_examples": rows,
+            "final_loss": state.loss,
+            "best_step": state.best_step,
+            "rows_per_forward_pass": -(-recipe.train.per_device_train_batch_size // 2**state.halvings),
+            "peak_memory_bytes": process.peak_memory_bytes(accelerator.device),
+        },
+        "model": {
+            "name": recipe.model.name,
+            "type": getattr(model.config, "model_type", None),
+            "revision": source.revision,
+            "num_parameters": sum(parameter.numel() for parameter in parameters),
+            "num_trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        },
+        "data": {"name": recipe.data.name, "revision": splits.revision, **overview},
+        "environment": process.environment(accelerator),
+        "seed": recipe.seed,
+    }
+
+
+def write_card(record: RunRecord, task: Task[Any], folder: Path) -> None:
+    """Write the model's README.md."""
+    (folder / "README.md").write_text(build_card(record, pipeline_tag=task.pipeline_tag), encoding="utf-8")

@@ -75,7 +75,7 @@ def resolve(
         raise SourceError(f"{key}: {redact(name)!r}: {why}; {_FORMS}")
     local = os.path.expanduser(name)
     # A folder of the same name wins over the Hub, as in Transformers.
-    if name and (os.path.exists(local) or _looks_like_path(name)):
+    if name and (os.path.exists(local) or looks_like_path(name)):
         _refuse_revision(name, revision, key)
         return _local(name, local, sha256, what, key)
     if not _HUB_ID.fullmatch(name):
@@ -93,7 +93,8 @@ def _refuse_revision(name: str, revision: str | None, key: str) -> None:
         raise SourceError(f"{key}.revision is only for a Hub id, and {name!r} is none; remove it")
 
 
-def _looks_like_path(name: str) -> bool:
+def looks_like_path(name: str) -> bool:
+    """Whether a name is meant for a local file or folder, be it there or not."""
     return name.startswith((".", "/", "~")) or name.lower().endswith(_PATH_SUFFIXES) or name.count("/") > 1
 
 

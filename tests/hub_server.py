@@ -8,26 +8,33 @@
 
 Errors carry the status and headers by which huggingface_hub 2.4 (`hf_raise_for_status`) tells them apart. A repository
 is a list of commits, each a whole folder named by its 40-hex id; branches and tags are names for commits. The endpoints
-stand in `_ROUTES`; those that write (whoami, create, preupload, LFS batch, commit) can join them, and end in
-`Repository.commit`.
+that read stand here in `_ROUTES`; those that write, and what can go wrong on purpose, in hub_server_write.py.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import re
 import shutil
+import socket
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+spec = importlib.util.spec_from_file_location("hub_server_write", Path(__file__).with_name("hub_server_write.py"))
+assert spec is not None and spec.loader is not None
+hub_server_write = sys.modules["hub_server_write"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(hub_server_write)
+_Refusal = hub_server_write.Refusal
 
 LFS_SUFFIXES = (".bin", ".safetensors", ".parquet", ".onnx", ".pt", ".pth")
 """Files that the Hub's default .gitattributes gives to LFS; their ETag is the SHA-256, that of others git's blob id."""
@@ -47,6 +54,7 @@ class Repository:
     commits: list[str] = field(default_factory=list)
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    messages: dict[str, str] = field(default_factory=dict)  # of commits that a client made
 
     def commit(
         self, files: Mapping[str, str | bytes] | Path, *, branch: str = "main", delete: tuple[str, ...] = ()
@@ -98,6 +106,18 @@ class User:
     name: str
     role: str = "write"
     organizations: tuple[str, ...] = ()
+    only_reads: tuple[str, ...] = ()  # organizations in which the user may not write
+    scopes: Mapping[str, tuple[str, ...]] | None = None  # of a fine-grained token: owner -> permissions
+
+    def may_write_under(self, owner: str) -> bool:
+        """Whether this token may write to, and create, what `owner` has."""
+        if self.scopes is not None and "repo.write" not in self.scopes.get(owner, ()):
+            return False
+        return self.role != "read" and owner in (self.name, *self.organizations)
+
+    def may_read_under(self, owner: str) -> bool:
+        """Whether this token may see what `owner` has and does not show to all."""
+        return owner in (self.name, *self.organizations, *self.only_reads)
 
 
 @dataclass(frozen=True)
@@ -113,17 +133,25 @@ class Request:
         return f"{self.method} {self.path} -> {self.status}"
 
 
-class HubServer:
+class HubServer(hub_server_write.Faults):
     """The repositories, and the server that shows them while it is used as a context manager."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__()
         self.folder = folder
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.tokens: set[str] = set()
         """Tokens that belong to somebody; any other is answered with 401."""
         self.users: dict[str, User] = {}
         self.requests: list[Request] = []
-        self._failures: list[tuple[re.Pattern[str], int]] = []
+        self.objects: dict[str, bytes] = {}
+        """What has arrived by LFS, by SHA-256."""
+        self.uploads: list[str] = []
+        """The SHA-256 of each upload by LFS that arrived, in order."""
+        self.parts: dict[tuple[str, int], bytes] = {}
+        self.lfs_chunk_size: int | None = None
+        """Larger objects arrive in parts of this size."""
+        self.committing = threading.Lock()
         self._server = _Server(self)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
@@ -148,14 +176,6 @@ class HubServer:
         self.repositories[kind, name] = repository
         self.tokens |= repository.readers
         return repository
-
-    def fail(self, pattern: str, status: int = 503) -> None:
-        """Answer with `status` from now on whatever request has a path in which `pattern` is found."""
-        self._failures.append((re.compile(pattern), status))
-
-    def failure(self, path: str) -> int | None:
-        """Return the status that `fail` wants for this path."""
-        return next((status for pattern, status in self._failures if pattern.search(path)), None)
 
     def paths(self, pattern: str = "") -> list[str]:
         """Return the paths asked for in which `pattern` is found."""
@@ -184,27 +204,15 @@ class _Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-class _Refusal(Exception):
-    """An answer that is an error, with the headers by which huggingface_hub tells them apart."""
-
-    def __init__(self, status: int, message: str, code: str | None = None, commit: str | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.headers = {"X-Error-Message": message}
-        if code:
-            self.headers["X-Error-Code"] = code
-        if commit:
-            self.headers["X-Repo-Commit"] = commit
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(hub_server_write.WriteSide, BaseHTTPRequestHandler):
     # HTTP/1.0: every connection is closed after its answer, so that none outlives the server.
     server: _Server
+    lfs_suffixes = LFS_SUFFIXES
 
     def do_GET(self) -> None:
         self._answer()
 
-    do_HEAD = do_POST = do_GET
+    do_HEAD = do_POST = do_PUT = do_GET
 
     def log_message(self, *_: object) -> None:
         """Nothing on standard error: `HubServer.requests` is the log."""
@@ -212,44 +220,81 @@ class _Handler(BaseHTTPRequestHandler):
     # --- one request ----------------------------------------------------------------------------------------
 
     def _answer(self) -> None:
-        url = urlsplit(self.path)
+        url, hub = urlsplit(self.path), self.server.hub
         self.query = parse_qs(url.query)
-        self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         scheme, _, value = self.headers.get("Authorization", "").partition(" ")
         self.token = value if scheme == "Bearer" else None
+        self.reply: tuple[int, bytes, Mapping[str, str]] = (500, b"", {})
         try:
-            if (status := self.server.hub.failure(self.path)) is not None:
-                raise _Refusal(status, HTTPStatus(status).phrase)
-            if self.token is not None and self.token not in self.server.hub.tokens:
-                raise _Refusal(401, "Invalid credentials in Authorization header")
-            for methods, pattern, answer in _ROUTES:
-                if self.command in methods.split() and (match := re.fullmatch(pattern, url.path)):
-                    answer(self, **{name: unquote(text) for name, text in match.groupdict("").items()})
-                    return
-            raise _Refusal(404, "Sorry, we can't find the page you are looking for.")
-        except _Refusal as refusal:
-            self._send(refusal.status, json.dumps({"error": str(refusal)}).encode(), refusal.headers)
+            self.body = self._read_body()
+            try:
+                hub.strike(self.path, "before")
+                self._route(url.path)
+                if any(pattern.search(self.path) for pattern in hub.nonsense):
+                    self._send(200, b"<html>Welcome to this network</html>", kind="text/html")
+                hub.strike(self.path, "after")
+            except _Refusal as refusal:
+                self._send(refusal.status, json.dumps({"error": str(refusal)}).encode(), refusal.headers)
+        except hub_server_write.HangUp:
+            hub.requests.append(Request(self.command, self.path, self.token, 0))
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        self._write_reply()
+
+    def _read_body(self) -> bytes:
+        size = int(self.headers.get("Content-Length") or 0)
+        if self.server.hub.cut_short(self.path):
+            self.rfile.read(size // 2)
+            self.server.hub.strike(self.path, "body")
+        body = self.rfile.read(size)
+        if len(body) < size:  # the client has died
+            raise hub_server_write.HangUp
+        return body
+
+    def _route(self, path: str) -> None:
+        if self.token is not None and self.token not in self.server.hub.tokens:
+            raise _Refusal(401, "Invalid credentials in Authorization header")
+        for methods, pattern, answer in _ROUTES:
+            if self.command in methods.split() and (match := re.fullmatch(pattern, path)):
+                answer(self, **{name: unquote(text) for name, text in match.groupdict("").items()})
+                return
+        raise _Refusal(404, "Sorry, we can't find the page you are looking for.")
 
     def _send(
         self, status: int, body: bytes, headers: Mapping[str, str] | None = None, kind: str = "application/json"
     ) -> None:
+        """Set what will be answered."""
+        self.reply = (status, body, {"Content-Type": kind, "Content-Length": str(len(body)), **(headers or {})})
+
+    def _write_reply(self) -> None:
+        status, body, headers = self.reply
         self.server.hub.requests.append(Request(self.command, self.path, self.token, status))
         self.send_response(status)
-        for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **(headers or {})}.items():
+        for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        if self.command == "HEAD":
+            return
+        slow = any(pattern.search(self.path) for pattern in self.server.hub.slow)
+        for piece in (body[start : start + 1] for start in range(len(body))) if slow else (body,):
+            self.wfile.write(piece)
+            if slow:
+                self.wfile.flush()
+                time.sleep(0.0005)
 
     def _send_json(self, value: Any) -> None:
         self._send(200, json.dumps(value).encode())
+
+    def _entry(self, repository: Repository, commit: str, name: str) -> dict[str, Any]:
+        return _entry(repository, commit, name)
 
     # --- who may see what -----------------------------------------------------------------------------------
 
     def _repository(self, kind: str, name: str) -> Repository:
         """The repository, if it exists for who asks: a private one and a missing one look the same."""
-        found = self.server.hub.repositories.get((kind, name))
-        if found is None or (found.private and self.token not in found.readers):
+        found, user = self.server.hub.repositories.get((kind, name)), self.server.hub.users.get(self.token)
+        owned = user is not None and user.may_read_under(name.split("/")[0])
+        if found is None or (found.private and not owned and self.token not in found.readers | found.writers):
             # The real Hub says 401 to a stranger, who might have the right to see it, and 404 to a user, who has not.
             status, message = (
                 (401, "Invalid username or password.") if self.token is None else (404, "Repository not found")
@@ -274,22 +319,6 @@ class _Handler(BaseHTTPRequestHandler):
         return commit
 
     # --- the API --------------------------------------------------------------------------------------------
-
-    def whoami(self) -> None:
-        """`HfApi.whoami`."""
-        if self.token is None:
-            raise _Refusal(401, "Invalid username or password.")
-        user = self.server.hub.users[self.token]
-        organizations = [{"name": name, "type": "org"} for name in user.organizations]
-        token = {"accessToken": {"displayName": "tests", "role": user.role}}
-        self._send_json({"type": "user", "name": user.name, "orgs": organizations, "auth": token})
-
-    def may_write(self, kind: str, name: str) -> None:
-        """`HfApi.auth_check(write=True)`."""
-        repository = self._repository(kind, name)
-        if self.token not in repository.writers:
-            raise _Refusal(403, "You don't have the rights to write to this repository")
-        self._send_json({})
 
     def info(self, kind: str, name: str, revision: str) -> None:
         """`model_info`, `dataset_info`."""
@@ -394,8 +423,7 @@ _DATE = "2026-01-01T00:00:00.000Z"
 _NAME = r"(?P<name>[^/]+/[^/]+)"
 _API = rf"/api/(?P<kind>models|datasets)/{_NAME}"
 _ROUTES: list[tuple[str, str, Any]] = [
-    ("GET", "/api/whoami-v2", _Handler.whoami),
-    ("GET", _API + "/auth-check/write", _Handler.may_write),
+    *hub_server_write.ROUTES,
     ("GET", _API + r"(?:/revision/(?P<revision>[^/]+))?", _Handler.info),
     ("GET", _API + r"/tree/(?P<revision>[^/]+)(?:/(?P<path>.+))?", _Handler.tree),
     ("POST", _API + r"/paths-info/(?P<revision>[^/]+)", _Handler.paths_info),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,8 +30,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_finetune_evaluate_predict_from_the_shell(recipe_file, tmp_path, capsys):
     folder = tmp_path / "out"
     assert run(["finetune", str(recipe_file), "train.max_steps=3", "--output-dir", str(folder), "seed=7"]) == 0
-    out = capsys.readouterr().out
-    assert "test accuracy" in out and "95 % interval" in out and "sft-hf predict" in out
+    out, err = capsys.readouterr()
+    assert "test accuracy" in out and "95 % interval" in out and "compared with" in out
+    assert err.splitlines()[-1].startswith("next:  sft-hf predict ")
     metrics = json.loads((folder / "metrics.json").read_text())
     assert (metrics["train"]["num_steps"], metrics["seed"]) == (3, 7)
 
@@ -79,6 +81,97 @@ def test_show_prints_a_recipe_that_loads_back(recipe_file, capsys):
     assert run(["show", str(recipe_file), "optim.learning_rate=3e-5"]) == 0
     shown = Recipe.model_validate(yaml.safe_load(capsys.readouterr().out))
     assert shown.optim.learning_rate == 3e-5
+
+
+def test_json_is_all_that_stands_on_standard_output(recipe_file, tmp_path, capsys):
+    folder = str(tmp_path / "out")
+    answers = {}
+    for command in (
+        ["recipes"],
+        ["show", str(recipe_file)],
+        ["schema"],
+        ["check", str(recipe_file), "--output-dir", folder],
+        ["finetune", str(recipe_file), "--output-dir", folder],
+        ["evaluate", folder],
+        ["predict", folder, "goal", "bank"],
+        ["predict", folder, "goal", "--output", str(tmp_path / "p.jsonl")],
+        ["report", folder],
+        ["completion", "bash"],
+    ):
+        assert run([*command, "--json"]) == 0, command
+        out, err = capsys.readouterr()
+        answers[command[0]] = json.loads(out)
+        assert "next:" not in err
+    assert {"name", "title", "path"} == set(answers["recipes"][0])
+    assert answers["show"]["train"]["max_steps"] == 2
+    assert answers["check"]["passed"] and not answers["check"]["problems"]
+    assert answers["finetune"]["test"]["accuracy"] == answers["evaluate"]["accuracy"]
+    assert answers["finetune"]["output_dir"] == folder
+    assert answers["predict"] == {"output": str(tmp_path / "p.jsonl")}
+    assert Path(answers["report"]["output"]).is_file()
+
+
+def test_an_error_in_json_is_an_object_with_its_exit_code(recipe_file, capsys):
+    assert run(["show", str(recipe_file), "sed=1", "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"error": err.removeprefix("error: ").strip(), "exit_code": 2}
+
+
+def test_quiet_says_results_alone(recipe_file, tmp_path, capsys):
+    for name, arguments in {"before": ["--quiet", "finetune"], "after": ["finetune", "--quiet"]}.items():
+        assert run([*arguments, str(recipe_file), "--output-dir", str(tmp_path / name)]) == 0
+        out, err = capsys.readouterr()
+        assert "test accuracy" in out and err == ""
+
+
+def test_colours_on_a_terminal_alone(recipe_file, tmp_path, capsys):
+    assert run(["check", str(recipe_file), "--output-dir", str(tmp_path / "out")]) == 0
+    assert run(["show", "nothing"]) == 2
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out + err
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+def test_no_color_is_heeded_on_a_terminal(no_color, coloured):
+    """A real terminal: a pseudo one."""
+    import pty
+
+    code = (
+        f"import os, sys; os.environ['NO_COLOR'] = {no_color!r}; from sft_hf.cli import run; run(['show', 'nothing'])"
+    )
+    pieces = []
+
+    def keep(descriptor):
+        pieces.append(os.read(descriptor, 4096))
+        return b""
+
+    pty.spawn([sys.executable, "-c", code], keep)
+    assert b"no recipe is called 'nothing'" in b"".join(pieces)
+    assert (b"\x1b[" in b"".join(pieces)) == coloured
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("sft-hf fine", "finetune"),
+        ("sft-hf finetune te", "text"),
+        ("sft-hf finetune text optim.l", "optim.learning_rate="),
+        ("sft-hf evaluate runs/", "runs/mine"),
+    ],
+)
+def test_the_shell_completes(words, expected, tmp_path):
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "recipe.yaml").touch()
+    variables = {"_SFT_HF_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    done = subprocess.run(
+        [sys.executable, "-m", "sft_hf"],
+        env={**os.environ, **variables},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"plain,{expected}" in done.stdout.splitlines(), done
 
 
 def test_recipes_lists_each_with_a_line(capsys):

@@ -267,6 +267,7 @@ LOGIN = {"HF_TOKEN": TOKEN}
 OTHER_LOGIN = {"HF_TOKEN": STRANGER}
 BAD_LOGIN = {"HF_TOKEN": "hf_revoked"}
 LOCAL = "data.name={local}"
+STREAM = ["data.streaming=true", "data.max_train_samples=null", "data.validation_fraction=0", "train.max_steps=5"]
 # What goes wrong: the overrides that bring it about, the environment, and what the error line says.
 FAILURES: dict[str, tuple[list[str], dict[str, str], list[str]]] = {
     "missing_model": (["model.name=org/nothing"], {}, ["org/nothing", "check model.name", "hf auth login"]),
@@ -281,6 +282,15 @@ FAILURES: dict[str, tuple[list[str], dict[str, str], list[str]]] = {
     "gated_data_for_a_user": (["data.name=org/gated-datasets"], OTHER_LOGIN, ["org/gated-datasets", "gated", "accept"]),
     "private_model": (["model.name=org/private-models"], {}, ["org/private-models", "private", "hf auth login"]),
     "private_data": (["data.name=org/private-datasets"], {}, ["org/private-datasets", "private", "hf auth login"]),
+    "private_data_for_a_stranger": (
+        ["data.name=org/private-datasets"],
+        OTHER_LOGIN,
+        ["org/private-datasets", "private"],
+    ),
+    "gated_data_streamed": ([*STREAM, "data.name=org/gated-datasets"], OTHER_LOGIN, ["org/gated-datasets", "gated"]),
+    "missing_data_streamed": ([*STREAM, "data.name=org/nothing"], {}, ["org/nothing", "data.name"]),
+    "missing_data_revision_streamed": ([*STREAM, "data.revision=v9"], {}, [DATA, "data.revision", "v9"]),
+    "missing_data_configuration": (["data.config_name=nothing"], {}, [DATA, "data.config_name", "default"]),
     "private_model_for_a_stranger": (["model.name=org/private-models"], OTHER_LOGIN, ["org/private-models", "private"]),
     "bad_token_for_model": (["model.name=org/public-models", LOCAL], BAD_LOGIN, ["org/public-models", "token"]),
     "bad_token_for_data": (["data.name=org/public-datasets"], BAD_LOGIN, ["org/public-datasets", "token"]),
@@ -292,7 +302,6 @@ FAILURES: dict[str, tuple[list[str], dict[str, str], list[str]]] = {
     "without_weights": (["model.name=org/without-weights"], {}, ["org/without-weights", "weights"]),
 }
 STAND_STILL = "optim.learning_rate=1e-9"
-STREAM = ["data.streaming=true", "data.max_train_samples=null", "data.validation_fraction=0", "train.max_steps=5"]
 SUCCESSES: dict[str, tuple[list[str], dict[str, str]]] = {
     "old": (["model.revision=v1", "data.revision=v1", "data.max_train_samples=null", STAND_STILL], {}),
     "new": (["data.max_train_samples=null", STAND_STILL], {}),

@@ -53,6 +53,7 @@ def workspace(data_folder, image_folder, speech_folder, make_image, tmp_path, mo
         "review,stars\n" + "".join(f"{t},{i % 3}\n" for i, t in enumerate(texts[:60]))
     )
     (tmp_path / "new.csv").write_text("text\n" + "".join(f"{text}\n" for text in texts[:5]))
+    (tmp_path / "new_reviews.csv").write_text("review\n" + "".join(f"{text}\n" for text in texts[:5]))
     make_image("red", 1).save(tmp_path / "textile_0014.jpg")
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     (tmp_path / "pictures").symlink_to(image_folder / "test" / "blue")

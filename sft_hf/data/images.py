@@ -44,6 +44,15 @@ T = TypeVar("T")
 S = TypeVar("S")
 
 
+def thumbnail(image: Image.Image, pixels: int) -> bytes:
+    """Return the image as JPEG, its longer side at most `pixels`."""
+    small = image.copy()
+    small.thumbnail((pixels, pixels))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
 def open_image(value: Any, place: str = "") -> Image.Image:
     """Return an image as 8-bit RGB, turned upright by its EXIF orientation; of several frames the first.
 

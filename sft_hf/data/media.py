@@ -114,6 +114,13 @@ def read_image_folder(folder: Path, image_column: str, label_column: str) -> tup
     return table, _left_out(folder, empty, others)
 
 
+def file_name(value: Any) -> str:
+    """Return the name of the file that a cell of images or recordings stands for, "" for bytes without a name."""
+    if isinstance(value, dict):
+        value = value.get("path")
+    return os.path.basename(value) if isinstance(value, (str, os.PathLike)) else ""
+
+
 def natural_key(name: str) -> list[Any]:
     """Sort key that puts numbers by value: "2" before "10", "class2" before "class10"."""
     parts = _DIGITS.split(name)

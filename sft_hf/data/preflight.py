@@ -60,11 +60,11 @@ def _shared(first: str, second: str, keys: Mapping[str, list[Any]], splits: Mapp
         f"{_number(splits[second], row)} (is {first} row {_number(splits[first], other)})"
         for other, row in pairs[:EXAMPLES]
     )
-    share = len(pairs) / len(keys[second])
+    share = f"{max(len(pairs) / len(keys[second]), 0.001):.1%}"
     return [
         Finding(
             "warning",
-            f"{len(pairs)} of {len(keys[second])} {second} rows ({share:.1%}) are in {first} too: rows {named}"
+            f"{len(pairs)} of {len(keys[second])} {second} rows ({share}) are in {first} too: rows {named}"
             f"{', ...' if len(pairs) > EXAMPLES else ''}; they make the score on {second} too good: remove them there",
         )
     ]

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from huggingface_hub import HfApi
-from huggingface_hub import errors as hub_errors
 
 from sft_hf import checkpoint, interruption, process
 from sft_hf.data.batching import Window
 from sft_hf.data.training_data import WholeSet
-from sft_hf.errors import RunFolderError, SftError, UserError
+from sft_hf.errors import RunFolderError, SftError
 from sft_hf.filesystem import free_bytes, human_bytes
 from sft_hf.loop import TrainState
+from sft_hf.publishing.hub_access import write_access
 from sft_hf.recipe import Recipe
 from sft_hf.run import _Run
 from sft_hf.run_folder import RunFolder
@@ -51,7 +50,7 @@ def check(recipe: Recipe, *, push_to: str | None = None) -> Report:
     with interruption.listening():
         run.prepare()
         report.passed.append("recipe, checkpoint and data: every row can be used")
-        for finding in run.findings():
+        for finding in run.findings:
             (report.warnings if finding.level == "warning" else report.passed).append(finding.text)
         for split in run.examples.values():
             report.passed += split.notes
@@ -61,6 +60,8 @@ def check(recipe: Recipe, *, push_to: str | None = None) -> Report:
         for part in (_folder, _longest_step, _trial_save):
             interruption.poll()
             _collect(report, part, run)
+    if push_to is None and recipe.push_to_hub:
+        push_to = run.repo_id
     if push_to is not None:
         _collect(report, _hub_access, push_to)
     return report
@@ -80,8 +81,7 @@ def _collect(report: Report, part: Callable[[Any], tuple[str, str | None]], subj
 
 def _lengths(run: _Run) -> list[str]:
     lines = []
-    examples = {**({"train": run.data.examples} if isinstance(run.data, WholeSet) else {}), **run.examples}
-    for role, split in examples.items():
+    for role, split in run.all_examples().items():
         if len(split) and split.lengths.max() > split.lengths.min():
             half, most, longest = (int(value) for value in np.quantile(split.lengths, [0.5, 0.95, 1.0]))
             lines.append(f"{role}: {len(split)} rows; length half {half}, 95 % {most}, longest {longest}")
@@ -162,27 +162,6 @@ def _trial_save(run: _Run) -> tuple[str, str | None]:
 
 def _hub_access(repository: str) -> tuple[str, str | None]:
     """Raise UserError unless the user's token may write to a repository, or create it."""
-    api = HfApi()
-    try:
-        user = api.whoami()
-    except (hub_errors.LocalTokenNotFoundError, hub_errors.HfHubHTTPError) as error:
-        raise UserError(
-            f"{repository}: the Hub knows no token of yours ({type(error).__name__}); `hf auth login`"
-        ) from None
-    except (OSError, hub_errors.OfflineModeIsEnabled) as error:
-        raise UserError(f"{repository}: the Hub cannot be reached ({type(error).__name__})") from None
-    role = user.get("auth", {}).get("accessToken", {}).get("role")
-    if role == "read":
-        raise UserError(f"{repository}: your token may only read; make one that may write, and `hf auth login`")
-    owner, slash, _ = repository.rpartition("/")
-    if not slash:
-        owner, repository = user["name"], f"{user['name']}/{repository}"
-    try:
-        api.auth_check(repository, write=True)
-    except hub_errors.RepositoryNotFoundError:
-        if owner not in {user["name"], *(organization["name"] for organization in user.get("orgs", []))}:
-            raise UserError(f"{repository}: is not there, and you may not create it under {owner!r}") from None
-        return f"Hub: {repository} is not there yet, and can be created", None
-    except hub_errors.HfHubHTTPError as error:
-        raise UserError(f"{repository}: you may not write to it ({error.response.status_code})") from None
-    return f"Hub: {repository} can be written to", None
+    access = write_access(repository)
+    can = "can be written to" if access.exists else "is not there yet, and can be created"
+    return f"Hub: {access.repo_id} {can}", None

@@ -66,6 +66,7 @@ def verify_resume(recipe: Recipe, *, kills: int = 3, steps: int | None = 20, see
     Raises UserError for a recipe that does not run, SftError for a resumed run that fails.
     """
     recipe = recipe if steps is None else shorten(recipe, steps)
+    recipe = recipe.model_copy(update={"push_to_hub": False, "report_to": []})  # a rehearsal is not for the public
     with _work_folder(Path(recipe.output_dir or ".")) as work:
         file = work / "recipe.yaml"
         file.write_text(recipe.to_yaml(), encoding="utf-8")

@@ -94,6 +94,13 @@ def resample(samples: np.ndarray, rate: float, wanted: float) -> np.ndarray:
     return np.asarray(soxr.resample(samples, rate, wanted, quality="HQ"), dtype=np.float32)
 
 
+def encode_audio(samples: np.ndarray, rate: int) -> bytes:
+    """Return mono samples as the bytes of an Ogg Vorbis file."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format="OGG", subtype="VORBIS")
+    return buffer.getvalue()
+
+
 def find_audio(folder: Path) -> list[Path]:
     """Return the recordings in a folder and the folders below it, by name. Raises DataError if there are none."""
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())

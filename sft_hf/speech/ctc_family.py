@@ -36,6 +36,7 @@ class CtcFamily(Family):
         super().__init__(config, source, settings, trained)
         self.case: Callable[[str], str] = CASES.get(settings.text_case, str)
         self.new_vocabulary = not trained and (settings.vocabulary == "train" or not _has_vocabulary(source))
+        self.answers_untrained = not self.new_vocabulary
         if not self.new_vocabulary:
             self.tokenizer = open_checkpoint(AutoTokenizer, source, "tokenizer files")
         self._lengths = _output_lengths(config, source)

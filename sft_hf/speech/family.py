@@ -30,6 +30,8 @@ class Family(ABC):
     """A recognizer's processor and mathematics; the task reads data, this turns them into tensors and back."""
 
     tokenizer: Any
+    answers_untrained: bool = True
+    """Whether the checkpoint can transcribe as it comes."""
 
     def __init__(self, config: PretrainedConfig, source: Source, settings: Any, trained: bool = False) -> None:
         """`trained`: the checkpoint is one that `save` wrote. Raises CheckpointError, RecipeError."""

@@ -54,6 +54,19 @@ class Examples:
         return self if self.views is None else replace(self, features=self.views(name, epoch))
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A row as a person perceives it, small enough for a page.
+
+    `text` is the text itself, or the name of a file; `content` the bytes of a picture or recording in the format that
+    `media_type` names (image/jpeg, audio/ogg, ...), empty for texts.
+    """
+
+    text: str
+    content: bytes = b""
+    media_type: str = "text/plain"
+
+
 class Task(ABC, Generic[SettingsT]):
     """One application scenario.
 
@@ -128,6 +141,34 @@ class Task(ABC, Generic[SettingsT]):
     @abstractmethod
     def score(self, outputs: dict[str, Tensor], examples: Examples, confidence_samples: int = 0) -> dict[str, Any]:
         """Metrics of a split; with `confidence_samples` bootstrap resamples, intervals and per-class figures too."""
+
+    def constant_answer(
+        self, train: Sequence[Any], references: Sequence[Any], confidence_samples: int
+    ) -> tuple[str, dict[str, Any]] | None:
+        """The best that needs no model: a sentence on it, and its metrics on `references`. None: there is none.
+
+        Args:
+            train: references of the training rows, from which the answer is chosen.
+            references: of the split that is scored.
+            confidence_samples: as in `score`.
+        """
+        return None
+
+    def answers_untrained(self) -> bool:
+        """Whether the checkpoint can do the task as it comes, without any new weight; known after `fit`."""
+        return False
+
+    def label_counts(self, references: Sequence[Any]) -> dict[str, int] | None:
+        """Rows of each label, in label order; None for a task without labels."""
+        return None
+
+    def measured_lengths(self, examples: Examples) -> tuple[str, np.ndarray] | None:
+        """How long the rows are, and in which unit; None where rows have no length."""
+        return None
+
+    @abstractmethod
+    def show(self, split: Dataset, indices: Sequence[int]) -> list[Shown]:
+        """The rows as a person perceives them. Raises DataError for a file that is no longer there."""
 
     @abstractmethod
     def decode(self, outputs: dict[str, Tensor]) -> list[dict[str, Any]]:

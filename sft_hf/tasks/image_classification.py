@@ -19,13 +19,13 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 from sft_hf.classification import ClassifierTask, reuse_order
 from sft_hf.console import progress
 from sft_hf.data.labels import build_label_map, encode_labels, is_multi_label
-from sft_hf.data.media import find_images, skipped_rows
+from sft_hf.data.media import file_name, find_images, skipped_rows
 from sft_hf.data.media_inputs import input_paths
 from sft_hf.errors import CheckpointError, DataError, RecipeError, UserError
 from sft_hf.models.loading import load_pretrained, open_checkpoint, opens, quiet_transformers
 from sft_hf.models.state_dicts import build_config, is_state_dict, load_from_state_dict, timm_preprocessing
 from sft_hf.recipe import ModelSection, TaskSettings
-from sft_hf.tasks.base import Batch, Examples, Task
+from sft_hf.tasks.base import Batch, Examples, Shown, Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("sft_hf")
 
 PREDICT_CHUNK = 256  # images that are answered together
+SHOWN_PIXELS = 240  # the longer side of a picture on a page
 
 
 class ImageClassificationSettings(TaskSettings):
@@ -195,6 +196,16 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
 
         rows = ImageRows(images, places, labels)
         return Examples(rows, np.ones(len(rows), dtype=np.int64), row_ids, labels, notes, views)
+
+    def show(self, split: Dataset, indices: Sequence[int]) -> list[Shown]:
+        """See `Task.show`: JPEG of at most `SHOWN_PIXELS` a side."""
+        from sft_hf.data.images import open_image, thumbnail
+
+        images = _images(split, self.recipe.data.image_column)
+        return [
+            Shown(file_name(images[index]), thumbnail(open_image(images[index]), SHOWN_PIXELS), "image/jpeg")
+            for index in indices
+        ]
 
     def _without_bad_rows(self, split: Dataset, where: str) -> tuple[Dataset, list[str]]:
         from sft_hf.data.images import map_ahead, open_image

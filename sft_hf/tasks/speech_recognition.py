@@ -15,15 +15,16 @@ import numpy as np
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCTC, AutoModelForSpeechSeq2Seq
 
+from sft_hf.calibration import calibration_metrics
 from sft_hf.console import progress
-from sft_hf.data.media import skipped_rows
+from sft_hf.data.media import file_name, skipped_rows
 from sft_hf.data.media_inputs import input_paths
 from sft_hf.errors import CheckpointError, DataError, UserError
 from sft_hf.models.loading import open_checkpoint, opens
 from sft_hf.recipe import ModelSection
 from sft_hf.speech.checkpoints import transformers_source
 from sft_hf.speech.settings import SpeechRecognitionSettings
-from sft_hf.tasks.base import Batch, Examples, Task, vocabulary_digest
+from sft_hf.tasks.base import Batch, Examples, Shown, Task, vocabulary_digest
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from sft_hf.speech.family import Family
     from sft_hf.speech.rows import Clip
 
+FRAMES_PER_SECOND = 100
+SHOWN_SECONDS, SHOWN_RATE = 30.0, 16_000  # of a recording on a page
 PREDICT_CHUNK = 64  # recordings that are answered together
 STREAM_SAMPLE = 1000  # rows of a stream that say which letter case the transcripts have
 OVERLAP = 1 / 6  # of a part of a long recording, with the part before
@@ -261,14 +264,38 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
         from sft_hf.word_errors import transcription_metrics
 
         groups = [reference.group or "none" for reference in examples.references]
+        predictions = self._texts(outputs)
         metrics = transcription_metrics(
-            self._texts(outputs),
+            predictions,
             [reference.text for reference in examples.references],
             normalize=self.normalizer(),
             groups=groups if self.recipe.data.group_column else None,
             confidence_samples=confidence_samples,
         )
+        if confidence_samples:
+            texts = [reference.text for reference in examples.references]
+            exact = [" ".join(a.split()) == " ".join(b.split()) for a, b in zip(predictions, texts, strict=True)]
+            metrics |= calibration_metrics(outputs["confidence"].tolist(), exact)
         return {"loss": float(outputs["loss"].double().sum() / outputs["items"].double().sum()), **metrics}
+
+    def answers_untrained(self) -> bool:
+        """See `Task.answers_untrained`."""
+        return self.family.answers_untrained
+
+    def measured_lengths(self, examples: Examples) -> tuple[str, np.ndarray]:
+        """See `Task.measured_lengths`."""
+        return "seconds", examples.lengths / FRAMES_PER_SECOND
+
+    def show(self, split: Dataset, indices: Sequence[int]) -> list[Shown]:
+        """See `Task.show`: the first `SHOWN_SECONDS` as a compressed file that browsers play."""
+        from sft_hf.speech.audio import encode_audio, read_audio
+
+        shown = []
+        for index in indices:
+            recording = split[int(index)][self.recipe.data.audio_column]
+            samples = read_audio(recording, SHOWN_RATE, end=SHOWN_SECONDS)
+            shown.append(Shown(file_name(recording), encode_audio(samples, SHOWN_RATE), "audio/ogg"))
+        return shown
 
     def _texts(self, outputs: dict[str, Tensor]) -> list[str]:
         return [self.family.text(row) for row in outputs["tokens"].tolist()]
@@ -372,4 +399,4 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
 
 def _cost(seconds: np.ndarray) -> np.ndarray:
     """Frames of 10 ms: what rows are batched by."""
-    return np.maximum(1, np.round(np.asarray(seconds) * 100)).astype(np.int64)
+    return np.maximum(1, np.round(np.asarray(seconds) * FRAMES_PER_SECOND)).astype(np.int64)

@@ -25,7 +25,7 @@ from sft_hf.models.embedding_files import EmbeddingSource, find_embeddings
 from sft_hf.models.loading import load_pretrained, open_checkpoint, opens, quiet_transformers
 from sft_hf.models.word_embeddings import StartingPoint, WordEmbeddingSettings, build_classifier, read_starting_point
 from sft_hf.recipe import ModelSection, TaskSettings
-from sft_hf.tasks.base import Batch, Examples, Task, vocabulary_digest
+from sft_hf.tasks.base import Batch, Examples, Shown, Task, vocabulary_digest
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -175,6 +175,15 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         table, notes = self._tokenize([split[column] for column in self.text_columns], labels, where)
         row_ids = np.asarray(split["row_id"], dtype=np.int64)
         return Examples(table, table.lengths, row_ids, labels, notes)
+
+    def measured_lengths(self, examples: Examples) -> tuple[str, np.ndarray]:
+        """See `Task.measured_lengths`: tokens, after cutting."""
+        return "tokens", examples.lengths
+
+    def show(self, split: Dataset, indices: Sequence[int]) -> list[Shown]:
+        """See `Task.show`: the text, and the second one of a pair below it."""
+        rows = [split[int(index)] for index in indices]
+        return [Shown("\n".join(str(row[column]) for column in self.text_columns)) for row in rows]
 
     def _tokenize(
         self, columns: Sequence[Sequence[str]], labels: Sequence[Any] | None, where: str

@@ -1,0 +1,81 @@
+"""`sft-hf`: each command reads its options and calls one function.
+
+Nothing heavy is imported before a command runs, so that help and mistakes are answered at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import click
+
+from sft_hf import __version__, console, redaction
+from sft_hf.cli.training import check, finetune, recipes, schema, show, verify_resume
+from sft_hf.cli.using import completion, evaluate, predict, push, report
+from sft_hf.errors import SftError, StorageError, UserError
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+@click.group(context_settings=CONTEXT)
+@click.version_option(__version__, prog_name="sft-hf")
+@click.option("--quiet", "-q", is_flag=True, help="Say only warnings and results.")
+def cli(quiet: bool) -> None:
+    """Fine-tune a pretrained checkpoint on labelled data, and use it on new data.
+
+    \b
+    sft-hf recipes                               what is ready to run
+    sft-hf finetune text                         train; the result stands in runs/text
+    sft-hf finetune text data.name=mine.csv      the same on your own file
+    sft-hf predict runs/text "some new text"     use it
+    sft-hf push runs/text me/my-model            publish it
+    """
+    console.set_up(quiet)
+
+
+for command in (
+    *(recipes, finetune, check, verify_resume, show, schema),
+    *(evaluate, predict, report, push, completion),
+):
+    cli.add_command(command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command and exit with the code of the contract: 0, 1, 2, 74 or 143."""
+    redaction.guard_tracebacks()
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit code; every failure that is not a bug is one line on standard error."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    in_json = "--json" in arguments
+    try:
+        cli.main(args=arguments, prog_name="sft-hf", standalone_mode=False)
+    except SftError as error:
+        return _fail(" ".join(str(error).split()), error.exit_code, in_json, everywhere=not error.on_every_rank)
+    except click.ClickException as error:
+        return _fail(" ".join(error.format_message().split()), UserError.exit_code, in_json)
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted", 130, in_json)
+    except BrokenPipeError:  # the reader of our output (head, less) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        message = f"{error.filename or 'file system'}: {error.strerror or error}"
+        return _fail(message, StorageError.exit_code, in_json, everywhere=True)
+    except Exception:
+        redaction.print_traceback()
+        return _fail("this is a bug in sft-hf; please report it with the lines above", 1, in_json, everywhere=True)
+    return 0
+
+
+def _fail(message: str, code: int, in_json: bool, everywhere: bool = False) -> int:
+    message = redaction.redact(message)
+    if everywhere or console.is_main_process():
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True, color=console.colours())
+    if in_json and console.is_main_process():
+        click.echo(json.dumps({"error": message, "exit_code": code}))
+    return code

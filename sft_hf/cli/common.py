@@ -1,0 +1,188 @@
+"""What all commands share: --quiet and --json, how they answer, and how a recipe is named."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from sft_hf import console
+from sft_hf.errors import RecipeError
+
+
+def _set_quiet(_: click.Context, __: click.Parameter, quiet: bool) -> None:
+    if quiet:
+        console.set_up(quiet=True)
+
+
+def _set_json(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    context.find_root().meta["json"] = wanted
+
+
+class Command(click.Command):
+    """A command that can be told to be quiet, or to answer in JSON."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.params += [
+            click.Option(
+                ["--quiet", "-q"],
+                is_flag=True,
+                expose_value=False,
+                callback=_set_quiet,
+                help="Say only warnings and results.",
+            ),
+            click.Option(
+                ["--json"],
+                is_flag=True,
+                expose_value=False,
+                callback=_set_json,
+                help="Answer with one JSON value on standard output, an error too.",
+            ),
+        ]
+
+
+class RecipeCommand(Command):
+    """A command on a recipe: its help ends with every key that a recipe may set."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the keys, section by section."""
+        formatter.write("\nRecipe keys (KEY=VALUE; VALUE is YAML), with their defaults:\n")
+        for section in recipe_keys():
+            with formatter.indentation():
+                formatter.write_dl([(key, f"{entry.description} [{_default(entry)}]") for key, entry in section])
+
+
+def recipe_keys() -> list[list[tuple[str, Any]]]:
+    """Return every key of a recipe with its field, dotted, in lists by section."""
+    from sft_hf.recipe import Recipe, Section
+
+    found = []
+    for name, field in Recipe.model_fields.items():
+        kind: Any = field.annotation
+        fields = kind.model_fields if isinstance(kind, type) and issubclass(kind, Section) else {}
+        if name == "task" or not fields:
+            found.append([(name, field)])
+        else:
+            found.append([(f"{name}.{key}", entry) for key, entry in fields.items()])
+    return found
+
+
+def _default(field: Any) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    return "none" if value is None else json.dumps(value) if not hasattr(value, "model_fields") else "see its keys"
+
+
+# --- answers -----------------------------------------------------------------------------------------------------
+
+
+def wants_json() -> bool:
+    """Whether --json was given."""
+    context = click.get_current_context(silent=True)
+    return bool(context and context.find_root().meta.get("json"))
+
+
+def answer(data: Any, lines: Sequence[str] | str, next_step: str | None = None) -> None:
+    """Print what a command found out: `lines`, or with --json `data`; on standard error, what to do next.
+
+    Only rank 0 answers.
+    """
+    if not console.is_main_process():
+        return
+    if wants_json():
+        click.echo(json.dumps(data, indent=2))
+        return
+    click.echo(lines if isinstance(lines, str) else "\n".join(lines), color=console.colours())
+    if next_step is not None:
+        suggest(next_step)
+
+
+def suggest(next_step: str) -> None:
+    """Name the next useful command, on standard error; nothing with --quiet or --json."""
+    if console.is_main_process() and not console.is_quiet() and not wants_json():
+        click.echo(f"next:  {next_step}", err=True)
+
+
+def short_path(path: str | Path) -> str:
+    """Return a path as it is shortest to type from here."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+# --- arguments ---------------------------------------------------------------------------------------------------
+
+
+def complete_recipe(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of recipes, and files."""
+    from sft_hf.recipe import list_recipes
+
+    names = [CompletionItem(name) for name in list_recipes() if name.startswith(incomplete)]
+    return names or [CompletionItem(incomplete, type="file")]
+
+
+def complete_key(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Dotted keys of a recipe, with what they are."""
+    keys = [pair for section in recipe_keys() for pair in section]
+    return [
+        CompletionItem(f"{key}=", help=entry.description)
+        for key, entry in keys
+        if key.startswith(incomplete) and "=" not in incomplete
+    ]
+
+
+def complete_run(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Run folders in here and in runs/."""
+    found = [
+        str(path.parent)
+        for pattern in ("*/recipe.yaml", "runs/*/recipe.yaml")
+        for path in sorted(Path().glob(pattern))
+        if str(path.parent).startswith(incomplete)
+    ]
+    return [CompletionItem(name) for name in found] or [CompletionItem(incomplete, type="dir")]
+
+
+def recipe_arguments(command: Any) -> Any:
+    """NAME [KEY=VALUE ...], or --recipe NAME, as `accelerate launch scripts/finetune.py` has it."""
+    command = click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1, shell_complete=complete_key)(command)
+    command = click.argument("name", metavar="[NAME]", required=False, shell_complete=complete_recipe)(command)
+    return click.option(
+        "--recipe",
+        "recipe_name",
+        metavar="NAME",
+        help="The recipe, if not given as first word.",
+        shell_complete=complete_recipe,
+    )(command)
+
+
+def run_argument(command: Any) -> Any:
+    """RUN, a run folder."""
+    return click.argument("run", shell_complete=complete_run)(command)
+
+
+output_dir_option = click.option("--output-dir", metavar="DIR", help="The run folder. [default: runs/NAME]")
+trust_option = click.option(
+    "--trust-remote-code", is_flag=True, help="Run Python code that came with the run's checkpoint."
+)
+precision_option = click.option(
+    "--mixed-precision", type=click.Choice(["no", "bf16", "fp16", "auto"]), default="no", show_default=True
+)
+
+
+def read_recipe(name: str | None, recipe_name: str | None, overrides: tuple[str, ...], output_dir: str | None) -> Any:
+    """Return the recipe that the arguments describe. Raises RecipeError."""
+    from sft_hf.recipe import list_recipes, load_recipe
+
+    if recipe_name:
+        overrides = ((name,) if name else ()) + overrides
+    elif not name:
+        raise RecipeError(f"give the name of a recipe ({', '.join(list_recipes())}) or a path to a YAML file")
+    if output_dir:
+        overrides = (*overrides, f"output_dir={json.dumps(output_dir)}")
+    return load_recipe(recipe_name or name or "", overrides)

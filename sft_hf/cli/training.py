@@ -1,0 +1,199 @@
+"""Commands on a recipe: train it, check it, prove that it can be resumed, show it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sft_hf.cli.common import (
+    Command,
+    RecipeCommand,
+    answer,
+    output_dir_option,
+    read_recipe,
+    recipe_arguments,
+    short_path,
+)
+from sft_hf.errors import SftError, UserError
+
+
+@click.command(cls=RecipeCommand)
+@recipe_arguments
+@output_dir_option
+@click.option("--resume", is_flag=True, help="Continue the run in the run folder from its newest checkpoint.")
+@click.option("--overwrite", is_flag=True, help="Replace a run that stands in the run folder.")
+@click.option(
+    "--other-environment",
+    is_flag=True,
+    help="With --resume: continue although versions, threads or device are not those of the checkpoint.",
+)
+def finetune(
+    name: str | None,
+    recipe_name: str | None,
+    overrides: tuple[str, ...],
+    output_dir: str | None,
+    resume: bool,
+    overwrite: bool,
+    other_environment: bool,
+) -> None:
+    """Train a model as recipe NAME says, with any KEY=VALUE changed.
+
+    \b
+    sft-hf finetune text
+    sft-hf finetune text optim.learning_rate=3e-5 train.num_train_epochs=2
+    sft-hf finetune my_recipe.yaml --output-dir runs/mine
+    """
+    recipe = read_recipe(name, recipe_name, overrides, output_dir)
+    from sft_hf.run import finetune as run_finetune
+
+    result = run_finetune(recipe, resume=resume, overwrite=overwrite, other_environment=other_environment)
+    folder = short_path(result.output_dir)
+    answer(
+        {"output_dir": str(result.output_dir), "hub_url": result.hub_url, **result.metrics},
+        _summary(result, folder),
+        f"sft-hf predict {folder} INPUT...    or open {folder}/report.html    or sft-hf push {folder} REPO_ID",
+    )
+
+
+def _summary(result: Any, folder: str) -> list[str]:
+    metrics = result.metrics
+    role = "test" if "test" in metrics else "validation"
+    primary = metrics["primary_metric"]
+    lines = []
+    if scores := metrics.get(role):
+        low, high = scores[f"{primary}_ci95"]
+        lines.append(
+            f"{role} {primary} {scores[primary]:.4f} (95 % interval {low:.4f} to {high:.4f}, "
+            f"{scores['num_examples']} rows)"
+        )
+    if baseline := metrics.get("baseline"):
+        lines.append(f"compared with {baseline['metrics'][primary]:.4f} by {baseline['description']}")
+    train = metrics["train"]
+    speed = f"{train['examples_per_second']:.1f} examples/s"
+    seconds, total = train["runtime_seconds"], train["total_seconds"]
+    lines.append(f"{train['num_steps']} steps in {seconds:.0f} s ({speed}), {total:.0f} s in all")
+    lines.append(f"model: {folder}/model    metrics: {folder}/metrics.json    report: {folder}/report.html")
+    if result.hub_url:
+        lines.append(f"Hub: {result.hub_url}")
+    return lines
+
+
+@click.command(cls=RecipeCommand)
+@recipe_arguments
+@output_dir_option
+@click.option("--strict", is_flag=True, help="Fail on warnings, such as test rows that are in train too.")
+@click.option("--push-to", metavar="REPO_ID", help="Check also that this Hub repository can be written to.")
+def check(
+    name: str | None,
+    recipe_name: str | None,
+    overrides: tuple[str, ...],
+    output_dir: str | None,
+    strict: bool,
+    push_to: str | None,
+) -> None:
+    """Find out everything that can be found out before training: minutes now instead of a failure hours later.
+
+    Reads every row, looks for rows that two splits share and for labels with few rows, takes one step on the longest
+    rows (memory, time), saves a checkpoint and reads it back, and counts the free space. Nothing is left behind.
+
+    \b
+    sft-hf check text data.name=mine.csv
+    """
+    recipe = read_recipe(name, recipe_name, overrides, output_dir)
+    logging.getLogger("sft_hf").setLevel(logging.ERROR)  # the report says it all, and once
+    from sft_hf.experiments.check import check as run_check
+
+    report = run_check(recipe, push_to=push_to)
+    lines = [
+        *(f"{click.style('ok', fg='green')}       {line}" for line in report.passed),
+        *(f"{click.style('warning', fg='yellow')}  {line}" for line in report.warnings),
+        *(f"{click.style('FAILED', fg='red')}   {problem}" for problem in report.problems),
+    ]
+    found = {"passed": report.passed, "warnings": report.warnings, "problems": [str(e) for e in report.problems]}
+    failed = bool(report.problems) or (strict and bool(report.warnings))
+    answer(found, lines, None if failed else f"sft-hf finetune {' '.join(filter(None, (recipe_name, name)))} ...")
+    if report.problems:
+        raise report.problems[0]
+    if failed:
+        raise UserError(f"{len(report.warnings)} warnings, and --strict: {report.warnings[0]}")
+
+
+@click.command("verify-resume", cls=RecipeCommand)
+@recipe_arguments
+@click.option("--kills", type=click.IntRange(min=1), default=3, show_default=True, help="How often the run is killed.")
+@click.option(
+    "--steps", type=click.IntRange(min=2), default=20, show_default=True, help="Length of the runs, in updates."
+)
+@click.option("--whole", is_flag=True, help="Run the recipe as long as it says, instead of --steps.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the moments at which the run is killed.")
+def verify_resume(
+    name: str | None,
+    recipe_name: str | None,
+    overrides: tuple[str, ...],
+    kills: int,
+    steps: int,
+    whole: bool,
+    seed: int,
+) -> None:
+    """Prove that recipe NAME, killed and resumed, gives the bits of a run that was not.
+
+    Trains it twice in a temporary folder beside the run folder: in one go, and under SIGKILLs at random moments, and
+    compares weights, predictions, metrics and log. Exit code 1 if anything differs.
+
+    \b
+    sft-hf verify-resume text
+    sft-hf verify-resume my_recipe.yaml --kills 10 --whole
+    """
+    recipe = read_recipe(name, recipe_name, overrides, None)
+    from sft_hf.experiments.verify_resume import verify_resume as verify
+
+    verdict = verify(recipe, kills=kills, steps=None if whole else steps, seed=seed)
+    lines = [f"{'DIFFERENT' if file in verdict.differing else 'identical':10} {file}" for file in verdict.compared]
+    if verdict.kills and verdict.exact:
+        lines.append(f"killed {verdict.kills} times in {verdict.steps} steps, and the same to the bit")
+    found = {key: getattr(verdict, key) for key in ("exact", "compared", "differing", "kills", "steps")}
+    proved = bool(verdict.kills) and verdict.exact
+    answer(found, lines, f"sft-hf finetune {name or recipe_name}" if proved else None)
+    if not verdict.kills:
+        raise SftError("the run ended before it could be killed, so nothing is proved; give more --steps")
+    if not verdict.exact:
+        raise SftError(f"resuming is not exact: {', '.join(verdict.differing)} after {verdict.kills} kills")
+
+
+@click.command(cls=Command)
+def recipes() -> None:
+    """List the recipes that a name finds."""
+    from sft_hf.recipe import list_recipes
+
+    found = [{"name": name, "title": _title(path), "path": str(path)} for name, path in list_recipes().items()]
+    width = max((len(recipe["name"]) for recipe in found), default=0)
+    lines = [f"{recipe['name']:{width}}  {recipe['title']}" for recipe in found]
+    answer(found, lines, "sft-hf show NAME    or    sft-hf check NAME    or    sft-hf finetune NAME")
+
+
+def _title(path: Path) -> str:
+    comments = [line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    return next((line for line in comments if not line.startswith("yaml-language-server")), "")
+
+
+@click.command(cls=RecipeCommand)
+@recipe_arguments
+@output_dir_option
+def show(name: str | None, recipe_name: str | None, overrides: tuple[str, ...], output_dir: str | None) -> None:
+    """Print a recipe as it would run: defaults filled in, KEY=VALUE applied."""
+    recipe = read_recipe(name, recipe_name, overrides, output_dir)
+    given = " ".join(filter(None, (recipe_name, name, *overrides)))
+    answer(recipe.model_dump(mode="json"), recipe.to_yaml().rstrip("\n"), f"sft-hf finetune {given}")
+
+
+@click.command(cls=Command)
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors."""
+    from sft_hf.recipe import json_schema
+
+    found = json_schema()
+    answer(found, json.dumps(found, indent=2))

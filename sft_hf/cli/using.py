@@ -1,0 +1,166 @@
+"""Commands on a finished run: score it, apply it, report on it, publish it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from sft_hf.cli.common import (
+    Command,
+    answer,
+    complete_run,
+    precision_option,
+    run_argument,
+    short_path,
+    suggest,
+    trust_option,
+)
+
+
+@click.command(cls=Command)
+@run_argument
+@click.option("--split", default="test", show_default=True, help="train, validation or test.")
+@precision_option
+@trust_option
+def evaluate(run: str, split: str, mixed_precision: str, trust_remote_code: bool) -> None:
+    """Score the model in run folder RUN again; the metrics go to standard output as JSON."""
+    from sft_hf.inference import evaluate_run
+
+    metrics = evaluate_run(run, split, mixed_precision=mixed_precision, trust_remote_code=trust_remote_code)
+    answer(metrics, json.dumps(metrics, indent=2), f"sft-hf report {run}")
+
+
+@click.command(cls=Command)
+@run_argument
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path())
+@click.option("--output", metavar="FILE", help="Write to this file; for subtitles of several recordings, a folder.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["jsonl", "json", "txt", "srt", "vtt"]),
+    help="jsonl: one JSON object a line; json: an array of them; txt: one prediction a line; srt, vtt: subtitles. "
+    "[default: the ending of FILE, else jsonl; with --json, json]",
+)
+@click.option("--timestamps", is_flag=True, help="Speech: say when what was said, as `segments`; subtitles imply it.")
+@click.option(
+    "--window",
+    type=click.Choice(["full", "auto"]),
+    help="Whisper: hear a recording in the whole 30 s, like a pipeline, or (auto) in the window of training where it "
+    "fits: several times faster, and a word may come out differently. [default: the recipe's, else full]",
+)
+@click.option("--batch-size", type=click.IntRange(min=1), help="Rows per forward pass. [default: the recipe's]")
+@precision_option
+@trust_option
+def predict(
+    run: str,
+    inputs: tuple[str, ...],
+    output: str | None,
+    kind: str | None,
+    timestamps: bool,
+    window: str | None,
+    batch_size: int | None,
+    mixed_precision: str,
+    trust_remote_code: bool,
+) -> None:
+    """Apply the model in run folder RUN to new data; one JSON line per input.
+
+    INPUT is, for a text model, a text, a file (.txt: one text a line; CSV, TSV, JSONL, Parquet: the recipe's columns),
+    or - for lines of standard input; for images and speech, a file, a folder of them, or a table with a column of
+    paths. Files are read in pieces and may be larger than memory; recordings may last hours.
+
+    \b
+    sft-hf predict runs/text "oil prices rose again"
+    sft-hf predict runs/text new.csv --output predictions.jsonl
+    sft-hf predict runs/image photos/ --output labels.txt
+    sft-hf predict runs/speech meeting.mp3 --output meeting.srt
+    """
+    from sft_hf.cli.common import wants_json
+    from sft_hf.inference import predict_inputs
+    from sft_hf.prediction_files import SUBTITLES, format_of, write_predictions
+
+    kind = format_of(output, kind or ("json" if wants_json() and output is None else None))
+    settings: dict[str, Any] = {"predict_window": window} if window else {}
+    if timestamps or kind in SUBTITLES:
+        settings["timestamps"] = True
+    options: dict[str, Any] = {"mixed_precision": mixed_precision, "trust_remote_code": trust_remote_code}
+    rows = predict_inputs(run, inputs, batch_size=batch_size, **options, **settings)
+    write_predictions(rows, output, kind)
+    if output is not None:
+        answer({"output": output}, f"predictions: {output}", f"sft-hf report {run}    or    sft-hf push {run} REPO_ID")
+    else:
+        suggest(f"the same on a file: sft-hf predict {run} FILE --output predictions.jsonl")
+
+
+@click.command(cls=Command)
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, shell_complete=complete_run)
+@click.option("--output", metavar="FILE", help="[default: RUN/report.html; for several runs, comparison.html]")
+@trust_option
+def report(runs: tuple[str, ...], output: str | None, trust_remote_code: bool) -> None:
+    """Write a page about run folder RUN, or one that compares several: one HTML file, no network needed to read it.
+
+    \b
+    sft-hf report runs/text
+    sft-hf report runs/text runs/text_word_embeddings --output comparison.html
+    """
+    from sft_hf.reporting import write_comparison, write_report
+
+    if len(runs) == 1:
+        path = write_report(runs[0], output, trust_remote_code=trust_remote_code)
+    else:
+        path = write_comparison(runs, output or "comparison.html", trust_remote_code=trust_remote_code)
+    answer(
+        {"output": str(path)},
+        f"report: {short_path(path)}",
+        f"open it in a browser{'' if len(runs) > 1 else f'    or    sft-hf push {runs[0]} REPO_ID'}",
+    )
+
+
+@click.command(cls=Command)
+@run_argument
+@click.argument("repo_id", metavar="REPO_ID")
+@click.option("--public", is_flag=True, help="Make a new repository public; it is private else.")
+@click.option("--revision", metavar="BRANCH", help="Push to this branch, made where it is missing. [default: main]")
+@click.option("--tag", help="Name the commit.")
+@click.option("--message", help="Of the commit.")
+def push(run: str, repo_id: str, public: bool, revision: str | None, tag: str | None, message: str | None) -> None:
+    """Publish the model of run folder RUN on the Hugging Face Hub, as REPO_ID (owner/name), in one commit.
+
+    The model, its card, the recipe and the metrics go; checkpoints, predictions and the report stay. A push that was
+    cut off leaves the repository as it was; the same command again goes on. The token comes from HF_TOKEN or
+    `hf auth login`.
+
+    \b
+    sft-hf push runs/text me/reuters-topics
+    sft-hf push runs/text me/reuters-topics --public --tag v1
+    """
+    from sft_hf.publishing.hub import push as push_run
+
+    result = push_run(run, repo_id, private=not public, revision=revision, tag=tag, message=message)
+    seen = "private" if result.private else "public"
+    done = "pushed to" if result.changed else "nothing new for"
+    answer(
+        asdict(result),
+        f"{done} {result.url} ({seen}, {len(result.files)} files, commit {result.commit[:12]})",
+        f'in Python: from transformers import pipeline; pipeline(model="{result.repo_id}")',
+    )
+
+
+@click.command(cls=Command)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print a script that has SHELL complete commands, recipes, keys and run folders.
+
+    \b
+    sft-hf completion bash >> ~/.bashrc
+    sft-hf completion zsh  >> ~/.zshrc
+    sft-hf completion fish > ~/.config/fish/completions/sft-hf.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    script = kind(click.get_current_context().find_root().command, {}, "sft-hf", "_SFT_HF_COMPLETE").source()
+    answer({"shell": shell, "script": script}, script)

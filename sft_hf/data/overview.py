@@ -1,0 +1,50 @@
+"""What a run's data look like, in numbers that fit on a page: rows, lengths, labels, and what else there is to know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from sft_hf.data.preflight import Finding
+    from sft_hf.tasks.base import Examples, Task
+
+HISTOGRAM_BARS = 20
+
+
+def data_overview(task: Task[Any], examples: Mapping[str, Examples], findings: Sequence[Finding]) -> dict[str, Any]:
+    """Return `splits`, `findings` and `notes` of metrics.json, as plain data.
+
+    Args:
+        task: fitted.
+        examples: prepared rows by role; a stream's training rows are not among them.
+        findings: see `sft_hf.run_inputs.data_findings`.
+    """
+    return {
+        "splits": {role: _split(task, rows) for role, rows in examples.items()},
+        "findings": [{"level": finding.level, "text": finding.text} for finding in findings],
+        "notes": [note for rows in examples.values() for note in rows.notes],
+    }
+
+
+def _split(task: Task[Any], rows: Examples) -> dict[str, Any]:
+    result: dict[str, Any] = {"num_examples": len(rows)}
+    if (measured := task.measured_lengths(rows)) is not None and len(rows):
+        unit, lengths = measured
+        result |= {"length_unit": unit, "lengths": _lengths(lengths)}
+    if (counts := task.label_counts(rows.references)) is not None:
+        result["labels"] = counts
+    return result
+
+
+def _lengths(lengths: np.ndarray) -> dict[str, Any]:
+    median, p95, longest = np.quantile(lengths, [0.5, 0.95, 1.0])
+    counts, edges = np.histogram(lengths, bins=min(HISTOGRAM_BARS, len(np.unique(lengths))))
+    return {
+        "median": float(median),
+        "p95": float(p95),
+        "max": float(longest),
+        "histogram": {"edges": [float(edge) for edge in edges], "counts": counts.tolist()},
+    }

@@ -1,0 +1,140 @@
+"""What a model card says against its model: what the data did not hold, what goes wrong most, what nobody measured."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from sft_hf.publishing.markdown import escape
+from sft_hf.publishing.numbers import count, finite, interval, metric_value, rows
+from sft_hf.publishing.pages import without_paths
+from sft_hf.run_record import RunRecord
+
+FEW_ROWS = 20  # of a class, below which its figures say little
+MOST_NAMED = 10  # classes or confusions in one sentence
+LONGEST_FINDING = 500  # letters
+
+_ROWS = re.compile(r": rows \d.*", re.DOTALL)
+_CUT = "and were cut"
+_HELD_OUT = "(held out for validation)"  # the rows of train say it already
+_WINDOW = re.compile(r"Whisper's window: ([\d.]+) of ([\d.]+) s")
+_WINDOW_ADVICE = (
+    " The scores are of this window; a pipeline hears the whole one, where words may differ, and that was not measured."
+)
+
+
+def limits(record: RunRecord, noun: str) -> str:
+    """Return a list; there is always something that was not measured."""
+    rare = list(_rare_labels(record))
+    found = [*rare, *_few_rows(record), *_confusions(record), *_groups(record), *_findings(record, bool(rare))]
+    found += [*_reach(record), _not_measured(record, noun)]
+    return "\n".join(f"- {line}" for line in found)
+
+
+def _rare_labels(record: RunRecord) -> Iterable[str]:
+    train = (record.metrics.get("data", {}).get("splits") or {}).get("train", {}).get("labels") or {}
+    if rare := {label: number for label, number in train.items() if number < FEW_ROWS}:
+        yield f"Fewer than {FEW_ROWS} training rows: {_counted(rare)}."
+
+
+def _few_rows(record: RunRecord) -> Iterable[str]:
+    scored = {entry["label"]: entry["support"] for entry in record.scores.get("per_class") or []}
+    if rare := {label: number for label, number in scored.items() if number < FEW_ROWS}:
+        yield f"Fewer than {FEW_ROWS} {record.split} rows, so that their figures say little: {_counted(rare)}."
+
+
+def _counted(rows_of: dict[str, int]) -> str:
+    """The rarest labels with their rows, and how many more there are."""
+    ordered = sorted(rows_of.items(), key=lambda item: item[1])
+    named = ", ".join(f"{escape(label, 40)} ({number})" for label, number in ordered[:MOST_NAMED])
+    return named + (f" and {count(len(ordered) - MOST_NAMED)} more labels" if len(ordered) > MOST_NAMED else "")
+
+
+def _confusions(record: RunRecord) -> Iterable[str]:
+    matrix = record.scores.get("confusion_matrix") or []
+    labels = [entry["label"] for entry in record.scores.get("per_class") or []]
+    if len(labels) != len(matrix):
+        return
+    wrong = [
+        (number, truth, answer)
+        for truth, line in enumerate(matrix)
+        for answer, number in enumerate(line)
+        if truth != answer and number
+    ]
+    if not wrong:
+        return
+    wrong.sort(key=lambda entry: (-entry[0], entry[1:]))
+    named = ", ".join(
+        f"{escape(labels[truth], 40)} as {escape(labels[answer], 40)} ({number} of {sum(matrix[truth])})"
+        for number, truth, answer in wrong[:5]
+    )
+    yield f"Most frequent mistakes on {record.split}: {named}."
+
+
+def _groups(record: RunRecord) -> Iterable[str]:
+    groups: dict[str, dict[str, Any]] = {
+        name: figures for name, figures in (record.scores.get("groups") or {}).items() if figures.get("wer") is not None
+    }
+    if len(groups) < 2:
+        return
+    best, worst = (choose(groups, key=lambda name: groups[name]["wer"]) for choose in (min, max))
+    if groups[worst]["wer"] > groups[best]["wer"]:
+        high, low = (metric_value("wer", groups[name]["wer"]) for name in (worst, best))
+        yield f"Not equally good for all groups: word error rate {high} for {escape(worst)}, {low} for {escape(best)}."
+
+
+def _findings(record: RunRecord, named_rare_labels: bool) -> Iterable[str]:
+    """What the run's own look at the data warned of; the rows are for whoever has the data."""
+    for finding in record.metrics.get("data", {}).get("findings") or []:
+        if finding["level"] == "warning" and not (named_rare_labels and finding["text"].startswith("train has ")):
+            yield _sentence(_ROWS.sub("", finding["text"]))
+
+
+def _sentence(text: str) -> str:
+    text = escape(without_paths(text), LONGEST_FINDING)
+    capital = text if "." in text.partition(" ")[0] else text[:1].upper() + text[1:]  # not of a file's name
+    return capital + ("" if text.endswith((".", "…")) else ".")
+
+
+def _reach(record: RunRecord) -> Iterable[str]:
+    """How long inputs may be, and how rows were cut or left out."""
+    data, settings = record.metrics.get("data", {}), record.recipe.task
+    notes = [str(note).replace(" (task.max_length)", "") for note in data.get("notes") or []]
+    limit = getattr(settings, "max_length", None)
+    if limit is not None:
+        cut = [escape(without_paths(note), LONGEST_FINDING) for note in notes if _CUT in note and _HELD_OUT not in note]
+        notes = [note for note in notes if _CUT not in note]
+        yield (
+            ". ".join([f"Reads at most the first {limit} tokens of a text; the rest is cut", "; ".join(cut)]).rstrip(
+                " ."
+            )
+            + "."
+        )
+    longest = finite(((data.get("splits") or {}).get("train", {}).get("lengths") or {}).get("max"))
+    if settings.name == "speech_recognition" and longest is not None:
+        yield f"Trained on recordings of at most {longest:.1f} s."
+    for note in notes:
+        yield _sentence(note) + (_WINDOW_ADVICE if _is_short_window(note) else "")
+
+
+def _is_short_window(note: str) -> bool:
+    """Whether a note tells that Whisper heard less than its whole window, in training and in scoring."""
+    found = _WINDOW.match(note)
+    return found is not None and float(found[1]) < float(found[2])
+
+
+def _not_measured(record: RunRecord, noun: str) -> str:
+    others = {
+        "text": "texts of other sources, times or languages",
+        "image": "images of other cameras, lighting or scenes",
+        "recording": "other speakers, rooms, microphones or languages",
+    }.get(noun, "rows of other sources")
+    pair = interval(record.scores, record.primary)
+    if pair is None:
+        return f"Not measured: {others}."
+    number = rows(record.scores.get("num_examples"), noun)
+    return (
+        f"Not measured: {others} than those of the data. The 95 % interval tells how sure {number} make it, and "
+        "nothing of other seeds or other data."
+    )

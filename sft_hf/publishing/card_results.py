@@ -1,0 +1,204 @@
+"""The results on a model card: how good, how sure, compared with what, and what the model's confidence means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sft_hf.publishing.markdown import escape, table
+from sft_hf.publishing.numbers import (
+    LOWER_IS_BETTER,
+    UNKNOWN,
+    count,
+    finite,
+    interval,
+    metric_name,
+    metric_value,
+    percent,
+    percent_range,
+    rows,
+)
+from sft_hf.publishing.pages import without_paths
+from sft_hf.run_record import RunRecord
+
+MOST_CLASSES = 30  # rows of the table of classes, and of groups
+MOST_CONFUSIONS = 10
+CALIBRATED = 0.02  # a mean confidence this near to the share of right answers is taken at its word
+OFF_IN_PLACES = 0.05  # expected calibration error
+
+_TABLE = (
+    *("accuracy", "micro_f1", "macro_f1", "map", "subset_accuracy"),
+    *("wer", "wer_normalized", "cer", "cer_normalized", "exact_match", "substitutions", "deletions", "insertions"),
+    *("threshold", "loss"),
+)
+
+
+def results(record: RunRecord, noun: str) -> list[str]:
+    """Return the paragraphs and tables below the heading Results; `noun` is what a row is called."""
+    if not record.scores:
+        return ["This model was not scored: the run had neither a test nor a validation split."]
+    parts = [_headline(record, noun), _metrics_table(record), _choices(record)]
+    return [*parts, _classes(record), *_speech_tables(record)]
+
+
+def _headline(record: RunRecord, noun: str) -> str:
+    scores, name = record.scores, record.primary
+    lower = " (lower is better)" if name in LOWER_IS_BETTER else ""
+    sure = _interval_text(interval(scores, name))
+    number = scores.get("num_examples")
+    return (
+        f"**{metric_name(name)} {metric_value(name, scores.get(name))}**{lower} on "
+        f"{rows(number, f'{record.split} {noun}')}{sure}. {_compared(record)}".strip()
+    )
+
+
+def _interval_text(pair: tuple[float, float] | None) -> str:
+    return f" (95 % interval {percent_range(pair)})" if pair else ""
+
+
+def _compared(record: RunRecord) -> str:
+    """The baseline, and whether the test is large enough to tell the model from it."""
+    baseline, name = record.metrics.get("baseline") or {}, record.primary
+    scores = baseline.get("metrics") or {}
+    theirs, ours = finite(scores.get(name)), finite(record.scores.get(name))
+    if theirs is None or ours is None:
+        return "There is no baseline to compare it with."
+    sentence = escape(without_paths(str(baseline.get("description") or baseline.get("name"))), 200)
+    text = f"For comparison, {sentence}: {metric_value(name, theirs)}{_interval_text(interval(scores, name))}."
+    if (ours >= theirs) if name in LOWER_IS_BETTER else (ours <= theirs):
+        return f"{text} **The model is no better than that.**"
+    a, b = interval(record.scores, name), interval(scores, name)
+    if a and b and a[0] <= b[1] and b[0] <= a[1]:
+        return f"{text} The intervals overlap: these rows do not show that the model is better."
+    return text
+
+
+def _metrics_table(record: RunRecord) -> str:
+    splits = [name for name in ("test", "validation") if record.metrics.get(name)]
+    scores = {split: record.metrics[split] for split in splits}
+    names = [name for name in _TABLE if any(name in scores[split] for split in splits)]
+    names.sort(key=lambda name: name != record.primary)
+    cells = []
+    for name in names:
+        values = [f"{metric_value(name, scores[split].get(name))}{_range(scores[split], name)}" for split in splits]
+        cells.append([metric_name(name), *values])
+    heads = [f"{split}, {rows(scores[split].get('num_examples'))}" for split in splits]
+    return table(["Metric (95 % interval)", *heads], cells)
+
+
+def _range(scores: dict[str, Any], name: str) -> str:
+    pair = interval(scores, name)
+    return f" ({percent_range(pair)})" if pair else ""
+
+
+def _choices(record: RunRecord) -> str:
+    metrics, recipe = record.metrics, record.recipe
+    if "validation" not in metrics:
+        return "No choice was made on scored rows: there was no validation split, and these are the last weights."
+    chosen = ["the best weights"] if recipe.eval.load_best_model_at_end else []
+    chosen += ["when to stop"] if recipe.eval.early_stopping_patience else []
+    chosen += ["the decision threshold"] if "threshold" in metrics["validation"] else []
+    for_what = f"Validation chose {' and '.join(chosen)}" if chosen else "The run itself chose nothing on validation"
+    if "test" in metrics:
+        return f"{for_what}; test was scored once, at the end."
+    return f"{for_what}; there was no test split, so expect somewhat less on new data than these figures say."
+
+
+def _classes(record: RunRecord) -> str:
+    entries = record.scores.get("per_class") or []
+    if not entries:
+        return ""
+    shown, title = entries, f"Per class ({record.split}):"
+    if len(entries) > MOST_CLASSES:
+        measured = [entry for entry in entries if entry["support"]]
+        shown = sorted(measured, key=lambda entry: entry["f1"])[:MOST_CLASSES]
+        title = f"The {len(shown)} worst of {count(len(entries))} classes by F1, of those with {record.split} rows:"
+    cells = [
+        [
+            escape(entry["label"]),
+            *(_measured(entry, name) for name in ("precision", "recall", "f1")),
+            count(entry["support"]),
+        ]
+        for entry in shown
+    ]
+    return f"{title}\n\n{table(['Label', 'Precision', 'Recall', 'F1', 'Rows'], cells)}"
+
+
+def _measured(entry: dict[str, Any], name: str) -> str:
+    """Without rows of a class, recall and F1 are 0 by convention, and say nothing."""
+    return percent(entry[name]) if entry["support"] else UNKNOWN
+
+
+def _speech_tables(record: RunRecord) -> list[str]:
+    scores = record.scores
+    return [_groups(record.split, scores.get("groups") or {}), _confusions(record.split, scores)]
+
+
+def _groups(split: str, groups: dict[str, dict[str, Any]]) -> str:
+    if not groups:
+        return ""
+    worst = sorted(groups, key=lambda name: -(finite(groups[name].get("wer")) or 0.0))[:MOST_CLASSES]
+    shown = [name for name in groups if name in worst]
+    title = f"Per group ({split}; 95 % interval):"
+    if len(groups) > len(shown):
+        title = f"The {len(shown)} groups of {count(len(groups))} with the most errors ({split}; 95 % interval):"
+    names = [name for name in ("wer", "wer_normalized") if any(name in groups[group] for group in shown)]
+    cells = []
+    for group in shown:
+        figures = groups[group]
+        rates = [f"{metric_value(name, figures.get(name))}{_range(figures, name)}" for name in names]
+        cells.append([escape(group), count(figures["num_examples"]), count(figures["num_words"]), *rates])
+    return f"{title}\n\n{table(['Group', 'Recordings', 'Words', *map(metric_name, names)], cells)}"
+
+
+def _confusions(split: str, scores: dict[str, Any]) -> str:
+    """Word errors that happened more than once: one that did not is no habit."""
+    often = [entry for entry in scores.get("confusions") or [] if entry["count"] > 1]
+    if not often:
+        return ""
+    often.sort(key=lambda entry: -entry["count"])
+    cells = [
+        [_word(entry["reference"]), _word(entry["prediction"]), count(entry["count"])]
+        for entry in often[:MOST_CONFUSIONS]
+    ]
+    normalized = ", normalized" if "wer_normalized" in scores else ""
+    return f"Most frequent word errors ({split}{normalized}):\n\n{table(['Said', 'Written', 'Times'], cells)}"
+
+
+def _word(word: Any) -> str:
+    return "(nothing)" if word is None else escape(word)
+
+
+# --- what its confidence means -----------------------------------------------------------------------------------
+
+
+def calibration(record: RunRecord) -> list[str]:
+    """Return the section Calibration; empty where it was not measured."""
+    scores = record.scores
+    bins, error = scores.get("calibration") or [], finite(scores.get("ece"))
+    total = sum(entry["count"] for entry in bins)
+    if error is None or not total:
+        return []
+    said = sum(entry["count"] * entry["confidence"] for entry in bins) / total
+    right = sum(entry["count"] * entry["accuracy"] for entry in bins) / total
+    top = bins[-1]
+    confidence, share = {
+        "wer": ("mean confidence, which is one per token,", "of the transcripts are without any error"),
+        "micro_f1": ("mean confidence in a row's likeliest label", "of these labels are right"),
+    }.get(record.primary, ("mean confidence", "of the answers are right"))
+    text = (
+        f"On {rows(total, f'{record.split} row')} the {confidence} is {percent(said)}, and {percent(right)} {share}: "
+        f"{_verdict(said - right, error)} Of the {rows(top['count'], 'answer')} with a confidence above "
+        f"{percent(top['low'])}, {percent(top['accuracy'])} are right. Expected calibration error: {percent(error)} "
+        "(15 bins)."
+    )
+    return ["## Calibration", text]
+
+
+def _verdict(gap: float, error: float) -> str:
+    """Words for mean confidence minus share of right answers, and for the expected calibration error."""
+    if abs(gap) > CALIBRATED:
+        word = "over-confident" if gap > 0 else "under-confident"
+        return f"the model is {word}, by {abs(gap) * 100:.1f} points."
+    if error > OFF_IN_PLACES:
+        return "right on average, but too sure of some answers and too unsure of others."
+    return "its confidence can be taken at its word."

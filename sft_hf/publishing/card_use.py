@@ -1,0 +1,78 @@
+"""The lines of Python that open a published model with plain Transformers."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+
+from sft_hf.publishing.markdown import fenced, plain
+from sft_hf.publishing.numbers import finite
+from sft_hf.run_record import RunRecord
+
+_WORD_VECTOR_FILES = (".txt", ".vec", ".bin", ".gz")
+
+
+def use(record: RunRecord, pipeline_tag: str, repo_id: str | None) -> str:
+    """Return a block of Python that prints the model's answer to one input."""
+    lines = ["from transformers import pipeline", ""]
+    before = ""
+    if _on_word_vectors(record):
+        lines.insert(0, "import sft_hf.models.word_embeddings  # pip install sft-hf")
+    options = ", trust_remote_code=True" if record.recipe.model.trust_remote_code else ""
+    model = f"{_python(repo_id or _local_name(record))}{options}"
+    if pipeline_tag == "automatic-speech-recognition":
+        lines.insert(0, "import soundfile")
+        lines += [
+            f'recognize = pipeline("{pipeline_tag}", model={model})',
+            'samples, rate = soundfile.read("recording.wav", dtype="float32")  # one channel',
+            'print(recognize({"raw": samples, "sampling_rate": rate})["text"])',
+        ]
+        before = "For 16 kHz recordings (or any rate, with torchaudio installed):"
+    else:
+        lines += _classify(record, pipeline_tag, model)
+    return f"{before}\n\n{fenced(chr(10).join(lines), 'python')}".strip()
+
+
+def _classify(record: RunRecord, pipeline_tag: str, model: str) -> list[str]:
+    given = '"picture.jpg"'
+    if pipeline_tag == "text-classification":
+        given = (
+            '{"text": "first text", "text_pair": "second text"}'
+            if record.recipe.data.text_pair_column
+            else '["a text"]'
+        )
+        given += ", truncation=True"
+    threshold = finite(record.scores.get("threshold"))
+    if record.primary != "micro_f1":
+        first = "[0]" if pipeline_tag == "image-classification" or given.startswith("[") else ""
+        return [f'classify = pipeline("{pipeline_tag}", model={model})', f"print(classify({given}){first})"]
+    # All labels with their scores; the threshold is the one that validation chose.
+    every, first = (
+        ("None", "[0]") if pipeline_tag == "text-classification" else ("classify.model.config.num_labels", "")
+    )
+    return [
+        f'classify = pipeline("{pipeline_tag}", model={model})',
+        f"scores = classify({given}, top_k={every}){first}",
+        f'print([row["label"] for row in scores if row["score"] >= {0.5 if threshold is None else threshold}])',
+    ]
+
+
+def _on_word_vectors(record: RunRecord) -> bool:
+    """Whether the model is of the kind that Transformers does not know by itself."""
+    if kind := record.metrics.get("model", {}).get("type"):
+        return bool(kind == "word_embeddings")
+    name = record.recipe.model.name
+    settings = getattr(record.recipe.task, "embeddings", None)
+    return record.recipe.task.name == "text_classification" and (
+        settings is not None or name.lower().endswith(_WORD_VECTOR_FILES)
+    )
+
+
+def _local_name(record: RunRecord) -> str:
+    """The model's folder as seen from where runs are started: runs/NAME/model."""
+    runs = PurePath(record.recipe.output_dir or "runs/run").parent.name == "runs"
+    return f"{'runs/' if runs else ''}{record.name}/model"
+
+
+def _python(text: str) -> str:
+    """A string literal in double quotes on one line."""
+    return '"' + plain(text, 300).replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,249 @@
+"""One page about several runs: which is best, how sure that is, and what was done differently."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from sft_hf.errors import UserError
+from sft_hf.filesystem import human_bytes
+from sft_hf.publishing.charts import Line, Strip, interval_strips, line_panel, ticks
+from sft_hf.publishing.numbers import (
+    LOWER_IS_BETTER,
+    NO_BREAK,
+    UNKNOWN,
+    axis_percent,
+    count,
+    decimal,
+    duration,
+    finite,
+    interval,
+    metric_mention,
+    metric_name,
+    metric_value,
+    percent_range,
+)
+from sft_hf.publishing.pages import render, source_name, wording
+from sft_hf.publishing.public_recipe import public_recipe
+from sft_hf.publishing.sections import curve
+from sft_hf.recipe import flatten
+from sft_hf.run_record import RunRecord
+
+MOST_CURVES = 12
+LINE_STYLES = 6  # colours of lines; from then on they are dashed
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run with the number that it has on the page, 1 for the best."""
+
+    number: int
+    record: RunRecord
+    value: float | None
+    interval: tuple[float, float] | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.number}. {wording(self.record.name, 60)}"
+
+    @property
+    def mention(self) -> str:
+        return f"{wording(self.record.name, 60)} ({self.number})"
+
+
+def build_comparison(records: Sequence[RunRecord]) -> str:
+    """Return a page that compares runs, best first, as HTML.
+
+    Raises UserError for fewer than two runs, and for runs of different tasks or with different primary metrics.
+    """
+    _refuse_different(records)
+    metric = records[0].primary
+    runs = _ranked(records, metric)
+    return render(
+        "comparison.html",
+        metric=metric_name(metric),
+        mention=metric_mention(metric),
+        lower=metric in LOWER_IS_BETTER,
+        task=str(records[0].metrics["task"]).replace("_", " ").capitalize(),
+        verdict=verdict(runs),
+        cautions=_cautions(runs),
+        chart=_chart(runs, metric),
+        runs=[_scores(run, metric, leads=_leads(run, runs[0])) for run in runs],
+        panels=_curves(runs, metric),
+        num_curves=min(len(runs), MOST_CURVES),
+        differences=differences(runs),
+        costs=[_costs(run) for run in runs],
+        names=[run.name for run in runs],
+    )
+
+
+def _refuse_different(records: Sequence[RunRecord]) -> None:
+    if len(records) < 2:
+        raise UserError("a comparison needs two runs or more; name their folders")
+    first = records[0]
+    for other in records[1:]:
+        for key in ("task", "primary_metric"):
+            mine, its = first.metrics.get(key), other.metrics.get(key)
+            if mine != its:
+                raise UserError(
+                    f"{other.name}: its {key.replace('_', ' ')} is {its}, and that of {first.name} is {mine}; "
+                    "compare runs of one task and one metric"
+                )
+
+
+def _ranked(records: Sequence[RunRecord], metric: str) -> list[_Run]:
+    sign = 1.0 if metric in LOWER_IS_BETTER else -1.0
+    scored = [(finite(record.scores.get(metric)), record) for record in records]
+    scored.sort(key=lambda pair: float("inf") if pair[0] is None else sign * pair[0])
+    return [
+        _Run(number, record, value, interval(record.scores, metric))
+        for number, (value, record) in enumerate(scored, start=1)
+    ]
+
+
+def verdict(runs: Sequence[_Run]) -> str:
+    """Say which run is best, or that none can be told to be: where intervals overlap, no winner is shown."""
+    scored = [run for run in runs if run.value is not None]
+    if len(scored) < 2:
+        return "Fewer than two of the runs have a score: there is nothing to rank."
+    best, others = scored[0], scored[1:]
+    if best.interval is None or any(run.interval is None for run in others):
+        return f"{best.mention} has the best score; without intervals it is not known whether that is more than chance."
+    close = [run for run in others if _overlap(best.interval, run.interval)]
+    if not close:
+        return f"{best.mention} is clearly best: its 95{NO_BREAK}% interval lies apart from every other."
+    sentence = (
+        f"No clear winner: {best.mention} scores best, but its 95{NO_BREAK}% interval overlaps with "
+        f"{'that' if len(close) == 1 else 'those'} of {_listed(close)}."
+    )
+    apart = [run for run in others if run not in close]
+    return sentence + (f" Clearly behind: {_listed(apart)}." if apart else "")
+
+
+def _listed(runs: Sequence[_Run], most: int = 4) -> str:
+    if len(runs) > most:
+        return f"{len(runs)} other runs"
+    names = [run.mention for run in runs]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _leads(run: _Run, best: _Run) -> bool:
+    """Whether a run is the best, or cannot be told from it."""
+    return run is best or (
+        run.value is not None and best.interval is not None and _overlap(best.interval, run.interval)
+    )
+
+
+def _overlap(one: tuple[float, float], other: tuple[float, float] | None) -> bool:
+    return other is not None and one[0] <= other[1] and other[0] <= one[1]
+
+
+def _cautions(runs: Sequence[_Run]) -> list[str]:
+    found = []
+    data = {(run.record.recipe.data.name, run.record.recipe.data.revision) for run in runs}
+    if len(data) > 1:
+        names = ", ".join(sorted({source_name(name) for name, _ in data}))
+        found.append(f"The runs were made with different data ({names}): their scores measure different things.")
+    splits = {run.record.split for run in runs if run.record.scores}
+    if len(splits) > 1:
+        found.append("Some runs are scored on test and some on validation, on which choices were made.")
+    elif len(data) == 1 and len({run.record.scores.get("num_examples") for run in runs if run.record.scores}) > 1:
+        found.append("The runs were scored on different numbers of rows.")
+    return found
+
+
+def _chart(runs: Sequence[_Run], metric: str) -> Markup | None:
+    strips = [
+        Strip(run.name, run.value, run.interval, "own" if _leads(run, runs[0]) else "other")
+        for run in runs
+        if run.value is not None
+    ]
+    if not strips:
+        return None
+    told = "; ".join(f"{strip.label}: {metric_value(metric, strip.value)}" for strip in strips)
+    title = f"{metric_name(metric)} of each run, with 95 % intervals"
+    return interval_strips(title, f"Best first. {told}.", strips, _close_scale(strips))
+
+
+def _close_scale(strips: Sequence[Strip]) -> tuple[float, float]:
+    """A scale on which small differences are seen: from a round number below all ends to one above."""
+    ends = [end for strip in strips for end in (strip.value, *(strip.interval or ()))]
+    low, high = min(ends), max(ends)
+    if high <= low:
+        low, high = low - 0.01, high + 0.01
+    marks = ticks(low, high)
+    step = marks[1] - marks[0] if len(marks) > 1 else high - low
+    return max(0.0, step * (low // step)), step * -(-high // step)
+
+
+def _scores(run: _Run, metric: str, *, leads: bool) -> dict[str, Any]:
+    record = run.record
+    return {
+        "name": run.name,
+        "leads": leads,
+        "checkpoint": source_name(record.recipe.model.name),
+        "split": record.split if record.scores else UNKNOWN,
+        "rows": count(record.scores.get("num_examples")),
+        "value": metric_value(metric, run.value),
+        "interval": percent_range(run.interval),
+    }
+
+
+def _curves(runs: Sequence[_Run], metric: str) -> list[tuple[str, Markup]]:
+    """The validation metric and loss of the best runs, over the same steps."""
+    drawn = runs[:MOST_CURVES]
+    steps = [finite(line.get("step")) or 0.0 for run in drawn for line in run.record.log if "eval_loss" in line]
+    form = decimal if metric == "loss" else axis_percent
+    panels = []
+    for key, title, axis in (
+        (f"eval_{metric}", f"{metric_name(metric)} on validation", form),
+        ("eval_loss", "Loss on validation", decimal),
+    ):
+        lines = [
+            Line(f"{run.number} {wording(run.record.name, 11)}", curve(run.record.log, key), _style(run.number), True)
+            for run in drawn
+        ]
+        told = f"{title} over the steps of training, one line per run. The table above has the final scores."
+        range_ = (0.0, max([*steps, 1.0]))
+        height = max(210, 60 + 14 * len(drawn))
+        if panel := line_panel(title, told, lines, range_, from_zero=False, y_format=axis, height=height, right=108):
+            panels.append((title, panel))
+    return panels
+
+
+def _style(number: int) -> str:
+    index = (number - 1) % LINE_STYLES + 1
+    return f"l{index} dashed" if number > LINE_STYLES else f"l{index}"
+
+
+def differences(runs: Sequence[_Run]) -> list[tuple[str, list[str]]]:
+    """Return the recipe's keys whose values differ, with the value of each run."""
+    recipes = [flatten(public_recipe(run.record.recipe)) for run in runs]
+    keys = dict.fromkeys(key for recipe in recipes for key in recipe)
+    return [
+        (key, [_plain(recipe[key]) if key in recipe else UNKNOWN for recipe in recipes])
+        for key in keys
+        if any(recipe.get(key) != recipes[0].get(key) or (key in recipe) != (key in recipes[0]) for recipe in recipes)
+    ]
+
+
+def _plain(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _costs(run: _Run) -> list[str]:
+    train, model = run.record.metrics.get("train") or {}, run.record.metrics.get("model") or {}
+    memory = finite(train.get("peak_memory_bytes"))
+    return [
+        count(train.get("num_steps")),
+        duration(train.get("runtime_seconds")),
+        decimal(train.get("examples_per_second"), 3),
+        UNKNOWN if memory is None else human_bytes(memory),
+        count(model.get("num_parameters")),
+        count(model.get("num_trainable_parameters")),
+    ]

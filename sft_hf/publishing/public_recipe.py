@@ -1,0 +1,62 @@
+"""A recipe as it is published with a model: without the paths and accounts of whoever ran it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from sft_hf.recipe import ABOUT_THE_RUN, Recipe
+from sft_hf.sources import looks_like_path
+
+_LOCAL = re.compile(r"[/~\\]|[A-Za-z]:[/\\]|\.\.?(?:[/\\]|$)")
+_SEPARATOR = re.compile(r"[/\\]+")
+_NO_PATHS = ("label_names", "key_mapping", "delimiter", "quote_char")  # and *_column, *_split: words of the data
+
+
+def public_recipe(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe's plain data without what is about its author's run (`output_dir`, `hub_model_id`, ...), and with
+    local paths cut to their last part.
+
+    A local checkpoint or data set `/home/me/reviews` becomes `./reviews`: a recipe finds that beside itself, and nobody
+    takes it for a Hub id. The result validates as a recipe again.
+    """
+    data = recipe.model_dump(mode="json", exclude=set(ABOUT_THE_RUN - {"license"}))
+    for section in ("model", "data"):
+        name = data[section]["name"]
+        if not name.startswith("pypi://") and not is_hub_id(name):
+            data[section]["name"] = f"./{last_part(name)}"
+    return {key: _without_paths(value, key) for key, value in data.items()}
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a checkpoint's or data set's name reads as a Hub id; a folder that is called so is not looked for."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return not looks_like_path(name)
+
+
+def last_part(path: str) -> str:
+    """Return the last part of a path of any operating system; `local` where it has none.
+
+    >>> last_part("/home/me/reviews/")
+    'reviews'
+    """
+    parts = [part for part in _SEPARATOR.split(path) if part.strip(".") and not re.fullmatch(r"~.*|[A-Za-z]:", part)]
+    return parts[-1] if parts else "local"
+
+
+def _without_paths(value: Any, key: str) -> Any:
+    if key in _NO_PATHS or key.endswith(("_column", "_split")):
+        return value
+    if isinstance(value, dict):
+        return {name: _without_paths(inner, name) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(inner, key) for inner in value]
+    if isinstance(value, str) and _LOCAL.match(value) and value != f"./{last_part(value)}":
+        return last_part(value)
+    return value

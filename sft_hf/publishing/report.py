@@ -1,0 +1,99 @@
+"""report.html: one self-contained page about a run, with no script and nothing to fetch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sft_hf.publishing import mistakes, sections
+from sft_hf.publishing.charts import small_bar
+from sft_hf.publishing.headline import headline
+from sft_hf.publishing.numbers import interval, metric_name, metric_value, percent, percent_range, rows
+from sft_hf.publishing.pages import render, source_name
+from sft_hf.publishing.public_recipe import public_recipe
+from sft_hf.run_record import RunRecord
+from sft_hf.yaml_files import write_yaml
+
+if TYPE_CHECKING:
+    from sft_hf.tasks.base import Shown
+
+WORST_ERRORS = 12
+
+
+def worst_errors(record: RunRecord, limit: int = WORST_ERRORS) -> list[int]:
+    """Return the ids of the rows that are wrong, the most confident first; of transcripts, those with a wrong word."""
+    return [row["id"] for row in mistakes.worst_rows(record, limit)]
+
+
+def build_report(record: RunRecord, shown: Mapping[int, Shown]) -> str:
+    """Return the report of a run as HTML.
+
+    Args:
+        record: the run.
+        shown: the rows of `worst_errors(record)` as a person perceives them, by id; one without an entry is listed
+            without its content.
+    """
+    return render(
+        "report.html",
+        record=record,
+        task=_task_name(record),
+        checkpoint=source_name(record.recipe.model.name),
+        data_name=source_name(record.recipe.data.name),
+        headline=headline(record),
+        scores=_scores(record),
+        panels=sections.training_panels(record),
+        num_wrong=sum(map(mistakes.is_error, record.predictions)),
+        classes=mistakes.class_rows(record),
+        confusion=mistakes.confusion_matrix(record),
+        groups=mistakes.group_strips(record),
+        group_rows=mistakes.group_rows(record),
+        edits=mistakes.edit_split(record),
+        word_confusions=_word_confusions(record),
+        calibration=sections.calibration(record),
+        errors=mistakes.error_cards(record, shown, WORST_ERRORS),
+        data=sections.data_overview(record),
+        costs=sections.costs(record),
+        environment=sections.environment(record),
+        log=dict(zip(("columns", "rows", "total"), sections.log_table(record), strict=True)),
+        recipe=write_yaml(public_recipe(record.recipe)),
+        most_labels=sections.MOST_LABELS,
+        percent=percent,
+        small_bar=small_bar,
+        count_rows=rows,
+    )
+
+
+def _task_name(record: RunRecord) -> str:
+    return str(record.metrics.get("task", record.recipe.task.name)).replace("_", " ").capitalize()
+
+
+def _scores(record: RunRecord) -> dict[str, Any]:
+    """All metrics of the splits that were scored, side by side, with their intervals."""
+    roles = [role for role in ("test", "validation") if record.metrics.get(role)]
+    names = dict.fromkeys(
+        key
+        for role in roles
+        for key, value in record.metrics[role].items()
+        if key not in ("num_examples", "num_words") and (value is None or isinstance(value, (int, float)))
+    )
+    ordered = sorted(names, key=lambda name: name != record.primary)
+    table = [
+        (
+            metric_name(name),
+            [
+                (metric_value(name, record.metrics[role].get(name)), interval(record.metrics[role], name))
+                for role in roles
+            ],
+        )
+        for name in ordered
+    ]
+    return {
+        "roles": [(role, record.metrics[role].get("num_examples")) for role in roles],
+        "rows": [
+            (name, [(value, percent_range(pair) if pair else "") for value, pair in cells]) for name, cells in table
+        ],
+    }
+
+
+def _word_confusions(record: RunRecord) -> list[dict[str, Any]]:
+    return [item for item in record.scores.get("confusions") or [] if isinstance(item, dict)]

@@ -1,0 +1,63 @@
+"""What a run has to tell, in one piece: recipe, metrics, predictions and log, as its folder holds them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sft_hf.errors import RunFolderError
+from sft_hf.recipe import Recipe
+from sft_hf.run_folder import load_run_recipe, open_run
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A finished run on paper: what model cards and reports are made of.
+
+    `metrics` is metrics.json; `predictions` the rows of predictions.jsonl, of the split that was scored last; `log` the
+    lines of log.jsonl: those of training have a `loss`, those of evaluations `eval_loss`.
+    """
+
+    name: str
+    recipe: Recipe
+    metrics: dict[str, Any]
+    predictions: list[dict[str, Any]]
+    log: list[dict[str, Any]]
+
+    @property
+    def split(self) -> str:
+        """The split that the headline is about: test, or validation where there is no test."""
+        return "test" if "test" in self.metrics else "validation"
+
+    @property
+    def primary(self) -> str:
+        """The name of the metric that the headline is about."""
+        return str(self.metrics["primary_metric"])
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """The metrics of `split`; empty for a run without any split to score."""
+        return dict(self.metrics.get(self.split, {}))
+
+
+def read_record(path: str | Path, *, trust_remote_code: bool = False) -> RunRecord:
+    """Read the record of a finished run. Raises RunFolderError, RecipeError."""
+    folder = open_run(path)
+    recipe = load_run_recipe(folder.path, trust_remote_code=trust_remote_code)
+    try:
+        metrics = json.loads(folder.metrics_file.read_text(encoding="utf-8"))
+        predictions = _lines(folder.predictions_file)
+        log = folder.read_log()
+    except (OSError, ValueError) as error:
+        raise RunFolderError(
+            f"{path}: its results cannot be read ({error}); score the run again with --resume"
+        ) from None
+    return RunRecord(folder.path.resolve().name, recipe, metrics, predictions, log)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -1,0 +1,159 @@
+"""Pushes in processes that can be killed, against the Hub of tests/hub_server.py.
+
+Run as a script, this is the process that they are forked from: huggingface_hub reads HF_ENDPOINT when it is imported.
+There are two commands: `call`, which is `push(...)`, and `load`, a stranger with plain Transformers.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+TESTS = Path(__file__).parents[1]
+
+
+def load_module(name: str) -> Any:
+    """Return tests/NAME.py."""
+    spec = importlib.util.spec_from_file_location(name, TESTS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+commands = load_module("commands")
+hub_server = load_module("hub_server")
+
+
+class Pusher(commands.Commands):
+    """Starts commands to which a server is the Hub."""
+
+    def __init__(self, folder: Path, endpoint: str) -> None:
+        self.folder, self.count = folder, 0
+        environment = hub_server.client_environment(endpoint, folder / "home")
+        self.server = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**environment, "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"},
+        )
+        assert self.server.stdout is not None and self.server.stdout.readline() == "ready\n"
+
+    def begin(
+        self, run: Path, repo_id: str, token: str, variables: dict[str, str] | None = None, **options: Any
+    ) -> Any:
+        """Start `push(run, repo_id, **options)` in a process whose environment has a token, and perhaps more."""
+        request = {"run": str(run), "repo_id": repo_id, **options}
+        return self.start("call", json.dumps(request), HF_TOKEN=token, **(variables or {}))
+
+    def push(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Push, and return the result, and as `said` what was said."""
+        done = self.begin(*arguments, **options)
+        assert done.wait() == 0, done.said()
+        *said, result = done.said().splitlines()
+        return {**json.loads(result), "said": "\n".join(said)}
+
+    def refused(self, *arguments: Any, **options: Any) -> str:
+        """Push, and return the line that says why it failed."""
+        return error_of(self.begin(*arguments, **options))
+
+
+def error_of(done: Any) -> str:
+    """The one line in which a command said that its user can mend something."""
+    assert done.wait() == 2, (done.wait(), done.said())
+    lines = done.said().splitlines()
+    assert [line for line in lines if line.startswith("error: ")] == lines[-1:], done.said()
+    assert "Traceback" not in done.said(), done.said()
+    return lines[-1]
+
+
+class NoSleep:
+    """`time`, for huggingface_hub's pauses before it tries again."""
+
+    sleep = staticmethod(lambda seconds: None)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+
+def _call(arguments: list[str]) -> int:
+    """As the command line does it: one line for what its user can mend."""
+    import huggingface_hub
+
+    from sft_hf import console
+    from sft_hf.errors import SftError
+    from sft_hf.publishing.hub import push
+    from sft_hf.redaction import redact
+
+    console.set_up()
+    huggingface_hub.constants.HF_HUB_DISABLE_XET = "WITH_XET" not in os.environ
+    try:
+        print(json.dumps(asdict(push(**json.loads(arguments[0])))))
+    except SftError as error:
+        print(f"error: {redact(str(error))}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _load(arguments: list[str]) -> int:
+    """What the models at these places answer, and a digest of their weights."""
+    import hashlib
+
+    import safetensors.torch
+    import soundfile
+    import torch
+    from transformers import AutoModel, pipeline
+
+    torch.set_num_threads(1)
+    task, value, *places = arguments
+    answers, audio = [], None
+    if value.endswith(".wav"):  # a path would be read with ffmpeg
+        samples, rate = soundfile.read(value, dtype="float32")
+        audio = {"raw": samples, "sampling_rate": rate}
+    for place in places:
+        model, _, revision = place.partition("@")
+        answer = pipeline(task, model=model, revision=revision or None, device="cpu")(dict(audio) if audio else value)
+        torch.manual_seed(0)  # of layers that AutoModel has and the model has not
+        weights = AutoModel.from_pretrained(model, revision=revision or None).state_dict()
+        content = safetensors.torch.save({name: tensor.contiguous().clone() for name, tensor in weights.items()})
+        answers.append([answer, hashlib.sha256(content).hexdigest()])
+    print(json.dumps(answers))
+    return 0
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        return {"call": _call, "load": _load}[arguments[0]](arguments[1:])
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+def _serve() -> None:
+    import huggingface_hub.utils._http as http
+    import transformers  # noqa: F401
+
+    import sft_hf.cli
+    import sft_hf.publishing.hub
+    import sft_hf.tasks.image_classification
+    import sft_hf.tasks.speech_recognition
+    import sft_hf.tasks.text_classification
+
+    http.time = NoSleep()  # type: ignore[assignment]
+    # commands.py runs what `sft_hf.cli.run` is.
+    sft_hf.cli.run = _run
+    commands._serve()
+
+
+if __name__ == "__main__":
+    os.environ.pop("HF_TOKEN", None)
+    _serve()

@@ -1,0 +1,478 @@
+"""Model cards: valid front matter, the run's own numbers, a snippet that works, and nothing that data can break."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+from huggingface_hub import ModelCard, metadata_eval_result
+from huggingface_hub.repocard import metadata_load
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
+from markdown_it import MarkdownIt
+
+from sft_hf.inference import predict_inputs
+from sft_hf.publishing.model_card import build_card
+from sft_hf.publishing.numbers import metric_value, percent
+from sft_hf.recipe import Recipe, validate_recipe
+from sft_hf.run import finetune
+from sft_hf.run_record import RunRecord, read_record
+
+TEXT, IMAGE, SPEECH = "text-classification", "image-classification", "automatic-speech-recognition"
+CANARY = "hf_" + "c4n4ry" * 5
+
+
+def parsed(card: str) -> dict[str, Any]:
+    """The front matter, checked by every offline check that huggingface_hub has."""
+    opened = ModelCard(card)
+    data = opened.data.to_dict()
+    assert ModelCard(str(opened)).data.to_dict() == data == yaml.safe_load(card.split("\n---\n")[0][4:])
+    assert data["library_name"] == "transformers"
+    if "model-index" in data:
+        name, results = model_index_to_eval_results(data["model-index"])
+        assert eval_results_to_model_index(name, results) == data["model-index"]
+        assert all(result.dataset_type and result.dataset_name and result.dataset_split for result in results)
+        assert re.fullmatch(r"[\w./-]+", results[0].dataset_type)
+    return data
+
+
+def body(card: str) -> str:
+    return card.split("\n---\n", 1)[1]
+
+
+def html(card: str) -> str:
+    return MarkdownIt("commonmark", {"html": True}).enable("table").render(body(card))
+
+
+def snippet(card: str) -> str:
+    ((_, found),) = re.findall(r"^(`{3,})python\n(.*?)^\1$", card, flags=re.MULTILINE | re.DOTALL)
+    return found
+
+
+def run_snippet(card: str, replace: dict[str, str], capsys: Any) -> str:
+    """What the card's Python prints, with its placeholders replaced."""
+    code = snippet(card)
+    for old, new in replace.items():
+        assert old in code
+        code = code.replace(old, new)
+    capsys.readouterr()
+    exec(compile(code, "snippet", "exec"), {})
+    return capsys.readouterr().out.strip()
+
+
+def agrees(printed: str, ours: dict[str, Any]) -> None:
+    theirs = ast.literal_eval(printed)
+    assert theirs == {"label": ours["prediction"], "score": pytest.approx(ours["confidence"], abs=1e-5)}
+
+
+@pytest.fixture
+def text_run(make_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> RunRecord:
+    monkeypatch.setenv("HF_TOKEN", CANARY)
+    return read_record(finetune(make_recipe()).output_dir)
+
+
+def checked(record: RunRecord, pipeline_tag: str, tmp_path: Path) -> str:
+    """The card of a run; what holds for every run is checked."""
+    card = build_card(record, pipeline_tag=pipeline_tag)
+    data = parsed(card)
+    assert card == build_card(record, pipeline_tag=pipeline_tag)
+    assert data["pipeline_tag"] == pipeline_tag and data["license"] == "unknown" and "sft-hf" in data["tags"]
+    assert "base_model" not in data and "datasets" not in data  # local ones are no Hub ids
+    _, results = model_index_to_eval_results(data["model-index"])
+    scores = record.metrics["test"]
+    assert results[0].metric_value == scores[record.primary] and results[0].dataset_split == "test"
+    assert {result.metric_value for result in results} <= {v for v in scores.values() if isinstance(v, float)}
+    file = tmp_path / "README.md"
+    file.write_text(card, encoding="utf-8")
+    assert metadata_load(file) == data
+    low, high = scores[f"{record.primary}_ci95"]
+    assert f"{percent(scores[record.primary])}**" in card
+    assert f"(95 % interval {percent(low)} to {percent(high)})" in card
+    assert f"on {scores['num_examples']} test " in card
+    for private in (str(tmp_path), str(Path.home()), str(Path.cwd()), "/tmp", "output_dir", CANARY):
+        assert private not in card
+    recipe = re.search(r"```yaml\n(.*?)```", card, flags=re.DOTALL)
+    assert recipe is not None and validate_recipe(yaml.safe_load(recipe[1])).seed == record.recipe.seed
+    return card
+
+
+# --- the three tasks ---------------------------------------------------------------------------------------------
+
+
+def test_a_text_run(text_run: RunRecord, tmp_path: Path, capsys: Any) -> None:
+    card = checked(text_run, TEXT, tmp_path)
+    test = text_run.metrics["test"]
+    assert "one of 3 labels: sport, money, food" in card
+    for row in test["per_class"]:
+        figures = " | ".join([*(percent(row[name]) for name in ("precision", "recall", "f1")), str(row["support"])])
+        assert f"| {row['label']} | {figures} |" in card
+    for name in ("macro_f1", "loss"):
+        assert (
+            metric_value(name, test[name]) in card and metric_value(name, text_run.metrics["validation"][name]) in card
+        )
+    assert "Validation chose the best weights; test was scored once" in card
+    assert "at most the first 32 tokens" in card
+    text = "goal match team bread"
+    printed = run_snippet(card, {f"{text_run.name}/model": str(tmp_path / "run" / "model"), "a text": text}, capsys)
+    (ours,) = predict_inputs(tmp_path / "run", [text])
+    agrees(printed, ours)
+
+
+def test_the_card_stands_beside_the_model(text_run: RunRecord, tmp_path: Path) -> None:
+    written = (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
+    assert written == build_card(text_run, pipeline_tag=TEXT)
+
+
+def test_an_image_run(make_image_recipe: Any, image_folder: Path, tmp_path: Path, capsys: Any) -> None:
+    record = read_record(finetune(make_image_recipe()).output_dir)
+    card = checked(record, IMAGE, tmp_path)
+    assert "Gives an image one of 3 labels: blue, green, red" in card and "test images" in card
+    picture = next((image_folder / "test" / "green").glob("*.png"))
+    names = {f"{record.name}/model": str(tmp_path / "run" / "model"), "picture.jpg": str(picture)}
+    (ours,) = predict_inputs(tmp_path / "run", [str(picture)])
+    agrees(run_snippet(card, names, capsys), ours)
+
+
+def test_a_speech_run(
+    make_speech_recipe: Any, speech_folder: Path, speech_clip: Any, tmp_path: Path, capsys: Any
+) -> None:
+    # Enough steps to know the recordings by heart: of a model that knows nothing, the likeliest token is a toss-up.
+    recipe = make_speech_recipe(task__language="english", train__max_steps=120, eval__eval_steps=120)
+    record = read_record(finetune(recipe).output_dir)
+    card = checked(record, SPEECH, tmp_path)
+    assert parsed(card)["language"] == "en" and parsed(card)["metrics"] == ["wer", "cer", "exact_match"]
+    assert "Writes down English speech." in card and "(lower is better)" in card
+    clip = next((speech_folder / "test").glob("*.wav"))
+    names = {f"{record.name}/model": str(tmp_path / "run" / "model"), "recording.wav": str(clip)}
+    (ours,) = predict_inputs(tmp_path / "run", [str(clip)])
+    assert soundfile.info(clip).samplerate == 16_000 and ours["prediction"]
+    assert " ".join(run_snippet(card, names, capsys).split()) == ours["prediction"]
+
+
+def test_a_multi_label_run(make_recipe: Any, tmp_path: Path, capsys: Any) -> None:
+    generator = np.random.default_rng(0)
+    for name, count in (("train", 80), ("validation", 30), ("test", 30)):
+        rows = []
+        for _ in range(count):
+            labels = [label for label in ("goal", "bank") if generator.random() < 0.6]
+            rows.append(json.dumps({"text": " ".join([*labels, "the"]), "label": labels}) + "\n")
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / f"{name}.jsonl").write_text("".join(rows))
+    run = finetune(make_recipe(data__name=str(tmp_path / "data"), train__num_train_epochs=4)).output_dir
+    record = read_record(run)
+    card = checked(record, TEXT, tmp_path)
+    assert "any number of 2 labels" in card and "Micro-F1" in card and "the decision threshold" in card
+    printed = run_snippet(card, {f"{record.name}/model": str(run / "model"), "a text": "goal bank the"}, capsys)
+    (ours,) = predict_inputs(run, ["goal bank the"])
+    assert sorted(ours["prediction"]) == sorted(json.loads(printed.replace("'", '"'))) == ["bank", "goal"]
+
+
+# --- records made by hand ----------------------------------------------------------------------------------------
+
+
+def recipe_of(**changes: Any) -> Recipe:
+    data: dict[str, Any] = {
+        "task": {"name": "text_classification"},
+        "model": {"name": "org/base"},
+        "data": {"name": "org/reviews", "config_name": "en"},
+        "output_dir": "/home/someone/runs/reviews",
+    }
+    return validate_recipe({**data, **changes})
+
+
+def scores_of(labels: list[str], support: int = 50, accuracy: float = 0.9) -> dict[str, Any]:
+    per_class = [
+        {"label": label, "precision": 0.9, "recall": 0.8, "f1": 0.5 + 0.4 * index / len(labels), "support": support}
+        for index, label in enumerate(labels)
+    ]
+    return {
+        "loss": 0.3,
+        "num_examples": support * len(labels),
+        "accuracy": accuracy,
+        "macro_f1": 0.85,
+        "accuracy_ci95": [accuracy - 0.02, accuracy + 0.02],
+        "macro_f1_ci95": [0.8, 0.9],
+        "per_class": per_class,
+        "confusion_matrix": (40 * np.eye(len(labels), dtype=int) + np.eye(len(labels), k=1, dtype=int) * 10).tolist(),
+        "ece": 0.06,
+        "calibration": [
+            {"low": 0.4, "high": 0.466, "count": 20, "confidence": 0.45, "accuracy": 0.4},
+            {"low": 0.933, "high": 1.0, "count": 80, "confidence": 0.99, "accuracy": 0.9},
+        ],
+    }
+
+
+def record_of(labels: list[str], **changes: Any) -> RunRecord:
+    metrics: dict[str, Any] = {
+        "task": "text_classification",
+        "primary_metric": "accuracy",
+        "test": scores_of(labels),
+        "validation": scores_of(labels, accuracy=0.93),
+        "baseline": {
+            "name": "majority class",
+            "description": "always answering 'a'",
+            "split": "test",
+            "metrics": {"accuracy": 0.5, "accuracy_ci95": [0.45, 0.55]},
+        },
+        "train": {"num_steps": 10, "num_epochs": 2.0, "num_examples": 500, "best_step": 5, "runtime_seconds": 61.0},
+        "model": {"name": "org/base", "revision": "a" * 40, "num_parameters": 1000},
+        "data": {"name": "org/reviews", "revision": "b" * 40},
+        "environment": {"python": "3.11", "device": "cpu", "num_processes": 1, "num_threads": 2, "versions": {}},
+        "seed": 42,
+    }
+    recipe = changes.pop("recipe", None) or recipe_of()
+    return RunRecord("reviews", recipe, {**metrics, **changes}, [], [])
+
+
+def card_of(record: RunRecord, pipeline_tag: str = TEXT, repo_id: str | None = None) -> str:
+    card = build_card(record, pipeline_tag=pipeline_tag, repo_id=repo_id)
+    parsed(card)
+    return card
+
+
+def test_what_is_on_the_hub_is_named() -> None:
+    record = record_of(["a", "b"], recipe=recipe_of(license="MIT"))
+    card = card_of(record, repo_id="me/good-model")
+    data = parsed(card)
+    assert data["base_model"] == "org/base" and data["datasets"] == ["org/reviews"] and data["license"] == "mit"
+    (index,) = data["model-index"]
+    expected = metadata_eval_result(
+        model_pretty_name="good-model",
+        task_pretty_name="Text classification",
+        task_id=TEXT,
+        metrics_pretty_name="Accuracy",
+        metrics_id="accuracy",
+        metrics_value=0.9,
+        dataset_pretty_name="org/reviews",
+        dataset_id="org/reviews",
+        dataset_config="en",
+        dataset_split="test",
+        dataset_revision="b" * 40,
+    )["model-index"][0]
+    assert index["name"] == expected["name"] and index["results"][0]["dataset"] == expected["results"][0]["dataset"]
+    assert index["results"][0]["task"] == expected["results"][0]["task"]
+    assert index["results"][0]["metrics"][0] | {"verified": False} == expected["results"][0]["metrics"][0]
+    assert 'model="me/good-model"' in snippet(card) and card.count("# good-model\n") == 1
+    assert 'model="runs/reviews/model"' in snippet(card_of(record))
+
+
+def test_a_license_that_the_hub_does_not_list_is_other() -> None:
+    data = parsed(card_of(record_of(["a"], recipe=recipe_of(license="My own: license"))))
+    assert (data["license"], data["license_name"]) == ("other", "my-own-license")
+
+
+def test_the_baseline_is_the_comparison() -> None:
+    card = card_of(record_of(["a", "b"]))
+    assert f"always answering 'a': {percent(0.5)} (95 % interval {percent(0.45)} to {percent(0.55)})" in card
+    assert "overlap" not in card and "no better" not in card
+    near = {"description": "a guess", "metrics": {"accuracy": 0.89, "accuracy_ci95": [0.87, 0.91]}}
+    assert "The intervals overlap" in card_of(record_of(["a", "b"], baseline=near))
+    worse = {"description": "a guess", "metrics": {"accuracy": 0.95, "accuracy_ci95": [0.93, 0.97]}}
+    assert "**The model is no better than that.**" in card_of(record_of(["a", "b"], baseline=worse))
+    assert "There is no baseline" in card_of(record_of(["a", "b"], baseline=None))
+
+
+def test_lower_is_better_for_word_error_rates() -> None:
+    scores = {"num_examples": 100, "num_words": 900, "wer": 0.1, "wer_ci95": [0.08, 0.12]}
+    speech = {
+        "primary_metric": "wer",
+        "validation": {},
+        "recipe": recipe_of(task={"name": "speech_recognition", "language": "de"}),
+    }
+    theirs = {"description": "the checkpoint before training", "metrics": {"wer": 0.7, "wer_ci95": [0.6, 0.8]}}
+    groups = {name: {"num_examples": 50, "num_words": 450, "wer": wer} for name, wer in (("old", 0.05), ("new|", 0.15))}
+    confusions = [
+        {"kind": "substitution", "reference": "six", "prediction": "sex", "count": 4},
+        {"kind": "deletion", "reference": "the", "prediction": None, "count": 2},
+        {"kind": "insertion", "reference": None, "prediction": "um", "count": 1},
+    ]
+    test = {**scores, "groups": groups, "confusions": confusions}
+    card = card_of(record_of([], test=test, baseline=theirs, **speech), SPEECH)
+    assert "no better" not in card and "Writes down German speech" in card
+    assert f"{percent(0.15)} for new\\|, {percent(0.05)} for old" in card
+    assert "| six | sex | 4 |" in card and "| the | (nothing) | 2 |" in card and "| um |" not in card
+    data = {"notes": ["Whisper's window: 6 of 30 s (the longest clip has 5.9 s)"]}
+    assert "a pipeline hears the whole one" in card_of(record_of([], test=test, data=data, **speech), SPEECH)
+    assert "pipeline hears" not in card
+    worse = {**theirs, "metrics": {"wer": 0.1, "wer_ci95": [0.08, 0.12]}}
+    assert "no better than that" in card_of(record_of([], test=scores, baseline=worse, **speech), SPEECH)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "error", "words"),
+    [
+        ((0.4, 0.9), 0.082, "over-confident, by 8.2 points"),
+        ((0.9, 1.0), 0.1, "under-confident, by 9.8 points"),
+        ((0.45, 0.99), 0.0, "can be taken at its word"),
+        ((0.85, 0.89), 0.16, "too sure of some answers"),
+    ],
+)
+def test_what_the_confidence_means(accuracies: tuple[float, float], error: float, words: str) -> None:
+    test = scores_of(["a", "b"])
+    for entry, accuracy in zip(test["calibration"], accuracies, strict=True):
+        entry["accuracy"] = accuracy
+    card = card_of(record_of(["a", "b"], test={**test, "ece": error}))
+    assert words in card and f"calibration error: {percent(error)}" in card
+    assert f"Of the 80 answers with a confidence above {percent(0.933)}, {percent(accuracies[1])} are right" in card
+
+
+def test_limits_come_from_the_data(tmp_path: Path) -> None:
+    labels = ["common", "rare"]
+    test = scores_of(labels)
+    test["per_class"][1]["support"] = 3
+    data = {
+        "revision": "b" * 40,
+        "splits": {"train": {"num_examples": 507, "labels": {"common": 500, "rare": 7}}},
+        "findings": [
+            {"level": "warning", "text": "2 of 53 test rows (3.8%) are in train too: rows 1 (is train row 4)"},
+            {"level": "warning", "text": "train has fewer than 10 rows of rare (7); add some"},
+            {"level": "note", "text": "test: always answering 'common' would have accuracy 0.94"},
+        ],
+        "notes": [f"{tmp_path}/test.csv: 5 of 53 rows (9.4%) are longer than 256 tokens and were cut"],
+    }
+    card = card_of(record_of(labels, test=test, data=data))
+    assert "- Fewer than 20 training rows: rare (7)." in card
+    assert "- Fewer than 20 test rows, so that their figures say little: rare (3)." in card
+    assert "common as rare (10 of 50)" in card
+    assert "- 2 of 53 test rows (3.8%) are in train too.\n" in card
+    assert "tokens of a text; the rest is cut. test.csv: 5 of 53 rows" in card and str(tmp_path) not in card
+    assert card.count("rare (7)") == 1 and "always answering 'common'" not in card
+    assert "- Not measured: texts of other sources" in card
+
+
+HOSTILE = [
+    "|",
+    "a | b",
+    "<script>alert(1)</script>",
+    "---",
+    "`code` ``` more",
+    "two\nlines\r\n---\n",
+    "\u2028\u0085\x00\x1b[31m",
+    "**bold** _it_ ~~no~~",
+    "[link](javascript:alert(1))",
+    "![i](http://evil.example/x.png)",
+    "https://evil.example www.evil.example me@evil.example",
+    "&lt;b&gt; \\| \\",
+    "😀 :smile: #1 $x$",
+    "\u202eright to left",
+    "",
+    " ",
+    "</details><h1>",
+    "x" * 500,
+    "\ud800",
+    "{{ 7 * 7 }} {% raw %}",
+]
+
+
+def test_labels_stay_words_whatever_they_are() -> None:
+    splits = {"train": {"labels": dict.fromkeys(HOSTILE, 3)}}
+    baseline = {"description": "\n---\n| <script>", "metrics": {"accuracy": 0.1}}
+    findings = [{"level": "warning", "text": f"rows of {label}" * 3} for label in HOSTILE]
+    recipe = recipe_of(
+        model={"name": "/models/](x)|<b>"},
+        data={
+            "name": "/data/`|<b>\n---\nx: y",
+            "label_names": [
+                label.replace("\x00", "").replace("\ud800", "") + str(i) for i, label in enumerate(HOSTILE)
+            ],
+            "test_split": "te\n---\nst",
+        },
+    )
+    data = {"splits": splits, "findings": findings, "notes": HOSTILE}
+    record = record_of(HOSTILE, baseline=baseline, data=data, recipe=recipe)
+    record = RunRecord('"""\n```\n<i>|\\', record.recipe, record.metrics, [], [])
+    card = card_of(record)
+    card.encode("utf-8")
+    page = html(card)
+    outside = re.sub(r"<pre>.*?</pre>", "", page, flags=re.DOTALL)
+    allowed = "h1 h2 p strong table thead tbody tr th td ul li code details summary".split()
+    assert set(re.findall(r"</?([A-Za-z][\w-]*)", outside)) <= set(allowed)
+    assert "href" not in outside and "src=" not in page and "<em>" not in page and "<hr" not in page
+    tables = re.findall(r"<tbody>(.*?)</tbody>", page, flags=re.DOTALL)
+    rows = [re.findall(r"<td", row) for row in re.findall(r"<tr>(.*?)</tr>", tables[1], flags=re.DOTALL)]
+    assert [len(row) for row in rows] == [5] * len(HOSTILE)
+    assert "|" in page and "&lt;script&gt;" in page and "😀" in page
+    assert [line for line in card.splitlines() if line.startswith("## ")] == [
+        *("## Results", "## Calibration", "## Limits", "## Use", "## How it was made")
+    ]
+    compile(snippet(card), "snippet", "exec")
+    assert not [line for line in card.splitlines() if line.startswith("|") and "x" * 100 in line]
+
+
+def test_no_test_split() -> None:
+    record = record_of(["a", "b"])
+    del record.metrics["test"]
+    card = card_of(record)
+    assert f"**Accuracy {percent(0.93)}** on 100 validation texts" in card
+    assert "there was no test split" in card
+    assert parsed(card)["model-index"][0]["results"][0]["dataset"]["split"] == "validation"
+
+
+def test_no_validation_split() -> None:
+    record = record_of(["a", "b"])
+    del record.metrics["validation"]
+    card = card_of(record)
+    assert "No choice was made on scored rows" in card and "Validation chose" not in card
+
+
+def test_nothing_scored() -> None:
+    record = record_of([])
+    del record.metrics["validation"], record.metrics["test"]
+    card = card_of(record)
+    assert "This model was not scored" in card and "model-index" not in card and "Not measured" in card
+    assert parsed(card)["pipeline_tag"] == TEXT
+
+
+def test_a_stream() -> None:
+    train = {"num_steps": 10, "num_epochs": None, "num_examples": None}
+    recipe = recipe_of(data={"name": "org/reviews", "streaming": True}, train={"max_steps": 10})
+    record = record_of(["a"], train=train, data={"revision": None}, recipe=recipe)
+    card = card_of(record)
+    assert "10 steps of a stream" in card and "None" not in body(card).split("<details>")[0]
+    assert parsed(card)["datasets"] == ["org/reviews"]
+
+
+def test_a_thousand_classes() -> None:
+    labels = [f"class {number}" for number in range(1000)]
+    card = card_of(record_of(labels))
+    assert "one of 1,000 labels" in card and "and 988 more" in card
+    assert "The 30 worst of 1,000 classes" in card
+    assert len(re.findall(r"^\| class ", card, flags=re.MULTILINE)) == 30 and "| class 0 |" in card
+    assert len(card) < 20_000
+
+
+def test_values_that_are_no_numbers() -> None:
+    record = record_of(["a", "b"])
+    metrics = copy.deepcopy(record.metrics)
+    metrics["test"] |= {"accuracy": math.nan, "macro_f1": None, "accuracy_ci95": [math.nan, 1.0], "ece": None}
+    card = card_of(RunRecord("x", record.recipe, metrics, [], []))
+    assert "nan" not in card.lower() and "model-index" not in card and "## Calibration" not in card
+
+
+def test_a_secret_is_struck_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "s3cret-canary-value")
+    card = card_of(record_of(["a", "s3cret-canary-value", CANARY]))
+    assert "s3cret-canary" not in card and CANARY not in card
+
+
+def test_word_vectors_need_an_import() -> None:
+    recipe = recipe_of(task={"name": "text_classification", "embeddings": {}}, model={"name": "/x/glove.txt"})
+    model = {"revision": None}
+    assert "import sft_hf.models.word_embeddings" in snippet(card_of(record_of(["a"], recipe=recipe, model=model)))
+    other = record_of(["a"], model={"revision": "a" * 40, "type": "word_embeddings"})
+    assert "import sft_hf.models.word_embeddings" in snippet(card_of(other))
+    assert "import sft_hf" not in snippet(card_of(record_of(["a"])))
+
+
+def test_pairs_of_texts() -> None:
+    recipe = recipe_of(data={"name": "org/pairs", "text_pair_column": "second"})
+    card = card_of(record_of(["a"], recipe=recipe))
+    assert "Gives a pair of texts one of 1 label" in card and '"text_pair": "second text"' in snippet(card)

@@ -1,0 +1,248 @@
+"""report.html: what it says of a run."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sft_hf.publishing import charts, numbers
+from sft_hf.publishing.report import build_report, worst_errors
+from sft_hf.tasks.base import Shown
+
+
+def load_records() -> Any:
+    spec = importlib.util.spec_from_file_location("report_records", Path(__file__).with_name("report_records.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+records = load_records()
+check, table = records.check, records.table
+TASKS = {
+    "text": records.single_label,
+    "image": lambda: records.single_label(task="image_classification"),
+    "speech": records.speech,
+    "multi-label": records.multi_label,
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_section_is_there(name):
+    record = TASKS[name]()
+    page = check(build_report(record, records.shown(record)))
+    for words in ("How training went", "Where it is right and wrong", "The most confident errors", "The data"):
+        assert words in page.text
+    assert "Speed, memory and versions" in page.text and "Recipe and log" in page.text
+    assert record.name in page.text and "org/base-model" in page.text
+    assert sum(tag == "details" for tag, _ in page.elements) >= 2
+
+
+def test_the_first_screen_says_how_good_against_what_and_how_sure():
+    record = records.single_label()
+    page = check(build_report(record, {}))
+    scores = record.metrics["test"]
+    low, high = (f"{end * 100:.1f} %" for end in scores["accuracy_ci95"])
+    value = f"{scores['accuracy'] * 100:.1f} %"
+    assert (
+        f"{value} of 200 test rows are right; for new data of the same kind, expect between {low} and {high}"
+        in page.text
+    )
+    base = record.metrics["baseline"]["metrics"]["accuracy"]
+    assert (
+        f"always answering 'sport', the most frequent label of train: {base * 100:.1f} %. The model is clearly better"
+        in (page.text)
+    )
+    assert "Warning. 3 of 200 test rows are in train too" in page.text
+    text = page.text
+    assert text.index(value) < text.index("Warning.") < text.index("How training went")
+
+
+def test_word_error_rates_are_worded_as_errors():
+    record = records.speech()
+    page = check(build_report(record, {}))
+    wer, words = record.metrics["test"]["wer"], record.metrics["test"]["num_words"]
+    assert f"{wer * 100:.1f} word errors per 100 words spoken, in 40 test recordings with {words} words" in page.text
+    assert "word error rate on test (lower is better)" in page.text
+    assert "the checkpoint before training: 75.2 %. The model is clearly better" in page.text
+
+
+def test_a_baseline_within_the_interval_is_not_called_worse():
+    record = records.single_label()
+    interval, value = record.metrics["test"]["accuracy_ci95"], record.metrics["test"]["accuracy"]
+    base = {**record.metrics["baseline"], "metrics": {"accuracy": value - 0.001, "accuracy_ci95": interval}}
+    page = check(build_report(records.with_metrics(record, baseline=base), {}))
+    assert "The intervals overlap: the model is not clearly better" in page.text
+    base["metrics"] = {"accuracy": 0.999, "accuracy_ci95": [0.998, 1.0]}
+    assert "The model is clearly worse" in check(build_report(records.with_metrics(record, baseline=base), {})).text
+
+
+def test_the_numbers_are_the_records():
+    record = records.single_label()
+    page = check(build_report(record, {}))
+    test = record.metrics["test"]
+    shown = table(page, "Label", "Rows", "Precision")
+    wanted = sorted(test["per_class"], key=lambda row: row["f1"])
+    assert [row[:5] for row in shown] == [
+        [
+            row["label"],
+            str(row["support"]),
+            *(numbers.percent(row[key]).replace("\u00a0", " ") for key in ("precision", "recall", "f1")),
+        ]
+        for row in wanted
+    ]
+    matrix = [rows for rows in page.tables if rows[0] == ["", *records.LABELS]]
+    assert [[int(cell) for cell in row[1:]] for row in matrix[0][1:]] == test["confusion_matrix"]
+    bins = table(page, "Confidence from")
+    assert [int(row[2]) for row in bins] == [item["count"] for item in test["calibration"]]
+    assert f"expected calibration error {test['ece'] * 100:.1f} %" in page.text
+    log = table(page, "step", "epoch", "loss")
+    assert [row[2] for row in log] == [
+        numbers.decimal(line["loss"], 5) if "loss" in line else "" for line in record.log
+    ]
+    assert ["Train", "500", "8.5 tokens", "25 tokens", "30 tokens"] in table(page, "Split", "Rows")
+    assert "1985" not in page.text and "2.0 GB" in page.text and "22,716,296" in page.text
+
+
+def test_the_best_step_is_marked_in_every_panel():
+    record = records.single_label()
+    text = check(build_report(record, {})).text
+    value = next(line["eval_accuracy"] for line in record.log if line["step"] == 40 and "eval_accuracy" in line)
+    assert text.count("best: step 40") == 4 and f"best: step 40, {value * 100:.1f} %" in text
+    train = {**record.metrics["train"], "best_step": None}
+    assert "best: step" not in check(build_report(records.with_metrics(record, train=train), {})).text
+
+
+def test_speech_has_groups_kinds_of_errors_and_marked_words():
+    record = records.speech()
+    html = build_report(record, records.shown(record))
+    page = check(html)
+    groups = table(page, "Group", "Rows")
+    assert [row[0] for row in groups] == ["seen", "unseen"]
+    assert groups[0][3] == f"{record.metrics['test']['groups']['seen']['wer'] * 100:.1f} %"
+    kinds = {row[0].split()[0]: row[1] for row in table(page, "Kind")}
+    assert kinds["Substitutions"] == f"{record.metrics['test']['substitutions'] * 100:.1f} %"
+    first = record.metrics["test"]["confusions"][0]
+    assert table(page, "Said", "Heard")[0][3] == str(first["count"])
+    assert "<del>amoebas</del>" in html and "<ins>a &lt;b&gt;moebas</ins>" in html
+    assert "freeze the <del>" in html
+
+
+@pytest.mark.parametrize(("name", "kind"), [("image", "img"), ("speech", "audio")])
+def test_pictures_and_recordings_are_inside_the_page(name, kind):
+    record = TASKS[name]()
+    shown = records.shown(record)
+    page = check(build_report(record, shown))
+    media = [values for tag, values in page.elements if tag == kind]
+    ids = worst_errors(record)
+    assert [base64.b64decode((values["src"] or "").split(",")[1]) for values in media] == [
+        shown[row].content for row in ids
+    ]
+    assert all(values.get("alt") or values.get("aria-label") for values in media)
+    assert kind != "audio" or all("controls" in values for values in media)
+
+
+def test_long_texts_are_folded_and_rows_without_content_are_listed():
+    record = records.single_label()
+    ids = worst_errors(record)
+    page = check(build_report(record, {ids[0]: Shown("word " * 400 + "END"), ids[1]: Shown("short & sweet")}))
+    assert page.text.count("END") == 1 and "short & sweet" in page.text
+    assert f"The whole text of row {ids[0]} (2,003 characters)" in page.text
+    assert all(f"Row {row}" in page.text for row in ids)
+
+
+# --- worst errors ------------------------------------------------------------------------------------------------
+
+
+def rows_record(rows: list[tuple[Any, Any, Any]], task: str = "text_classification") -> Any:
+    record = records.single_label() if task != "speech_recognition" else records.speech()
+    predictions = [
+        {"id": index + 7, "reference": said, "prediction": answer, "confidence": confidence}
+        for index, (said, answer, confidence) in enumerate(rows)
+    ]
+    return replace(record, predictions=predictions)
+
+
+def test_worst_errors_are_the_most_confident_ones():
+    rows = [
+        ("a", "a", 1.0),
+        ("a", "b", 0.5),
+        ("a", "b", 0.9),
+        ("b", "a", 0.9),
+        ("a", "b", None),
+        ("a", "b", float("nan")),
+    ]
+    record = rows_record(rows)
+    assert worst_errors(record) == [9, 10, 8, 11, 12]
+    assert worst_errors(record, limit=2) == [9, 10]
+    assert worst_errors(rows_record([])) == []
+
+
+def test_sets_of_labels_are_wrong_when_they_differ():
+    assert worst_errors(rows_record([(["a", "b"], ["b", "a"], 0.9), (["a"], [], 0.3), ([], [], 0.8)])) == [8]
+
+
+def test_transcripts_are_wrong_when_a_word_differs():
+    rows = [("a  b", "a b", 0.9), ("a b", "a c", 0.5), ("a b", "A b", 0.6), ("a", "", 0.2)]
+    assert worst_errors(rows_record(rows, "speech_recognition")) == [9, 8, 10]
+
+
+def test_few_rows_and_a_single_answer_are_warned_of():
+    record = rows_record([("a", "b", 0.4), ("b", "b", 0.5)])
+    small = records.with_metrics(record, test={**record.metrics["test"], "num_examples": 20})
+    text = check(build_report(small, {})).text
+    assert "20 test rows only" in text and "The model gives the same answer, 'b', for every row" in text
+
+
+def test_the_same_run_gives_the_same_page():
+    for make in TASKS.values():
+        shown = records.shown(make())
+        assert build_report(make(), shown) == build_report(make(), shown)
+
+
+# --- numbers and charts ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [(0.974, "97.4 %"), (1.0, "100.0 %"), (0.99996, "99.996 %"), (0.0002, "0.02 %"), (0, "0.0 %"), (1.31, "131.0 %")],
+)
+def test_percentages(value, wanted):
+    assert numbers.percent(value).replace("\u00a0", " ") == wanted
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), "x", True])
+def test_what_is_no_number_is_a_dash(value):
+    assert (
+        numbers.percent(value) == numbers.decimal(value) == numbers.count(value) == numbers.duration(value) == "\u2013"
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (0, 652), (0.9, 0.98), (0, 1.5e-4), (-3, 17), (5, 5), (0, float("nan"))]
+)
+def test_ticks_are_few_round_and_inside(low, high):
+    found = charts.ticks(low, high)
+    assert 1 <= len(found) <= 7
+    assert all(low - 1e-9 <= value <= high + 1e-9 for value in found) or not high > low
+
+
+def test_a_thinned_line_keeps_its_extremes():
+    points = [(float(step), float(step % 100)) for step in range(10_000)]
+    points[4321] = (4321.0, 1e6)
+    thinned = charts.thinned(points)
+    assert len(thinned) <= charts.MOST_POINTS and (4321.0, 1e6) in thinned
+    assert thinned == sorted(thinned)
+
+
+def test_a_line_breaks_where_a_value_is_missing():
+    points = [(1.0, 1.0), (2.0, 2.0), (3.0, None), (4.0, 1.0), (5.0, 3.0)]
+    drawn = charts.line_panel("title", "text", [charts.Line("loss", points)], (0.0, 5.0))
+    assert drawn is not None and drawn.count("<polyline") == 2
+    assert charts.line_panel("title", "text", [charts.Line("loss", [(1.0, None)])], (0.0, 5.0)) is None
