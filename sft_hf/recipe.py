@@ -141,6 +141,12 @@ class TrainSection(Section):
     )
     max_grad_norm: NonNegative = Field(1.0, description="Clip the gradient's global L2 norm to this; 0: never.")
     group_by_length: bool = Field(True, description="Batch rows of similar length together: less padding.")
+    gradient_checkpointing: bool = Field(
+        False, description="Compute activations again in the backward pass: less memory, about a third more time."
+    )
+    torch_compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="Compile the model's training forward pass; auto: where that was measured to pay."
+    )
     num_threads: Literal["auto"] | PositiveInt = Field(
         "auto", description="CPU threads per process; auto: cores divided by local processes."
     )

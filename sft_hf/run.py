@@ -25,6 +25,7 @@ from sft_hf.evaluation import predict
 from sft_hf.filesystem import free_bytes, human_bytes
 from sft_hf.loop import Training, TrainState, train
 from sft_hf.models.loading import pin
+from sft_hf.models.speed import speed_up
 from sft_hf.optimization import build_optimizer, build_scheduler
 from sft_hf.publishing.hub import check_access, push
 from sft_hf.recipe import Recipe
@@ -183,6 +184,7 @@ class _Run:
             num_steps = recipe.train.max_steps or 0
         else:
             num_steps = max(1, math.ceil(recipe.train.num_train_epochs * per_epoch))
+        speed_up(model, recipe.train)
         optimizer = build_optimizer(model, recipe.optim)
         scheduler = build_scheduler(optimizer, recipe.optim, num_steps)
         # Not wrapped for distributed training: `sft_hf.step` sums the gradients once every rank is through its rows.
