@@ -335,7 +335,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     path = find_recipe(name)
     data = _find_beside(read_yaml(path), path.parent)
     refuse_trust(data, str(path), allowed=any(override.startswith(f"{TRUST}=") for override in overrides))
-    recipe = validate_recipe(apply_overrides(data, overrides), str(path))
+    recipe = validate_recipe(apply_overrides(data, overrides), str(path), overrides)
     _refuse_secrets(recipe, str(path))
     for section in (recipe.model, recipe.data):
         local = os.path.expanduser(section.name)
@@ -382,8 +382,8 @@ def _find_beside(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     return result
 
 
-def validate_recipe(data: dict[str, Any], where: str = "recipe") -> Recipe:
-    """Return `data` as a Recipe. Raises RecipeError with one line about the first wrong key."""
+def validate_recipe(data: dict[str, Any], where: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
+    """Return `data` (of file `where`, and of overrides) as a Recipe. Raises RecipeError about the first wrong key."""
     try:
         check_plain(data)
     except ValueError as error:
@@ -391,10 +391,14 @@ def validate_recipe(data: dict[str, Any], where: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise RecipeError(f"{where}: {_first_problem(error, data)}") from None
+        key, text = _first_problem(error, data)
+        if any(f"{key}.".startswith(override.partition("=")[0].strip() + ".") for override in overrides):
+            where = "command line"
+        raise RecipeError(f"{where}: {text}") from None
 
 
-def _first_problem(error: ValidationError, data: dict[str, Any]) -> str:
+def _first_problem(error: ValidationError, data: dict[str, Any]) -> tuple[str, str]:
+    """Return the key and the line about it."""
     problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     problem = problems[0]
     # A task's settings are validated by a class of their own; pydantic then reports the inner location already joined.
@@ -411,8 +415,10 @@ def _first_problem(error: ValidationError, data: dict[str, Any]) -> str:
             if problem["type"] != "value_error"
             else f"{path}: {message}"
         )
+    if problem["type"] == "list_type":
+        text += "; write it in brackets: [...]"
     others = len(problems) - 1
-    return text + (f" (and {others} more)" if others else "")
+    return path, text + (f" (and {others} more)" if others else "")
 
 
 def _section_class(location: Sequence[str], data: dict[str, Any]) -> type[BaseModel] | None:

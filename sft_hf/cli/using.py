@@ -12,6 +12,7 @@ from sft_hf.cli.common import (
     Command,
     answer,
     complete_run,
+    for_shell,
     precision_option,
     run_argument,
     short_path,
@@ -30,7 +31,7 @@ def evaluate(run: str, split: str, mixed_precision: str, trust_remote_code: bool
     from sft_hf.inference import evaluate_run
 
     metrics = evaluate_run(run, split, mixed_precision=mixed_precision, trust_remote_code=trust_remote_code)
-    answer(metrics, json.dumps(metrics, indent=2), f"sft-hf report {run}")
+    answer(metrics, json.dumps(metrics, indent=2), f"sft-hf report {for_shell(run)}")
 
 
 @click.command(cls=Command)
@@ -79,8 +80,9 @@ def predict(
     """
     from sft_hf.cli.common import wants_json
     from sft_hf.inference import predict_inputs
-    from sft_hf.prediction_files import SUBTITLES, format_of, write_predictions
+    from sft_hf.prediction_files import SUBTITLES, format_of, refuse_to_replace, write_predictions
 
+    refuse_to_replace(inputs, output)
     kind = format_of(output, kind or ("json" if wants_json() and output is None else None))
     settings: dict[str, Any] = {"predict_window": window} if window else {}
     if timestamps or kind in SUBTITLES:
@@ -89,9 +91,11 @@ def predict(
     rows = predict_inputs(run, inputs, batch_size=batch_size, **options, **settings)
     write_predictions(rows, output, kind)
     if output is not None:
-        answer({"output": output}, f"predictions: {output}", f"sft-hf report {run}    or    sft-hf push {run} REPO_ID")
+        typed = for_shell(run)
+        next_step = f"sft-hf report {typed}    or    sft-hf push {typed} REPO_ID"
+        answer({"output": output}, f"predictions: {output}", next_step)
     else:
-        suggest(f"the same on a file: sft-hf predict {run} FILE --output predictions.jsonl")
+        suggest(f"the same on a file: sft-hf predict {for_shell(run)} FILE --output predictions.jsonl")
 
 
 @click.command(cls=Command)
@@ -114,7 +118,7 @@ def report(runs: tuple[str, ...], output: str | None, trust_remote_code: bool) -
     answer(
         {"output": str(path)},
         f"report: {short_path(path)}",
-        f"open it in a browser{'' if len(runs) > 1 else f'    or    sft-hf push {runs[0]} REPO_ID'}",
+        f"open it in a browser{'' if len(runs) > 1 else f'    or    sft-hf push {for_shell(runs[0])} REPO_ID'}",
     )
 
 
