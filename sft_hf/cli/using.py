@@ -48,9 +48,10 @@ def evaluate(run: str, split: str, mixed_precision: str, trust_remote_code: bool
 @click.option("--timestamps", is_flag=True, help="Speech: say when what was said, as `segments`; subtitles imply it.")
 @click.option(
     "--window",
-    type=click.Choice(["full", "auto"]),
+    type=click.Choice(["full", "auto", "buckets"]),
     help="Whisper: hear a recording in the whole 30 s, like a pipeline, or (auto) in the window of training where it "
-    "fits: several times faster, and a word may come out differently. [default: the recipe's, else full]",
+    "fits: several times faster, and a word may come out differently; or (buckets) in the whole seconds that it needs. "
+    "[default: the recipe's, else full]",
 )
 @click.option("--batch-size", type=click.IntRange(min=1), help="Rows per forward pass. [default: the recipe's]")
 @precision_option

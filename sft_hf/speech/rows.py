@@ -129,10 +129,10 @@ class SpeechRows(Sequence[dict[str, Any]]):
         labels: Sequence[list[int]] | None,
         augmentation: Augmentation | None = None,
         seeds: Sequence[tuple[int, int, int]] = (),
-        window: float | None = None,
+        windows: tuple[float, ...] | None = None,
     ) -> None:
-        """`window`: seconds that Whisper is to hear of each row; None: as in training."""
-        self.store, self.seconds, self.labels, self.window = store, seconds, labels, window
+        """`windows`: seconds, in the smallest of which Whisper is to hear a row; None: those of training."""
+        self.store, self.seconds, self.labels, self.windows = store, seconds, labels, windows
         self.augmentation, self.seeds = augmentation, seeds
 
     def __len__(self) -> int:
@@ -148,6 +148,6 @@ class SpeechRows(Sequence[dict[str, Any]]):
             row["features"] = self.store.features(index)
         if self.labels is not None:
             row["labels"] = self.labels[index]
-        if self.window is not None:
-            row["window"] = self.window
+        if self.windows is not None:
+            row["windows"] = self.windows
         return row
