@@ -145,7 +145,7 @@ def test_other_architectures_and_their_pipelines(
         assert saved["pretrained_cfg"]["input_size"] == ([3, 32, 32] if kind == "timm" else [3, 160, 160])
     assert "new weights, to be learned" in heard.text
     names = {path.suffix for path in result.output_dir.rglob("*") if path.is_file()}
-    assert names <= {".json", ".jsonl", ".yaml", ".safetensors"}
+    assert names <= {".json", ".jsonl", ".yaml", ".safetensors", ".md", ".html"}
 
 
 @pytest.mark.parametrize("kind", ["resnet", "timm"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +19,10 @@ from sft_hf.cli.common import (
     short_path,
     suggest,
     trust_option,
+    wants_json,
 )
+
+log = logging.getLogger("sft_hf")
 
 
 @click.command(cls=Command)
@@ -79,7 +83,6 @@ def predict(
     sft-hf predict runs/image photos/ --output labels.txt
     sft-hf predict runs/speech meeting.mp3 --output meeting.srt
     """
-    from sft_hf.cli.common import wants_json
     from sft_hf.inference import predict_inputs
     from sft_hf.prediction_files import SUBTITLES, format_of, refuse_to_replace, write_predictions
 
@@ -91,12 +94,14 @@ def predict(
     options: dict[str, Any] = {"mixed_precision": mixed_precision, "trust_remote_code": trust_remote_code}
     rows = predict_inputs(run, inputs, batch_size=batch_size, **options, **settings)
     write_predictions(rows, output, kind)
-    if output is not None:
-        typed = for_shell(run)
-        next_step = f"sft-hf report {typed}    or    sft-hf push {typed} REPO_ID"
-        answer({"output": output}, f"predictions: {output}", next_step)
+    typed = for_shell(run)
+    if output is None:
+        suggest(f"the same on a file: sft-hf predict {typed} FILE --output predictions.jsonl")
+    elif wants_json():
+        answer({"output": output}, "")
     else:
-        suggest(f"the same on a file: sft-hf predict {for_shell(run)} FILE --output predictions.jsonl")
+        log.info("predictions: %s", output)
+        suggest(f"sft-hf report {typed}    or    sft-hf push {typed} REPO_ID")
 
 
 @click.command(cls=Command)
