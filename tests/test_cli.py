@@ -311,9 +311,20 @@ def test_a_reader_that_stops_reading_is_no_failure():
     command = [sys.executable, "-c", "from sft_hf.cli import main; main()", "schema"]
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, env={**os.environ})
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_run_whose_log_nobody_reads_goes_on(recipe_file, tmp_path):
+    command = [sys.executable, "-c", "from sft_hf.cli import main; main()", "finetune", str(recipe_file)]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([*command, "--output-dir", str(tmp_path / "out")], stdout=writing, stderr=writing)
+    absent = subprocess.run([*command, "train.maxsteps=3"], stdout=writing, stderr=writing)
+    os.close(writing)
+    assert (done.returncode, absent.returncode) == (0, 2)
+    assert (tmp_path / "out" / "metrics.json").exists()
 
 
 def test_the_next_command_can_be_pasted_into_a_shell(recipe_file, tmp_path, capsys):

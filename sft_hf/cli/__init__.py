@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -88,7 +89,8 @@ def run(arguments: list[str] | None = None) -> int:
 def _fail(message: str, code: int, in_json: bool, everywhere: bool = False) -> int:
     message = redaction.redact(message)
     if everywhere or console.is_main_process():
-        click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True, color=console.colours())
+        with suppress(BrokenPipeError):
+            click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True, color=console.colours())
     if in_json and console.is_main_process():
         click.echo(json.dumps({"error": message, "exit_code": code}))
     return code

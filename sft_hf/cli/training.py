@@ -69,10 +69,8 @@ def _summary(result: Any, folder: str) -> list[str]:
     lines = []
     if scores := metrics.get(role):
         low, high = scores[f"{primary}_ci95"]
-        lines.append(
-            f"{role} {primary} {scores[primary]:.4f} (95 % interval {low:.4f} to {high:.4f}, "
-            f"{scores['num_examples']} rows)"
-        )
+        sure = f"95 % interval {low:.4f} to {high:.4f}" if low < high else "too few different rows for an interval"
+        lines.append(f"{role} {primary} {scores[primary]:.4f} ({sure}, {scores['num_examples']} rows)")
     if baseline := metrics.get("baseline"):
         lines.append(f"compared with {baseline['metrics'][primary]:.4f} by {baseline['description']}")
     train = metrics["train"]

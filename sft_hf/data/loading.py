@@ -216,7 +216,8 @@ def _from_folder(section: DataSection, folder: Path, files: Sequence[str], image
         return found
     held = did_you_mean("", listing).removeprefix("Valid: ")
     endings = ", ".join(TABLE_SUFFIXES[:-1])
-    advice = f"; a split is a file named after it ({endings}), or see data.data_files; the folder holds: {held}"
+    beside = ", or a metadata.csv (file_name, transcription)" if files and not images else ""
+    advice = f"; a split is a file named after it ({endings}){beside}, or see data.data_files; the folder holds: {held}"
     chosen, notes = _choose(section, list(groups), str(folder), advice)
     return _read_groups(section, chosen, {name: groups[name] for name in chosen.values()}, notes, files)
 
