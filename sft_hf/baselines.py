@@ -62,8 +62,7 @@ def baseline_metrics(
     else:
         return None
     primary = task.primary_metric
-    value, (low, high) = metrics[primary], metrics[f"{primary}_ci95"]
-    log.info("baseline, %s: %s %s %.4f (95 %% interval %.4f to %.4f)", sentence, split, primary, value, low, high)
+    log.info("baseline, %s: %s %s %.4f", sentence, split, primary, metrics[primary])
     kept = {key: metrics[key] for key in (primary, f"{primary}_ci95")}
     return {"name": name, "description": sentence, "split": split, "metrics": kept}
 

@@ -158,9 +158,13 @@ def _warnings(record: RunRecord) -> list[str]:
     found = _findings(record)
     number = record.scores.get("num_examples")
     if record.scores and isinstance(number, int) and number < FEW_ROWS:
-        found.append(
-            f"{rows(number, f'{record.split} row')} only: the score may be off by as much as its interval is wide."
+        sure = interval(record.scores, record.primary)
+        off = (
+            "the score may be off by as much as its interval is wide"
+            if sure
+            else "too few to tell how sure the score is"
         )
+        found.append(f"{rows(number, f'{record.split} row')} only: {off}.")
     if record.scores and record.split == "validation":
         found.append(
             "There is no test split: the score is on validation rows, on which choices were made, and may flatter."
