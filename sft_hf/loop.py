@@ -15,6 +15,7 @@ from torch import nn
 from sft_hf import console, interruption
 from sft_hf.data.batching import Window
 from sft_hf.errors import Terminated
+from sft_hf.freezing import evaluate_frozen_parts
 from sft_hf.process import on_any_rank
 from sft_hf.recipe import Recipe
 from sft_hf.step import StepResult, train_step
@@ -83,6 +84,8 @@ def train(training: Training, state: TrainState) -> None:
     Terminated when a signal asked for it, after a checkpoint was saved.
     """
     training.model.train()
+    if training.recipe.train.freeze:
+        evaluate_frozen_parts(training.model)
     clock = _Clock(training.recipe.checkpoint.save_minutes)
     with console.bar("training", training.num_steps, initial=state.step) as bar:
         if state.awaiting_evaluation:  # saved by a signal that came during the evaluation

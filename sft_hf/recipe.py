@@ -145,6 +145,19 @@ class TrainSection(Section):
         "auto", description="CPU threads per process; auto: cores divided by local processes."
     )
     logging_steps: PositiveInt = Field(10, description="Write a line to log.jsonl every so many updates.")
+    freeze: list[str] = Field(
+        default_factory=list,
+        description="Parts that are not trained: globs on names of parameters or of the modules that hold them, e.g. "
+        "[bert.embeddings, 'bert.encoder.layer.[0-3]']; backbone: everything but the head.",
+    )
+    prefix_cache: Literal["auto", "off"] = Field(
+        "auto",
+        description="auto: compute what lies below the trained parts once for each row and read it from the disk from "
+        "then on, where the rows are the same in every epoch.",
+    )
+    prefix_cache_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        4.0, description="GB that such results of all runs may take in the cache folder, ~/.cache/sft-hf/prefix."
+    )
 
 
 class OptimSection(Section):
