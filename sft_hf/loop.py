@@ -43,6 +43,7 @@ class TrainState:
     awaiting_evaluation: bool = False  # the evaluation due after this step has not been finished
     stopped_early: bool = False
     halvings: int = 0  # how often memory ran out: see `sft_hf.step`
+    prefix_cached: bool | None = None  # whether the frozen part is served: see `sft_hf.prefix_cache`
     loss: float = math.nan
     seconds: float = 0.0  # in training steps alone: no evaluation, no saving
     interval: dict[str, float] = field(default_factory=dict)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -36,7 +37,7 @@ from sft_hf.step import seed_step
 from sft_hf.tasks.base import Batch, Examples, to_device
 
 if TYPE_CHECKING:
-    from sft_hf.loop import Training
+    from sft_hf.loop import Training, TrainState
 
 log = logging.getLogger("sft_hf")
 
@@ -48,10 +49,11 @@ ABOUT_LABELS = ("id2label", "label2id", "num_labels", "num_classes", "label_name
 """Fields of a config that say nothing of the backbone."""
 
 
-def with_prefix_cache(training: Training) -> Training:
+def with_prefix_cache(training: Training, state: TrainState) -> Training:
     """Return the training with its frozen lower part served from the cache; as it is where that cannot be, or pay.
 
     Only a recipe with `train.freeze` is looked at. Says in one line why the cache is not used. All ranks decide alike.
+    `state` remembers what was decided: a run that went on differently would have other last bits, which is told.
 
     Raises Terminated, on all ranks, when a signal asked one of them to stop.
     """
@@ -61,10 +63,15 @@ def with_prefix_cache(training: Training) -> Training:
     training.model.train()
     evaluate_frozen_parts(training.model)
     try:
-        return _Builder(training).build()
+        served = _Builder(training).build()
     except Declined as reason:
         log.info("the frozen part runs in every epoch (train.prefix_cache): %s", reason)
-        return training
+        served = training
+    used = served is not training
+    if state.prefix_cached not in (None, used):
+        log.warning("the run began with%s the cache: the last bits may differ", "out" if used else "")
+    state.prefix_cached = used
+    return served
 
 
 class _Builder:
@@ -186,8 +193,8 @@ class _Builder:
         whole, cut = self._gradients(lambda: self._losses(batch)), self._gradients(replayed)
         exact = self.accelerator.device.type == "cpu" and self.accelerator.mixed_precision == "no"
         allowed = TOLERANCE if exact else COARSE_TOLERANCE
-        for name, left, right in (("loss", whole[0], cut[0]), ("gradient", whole[1], cut[1])):
-            difference = float((left - right).norm() / left.norm().clamp(min=1e-30))
+        for name, left, right in (("loss", whole[:1], cut[:1]), ("gradient", whole[1:], cut[1:])):
+            difference = _difference(left, right)
             log.debug("prefix cache: the %s differs by %.1e", name, difference)
             if not difference <= allowed:
                 raise Declined(
@@ -195,19 +202,15 @@ class _Builder:
                     "depends on the rows beside it"
                 )
 
-    def _gradients(self, losses: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
-        """The rows' losses, and the gradient of their sum as one vector."""
+    def _gradients(self, losses: Callable[[], Tensor]) -> list[Tensor]:
+        """The rows' losses, and the gradient of their sum for each parameter that has one."""
         seed_step(self.training.recipe.seed, 0, 0)
         self.model.zero_grad(set_to_none=True)
         values = losses()
         values.sum().backward()  # type: ignore[no-untyped-call]
-        found = [
-            (torch.zeros_like(parameter) if parameter.grad is None else parameter.grad).double().flatten()
-            for parameter in self.model.parameters()
-            if parameter.requires_grad
-        ]
+        found = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
         self.model.zero_grad(set_to_none=True)
-        return values.detach().double(), torch.cat(found)
+        return [values.detach(), *found]
 
     # --- computing it --------------------------------------------------------------------------------------------
 
@@ -278,6 +281,14 @@ class _Builder:
         total = process.sum_over_ranks(torch.from_numpy(table).to(self.accelerator.device), self.accelerator)
         rows = total.cpu().numpy()
         return [row.tobytes().hex() for row in rows[:-1]], int(rows[-1, 0])
+
+
+def _difference(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
+    """The norm of all differences to the norm of `left`; infinite where there are not as many tensors."""
+    if len(left) != len(right):
+        return math.inf
+    pairs = [((a - b).double().square().sum(), a.double().square().sum()) for a, b in zip(left, right, strict=True)]
+    return math.sqrt(sum(float(apart) for apart, _ in pairs) / max(sum(float(size) for _, size in pairs), 1e-60))
 
 
 def _flat(rows: Sequence[Sequence[Tensor]]) -> list[Tensor]:

@@ -134,15 +134,18 @@ class Replay:
 
     def _output_of(self, name: str, module: nn.Module, arguments: Any, options: Any) -> Any:
         """Compute the shapes alone, once they have been right for the first batch; else run the module."""
-        output = None if name in self._only_whole else _shapes_only(module, arguments, options)
-        if output is None or name not in self._first:
-            whole = _run_whole(module, arguments, options)
+        if name in self._first and name not in self._only_whole:
+            output = _shapes_only(module, arguments, options)
+            if output is not None:
+                return output
+        whole = _run_whole(module, arguments, options)
+        if name not in self._first:
+            # Autocast, which decides on dtypes, knows nothing of the meta device.
+            self._first[name] = [_hollow(leaf, leaf) for leaf in pytree.tree_leaves(whole)]
+            output = _shapes_only(module, arguments, options)
             if output is None or _shapes(output) != _shapes(whole):
                 self._only_whole.add(name)
-            # Autocast, which decides on dtypes, knows nothing of the meta device.
-            self._first.setdefault(name, [_hollow(leaf, leaf) for leaf in pytree.tree_leaves(whole)])
-            output = whole
-        return output
+        return whole
 
 
 def _signature(leaf: Any) -> Any:

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from sft_hf.data.batching import Window
+from sft_hf.errors import TrainingError
 from sft_hf.prefix_replay import Replay
+from sft_hf.prefix_trace import Declined
 from sft_hf.tasks.base import Batch, Examples
 
 ROW = "prefix_row"  # in features and batches: which row of the training set
@@ -59,5 +61,8 @@ class ServedTask:
         """See `Task.losses`."""
         rows = [self._fetch(row) for row in batch[ROW].tolist()]
         plain = {name: tensor for name, tensor in batch.items() if name != ROW}
-        losses: Tensor = self._replay(lambda: self._task.losses(model, plain), rows)
+        try:
+            losses: Tensor = self._replay(lambda: self._task.losses(model, plain), rows)
+        except Declined as error:
+            raise TrainingError(f"{error}; set train.prefix_cache: off") from error
         return losses

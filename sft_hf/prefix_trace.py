@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -83,14 +84,22 @@ def find_prefix(model: nn.Module, run: Run) -> Prefix:
             raise Declined("nothing below the trained parts is frozen")
         if not any(_computes(model.get_submodule(name)) for name in roles.prefix):
             raise Declined("only embeddings are frozen, and looking them up again costs nothing")
-        cuts, tensors, skippable, mixed = _find_cuts(model, run, roles, dependent)
-        if mixed is None:
+        found = _find_cuts(model, run, roles, dependent)
+        if found.mixed is None:
             break
         # A skip connection around something trained: what holds both is taken as one piece.
-        closed.add(_surrounding(mixed, roles.containers, dependent))
-    if not cuts:
+        closed.add(_surrounding(found.mixed, roles.containers, dependent))
+    if not found.cuts:
         raise Declined("nothing that is trained uses the frozen part")
-    return Prefix(tuple(roles.prefix), (*roles.prefix, *skippable), tuple(roles.containers), tuple(cuts), tensors)
+    opened: set[str] = set()
+    for name in dict.fromkeys(cut.module for cut in found.cuts):  # a head that is given all tokens and takes the first
+        inner_roles = _Roles(model, dependent, closed, opened | {name})
+        inner = _find_cuts(model, run, inner_roles, dependent)
+        if inner.mixed is None and 0 < inner.size < found.size:
+            found, roles = inner, inner_roles
+            opened.add(name)
+    skipped = (*roles.prefix, *found.skippable)
+    return Prefix(tuple(roles.prefix), skipped, tuple(roles.containers), tuple(found.cuts), found.tensors)
 
 
 def is_random(module: nn.Module) -> bool:
@@ -137,13 +146,20 @@ def _marked(value: Any) -> Any:
 class _Roles:
     """Who is who in a model: the prefix, what is around it, what takes its results, and what only computes."""
 
-    def __init__(self, model: nn.Module, dependent: dict[Label, list[bool]], closed: set[str]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        dependent: dict[Label, list[bool]],
+        closed: set[str],
+        opened: AbstractSet[str] = frozenset(),
+    ) -> None:
+        """`closed`: modules that are not looked into; `opened`: those that are, though nothing in them is frozen."""
         self.called = {name for name, _ in dependent}
         waiting = {name for (name, _), flags in dependent.items() if any(flags)}
         self._frozen = {
             name for name, module in model.named_modules() if name in self.called - waiting and _is_frozen(module)
         }
-        self._closed = closed
+        self._closed, self._opened = closed, opened
         self._seen: set[int] = set()
         self.prefix: list[str] = []
         self.containers: list[str] = []
@@ -161,7 +177,7 @@ class _Roles:
         elif around and name not in self._closed:
             self.containers.append(name)
             self._visit_children(name, module)
-        elif name not in self.called:
+        elif name not in self.called or name in self._opened:
             self._visit_children(name, module)
         elif any(True for _ in module.parameters()) or any(map(is_random, module.modules())):
             self.consumers.append(name)
@@ -200,10 +216,15 @@ def _surrounding(name: str, containers: Sequence[str], dependent: dict[Label, li
     return name
 
 
-def _find_cuts(
-    model: nn.Module, run: Run, roles: _Roles, dependent: dict[Label, list[bool]]
-) -> tuple[list[Cut], int, list[str], str | None]:
-    """Return the cuts, the number of tensors, the skippable modules, or the module where frozen and trained mix."""
+class _Found(NamedTuple):
+    cuts: list[Cut]
+    tensors: int
+    size: int  # elements of all tensors
+    skippable: list[str]
+    mixed: str | None  # a module that is given what depends on both frozen and trained parts
+
+
+def _find_cuts(model: nn.Module, run: Run, roles: _Roles, dependent: dict[Label, list[bool]]) -> _Found:
     cuts: list[Cut] = []
     tensors: dict[int, tuple[int, Tensor]] = {}  # kept alive, so that no two have the same id
     calls: Counter[str] = Counter()
@@ -246,7 +267,8 @@ def _find_cuts(
         for parameter in trained:
             parameter.requires_grad_(True)
     skippable = [name for name in roles.neutral if calls[name] and name not in keeps]
-    return cuts, len(tensors), skippable, mixed[0] if mixed else None
+    size = sum(tensor.numel() for _, tensor in tensors.values())
+    return _Found(cuts, len(tensors), size, skippable, mixed[0] if mixed else None)
 
 
 def _changed(change: Callable[[Any], Any], _: nn.Module, __: Any, output: Any) -> Any:

@@ -89,7 +89,7 @@ def finetune(
                 process.on_main_process(accelerator, lambda: folder.start(recipe, overwrite))
             run.trackers.start(in_the_run_folder=True)
             state = run.run_state.restore(other_environment) if resume else TrainState()
-            train(with_prefix_cache(run.training), state)
+            train(with_prefix_cache(run.training, state), state)
             return run.finish(state, started)
         finally:
             run.trackers.finish()

@@ -355,7 +355,7 @@ def test_the_reason_is_one_line_that_says_what_to_set(kinds, kind, changes, word
 def test_runs_that_freeze_nothing_are_left_alone(make_recipe, monkeypatch):
     monkeypatch.setattr(prefix_cache, "_Builder", None)
     run = run_of(make_recipe())
-    assert prefix_cache.with_prefix_cache(run.training) is run.training
+    assert prefix_cache.with_prefix_cache(run.training, loop.TrainState()) is run.training
 
 
 def test_a_backbone_that_looks_at_the_rows_beside_is_not_cached(kinds, monkeypatch, caplog, cache):
@@ -392,11 +392,12 @@ def test_an_architecture_that_fails_in_the_replay_trains_without(kinds, monkeypa
     assert "could not be cut off (KeyError: 'hidden')" in caplog.text
 
 
-def test_a_full_disk_only_costs_the_cache(kinds, monkeypatch, caplog):
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
+def full_disk(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("sft_hf.prefix_store.np.save", full)
+
+def test_a_full_disk_only_costs_the_cache(kinds, monkeypatch, caplog):
+    monkeypatch.setattr("sft_hf.prefix_store.np.save", full_disk)
     caplog.set_level(logging.INFO, "sft_hf")
     result = finetune(kinds["bert_probe"](train__max_steps=1))
     assert "could not be kept" in caplog.text and "No space left" in caplog.text
@@ -424,6 +425,25 @@ def test_a_signal_while_it_computes_keeps_what_is_there(kinds, monkeypatch, capl
     assert "52 of them computed now" in caplog.text
     finetune(kinds["bert_probe"](output_dir=str(tmp_path / "b")))
     assert same(*(weights(tmp_path / name) for name in "ab"))
+
+
+def test_a_run_that_goes_on_without_its_cache_says_so(kinds, monkeypatch, caplog):
+    step = loop.train_step
+
+    def stopped(training, examples, window, state):
+        if state.step == 3:
+            raise Terminated("here")
+        return step(training, examples, window, state)
+
+    recipe = kinds["bert_probe"](checkpoint__save_steps=1, train__max_steps=4)
+    monkeypatch.setattr(loop, "train_step", stopped)
+    with pytest.raises(Terminated):
+        finetune(recipe)
+    monkeypatch.setattr(loop, "train_step", step)
+    monkeypatch.setattr(PrefixStore, "flush", full_disk)
+    monkeypatch.setattr(prefix_cache, "FORMAT", 2)
+    finetune(recipe, resume=True)
+    assert "the run began with the cache: the last bits may differ" in caplog.text
 
 
 # --- the store ---------------------------------------------------------------------------------------------------
