@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from sft_hf import interruption
@@ -22,12 +23,16 @@ def is_main_process() -> bool:
 
 
 class _Console(logging.StreamHandler[Any]):
-    """Writes to the standard error of the moment, above a progress bar if there is one, and never a secret."""
+    """Writes to the standard error of the moment, above a progress bar if there is one, and never a secret.
+
+    A run goes on when whoever read its log (head, a terminal) has gone.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
-        tqdm.write(redact(self.format(record)), file=sys.stderr)
+        with suppress(BrokenPipeError):
+            tqdm.write(redact(self.format(record)), file=sys.stderr)
 
 
 def set_up(quiet: bool = False) -> None:

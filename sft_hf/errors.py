@@ -92,8 +92,13 @@ def did_you_mean(word: str, known: Iterable[str], limit: int = 12) -> str:
     >>> did_you_mean("lable", ["text", "label"])
     'did you mean label? Valid: text, label'
     """
-    names = [str(name) for name in known]
+    names = [_visible(str(name)) for name in known]
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     listed = ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
     valid = f"Valid: {listed}" if names else "There are none"
     return f"did you mean {near[0]}? {valid}" if near else valid
+
+
+def _visible(name: str) -> str:
+    """A name in quotes if a blank at its end could be overlooked."""
+    return name if name == name.strip() and name else repr(name)

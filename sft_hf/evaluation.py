@@ -27,6 +27,7 @@ def predict(
     accelerator: Accelerator,
     *,
     batch_size: int,
+    positions: int | None = None,
     description: str = "evaluating",
     autocast: bool = True,
 ) -> dict[str, Tensor]:
@@ -34,6 +35,7 @@ def predict(
 
     Args:
         batch_size: rows per rank and forward pass.
+        positions: see `plan_evaluation`.
         autocast: compute in the accelerator's mixed precision; False gives the numbers that anyone gets who opens the
             saved model.
 
@@ -42,7 +44,8 @@ def predict(
 
     Raises Terminated, on all ranks, when a signal asked one of them to stop.
     """
-    plan = plan_evaluation(examples.lengths, batch_size=batch_size, world_size=accelerator.num_processes)
+    sizes: dict[str, Any] = {"batch_size": batch_size, "positions": positions}
+    plan = plan_evaluation(examples.lengths, world_size=accelerator.num_processes, **sizes)
     # A rank without rows runs one all the same, marked -1: its outputs give the collective operations their shapes.
     mine = plan[accelerator.process_index]
     rows = np.array([row for batch in mine for row in batch] or [-1], dtype=np.int64)

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
+
 from sft_hf import process
 from sft_hf.bootstrap import CONFIDENCE_SAMPLES
 from sft_hf.errors import DataError, UserError, did_you_mean
@@ -15,6 +17,9 @@ from sft_hf.registry import load_component
 from sft_hf.run_folder import load_run_recipe, open_run
 from sft_hf.run_inputs import load_data
 from sft_hf.tasks.base import Task
+
+CPU_POSITIONS = 2048
+"""Tokens of a forward pass on a CPU: larger ones leave its caches, and take a quarter longer for each token."""
 
 
 def open_trained(
@@ -53,7 +58,7 @@ def evaluate_run(
         model.to(accelerator.device),
         examples,
         accelerator,
-        batch_size=recipe.eval.per_device_eval_batch_size,
+        **_batches(recipe, task, accelerator, None),
         description=f"evaluating {split}",
     )
     return task.score(outputs, examples, CONFIDENCE_SAMPLES)
@@ -84,7 +89,7 @@ def predict_inputs(
             model,
             examples,
             accelerator,
-            batch_size=batch_size or recipe.eval.per_device_eval_batch_size,
+            **_batches(recipe, task, accelerator, batch_size),
             description="predicting",
         )
         for row, decoded in zip(rows, task.decode_inputs(outputs, examples), strict=True):
@@ -92,3 +97,17 @@ def predict_inputs(
             number += 1
     if number == 0:
         raise DataError("there is nothing to predict: the input holds no rows")
+
+
+def _batches(recipe: Recipe, task: Task[Any], accelerator: Accelerator, rows: int | None) -> dict[str, Any]:
+    """How many rows share a forward pass: `rows`, or no more positions than the run's evaluation had in its largest."""
+    size = rows or recipe.eval.per_device_eval_batch_size
+    longest = task.longest_row()
+    if rows or longest is None:
+        return {"batch_size": size}
+    positions = size * longest
+    return {"batch_size": size, "positions": min(positions, CPU_POSITIONS) if _on_cpu(accelerator) else positions}
+
+
+def _on_cpu(accelerator: Accelerator) -> bool:
+    return bool(accelerator.device.type == "cpu")

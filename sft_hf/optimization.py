@@ -40,12 +40,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [group for group in groups if group["params"]]
 
 
-def build_optimizer(model: nn.Module, section: OptimSection) -> torch.optim.Optimizer:
-    """Return the recipe's optimizer over the model's trainable parameters.
-
-    SGD has momentum 0.9 unless `optim.args` says otherwise. Adam, AdamW and SGD use torch's fused step.
-    Raises RecipeError for an unknown name or argument.
-    """
+def check_optimizer(section: OptimSection) -> type[torch.optim.Optimizer]:
+    """Return the class of the recipe's optimizer. Raises RecipeError for an unknown name or argument."""
     classes = optimizer_classes()
     if section.name not in classes:
         raise RecipeError(f"optim.name: no optimizer {section.name!r}; {did_you_mean(section.name, classes, limit=20)}")
@@ -56,6 +52,16 @@ def build_optimizer(model: nn.Module, section: OptimSection) -> torch.optim.Opti
             raise RecipeError(
                 f"optim.args.{key}: {cls.__name__} has no such argument; {did_you_mean(key, allowed, 20)}"
             )
+    return cls
+
+
+def build_optimizer(model: nn.Module, section: OptimSection) -> torch.optim.Optimizer:
+    """Return the recipe's optimizer over the model's trainable parameters.
+
+    SGD has momentum 0.9 unless `optim.args` says otherwise. Adam, AdamW and SGD use torch's fused step.
+    Raises RecipeError for an unknown name or argument.
+    """
+    cls = check_optimizer(section)
     args: dict[str, Any] = {"momentum": 0.9} if section.name == "sgd" else {}
     if section.name in ("adam", "adamw", "sgd"):
         args["fused"] = True

@@ -17,12 +17,29 @@ from sft_hf.filesystem import storage_errors, write_text
 
 FORMATS = ("jsonl", "json", "txt", "srt", "vtt")
 SUBTITLES = ("srt", "vtt")
+_TABLES = ("csv", "tsv", "tab", "parquet", "xlsx")
 
 
 def format_of(output: str | None, wanted: str | None) -> str:
-    """Return the format that is asked for, or that the ending of the output's name says; else JSON lines."""
+    """Return the format that is asked for, or that the ending of the output's name says; else JSON lines.
+
+    Raises UserError for the ending of a table, which would be read as one.
+    """
     ending = Path(output or "").suffix.lower().lstrip(".")
+    if wanted is None and ending in _TABLES:
+        raise UserError(
+            f"--output {output}: no .{ending} is written; end the name in .jsonl, .json or .txt (.srt, .vtt for speech)"
+        )
     return wanted or (ending if ending in FORMATS else "jsonl")
+
+
+def refuse_to_replace(inputs: Iterable[str], output: str | None) -> None:
+    """Raise UserError where the output would take the place of an input."""
+    if output is None or not os.path.exists(output):
+        return
+    for name in inputs:
+        if os.path.exists(name) and os.path.samefile(name, output):
+            raise UserError(f"--output {output}: is the input itself, which would be lost; name another file")
 
 
 def write_predictions(rows: Iterable[dict[str, Any]], output: str | None, kind: str) -> None:
@@ -50,7 +67,8 @@ def _pieces(rows: Iterable[dict[str, Any]], kind: str) -> Iterator[str]:
     elif kind == "txt":
         for row in rows:
             answer = row["prediction"]
-            yield (", ".join(answer) if isinstance(answer, list) else str(answer)) + "\n"
+            text = ", ".join(answer) if isinstance(answer, list) else str(answer)
+            yield " ".join(text.splitlines()) + "\n"  # a label may hold a line break
     else:
         for row in rows:
             yield json.dumps(row, ensure_ascii=False) + "\n"
@@ -88,7 +106,8 @@ def _write_subtitles(rows: Iterable[dict[str, Any]], output: str | None, kind: s
             write_text(Path(output), text)
         return
     if output is None or Path(output).suffix:
-        raise UserError(f"--format {kind}: there are several recordings; name a folder by --output, for one file each")
+        asked = f"--output {output}" if output else f"--format {kind}"
+        raise UserError(f"{asked}: there are several recordings; name a folder by --output, for one file each")
     written: dict[Path, str] = {}
     for row in chain(first, rows):
         recording = next(value for key, value in row.items() if key != "id")  # the input itself stands first

@@ -136,6 +136,8 @@ class _Builder:
         data = self.training.data
         if not isinstance(data, WholeSet):
             raise Declined("data.streaming reads rows as they come")
+        if self.training.recipe.train.torch_compile == "on":
+            raise Declined("a compiled model cannot be cut (train.torch_compile: auto)")
         if data.examples.views is not None:
             raise Declined(
                 "training rows are changed at random (for images, task.augmentation: evaluation turns that off; for "

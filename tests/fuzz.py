@@ -250,7 +250,7 @@ def show(arguments: list[str]) -> tuple[int, str, str]:
     out = io.TextIOWrapper(io.BytesIO(), "utf-8")
     err = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="backslashreplace")
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = run(["show", *arguments])
+        code = run(["show", "--quiet", *arguments])
     out.seek(0)
     err.seek(0)
     return code, out.read(), err.read()

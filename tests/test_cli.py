@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,12 @@ def test_finetune_evaluate_predict_from_the_shell(recipe_file, tmp_path, capsys)
         assert run(["predict", str(folder), "goal match team", "bank", "--output", str(tmp_path / name)]) == 0
     assert json.loads((tmp_path / "p.json").read_text()) == lines
     assert (tmp_path / "p.txt").read_text().splitlines() == [line["prediction"] for line in lines]
+    (tmp_path / "new.csv").write_text("text\ngoal\n")
+    for name, words in (("p.csv", "no .csv is written"), ("new.csv", "is the input itself")):
+        kind = ["--format", "jsonl"] if name == "new.csv" else []
+        assert run(["predict", str(folder), str(tmp_path / "new.csv"), "--output", str(tmp_path / name), *kind]) == 2
+        assert words in capsys.readouterr().err
+    assert (tmp_path / "new.csv").read_text() == "text\ngoal\n" and not (tmp_path / "p.csv").exists()
     assert run(["predict", str(folder), "goal", "--output", str(tmp_path / "p.srt")]) == 2
     assert "text_classification has no timestamps" in capsys.readouterr().err
 
@@ -282,6 +289,8 @@ def test_weights_of_another_architecture_are_refused(recipe_file, tmp_path, chec
         (["predict", "nowhere", "x"], ["nowhere", "no such run folder"]),
         (["evaluate", "."], ["no recipe.yaml"]),
         (["predict"], ["RUN"]),
+        (["finetune", "text", "train.maxsteps=3"], ["command line: train.maxsteps", "did you mean max_steps"]),
+        (["finetune", "text", "report_to=wandb"], ["command line: report_to", "[...]"]),
     ],
 )
 def test_a_slip_of_the_fingers_is_one_line_and_exit_2(arguments, words, capsys, tmp_path, monkeypatch):
@@ -290,6 +299,45 @@ def test_a_slip_of_the_fingers_is_one_line_and_exit_2(arguments, words, capsys, 
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ") and "\n" not in error
     assert all(word in error for word in words), error
+
+
+def test_no_command_at_all_prints_the_help_as_it_is(capsys):
+    assert run([]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("Usage: sft-hf") and any(line.lstrip().startswith("finetune ") for line in lines)
+
+
+def test_a_reader_that_stops_reading_is_no_failure():
+    command = [sys.executable, "-c", "from sft_hf.cli import main; main()", "schema"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_run_whose_log_nobody_reads_goes_on(recipe_file, tmp_path):
+    command = [sys.executable, "-c", "from sft_hf.cli import main; main()", "finetune", str(recipe_file)]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([*command, "--output-dir", str(tmp_path / "out")], stdout=writing, stderr=writing)
+    absent = subprocess.run([*command, "train.maxsteps=3"], stdout=writing, stderr=writing)
+    os.close(writing)
+    assert (done.returncode, absent.returncode) == (0, 2)
+    assert (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_the_next_command_can_be_pasted_into_a_shell(recipe_file, tmp_path, capsys):
+    folder = tmp_path / "a run & more"
+    assert run(["finetune", str(recipe_file), "--output-dir", str(folder)]) == 0
+    next_line = capsys.readouterr().err.splitlines()[-1]
+    assert shlex.split(next_line)[1:5] == ["sft-hf", "predict", str(folder), "INPUT..."]
+
+
+def test_an_unknown_optimizer_is_found_before_the_data_is_read(recipe_file, tmp_path, capsys):
+    arguments = ["optim.name=adm", f"data.name={tmp_path / 'absent'}"]
+    assert run(["finetune", str(recipe_file), *arguments]) == 2
+    assert "did you mean adam" in capsys.readouterr().err
 
 
 def test_a_bug_shows_its_traceback_and_exits_1(recipe_file, monkeypatch, capsys):

@@ -145,7 +145,7 @@ def test_other_architectures_and_their_pipelines(
         assert saved["pretrained_cfg"]["input_size"] == ([3, 32, 32] if kind == "timm" else [3, 160, 160])
     assert "new weights, to be learned" in heard.text
     names = {path.suffix for path in result.output_dir.rglob("*") if path.is_file()}
-    assert names <= {".json", ".jsonl", ".yaml", ".safetensors"}
+    assert names <= {".json", ".jsonl", ".yaml", ".safetensors", ".md", ".html"}
 
 
 @pytest.mark.parametrize("kind", ["resnet", "timm"])
@@ -408,13 +408,14 @@ def test_bad_rows_can_be_skipped_and_are_listed(make_image_recipe, damaged_folde
         finetune(recipe, overwrite=True)
 
 
-def test_a_file_that_vanishes_while_training_is_named(make_image_recipe, tmp_path, write_image_folder):
+def test_a_file_that_vanishes_while_training_is_named(make_image_recipe, tmp_path, write_image_folder, monkeypatch):
+    monkeypatch.setattr("sft_hf.data.image_store.CACHE_BYTES", 0)
     folder = write_image_folder(tmp_path / "set" / "train", 4)
     task, examples = prepared(make_image_recipe(data__name=str(folder.parent)))
     row = examples["train"].features[0]
     from pathlib import Path
 
-    Path(row["image"]).unlink()
+    Path(row["store"].images[row["index"]]).unlink()
     with pytest.raises(DataError, match=rf"set/train row {int(examples['train'].row_ids[0]) + 1}: .*no such file"):
         task.collate([row])
 

@@ -237,17 +237,17 @@ def test_the_frozen_part_does_not_run_after_the_first_pass(make_recipe, monkeypa
 
 
 def test_pictures_are_opened_no_more_once_they_are_in_the_cache(make_image_recipe, monkeypatch):
-    from sft_hf.data import images
+    from sft_hf.data.image_store import ImageStore
 
     opened, step = [], loop.train_step
-    plain = images.open_image
+    plain = ImageStore.open
 
     def train_step(*arguments):
-        monkeypatch.setattr(images, "open_image", lambda *place: opened.append(place) or plain(*place))
+        monkeypatch.setattr(ImageStore, "open", lambda *place: opened.append(place) or plain(*place))
         try:
             return step(*arguments)
         finally:
-            monkeypatch.setattr(images, "open_image", plain)
+            monkeypatch.setattr(ImageStore, "open", plain)
 
     monkeypatch.setattr(loop, "train_step", train_step)
     finetune(make_image_recipe(train__freeze=["backbone"], task__augmentation="evaluation"))

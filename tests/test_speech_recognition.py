@@ -150,6 +150,15 @@ def test_evaluate_and_predict_agree_with_the_run(trained, speech_folder, family)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_answers_do_not_depend_on_the_batch(trained, speech_folder, family):
+    run, inputs = trained(family).output_dir, [str(speech_folder / "test")]
+    alone, *others = (list(predict_inputs(run, inputs, batch_size=size)) for size in (1, 3, 16))
+    for rows in others:
+        assert [row["prediction"] for row in rows] == [row["prediction"] for row in alone]
+        assert [row["confidence"] for row in rows] == pytest.approx([row["confidence"] for row in alone], abs=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_long_recordings_are_cut_joined_and_timed(trained, speech_clip, speech_folder, tmp_path, capsys, family):
     import soundfile
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
+from typing import Any
 
 import click
 
@@ -19,7 +21,19 @@ from sft_hf.errors import SftError, StorageError, UserError
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
-@click.group(context_settings=CONTEXT)
+class _Commands(click.Group):
+    """The commands, whose output may be read by something that stops reading: head, less."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; a reader that has gone is no failure. (click itself would exit with 1.)"""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return None
+
+
+@click.group(cls=_Commands, context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="sft-hf")
 @click.option("--quiet", "-q", is_flag=True, help="Say only warnings and results.")
 def cli(quiet: bool) -> None:
@@ -28,7 +42,7 @@ def cli(quiet: bool) -> None:
     \b
     sft-hf recipes                               what is ready to run
     sft-hf finetune text                         train; the result stands in runs/text
-    sft-hf finetune text data.name=mine.csv      the same on your own file
+    sft-hf finetune text data='{name: mine.csv}' the same on your own file
     sft-hf predict runs/text "some new text"     use it
     sft-hf push runs/text me/my-model            publish it
     """
@@ -56,13 +70,13 @@ def run(arguments: list[str] | None = None) -> int:
         cli.main(args=arguments, prog_name="sft-hf", standalone_mode=False)
     except SftError as error:
         return _fail(" ".join(str(error).split()), error.exit_code, in_json, everywhere=not error.on_every_rank)
+    except click.exceptions.NoArgsIsHelpError as error:  # its message is the whole help
+        click.echo(error.format_message(), err=True)
+        return UserError.exit_code
     except click.ClickException as error:
         return _fail(" ".join(error.format_message().split()), UserError.exit_code, in_json)
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted", 130, in_json)
-    except BrokenPipeError:  # the reader of our output (head, less) has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:
         message = f"{error.filename or 'file system'}: {error.strerror or error}"
         return _fail(message, StorageError.exit_code, in_json, everywhere=True)
@@ -75,7 +89,8 @@ def run(arguments: list[str] | None = None) -> int:
 def _fail(message: str, code: int, in_json: bool, everywhere: bool = False) -> int:
     message = redaction.redact(message)
     if everywhere or console.is_main_process():
-        click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True, color=console.colours())
+        with suppress(BrokenPipeError):
+            click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True, color=console.colours())
     if in_json and console.is_main_process():
         click.echo(json.dumps({"error": message, "exit_code": code}))
     return code

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,7 @@ class RecipeCommand(Command):
         for section in recipe_keys():
             with formatter.indentation():
                 formatter.write_dl([(key, f"{entry.description} [{_default(entry)}]") for key, entry in section])
+        formatter.write("\nThe settings of each task are explained by: sft-hf schema\n")
 
 
 def recipe_keys() -> list[list[tuple[str, Any]]]:
@@ -108,6 +111,11 @@ def suggest(next_step: str) -> None:
     """Name the next useful command, on standard error; nothing with --quiet or --json."""
     if console.is_main_process() and not console.is_quiet() and not wants_json():
         click.echo(f"next:  {next_step}", err=True)
+
+
+def for_shell(word: str) -> str:
+    """Return a word as it is typed in a shell: quoted where it holds a blank or another special character."""
+    return subprocess.list2cmdline([word]) if os.name == "nt" else shlex.quote(word)
 
 
 def short_path(path: str | Path) -> str:

@@ -13,6 +13,7 @@ from sft_hf.cli.common import (
     Command,
     RecipeCommand,
     answer,
+    for_shell,
     output_dir_option,
     read_recipe,
     recipe_arguments,
@@ -52,10 +53,12 @@ def finetune(
 
     result = run_finetune(recipe, resume=resume, overwrite=overwrite, other_environment=other_environment)
     folder = short_path(result.output_dir)
+    typed = for_shell(folder)
+    push = "" if result.hub_url else f"    or sft-hf push {typed} REPO_ID"
     answer(
         {"output_dir": str(result.output_dir), "hub_url": result.hub_url, **result.metrics},
         _summary(result, folder),
-        f"sft-hf predict {folder} INPUT...    or open {folder}/report.html    or sft-hf push {folder} REPO_ID",
+        f"sft-hf predict {typed} INPUT...    or open {folder}/report.html{push}",
     )
 
 
@@ -66,10 +69,8 @@ def _summary(result: Any, folder: str) -> list[str]:
     lines = []
     if scores := metrics.get(role):
         low, high = scores[f"{primary}_ci95"]
-        lines.append(
-            f"{role} {primary} {scores[primary]:.4f} (95 % interval {low:.4f} to {high:.4f}, "
-            f"{scores['num_examples']} rows)"
-        )
+        sure = f"95 % interval {low:.4f} to {high:.4f}" if low < high else "too few different rows for an interval"
+        lines.append(f"{role} {primary} {scores[primary]:.4f} ({sure}, {scores['num_examples']} rows)")
     if baseline := metrics.get("baseline"):
         lines.append(f"compared with {baseline['metrics'][primary]:.4f} by {baseline['description']}")
     train = metrics["train"]
@@ -101,7 +102,7 @@ def check(
     rows (memory, time), saves a checkpoint and reads it back, and counts the free space. Nothing is left behind.
 
     \b
-    sft-hf check text data.name=mine.csv
+    sft-hf check text data='{name: mine.csv, text_column: review, label_column: stars}'
     """
     recipe = read_recipe(name, recipe_name, overrides, output_dir)
     logging.getLogger("sft_hf").setLevel(logging.ERROR)  # the report says it all, and once
@@ -186,7 +187,7 @@ def _title(path: Path) -> str:
 def show(name: str | None, recipe_name: str | None, overrides: tuple[str, ...], output_dir: str | None) -> None:
     """Print a recipe as it would run: defaults filled in, KEY=VALUE applied."""
     recipe = read_recipe(name, recipe_name, overrides, output_dir)
-    given = " ".join(filter(None, (recipe_name, name, *overrides)))
+    given = " ".join(map(for_shell, filter(None, (recipe_name, name, *overrides))))
     answer(recipe.model_dump(mode="json"), recipe.to_yaml().rstrip("\n"), f"sft-hf finetune {given}")
 
 

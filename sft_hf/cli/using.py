@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict
 from typing import Any
 
@@ -12,12 +13,16 @@ from sft_hf.cli.common import (
     Command,
     answer,
     complete_run,
+    for_shell,
     precision_option,
     run_argument,
     short_path,
     suggest,
     trust_option,
+    wants_json,
 )
+
+log = logging.getLogger("sft_hf")
 
 
 @click.command(cls=Command)
@@ -30,7 +35,7 @@ def evaluate(run: str, split: str, mixed_precision: str, trust_remote_code: bool
     from sft_hf.inference import evaluate_run
 
     metrics = evaluate_run(run, split, mixed_precision=mixed_precision, trust_remote_code=trust_remote_code)
-    answer(metrics, json.dumps(metrics, indent=2), f"sft-hf report {run}")
+    answer(metrics, json.dumps(metrics, indent=2), f"sft-hf report {for_shell(run)}")
 
 
 @click.command(cls=Command)
@@ -47,9 +52,10 @@ def evaluate(run: str, split: str, mixed_precision: str, trust_remote_code: bool
 @click.option("--timestamps", is_flag=True, help="Speech: say when what was said, as `segments`; subtitles imply it.")
 @click.option(
     "--window",
-    type=click.Choice(["full", "auto"]),
+    type=click.Choice(["full", "auto", "buckets"]),
     help="Whisper: hear a recording in the whole 30 s, like a pipeline, or (auto) in the window of training where it "
-    "fits: several times faster, and a word may come out differently. [default: the recipe's, else full]",
+    "fits: several times faster, and a word may come out differently; or (buckets) in the whole seconds that it needs. "
+    "[default: the recipe's, else full]",
 )
 @click.option("--batch-size", type=click.IntRange(min=1), help="Rows per forward pass. [default: the recipe's]")
 @precision_option
@@ -77,10 +83,10 @@ def predict(
     sft-hf predict runs/image photos/ --output labels.txt
     sft-hf predict runs/speech meeting.mp3 --output meeting.srt
     """
-    from sft_hf.cli.common import wants_json
     from sft_hf.inference import predict_inputs
-    from sft_hf.prediction_files import SUBTITLES, format_of, write_predictions
+    from sft_hf.prediction_files import SUBTITLES, format_of, refuse_to_replace, write_predictions
 
+    refuse_to_replace(inputs, output)
     kind = format_of(output, kind or ("json" if wants_json() and output is None else None))
     settings: dict[str, Any] = {"predict_window": window} if window else {}
     if timestamps or kind in SUBTITLES:
@@ -88,10 +94,14 @@ def predict(
     options: dict[str, Any] = {"mixed_precision": mixed_precision, "trust_remote_code": trust_remote_code}
     rows = predict_inputs(run, inputs, batch_size=batch_size, **options, **settings)
     write_predictions(rows, output, kind)
-    if output is not None:
-        answer({"output": output}, f"predictions: {output}", f"sft-hf report {run}    or    sft-hf push {run} REPO_ID")
+    typed = for_shell(run)
+    if output is None:
+        suggest(f"the same on a file: sft-hf predict {typed} FILE --output predictions.jsonl")
+    elif wants_json():
+        answer({"output": output}, "")
     else:
-        suggest(f"the same on a file: sft-hf predict {run} FILE --output predictions.jsonl")
+        log.info("predictions: %s", output)
+        suggest(f"sft-hf report {typed}    or    sft-hf push {typed} REPO_ID")
 
 
 @click.command(cls=Command)
@@ -114,7 +124,7 @@ def report(runs: tuple[str, ...], output: str | None, trust_remote_code: bool) -
     answer(
         {"output": str(path)},
         f"report: {short_path(path)}",
-        f"open it in a browser{'' if len(runs) > 1 else f'    or    sft-hf push {runs[0]} REPO_ID'}",
+        f"open it in a browser{'' if len(runs) > 1 else f'    or    sft-hf push {for_shell(runs[0])} REPO_ID'}",
     )
 
 

@@ -89,14 +89,27 @@ def _deal(rows: np.ndarray, batch_size: int, world_size: int) -> Window:
     return Window(tuple(tuple(batches[rank::world_size]) for rank in range(world_size)))
 
 
-def plan_evaluation(lengths: np.ndarray, *, batch_size: int, world_size: int = 1) -> list[list[list[int]]]:
+def plan_evaluation(
+    lengths: np.ndarray, *, batch_size: int, world_size: int = 1, positions: int | None = None
+) -> list[list[list[int]]]:
     """Lay out one pass of evaluation: `plan[rank]` is a list of batches of rows.
 
     Longest rows first, so that running out of memory shows at once; ranks may have different numbers of batches, since
     no row is ever given twice.
+
+    Args:
+        lengths: int array [rows], the cost of each row.
+        batch_size: rows per batch.
+        positions: rows x longest row of a batch instead (or one row): of short rows more than of long ones.
     """
-    order = np.argsort(-np.asarray(lengths), kind="stable")
-    batches = [[int(row) for row in order[start : start + batch_size]] for start in range(0, len(order), batch_size)]
+    lengths = np.asarray(lengths)
+    order = np.argsort(-lengths, kind="stable")
+    batches: list[list[int]] = []
+    start = 0
+    while start < len(order):
+        size = batch_size if positions is None else max(1, positions // max(1, int(lengths[order[start]])))
+        batches.append([int(row) for row in order[start : start + size]])
+        start += size
     return [batches[rank::world_size] for rank in range(world_size)]
 
 

@@ -221,7 +221,13 @@ def _checked(path: Path, rows: Iterable[dict[str, Any]], columns: Sequence[str] 
 def _require(path: Path, columns: Sequence[str] | None, known: Sequence[str]) -> None:
     for column in columns or ():
         if column not in known:
-            raise DataError(f"{path}: no column {column!r}; {did_you_mean(column, known)}")
+            raise DataError(f"{path}: no column {column!r}; {separator_hint(known) or did_you_mean(column, known)}")
+
+
+def separator_hint(columns: Sequence[str]) -> str:
+    """Return what to do about a table whose only column is a whole row of another separator's fields, else ""."""
+    held = [character for character in ";\t|," if len(columns) == 1 and character in columns[0]]
+    return f"if {held[0]!r} separates its fields, set data.delimiter: {json.dumps(held[0])}" if held else ""
 
 
 def _batched(rows: Iterable[dict[str, Any]], columns: Sequence[str] | None, batch_size: int) -> Iterator[Batch]:
@@ -309,6 +315,8 @@ def _csv_rows(
         if not fields or (len(fields) == 1 < len(header) and not fields[0].strip()):
             continue  # a blank line
         if len(fields) != len(header):
+            if hint := separator_hint(header):
+                raise DataError(f"{path}: has one column ({_one_line(header[0])}); {hint}")
             held = _DELIMITER_NAMES.get(delimiter, repr(delimiter))
             raise DataError(
                 f"{path}: line {start} has {len(fields)} field{'s' * (len(fields) != 1)}, the header has {len(header)} "

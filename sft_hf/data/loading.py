@@ -17,7 +17,7 @@ import pyarrow as pa
 from datasets import Dataset, IterableDataset
 
 from sft_hf.data import media
-from sft_hf.data.files import TABLE_SUFFIXES, iter_rows, read_table, table_features, table_stem
+from sft_hf.data.files import TABLE_SUFFIXES, iter_rows, read_table, separator_hint, table_features, table_stem
 from sft_hf.errors import DataError, SftError, StorageError, did_you_mean
 from sft_hf.filesystem import STORAGE_ERRNOS
 
@@ -96,7 +96,9 @@ def require_columns(dataset: Data, columns: Mapping[str, str], where: str) -> No
     known = [name for name in known if name != ROW_ID]
     for key, column in columns.items():
         if column not in known:
-            raise DataError(f"{where}: no column {column!r} ({key}); {did_you_mean(column, known)}")
+            raise DataError(
+                f"{where}: no column {column!r} ({key}); {separator_hint(known) or did_you_mean(column, known)}"
+            )
 
 
 def _number(dataset: Dataset, where: str) -> Dataset:
@@ -214,7 +216,8 @@ def _from_folder(section: DataSection, folder: Path, files: Sequence[str], image
         return found
     held = did_you_mean("", listing).removeprefix("Valid: ")
     endings = ", ".join(TABLE_SUFFIXES[:-1])
-    advice = f"; a split is a file named after it ({endings}), or see data.data_files; the folder holds: {held}"
+    beside = ", or a metadata.csv (file_name, transcription)" if files and not images else ""
+    advice = f"; a split is a file named after it ({endings}){beside}, or see data.data_files; the folder holds: {held}"
     chosen, notes = _choose(section, list(groups), str(folder), advice)
     return _read_groups(section, chosen, {name: groups[name] for name in chosen.values()}, notes, files)
 

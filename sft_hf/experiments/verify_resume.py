@@ -25,6 +25,8 @@ from sft_hf.recipe import Recipe, validate_recipe
 
 log = logging.getLogger("sft_hf")
 
+CARD = "README.md"  # made of metrics.json, times and all
+
 # Of metrics.json: what the clock, the memory and the machine's name say is not the run's doing.
 VOLATILE = ("runtime_seconds", "total_seconds", "examples_per_second", "peak_memory_bytes")
 
@@ -177,7 +179,7 @@ def _contents(folder: Path) -> dict[str, Any]:
     model = {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted((folder / "model").rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != CARD
     }
     predictions = hashlib.sha256((folder / "predictions.jsonl").read_bytes()).hexdigest()
     return {**model, "predictions.jsonl": predictions, "metrics.json": metrics, "log.jsonl": log_lines}

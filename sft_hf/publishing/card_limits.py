@@ -18,7 +18,7 @@ LONGEST_FINDING = 500  # letters
 _ROWS = re.compile(r": rows \d.*", re.DOTALL)
 _CUT = "and were cut"
 _HELD_OUT = "(held out for validation)"  # the rows of train say it already
-_WINDOW = re.compile(r"Whisper's window: ([\d.]+) of ([\d.]+) s")
+_WINDOW = re.compile(r"Whisper's window: (?:.* )?([\d.]+) of ([\d.]+) s")
 _WINDOW_ADVICE = (
     " The scores are of this window; a pipeline hears the whole one, where words may differ, and that was not measured."
 )

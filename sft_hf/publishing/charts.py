@@ -168,7 +168,7 @@ def _y_range(values: Sequence[float], from_zero: bool) -> tuple[float, float]:
     if from_zero and low >= 0:
         return 0.0, high * 1.05 or 1.0
     margin = (high - low) * 0.1 or abs(high) * 0.1 or 1.0
-    return low - margin, high + margin
+    return low - margin if low < 0 else max(low - margin, 0.0), high + margin
 
 
 def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:

@@ -116,6 +116,8 @@ def push(
         is_private = bool(target.api.repo_info(target.repo_id).private)
         if access.exists and private and not is_private:
             log.info("%s is there already, and public: everybody sees what is pushed", target.repo_id)
+        elif access.exists and not private and is_private:
+            log.warning("%s is there already, and private: it stays so; the Hub's settings can change that", repo_id)
         commit, changed = target.update(files, tag, message)
     page = f"{target.api.endpoint}/{target.repo_id}" + ("" if branch == "main" else f"/tree/{branch}")
     return PushResult(target.repo_id, page, commit, tuple(files), changed, is_private)

@@ -110,7 +110,8 @@ def _elsewhere(name: str, local: str) -> str:
 def _making(record: RunRecord) -> list[str]:
     train, environment = record.metrics.get("train", {}), record.metrics.get("environment", {})
     recipe = public_recipe(record.recipe)
-    epochs = "of a stream" if train.get("num_epochs") is None else f"({decimal(train['num_epochs'])} epochs)"
+    passes = train.get("num_epochs")
+    epochs = "of a stream" if passes is None else f"({decimal(passes)} epoch{'s' * (passes != 1)})"
     best = f", weights of step {train['best_step']}" if train.get("best_step") else ""
     spent = f"{duration(train.get('runtime_seconds'))} of training, {duration(train.get('total_seconds'))} in all"
     facts = [

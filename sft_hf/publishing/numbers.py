@@ -61,12 +61,15 @@ def finite(value: Any) -> float | None:
 
 
 def interval(scores: dict[str, Any], metric: str) -> tuple[float, float] | None:
-    """Return the 95 % interval of a metric, None where there is none."""
+    """Return the 95 % interval of a metric, None where there is none.
+
+    One without width is none: rows that all score the same (two clips without an error) do not tell how others vary.
+    """
     pair = scores.get(f"{metric}_ci95")
     if not isinstance(pair, Sequence) or len(pair) != 2:
         return None
     low, high = finite(pair[0]), finite(pair[1])
-    return None if low is None or high is None else (low, high)
+    return None if low is None or high is None or low == high else (low, high)
 
 
 def percent(value: Any) -> str:

@@ -129,11 +129,14 @@ class SpeechRows(Sequence[dict[str, Any]]):
         labels: Sequence[list[int]] | None,
         augmentation: Augmentation | None = None,
         seeds: Sequence[tuple[int, int, int]] = (),
-        window: float | None = None,
+        windows: tuple[float, ...] | None = None,
         blank: bool = False,
     ) -> None:
-        """`window`: seconds that Whisper is to hear of each row; None: as in training. `blank`: zeros for features."""
-        self.store, self.seconds, self.labels, self.window = store, seconds, labels, window
+        """`windows`: seconds, in the smallest of which Whisper is to hear a row; None: those of training.
+
+        `blank`: zeros for features.
+        """
+        self.store, self.seconds, self.labels, self.windows = store, seconds, labels, windows
         self.augmentation, self.seeds, self.blank = augmentation, seeds, blank
         self._shapes: dict[int, tuple[int, ...]] = {}
 
@@ -150,8 +153,8 @@ class SpeechRows(Sequence[dict[str, Any]]):
             row["features"] = self._zeros(index) if self.blank else self.store.features(index)
         if self.labels is not None:
             row["labels"] = self.labels[index]
-        if self.window is not None:
-            row["window"] = self.window
+        if self.windows is not None:
+            row["windows"] = self.windows
         return row
 
     def _zeros(self, index: int) -> np.ndarray:

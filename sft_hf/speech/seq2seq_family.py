@@ -18,7 +18,16 @@ from sft_hf.errors import RecipeError, did_you_mean
 from sft_hf.models.loading import load_pretrained, open_checkpoint, quiet_transformers
 from sft_hf.speech.family import Family, mask_of, pad_rows, seed_numpy, unwrapped
 from sft_hf.speech.transcripts import Word, spread_words
-from sft_hf.speech.whisper_window import FRAMES_PER_POSITION, fit_to_window, log_mel, whisper_window, window_seconds
+from sft_hf.speech.whisper_window import (
+    FRAMES_PER_POSITION,
+    fit_to_window,
+    log_mel,
+    order_of,
+    split_by_frames,
+    whisper_window,
+    window_buckets,
+    window_seconds,
+)
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -44,7 +53,8 @@ class Seq2SeqFamily(Family):
         if self.is_whisper:
             self._use_language(source)
         self.end = int(_first(config.eos_token_id) or self.tokenizer.eos_token_id)
-        self.window = float(settings.window) if isinstance(settings.window, (int, float)) else self.max_seconds
+        window = float(settings.window) if isinstance(settings.window, (int, float)) else self.max_seconds
+        self.windows: tuple[float, ...] = (window,)
         self.max_new_tokens = self._most_tokens
         self.labels_seen: set[int] = set()
 
@@ -82,20 +92,25 @@ class Seq2SeqFamily(Family):
         """Nothing: the tokenizer is the checkpoint's."""
 
     def learn_lengths(self, seconds: np.ndarray, labels: Sequence[list[int]]) -> list[str]:
-        """Choose Whisper's window, and how many tokens may be written: half as many again as the longest transcript."""
+        """Choose Whisper's windows, and how many tokens it may write: half as many again as the longest transcript."""
         longest = max(map(len, labels))
         self.max_new_tokens = min(longest + longest // 2 + 8, self._most_tokens)
         self.labels_seen = {token for row in labels for token in row}
-        if not self.is_whisper or self.settings.window != "auto":
+        if not self.is_whisper or self.settings.window not in ("auto", "buckets"):
             return []
         heard = float(seconds.max()) / min(self.settings.speed_factors)
-        self.window = window_seconds(heard, self.max_seconds)
-        return [f"Whisper's window: {self.window:g} of {self.max_seconds:g} s (the longest clip has {heard:.1f} s)"]
+        self.windows = (window_seconds(heard, self.max_seconds),)
+        if self.settings.window == "buckets":
+            played = np.concatenate([seconds / speed for speed in self.settings.speed_factors])
+            self.windows = window_buckets(played, self.max_seconds)
+        windows = " or ".join(f"{window:g}" for window in self.windows)
+        return [f"Whisper's window: {windows} of {self.max_seconds:g} s (the longest clip has {heard:.1f} s)"]
 
     def recall(self, config: Any) -> None:
         """See `Family.recall`: lengths."""
         self.max_new_tokens = int(getattr(config, "transcript_max_new_tokens", self.max_new_tokens))
-        self.window = float(getattr(config, "audio_window_seconds", self.window))
+        longest = float(getattr(config, "audio_window_seconds", self.windows[-1]))
+        self.windows = tuple(getattr(config, "audio_window_buckets", None) or (longest,))
 
     def encode(self, text: str) -> list[int]:
         """See `Family.encode`. Whisper begins every transcript with a space, as its pretraining had it."""
@@ -112,17 +127,21 @@ class Seq2SeqFamily(Family):
         return log_mel(self.extractor, samples) if self.is_whisper else super().extract(samples)
 
     def collate(self, rows: Sequence[dict[str, Any]]) -> Batch:
-        """Features and their `attention_mask`, `seconds`, and with labels `decoder_input_ids` and `labels`."""
+        """Features and their `attention_mask`, `seconds`, and with labels `decoder_input_ids` and `labels`.
+
+        `frames` [rows] are those of each row's own window, where they differ: the features are as wide as the widest.
+        """
         seconds = [row["seconds"] for row in rows]
         features = [row["features"] for row in rows]
         batch: Batch = {"seconds": torch.tensor(seconds, dtype=torch.float32)}
         if self.is_whisper:
-            # A clip longer than any of the train split gets the whole seconds that it needs.
-            window = max(rows[0].get("window", self.window), window_seconds(max(seconds), self.max_seconds))
-            frames = self._frames(window)
-            batch["input_features"] = torch.from_numpy(np.stack([fit_to_window(mel, frames) for mel in features]))
-            real = [min(frames, math.ceil(value * self.rate / self.extractor.hop_length)) for value in seconds]
-            batch["attention_mask"] = mask_of(real, frames)
+            frames = [self._frames(self._window_of(row)) for row in rows]
+            widest = max(frames)
+            batch["input_features"] = torch.from_numpy(np.stack([fit_to_window(mel, widest) for mel in features]))
+            heard = [math.ceil(value * self.rate / self.extractor.hop_length) for value in seconds]
+            batch["attention_mask"] = mask_of([min(pair) for pair in zip(frames, heard, strict=True)], widest)
+            if len(set(frames)) > 1:
+                batch["frames"] = torch.tensor(frames)
         else:
             lengths = [len(array) for array in features]
             name = self.extractor.model_input_names[0]
@@ -131,6 +150,11 @@ class Seq2SeqFamily(Family):
         if "labels" in rows[0]:
             batch |= self._decoder_batch([row["labels"] for row in rows])
         return batch
+
+    def _window_of(self, row: dict[str, Any]) -> float:
+        """The smallest window that the row fits into; of a clip longer than any in training, the next whole second."""
+        needed = window_seconds(row["seconds"], self.max_seconds)
+        return min((window for window in row.get("windows", self.windows) if window >= needed), default=needed)
 
     def _frames(self, window: float) -> int:
         """Frames of the spectrogram in a window, as many as the encoder has positions for at most."""
@@ -172,6 +196,11 @@ class Seq2SeqFamily(Family):
         """See `Family.losses`: cross-entropy of each token given the ones before it."""
         if model.training:
             seed_numpy()
+        parts = split_by_frames(batch)
+        losses = [self._part_losses(model, part) for _, part in parts]
+        return losses[0] if len(parts) == 1 else torch.cat(losses)[order_of(parts)]
+
+    def _part_losses(self, model: nn.Module, batch: Batch) -> Tensor:
         with self._window(model, batch):
             inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", "seconds")}
             logits = model(**inputs, use_cache=False).logits
@@ -187,6 +216,18 @@ class Seq2SeqFamily(Family):
 
     def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """See `Family.predict`; `tokens` of the text alone, or with timestamps before and after each segment."""
+        parts = split_by_frames(batch)
+        found = [self._predict_part(model, part) for _, part in parts]
+        if len(parts) == 1:
+            return found[0]
+        width = max(outputs["tokens"].shape[1] for outputs in found)
+        for outputs in found:
+            missing = width - outputs["tokens"].shape[1]
+            outputs["tokens"] = functional.pad(outputs["tokens"], (0, missing), value=IGNORED)
+        order = order_of(parts)
+        return {name: torch.cat([outputs[name] for outputs in found])[order] for name in found[0]}
+
+    def _predict_part(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         inner = unwrapped(model)
         name = self.extractor.model_input_names[0]
         mask = {} if self.is_whisper else {"attention_mask": batch["attention_mask"]}
@@ -204,7 +245,9 @@ class Seq2SeqFamily(Family):
                 texts = [self._said(row) for row in sequences[:, len(self.prompt) :].tolist()]
                 tokens = texts
             outputs = {
-                "tokens": pad_rows([np.asarray(row, dtype=np.int64) for row in tokens], _width(tokens), -100, np.int64),
+                "tokens": pad_rows(
+                    [np.asarray(row, dtype=np.int64) for row in tokens], _width(tokens), IGNORED, np.int64
+                ),
                 "confidence": self._score(inner, known, texts, batch[name].device),
                 "seconds": batch["seconds"],
             }
@@ -214,7 +257,7 @@ class Seq2SeqFamily(Family):
 
     def _limit(self, batch: Batch) -> int:
         """How many tokens may be written: more than training's in a window longer than training's."""
-        if self.is_whisper and batch["input_features"].shape[-1] > self._frames(self.window):
+        if self.is_whisper and batch["input_features"].shape[-1] > self._frames(self.windows[-1]):
             return self._most_tokens
         return self.max_new_tokens
 
@@ -283,7 +326,9 @@ class Seq2SeqFamily(Family):
         """See `Family.save`; the config remembers what was learned about lengths."""
         model.config.transcript_max_new_tokens = self.max_new_tokens
         if self.is_whisper:
-            model.config.audio_window_seconds = self.window
+            model.config.audio_window_seconds = self.windows[-1]
+            if len(self.windows) > 1 or hasattr(model.config, "audio_window_buckets"):  # of an earlier training
+                model.config.audio_window_buckets = list(self.windows)
         super().save(model, folder)
 
 

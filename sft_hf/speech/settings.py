@@ -23,13 +23,16 @@ class SpeechRecognitionSettings(TaskSettings):
     max_seconds: PositiveFloat = Field(
         30.0, description="The longest recording to train on or score; longer ones are bad rows (data.on_bad_row)."
     )
-    window: Literal["auto", "full"] | PositiveFloat = Field(
-        "auto", description="Seconds that Whisper's encoder hears; auto: the longest training clip's; full: its 30."
+    window: Literal["auto", "buckets", "full"] | PositiveFloat = Field(
+        "auto",
+        description="Seconds that Whisper's encoder hears; auto: the longest training clip's; buckets: the smallest "
+        "that a clip fits into, of three windows chosen for the training clips; full: its 30.",
     )
-    predict_window: Literal["full", "auto"] = Field(
+    predict_window: Literal["full", "auto", "buckets"] = Field(
         "full",
         description="Predict in Whisper's whole window, as a pipeline does; or (auto) in training's where a recording "
-        "fits into it: several times faster, and a word may come out differently.",
+        "fits into it: several times faster, and a word may come out differently; or (buckets) in the whole seconds "
+        "that each recording needs, shorter perhaps than any in training.",
     )
     timestamps: bool = Field(False, description="Predict with times: segments that subtitles are made of.")
     chunk_seconds: PositiveFloat | None = Field(

@@ -4,6 +4,9 @@ The encoder adds a table of 1500 position vectors, one for every 20 ms, and atte
 three seconds, nine tenths of that work go into silence. Here only the first `k` positions are used while the model runs
 on `2 k` frames of spectrogram. The table itself is never touched, so that the model that is saved is whole, and
 takes 30 seconds again.
+
+One window for all clips, or a few (`window_buckets`), each clip in the smallest that it fits into. A clip's window is a
+function of the clip alone, never of the batch it is in: so is all that the model says of it.
 """
 
 from __future__ import annotations
@@ -11,16 +14,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+if TYPE_CHECKING:
+    from sft_hf.tasks.base import Batch
 
 MIN_SECONDS = 2.0
 """The floor of a window: fine-tuned to less, Whisper would hardly hear a pause again."""
 
 FRAMES_PER_POSITION = 2  # the second convolution has stride 2
+
+BUCKETS = 3
+"""The most windows of `window_buckets`: more would save little padding, and cut batches into smaller forward passes."""
 
 
 @contextmanager
@@ -55,6 +66,26 @@ def window_seconds(longest: float, limit: float) -> float:
     return min(max(float(math.ceil(longest)), MIN_SECONDS), limit)
 
 
+def window_buckets(seconds: np.ndarray, limit: float) -> tuple[float, ...]:
+    """Return at most `BUCKETS` windows in ascending order, such that clips of these lengths are padded least in all.
+
+    Each is a window that `window_seconds` gives for some clip, the last the longest clip's.
+    """
+    needed, clips = np.unique([window_seconds(float(value), limit) for value in seconds], return_counts=True)
+    *shorter, longest = needed.tolist()
+
+    def heard(windows: tuple[float, ...]) -> float:
+        return float(clips @ np.asarray(windows)[np.searchsorted(windows, needed)])
+
+    chosen = combinations(shorter, min(BUCKETS - 1, len(shorter)))
+    return min(((*windows, longest) for windows in chosen), key=heard)
+
+
+def whole_seconds(limit: float) -> tuple[float, ...]:
+    """Return every window that `window_seconds` may give."""
+    return tuple(sorted({window_seconds(float(second), limit) for second in range(1, math.ceil(limit) + 1)}))
+
+
 def log_mel(extractor: Any, samples: np.ndarray) -> np.ndarray:
     """Return Whisper's log-mel spectrogram of a clip, float32 [mel bins, frames], ending with a frame of silence.
 
@@ -75,3 +106,27 @@ def fit_to_window(mel: np.ndarray, frames: int) -> np.ndarray:
     if missing <= 0:
         return mel[:, :frames]
     return np.concatenate([mel, np.repeat(mel[:, -1:], missing, axis=1)], axis=1)
+
+
+def split_by_frames(batch: Batch) -> list[tuple[Tensor, Batch]]:
+    """Return the batch in parts with one window each, and the rows of each part, int64.
+
+    Each part is a forward pass of its own. Whisper's encoder knows no mask, so that rows of one pass have one window;
+    were it the longest row's, a row's loss would depend on the rows beside it, and the gradient on how a step is cut
+    into batches. The plan sorts by length: few batches have more than one part.
+    """
+    if "frames" not in batch:
+        return [(torch.arange(len(batch["seconds"])), batch)]
+    parts = []
+    for frames in batch["frames"].unique().tolist():
+        rows = (batch["frames"] == frames).nonzero()[:, 0]
+        part = {name: tensor[rows] for name, tensor in batch.items() if name != "frames"}
+        for name in ("input_features", "attention_mask"):
+            part[name] = part[name][..., :frames].contiguous()
+        parts.append((rows, part))
+    return parts
+
+
+def order_of(parts: list[tuple[Tensor, Batch]]) -> Tensor:
+    """Return where each row of a batch stands in its parts, one behind the other; int64 [rows]."""
+    return torch.argsort(torch.cat([rows for rows, _ in parts]))

@@ -166,6 +166,10 @@ class Task(ABC, Generic[SettingsT]):
         """Rows of each label, in label order; None for a task without labels."""
         return None
 
+    def longest_row(self) -> int | None:
+        """The most that a row may cost, if the cost of a batch is its rows x its longest row; None if it is not."""
+        return None
+
     def measured_lengths(self, examples: Examples) -> tuple[str, np.ndarray] | None:
         """How long the rows are, and in which unit; None where rows have no length."""
         return None

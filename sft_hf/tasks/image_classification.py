@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
 
+    from sft_hf.data.image_store import ImageStore
     from sft_hf.data.image_views import ImageViews
     from sft_hf.recipe import Recipe
     from sft_hf.sources import Source
@@ -65,25 +66,24 @@ class ImageClassificationSettings(TaskSettings):
 
 
 class ImageRows(Sequence[dict[str, Any]]):
-    """Rows that name their images; `Task.collate` opens them, so that no more than a batch is in memory."""
+    """Rows that say where their images are; `Task.collate` opens them, a batch at a time."""
 
     def __init__(
         self,
-        images: Sequence[Any],
-        places: Sequence[str],
+        store: ImageStore,
         labels: Sequence[Any] | None,
         view: str = "eval",
         seeds: Sequence[tuple[int, ...]] | None = None,
     ) -> None:
-        self.images, self.places, self.labels, self.view, self.seeds = images, places, labels, view, seeds
+        self.store, self.labels, self.view, self.seeds = store, labels, view, seeds
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.store)
 
     def __getitem__(self, index: Any) -> dict[str, Any]:  # type: ignore[override]
         row: dict[str, Any] = {"view": self.view}
         if self.view != "blank":
-            row |= {"image": self.images[index], "place": self.places[index]}
+            row |= {"store": self.store, "index": int(index)}
         if self.seeds is not None:
             row["seed"] = self.seeds[index]
         if self.labels is not None:
@@ -105,6 +105,9 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
             import torchvision  # noqa: F401
         except ImportError as error:
             raise UserError(f"images need {error.name}: pip install 'sft-hf[image]'") from None
+        from sft_hf.data.image_store import ImageBudget
+
+        self.budget = ImageBudget()
 
     def columns(self) -> dict[str, str]:
         """See `Task.columns`."""
@@ -189,16 +192,15 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
     def prepare(self, split: Dataset, where: str) -> Examples:
         """See `Task.prepare`. Every image is opened once, so that a bad one is found before training."""
         data = self.recipe.data
-        split, notes = self._without_bad_rows(split, where)
+        split, store, notes = self._without_bad_rows(split, where)
         labels = encode_labels(split, data.label_column, self.label_map, where, self.multi_label)
         row_ids = np.asarray(split["row_id"], dtype=np.int64)
-        images, places = _images(split, data.image_column), _places(where, row_ids)
 
         def views(name: str, epoch: int) -> ImageRows:
             seeds = [(self.recipe.seed, epoch, int(row_id)) for row_id in row_ids]
-            return ImageRows(images, places, labels, name, seeds)
+            return ImageRows(store, labels, name, seeds)
 
-        rows, blank = ImageRows(images, places, labels), ImageRows(images, places, labels, "blank")
+        rows, blank = ImageRows(store, labels), ImageRows(store, labels, "blank")
         same = self.settings.augmentation == "evaluation"
         lengths = np.ones(len(rows), dtype=np.int64)
         return Examples(rows, lengths, row_ids, labels, notes, None if same else views, blank)
@@ -213,33 +215,37 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
             for index in indices
         ]
 
-    def _without_bad_rows(self, split: Dataset, where: str) -> tuple[Dataset, list[str]]:
-        from sft_hf.data.images import map_ahead, open_image
+    def _without_bad_rows(self, split: Dataset, where: str) -> tuple[Dataset, ImageStore, list[str]]:
+        from sft_hf.data.image_store import ImageStore
+        from sft_hf.data.images import map_ahead
 
         column, skip = self.recipe.data.image_column, self.recipe.data.on_bad_row == "skip"
+        store = ImageStore(_images(split, column), _places(where, split["row_id"]), self.budget.share())
 
-        def problem(row: tuple[Any, str]) -> str | None:
+        def problem(index: int) -> str | None:
             try:
-                open_image(*row)
+                store.open(index)
             except DataError as error:
                 return str(error)
             return None
 
-        rows = zip(_images(split, column), _places(where, split["row_id"]), strict=True)
         bad: dict[int, str] = {}
-        found = map_ahead(problem, rows, torch.get_num_threads())
+        found = map_ahead(problem, range(len(split)), torch.get_num_threads())
         for index, message in enumerate(progress(found, f"checking {where}", len(split))):
             if message is None:
                 continue
             if not skip:
                 raise DataError(f"{message} (data.on_bad_row: skip leaves such rows out)")
             bad[index] = message
-        if not bad:
-            return split, []
-        if len(bad) == len(split):
+        if bad and len(bad) == len(split):
             raise DataError(f"{where}: none of its images can be opened; the first: {bad[0]}")
-        kept = split.select([index for index in range(len(split)) if index not in bad])
-        return kept, skipped_rows(where, list(bad.values()), len(split))
+        notes = skipped_rows(where, list(bad.values()), len(split))
+        if bad:
+            good = [index for index in range(len(split)) if index not in bad]
+            split = split.select(good)
+            store = store.only(good, _images(split, column))
+        self.budget.count(store)
+        return split, store, notes
 
     def collate(self, features: list[dict[str, Any]]) -> Batch:
         """Open the images, a few ahead in threads, and stack their views: `pixel_values` float32 [rows, 3, h, w]."""
@@ -250,10 +256,10 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         return batch
 
     def _pixels(self, features: list[dict[str, Any]]) -> Tensor:
-        from sft_hf.data.images import map_ahead, open_image
+        from sft_hf.data.images import map_ahead
 
         images = map_ahead(
-            lambda row: open_image(row["image"], row["place"]), features, min(torch.get_num_threads(), len(features))
+            lambda row: row["store"].open(row["index"]), features, min(torch.get_num_threads(), len(features))
         )
         views = [
             self.views(image, row["view"], row.get("seed", ())) for image, row in zip(images, features, strict=True)
@@ -299,8 +305,10 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
 
     def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:
         """See `Task.prepare_inputs`."""
-        images = ImageRows([row[self.recipe.data.image_column] for row in rows], [""] * len(rows), None)
-        return Examples(images, np.ones(len(rows), dtype=np.int64), np.arange(len(rows)), [])
+        from sft_hf.data.image_store import ImageStore
+
+        store = ImageStore([row[self.recipe.data.image_column] for row in rows], [""] * len(rows))
+        return Examples(ImageRows(store, None), np.ones(len(rows), dtype=np.int64), np.arange(len(rows)), [])
 
 
 class _Column(Sequence[Any]):

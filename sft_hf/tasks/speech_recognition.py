@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 FRAMES_PER_SECOND = 100
 SHOWN_SECONDS, SHOWN_RATE = 30.0, 16_000  # of a recording on a page
-PREDICT_CHUNK = 64  # recordings that are answered together
+PREDICT_CHUNK = 256  # recordings that are answered together
 STREAM_SAMPLE = 1000  # rows of a stream that say which letter case the transcripts have
 OVERLAP = 1 / 6  # of a part of a long recording, with the part before
 CTC_CHUNK_SECONDS = 20.0
@@ -316,18 +316,13 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
 
     def read_inputs(self, inputs: Sequence[str]) -> Iterable[list[dict[str, Any]]]:
         """Recordings, folders of them, and tables with the column of recordings, paths relative to the table."""
-        from sft_hf.speech.audio import audio_info, find_audio
+        from sft_hf.speech.audio import find_audio
 
         column = self.recipe.data.audio_column
         chunk: list[dict[str, Any]] = []
         for path in input_paths(inputs, self.recipe.data, column, find_audio):
-            # One that is too long for training's window stands alone: it is heard in another than the rest.
-            alone = self.settings.predict_window == "auto" and audio_info(path).seconds > self._short_window()
-            if chunk and (alone or len(chunk) == PREDICT_CHUNK):
-                yield chunk
-                chunk = []
             chunk.append({column: path})
-            if alone:
+            if len(chunk) == PREDICT_CHUNK:
                 yield chunk
                 chunk = []
         if chunk:
@@ -349,9 +344,16 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
                 parts.append(Part(number, start, end))
         seconds = np.array([part.end - part.start for part in parts])
         store = ClipStore(clips, self.family.rate, self.family.extract, budget=0)
-        short = self.settings.predict_window == "auto" and seconds.max() <= self._short_window()
-        speech = SpeechRows(store, seconds, None, window=None if short else self.family.max_seconds)
+        speech = SpeechRows(store, seconds, None, windows=self._predict_windows())
         return Examples(speech, _cost(seconds), np.arange(len(parts)), parts)
+
+    def _predict_windows(self) -> tuple[float, ...] | None:
+        from sft_hf.speech.whisper_window import whole_seconds
+
+        limit, wanted = self.family.max_seconds, self.settings.predict_window
+        if wanted == "buckets" and math.isfinite(limit):
+            return whole_seconds(limit)
+        return None if wanted == "auto" else (limit,)
 
     def chunk_seconds(self) -> float:
         """How long the parts are in which a long recording is transcribed.
@@ -361,10 +363,6 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
         limit = self.family.max_seconds
         wanted = self.settings.chunk_seconds or (limit if math.isfinite(limit) else CTC_CHUNK_SECONDS)
         return min(wanted, limit)
-
-    def _short_window(self) -> float:
-        """Seconds that training heard; infinity for models that hear a recording of any length as it is."""
-        return float(getattr(self.family, "window", math.inf))
 
     def decode_inputs(self, outputs: dict[str, Tensor], examples: Examples) -> list[dict[str, Any]]:
         """One answer per recording: the parts of a long one joined, and with `task.timestamps` its `segments`."""

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 TOKENIZE_CHUNK = 1000
 PAD_TO_MULTIPLE_OF = 8
+PREDICT_ROWS, PREDICT_CHARACTERS = 8 * TOKENIZE_CHUNK, 2**24  # of the texts that are answered together, or so
 
 
 class TextClassificationSettings(TaskSettings):
@@ -193,10 +194,7 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         total = len(columns[0])
         for start in progress(range(0, total, TOKENIZE_CHUNK), f"tokenizing {where}", total // TOKENIZE_CHUNK + 1):
             texts = [list(column[start : start + TOKENIZE_CHUNK]) for column in columns]
-            options = {"return_attention_mask": False, "verbose": False}
-            whole = self.tokenizer(*texts, truncation=False, **options)
-            encoded = self.tokenizer(*texts, truncation=True, max_length=self.max_length, **options)
-            lost = np.array([len(a) - len(b) for a, b in zip(whole["input_ids"], encoded["input_ids"], strict=True)])
+            encoded, lost = self._encode(texts)
             cut_rows, cut_tokens = cut_rows + int((lost > 0).sum()), cut_tokens + int(lost.sum())
             for name, rows in encoded.items():
                 fields.setdefault(name, []).extend(np.asarray(row, dtype=np.int32) for row in rows)
@@ -209,10 +207,31 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
             f"and were cut; {share:.1%} of all tokens lost (task.max_length)"
         ]
 
+    def _encode(self, texts: Sequence[list[str]]) -> tuple[dict[str, list[list[int]]], np.ndarray]:
+        """Return the rows' tokens by field, and how many each row lost; only rows that are cut are read twice."""
+        options = {"return_attention_mask": False, "verbose": False}
+        encoded = dict(self.tokenizer(*texts, truncation=False, **options))
+        lengths = np.array([len(row) for row in encoded["input_ids"]], dtype=np.int64)
+        long = np.flatnonzero(lengths > self.max_length).tolist()
+        lost = np.zeros_like(lengths)
+        if long:
+            again = [[column[index] for index in long] for column in texts]
+            short = self.tokenizer(*again, truncation=True, max_length=self.max_length, **options)
+            for name, rows in short.items():
+                for index, row in zip(long, rows, strict=True):
+                    encoded[name][index] = row
+            lost[long] = lengths[long] - [len(row) for row in short["input_ids"]]
+        return encoded, lost
+
+    def longest_row(self) -> int | None:
+        """See `Task.longest_row`: tokens."""
+        return self.max_length
+
     def collate(self, features: list[dict[str, Any]]) -> Batch:
-        """Pad to the longest row, rounded up to a multiple of 8 (never beyond what the model takes)."""
+        """Pad to the longest row; with labels, rounded up to a multiple of 8 (never beyond what the model takes)."""
         longest = max(len(row["input_ids"]) for row in features)
-        width = min(-(-longest // PAD_TO_MULTIPLE_OF) * PAD_TO_MULTIPLE_OF, max(self.max_length, longest))
+        multiple = PAD_TO_MULTIPLE_OF if "labels" in features[0] else 1  # short texts would pay twice as much
+        width = min(-(-longest // multiple) * multiple, max(self.max_length, longest))
         fill = {
             "input_ids": self.tokenizer.pad_token_id,
             "token_type_ids": getattr(self.tokenizer, "pad_token_type_id", 0),
@@ -298,6 +317,8 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
                 "quote_char": data.quote_char,
                 "skip_lines": data.skip_lines,
             }
+        waiting: list[dict[str, Any]] = []
+        characters = 0
         for chunk in iter_rows(path, **options):
             columns = chunk if options else {self.text_columns[0]: chunk["text"]}
             rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
@@ -307,8 +328,14 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
                         raise DataError(
                             f"{path} row {number}: column {column!r} holds no text; fill it in or remove it"
                         )
-            yield rows
             first_row += len(rows)
+            waiting += rows
+            characters += sum(len(row[column]) for row in rows for column in self.text_columns)
+            if len(waiting) >= PREDICT_ROWS or characters >= PREDICT_CHARACTERS:
+                yield waiting
+                waiting, characters = [], 0
+        if waiting:
+            yield waiting
 
     def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:
         """See `Task.prepare_inputs`."""

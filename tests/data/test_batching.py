@@ -83,3 +83,16 @@ def test_evaluation_takes_every_row_once_longest_first(world_size):
     batches = [batch for rank in ranks for batch in rank]
     assert sorted(row for batch in batches for row in batch) == list(range(10))
     assert max(LENGTHS[:10]) == LENGTHS[ranks[0][0][0]]
+
+
+@pytest.mark.parametrize("positions", [1, 40, 500])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_short_rows_share_larger_batches(positions, world_size):
+    ranks = plan_evaluation(LENGTHS, batch_size=4, world_size=world_size, positions=positions)
+    batches = [batch for rank in ranks for batch in rank]
+    assert sorted(row for batch in batches for row in batch) == list(range(len(LENGTHS)))
+    assert all(len(batch) == 1 or len(batch) * LENGTHS[batch].max() <= positions for batch in batches)
+    one = plan_evaluation(LENGTHS, batch_size=4, positions=positions)[0]
+    assert [ranks[index % world_size][index // world_size] for index in range(len(one))] == one
+    longest = [LENGTHS[batch].max() for batch in one]
+    assert longest == sorted(longest, reverse=True)

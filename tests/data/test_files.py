@@ -103,6 +103,8 @@ def test_columns_are_chosen_and_ordered(tmp_path):
     assert list(read_table(path, columns=["c", "a"])[0].items()) == [("c", "3"), ("a", "1")]
     assert list(next(iter_rows(path, columns=["c", "a"]))) == ["c", "a"]
     assert "no column 'd'; Valid: a, b, c" in refusal(path, columns=["d"])
+    path = write(tmp_path, "b.csv", "a;b\n1;2\n")
+    assert "no column 'a'; if ';' separates its fields, set data.delimiter: \";\"" in refusal(path, columns=["a"])
 
 
 def test_gzip(tmp_path):
@@ -120,6 +122,7 @@ def test_gzip(tmp_path):
             "text,label\na,x\n\nb, c,y\n",
             "line 4 has 3 fields, the header has 2 (text, label); quote fields that hold a comma",
         ),
+        ("text;label\na, b;x\n", "has one column (text;label); if ';' separates its fields, set data.delimiter: \";\""),
         ('text,label\n"a\nb",x\nc\n', "line 4 has 1 field, the header has 2"),
         ('text,label\na,x\n"b,y\nc,z\n', "the row that starts on line 3 cannot be read (unexpected end of data)"),
         ('text,label\n"a" b,x\n', "the row that starts on line 2 cannot be read"),

@@ -184,6 +184,10 @@ def test_a_new_repository_is_public_only_if_so_said_and_an_old_one_stays_as_it_i
     again = pusher.push(text_run, "ann/public", ANN)
     assert not hub.repositories["models", "ann/public"].private and not again["private"]
     assert "ann/public is there already, and public" in again["said"]
+    pusher.push(text_run, "ann/hidden", ANN)
+    again = pusher.push(text_run, "ann/hidden", ANN, private=False)
+    assert hub.repositories["models", "ann/hidden"].private and again["private"]
+    assert "is there already, and private: it stays so" in again["said"]
 
 
 def test_every_task_opens_with_plain_transformers(

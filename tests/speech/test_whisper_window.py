@@ -8,7 +8,17 @@ import torch
 from torch.nn import functional
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
-from sft_hf.speech.whisper_window import fit_to_window, log_mel, whisper_window, window_seconds
+from sft_hf.speech.whisper_window import (
+    BUCKETS,
+    fit_to_window,
+    log_mel,
+    order_of,
+    split_by_frames,
+    whisper_window,
+    whole_seconds,
+    window_buckets,
+    window_seconds,
+)
 
 
 @pytest.fixture
@@ -101,3 +111,39 @@ def test_the_spectrogram_is_the_extractors_cut_short(samples):
 def test_the_window_is_a_whole_second_with_a_floor_and_a_ceiling():
     assert [window_seconds(value, 30.0) for value in (0.1, 2.0, 2.1, 7.9, 29.5, 40)] == [2, 2, 3, 8, 30, 30]
     assert window_seconds(9.0, 4.0) == 4
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_buckets_are_the_windows_that_pad_least(seed):
+    generator = np.random.default_rng(seed)
+    seconds = generator.gamma(2.0, 3.0, 60).clip(0.3, 29)
+    found = window_buckets(seconds, 30.0)
+    assert len(found) == BUCKETS and list(found) == sorted(set(found))
+    assert found[-1] == window_seconds(seconds.max(), 30.0)
+
+    def padded(windows):
+        return sum(min(window for window in windows if window >= second) for second in seconds)
+
+    pairs = [(a, b, found[-1]) for a in range(2, 31) for b in range(a + 1, 31) if b < found[-1]]
+    assert padded(found) == min(map(padded, pairs))
+
+
+def test_few_lengths_need_few_buckets():
+    assert window_buckets(np.array([0.5, 1.9]), 30.0) == (2.0,)
+    assert window_buckets(np.array([2.5, 1.9, 2.6]), 30.0) == (2.0, 3.0)
+    assert window_buckets(np.array([40.0, 1.0]), 30.0) == (2.0, 30.0)
+    assert whole_seconds(4.5) == (2.0, 3.0, 4.0, 4.5)
+
+
+def test_a_batch_comes_apart_by_windows_and_together_again():
+    frames = torch.tensor([6, 2, 6, 4, 2])
+    features = torch.arange(30.0).view(5, 1, 6)
+    batch = {"frames": frames, "input_features": features, "attention_mask": features[:, 0], "seconds": frames / 2}
+    parts = split_by_frames(batch)
+    assert [part["input_features"].shape for _, part in parts] == [(2, 1, 2), (1, 1, 4), (2, 1, 6)]
+    together = torch.cat([part["seconds"] for _, part in parts])[order_of(parts)]
+    assert torch.equal(together, frames / 2)
+    for rows, part in parts:
+        assert torch.equal(part["input_features"], features[rows][..., : part["input_features"].shape[-1]])
+    ((rows, same),) = split_by_frames({"seconds": torch.ones(3)})
+    assert rows.tolist() == [0, 1, 2] and same.keys() == {"seconds"}

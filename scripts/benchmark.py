@@ -1,0 +1,154 @@
+"""sft-hf against what people use instead, in turn, in one process tree: same checkpoint, rows, batch size, and seed.
+
+    python scripts/benchmark.py text                      # training speed, median of 3 alternating runs
+    python scripts/benchmark.py image --runs 5 --output image.json
+    python scripts/benchmark.py text --epochs 1           # whole epochs: the metric that each comes to, and how soon
+    python scripts/benchmark.py predict                   # sft-hf predict against transformers.pipeline
+    python scripts/benchmark.py text --random-weights bert-base     # sizes whose weights are not at hand
+
+Peers: `trainer` (its defaults, dynamic padding; for speech the 30-second features of the well-known example script),
+`tuned` (bf16, rows grouped by length, fused AdamW), `bare` (the plain PyTorch step on our own batches, prepared before:
+the floor, which shows what the loop costs), `ours`, and with --epochs `probe` (logistic regression on frozen
+features). Speed is that of the second of two epochs over `--rows` rows, from the end of one update to the end of the
+next. Everything runs on the CPU unless there is a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROWS = {"text": 320, "image": 192, "speech": 64}
+PEERS = ("ours", "bare", "tuned", "trainer")
+CHILD = Path(__file__).with_name("benchmark_peers.py")
+
+
+def main() -> None:
+    """Measure as the command line says, print a table and write JSON."""
+    options = parse()
+    with tempfile.TemporaryDirectory(prefix="sft-hf-benchmark-") as folder:
+        work = Path(folder)
+        print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores", flush=True)
+        peers = choose_peers(options)
+        setup = child("prepare", work, options)
+        results: dict[str, list[dict[str, Any]]] = {peer: [] for peer in peers}
+        for number in range(options.runs):
+            for peer in peers if number % 2 == 0 else reversed(peers):
+                result = child(peer, work, options)
+                results[peer].append(result)
+                print(f"  run {number + 1}, {peer}: {short(result)}", flush=True)
+    found = summary(results, setup)
+    print(table(found, options))
+    if options.output:
+        Path(options.output).write_text(json.dumps({"options": vars(options), **found}, indent=1), encoding="utf-8")
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scenario", choices=(*ROWS, "predict"))
+    parser.add_argument("--recipe", help="another recipe of the scenario, by name or path")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes of the recipe, for all peers"
+    )
+    parser.add_argument("--rows", type=int, help="training rows of a speed measurement; texts of `predict` (2000)")
+    parser.add_argument("--runs", type=int, default=3, help="alternating runs")
+    parser.add_argument("--epochs", type=float, help="train so many epochs on all rows, and score")
+    parser.add_argument("--peers", nargs="*", help=f"of {', '.join((*PEERS, 'probe'))}")
+    parser.add_argument("--random-weights", metavar="CONFIG", help="bert-base, vit-base or whisper-small, untrained")
+    parser.add_argument("--batch-size", type=int, help="rows per update [default: the recipe's]")
+    parser.add_argument("--output", metavar="FILE", help="write everything measured as JSON")
+    options = parser.parse_args()
+    options.rows = options.rows or ROWS.get(options.scenario, 2000)
+    return options
+
+
+def choose_peers(options: argparse.Namespace) -> list[str]:
+    """Return who takes part."""
+    if options.scenario == "predict":
+        return ["ours-predict", "pipeline"]
+    if options.peers:
+        return list(options.peers)
+    return [peer for peer in PEERS if not (options.epochs and peer == "bare")]
+
+
+def child(peer: str, work: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Run one measurement in a process of its own and return what it found."""
+    settings = json.dumps({**vars(options), "work": str(work)})
+    done = subprocess.run(
+        [sys.executable, str(CHILD), peer, settings],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(f"{peer} failed:\n{done.stderr[-3000:]}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def short(result: dict[str, Any]) -> str:
+    """Return one line about a run."""
+    parts = [f"{result['examples_per_second']:.2f} examples/s", f"{result['peak_memory_bytes'] / 1e9:.2f} GB"]
+    parts += [f"{name} {value:.4f}" for name, value in result.get("metrics", {}).items()]
+    return ", ".join(parts)
+
+
+def summary(results: dict[str, list[dict[str, Any]]], setup: dict[str, Any]) -> dict[str, Any]:
+    """Return medians, spreads and ratios to each peer."""
+    speeds = {peer: [run["examples_per_second"] for run in runs] for peer, runs in results.items()}
+    medians = {peer: statistics.median(values) for peer, values in speeds.items()}
+    first = next(iter(results))
+    flops = next((runs[0]["flops_per_example"] for runs in results.values() if runs[0].get("flops_per_example")), None)
+    rows = {
+        peer: {
+            "examples_per_second": medians[peer],
+            "spread": [min(speeds[peer]), max(speeds[peer])],
+            "ratio": medians[first] / medians[peer],
+            "peak_memory_bytes": statistics.median(run["peak_memory_bytes"] for run in runs),
+            "share_of_peak": medians[peer] * flops / setup["peak_flops"] if flops else None,
+            "metrics": [run.get("metrics", {}) for run in runs],
+            "seconds": statistics.median(run["seconds"] for run in runs),
+            "curves": [run.get("curve", []) for run in runs],
+        }
+        for peer, runs in results.items()
+    }
+    return {"setup": setup, "peers": rows, "flops_per_example": flops, "runs": results}
+
+
+def table(found: dict[str, Any], options: argparse.Namespace) -> str:
+    """Return the result as Markdown."""
+    setup = found["setup"]
+    what = f"{options.epochs:g} epochs over all rows" if options.epochs else f"{options.rows} rows"
+    lines = [
+        "",
+        f"{options.scenario}: {setup['description']}; {what}, median of {options.runs} runs; {setup['device']}, "
+        f"matrix products in bf16 {setup['peak_flops'] / 1e9:.0f} GFLOP/s",
+        "",
+        "| | examples/s | min to max | ours is | peak memory | share of peak | metric |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for peer, row in found["peers"].items():
+        low, high = row["spread"]
+        share = f"{100 * row['share_of_peak']:.0f} %" if row["share_of_peak"] else ""
+        metrics = "; ".join(f"{name} {value:.4f}" for run in row["metrics"] for name, value in run.items())
+        lines.append(
+            f"| {peer} | {row['examples_per_second']:.1f} | {low:.1f} to {high:.1f} | {row['ratio']:.2f}x | "
+            f"{row['peak_memory_bytes'] / 1e9:.2f} GB | {share} | {metrics} |"
+        )
+    if "bare" in found["peers"]:
+        overhead = found["peers"]["bare"]["ratio"]
+        lines.append(f"\nloop over bare step: {100 * (1 / overhead - 1):+.1f} % time")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""One measurement of scripts/benchmark.py, in a process of its own: benchmark_peers.py PEER SETTINGS-AS-JSON
+
+The last line of standard output is what was found, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+import sft_hf.loop
+import sft_hf.run
+from sft_hf import process
+from sft_hf.recipe import Recipe, load_recipe
+from sft_hf.run_folder import RunFolder
+
+RECIPES = {"text": "text", "image": "image", "speech": "speech", "predict": "text"}
+
+
+class Clock:
+    """When each update ended, and how many rows it had."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+        self.rows: list[int] = []
+
+    def tick(self, rows: int) -> None:
+        """An update has ended."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.ends.append(time.perf_counter())
+        self.rows.append(rows)
+
+    def second_half(self) -> tuple[int, float]:
+        """Rows and seconds of the second of two epochs."""
+        first = len(self.ends) // 2
+        return sum(self.rows[first:]), self.ends[-1] - self.ends[first - 1]
+
+    def whole(self) -> tuple[int, float]:
+        """Rows and seconds from the end of the first update on."""
+        return sum(self.rows[1:]), self.ends[-1] - self.ends[0]
+
+
+def recipe_of(settings: SimpleNamespace) -> Recipe:
+    """Return the recipe that all peers follow."""
+    changes = [*settings.set, f"output_dir={settings.work}/run", "eval.baseline=none"]
+    if not settings.epochs:
+        changes += [f"data.max_train_samples={settings.rows}", "train.num_train_epochs=2"]
+        changes += ["data.max_validation_samples=8", "data.max_test_samples=8", "eval.eval_steps=100000"]
+    else:
+        changes.append(f"train.num_train_epochs={settings.epochs}")
+    if settings.batch_size:
+        changes.append(f"train.per_device_train_batch_size={settings.batch_size}")
+    if (Path(settings.work) / "random").is_dir():
+        changes.append(f"model={{name: {settings.work}/random}}")
+    return load_recipe(settings.recipe or RECIPES[settings.scenario], changes)
+
+
+def prepared_run(settings: SimpleNamespace) -> Any:
+    """Return the run that sft-hf would start, with model and rows, before its first step."""
+    recipe = recipe_of(settings)
+    accelerator = process.build_accelerator(recipe.train.mixed_precision, recipe.train.num_threads)
+    run = sft_hf.run._Run(recipe, RunFolder(Path(recipe.output_dir or "")), accelerator)
+    run.prepare()
+    return run
+
+
+# --- prepare -----------------------------------------------------------------------------------------------------
+
+
+def prepare(settings: SimpleNamespace) -> dict[str, Any]:
+    """Write the model with its new head, and the rows of each split, where the other peers find them."""
+    if settings.random_weights:
+        from benchmark_models import write_random
+
+        write_random(settings.random_weights, Path(settings.work) / "random", recipe_of(settings))
+    run = prepared_run(settings)
+    work = Path(settings.work)
+    run.task.save(run.accelerator.unwrap_model(run.training.model), work / "model")
+    for role, split in run.splits.by_role.items():
+        split.save_to_disk(str(work / "rows" / role))
+    columns = {key.removeprefix("data."): column for key, column in run.task.columns().items()}
+    model = run.training.model
+    about = {
+        "columns": columns,
+        "labels": list(run.task.label_map.names) if hasattr(run.task, "label_map") else None,
+        "max_length": getattr(run.task, "max_length", None),
+    }
+    (work / "about.json").write_text(json.dumps(about))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return {
+        "description": f"{settings.random_weights or run.recipe.model.name.rsplit('/', 1)[-1]}, "
+        f"{parameters / 1e6:.1f} M weights, batch {run.recipe.train.per_device_train_batch_size}",
+        "device": process.device_name(run.accelerator.device),
+        "peak_flops": matrix_peak(run.accelerator.device),
+        "environment": process.environment(run.accelerator),
+    }
+
+
+def matrix_peak(device: torch.device, size: int = 2048) -> float:
+    """Return the FLOP/s of bf16 matrix products: the best of five."""
+    size = size if device.type == "cpu" else 8192
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    best = math.inf
+    for _ in range(5):
+        clock = Clock()
+        clock.tick(0)
+        for _ in range(10):
+            a @ b
+        clock.tick(0)
+        best = min(best, clock.ends[1] - clock.ends[0])
+    return 10 * 2 * size**3 / best
+
+
+# --- ours --------------------------------------------------------------------------------------------------------
+
+
+def ours(settings: SimpleNamespace) -> dict[str, Any]:
+    """`sft-hf finetune`, as it comes."""
+    clock, plain_step = Clock(), sft_hf.loop.train_step
+
+    def timed_step(*arguments: Any) -> Any:
+        result = plain_step(*arguments)
+        clock.tick(result.rows)
+        return result
+
+    sft_hf.loop.train_step = timed_step  # type: ignore[assignment]
+    recipe = recipe_of(settings)
+    result = sft_hf.run.finetune(recipe, overwrite=True)
+    log = [json.loads(line) for line in (result.output_dir / "log.jsonl").read_text().splitlines()]
+    primary = result.metrics["primary_metric"]
+    curve = [[line["step"], line[f"eval_{primary}"]] for line in log if f"eval_{primary}" in line]
+    metrics = {primary: result.metrics["test"][primary]} if settings.epochs else {}
+    return finding(clock, settings, metrics, [[clock.ends[step - 1] - clock.ends[0], value] for step, value in curve])
+
+
+def bare(settings: SimpleNamespace) -> dict[str, Any]:
+    """The plain step on batches that are ready: forward, backward, clip, fused AdamW, and nothing else."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    run = prepared_run(settings)
+    task, training, device = run.task, run.training, run.accelerator.device
+    epochs = []
+    for index in (0, 1):
+        examples, plan = training.data.epoch(index)
+        rows = [list(window.micro_batches[0][0].rows) for window in plan]
+        epochs.append([task.collate([examples.features[row] for row in batch]) for batch in rows])
+    model, optimizer, clock = training.model.train(), training.optimizer, Clock()
+    counter = FlopCounterMode(display=False)
+    precision = torch.autocast(device.type, torch.bfloat16, enabled=run.accelerator.mixed_precision == "bf16")
+
+    def step(batch: dict[str, torch.Tensor], count: Any = nullcontext) -> None:
+        batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+        optimizer.zero_grad(set_to_none=True)
+        with precision, count():
+            loss = task.losses(model, batch).sum() / task.item_counts(batch).sum()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        clock.tick(len(next(iter(batch.values()))))
+
+    for batch in epochs[0]:
+        step(batch, lambda: counter)
+    for batch in epochs[1]:
+        step(batch)
+    seen = sum(clock.rows[: len(epochs[0])])
+    # The backward pass does twice the work of the forward pass; counted itself, grouped convolutions come out too big.
+    return {**finding(clock, settings, {}, []), "flops_per_example": 3 * counter.get_total_flops() / seen}
+
+
+def finding(
+    clock: Clock, settings: SimpleNamespace, metrics: dict[str, float], curve: list[list[float]]
+) -> dict[str, Any]:
+    """Return what a measurement found."""
+    rows, seconds = clock.whole() if settings.epochs else clock.second_half()
+    return {
+        "examples_per_second": rows / seconds,
+        "seconds": seconds,
+        "updates": len(clock.ends),
+        "peak_memory_bytes": process.peak_memory_bytes(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
+        "metrics": metrics,
+        "curve": curve,
+    }
+
+
+# --- predictions -------------------------------------------------------------------------------------------------
+
+
+def texts_of(settings: SimpleNamespace) -> list[str]:
+    """Return texts of mixed length: the test split's, over again where there are not enough."""
+    from datasets import load_from_disk
+
+    about = json.loads((Path(settings.work) / "about.json").read_text())
+    texts = load_from_disk(str(Path(settings.work) / "rows" / "test"))[about["columns"]["text_column"]]
+    return [texts[index % len(texts)] for index in range(settings.rows)]
+
+
+def timed_predictions(settings: SimpleNamespace, predict: Callable[[list[str]], int]) -> dict[str, Any]:
+    """Time from the call to the last answer, model loading included."""
+    texts = texts_of(settings)
+    started = time.perf_counter()
+    assert predict(texts) == len(texts)
+    seconds = time.perf_counter() - started
+    memory = process.peak_memory_bytes(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return {"examples_per_second": len(texts) / seconds, "seconds": seconds, "peak_memory_bytes": memory}
+
+
+def ours_predict(settings: SimpleNamespace) -> dict[str, Any]:
+    """`sft-hf predict RUN texts.jsonl`."""
+    from sft_hf.inference import predict_inputs
+
+    run = Path(settings.work)
+    about = json.loads((run / "about.json").read_text())
+    (run / "recipe.yaml").write_text(recipe_of(settings).to_yaml())
+
+    def predict(texts: list[str]) -> int:
+        path = run / "texts.jsonl"
+        path.write_text("".join(json.dumps({about["columns"]["text_column"]: text}) + "\n" for text in texts))
+        return sum(1 for _ in predict_inputs(run, [str(path)]))
+
+    return timed_predictions(settings, predict)
+
+
+def pipeline(settings: SimpleNamespace) -> dict[str, Any]:
+    """`transformers.pipeline` with its defaults."""
+    from transformers import pipeline as build
+
+    def predict(texts: list[str]) -> int:
+        return len(build("text-classification", model=str(Path(settings.work) / "model"))(texts, truncation=True))
+
+    return timed_predictions(settings, predict)
+
+
+def main() -> None:
+    """Run the measurement that the command line names."""
+    name, settings = sys.argv[1], SimpleNamespace(**json.loads(sys.argv[2]))
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    kinds = {"prepare": prepare, "ours": ours, "bare": bare, "ours-predict": ours_predict, "pipeline": pipeline}
+    if name in kinds:
+        result = kinds[name](settings)
+    else:
+        from benchmark_trainers import run_peer
+
+        result = run_peer(name, settings)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Predictions as files: what a file's name asks for, and what stands in it."""
+
+from __future__ import annotations
+
+import pytest
+
+from sft_hf.errors import UserError
+from sft_hf.prediction_files import format_of, refuse_to_replace, write_predictions
+
+
+@pytest.mark.parametrize(
+    ("output", "wanted", "expected"),
+    [(None, None, "jsonl"), ("a.TXT", None, "txt"), ("a.log", None, "jsonl"), ("a.csv", "jsonl", "jsonl")],
+)
+def test_the_ending_says_the_format(output, wanted, expected):
+    assert format_of(output, wanted) == expected
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "parquet"])
+def test_a_table_is_not_promised(ending):
+    with pytest.raises(UserError, match=rf"no \.{ending} is written; end the name in"):
+        format_of(f"a.{ending}", None)
+
+
+def test_a_label_with_a_line_break_is_one_line_of_text(tmp_path):
+    rows = [{"prediction": "one\nlabel"}, {"prediction": ["a", "b"]}, {"prediction": ""}]
+    write_predictions(rows, str(tmp_path / "a.txt"), "txt")
+    assert (tmp_path / "a.txt").read_text() == "one label\na, b\n\n"
+
+
+def test_an_input_is_not_replaced_under_any_name(tmp_path):
+    path = tmp_path / "new.csv"
+    path.write_text("text\n")
+    (tmp_path / "link.csv").symlink_to(path)
+    with pytest.raises(UserError, match="is the input itself"):
+        refuse_to_replace(["some text", str(path)], str(tmp_path / "link.csv"))
+    refuse_to_replace(["some text", str(path)], str(tmp_path / "other.csv"))

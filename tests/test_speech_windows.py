@@ -1,0 +1,253 @@
+"""Whisper in windows that each clip needs: the same losses, gradients and transcripts, however rows are batched."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sft_hf.inference import evaluate_run, open_trained, predict_inputs
+from sft_hf.run import finetune
+
+SCRIPT = Path(__file__).with_name("distributed_gradients.py")
+STILL = {"optim__name": "sgd", "optim__learning_rate": 1e-30, "train__max_grad_norm": 0}
+BUCKETS = {"task__window": "buckets", "data__validation_split": None, "data__validation_fraction": 0}
+
+
+@pytest.fixture(scope="module")
+def long_folder(tmp_path_factory, speech_clip):
+    """27 recordings of 0.8 to 3.8 s, the test split 9 of them; Whisper hears 4 s here, in windows of 2, 3 and 4."""
+    import soundfile
+
+    folder = tmp_path_factory.mktemp("long")
+    words, generator = ["one", "two", "three", "four", "five", "six"], np.random.default_rng(3)
+    texts = [" ".join(generator.choice(words, 1 + index // 3 % 3)) for index in range(27)]
+    for split, chosen in (("train", range(27)), ("test", range(0, 27, 3))):
+        (folder / split).mkdir()
+        with open(folder / split / "metadata.csv", "w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(["file_name", "transcription"])
+            for index in chosen:
+                said, samples = speech_clip(texts[index], index), np.zeros(round((0.8 + index * 3 / 26) * 16_000))
+                samples[: len(said)] = said
+                soundfile.write(folder / split / f"{index:02}.wav", samples, 16_000)
+                table.writerow([f"{index:02}.wav", texts[index]])
+    return folder
+
+
+@pytest.fixture
+def make(make_speech_recipe, long_folder):
+    """A recipe on these recordings, in buckets."""
+
+    def recipe(**changes):
+        return make_speech_recipe(data__name=str(long_folder), **{**BUCKETS, **changes})
+
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, whisper_checkpoint, long_folder):
+    """A run in buckets, trained for a moment: what it writes is no longer chance."""
+    from sft_hf.recipe import validate_recipe
+
+    recipe = {
+        "task": {"name": "speech_recognition", "language": "english", "window": "buckets"},
+        "model": {"name": str(whisper_checkpoint)},
+        "data": {"name": str(long_folder), "validation_fraction": 0},
+        "train": {"per_device_train_batch_size": 9, "mixed_precision": "no", "num_threads": 1, "max_steps": 150},
+        "optim": {"learning_rate": 6e-3},
+        "output_dir": str(tmp_path_factory.mktemp("runs") / "buckets"),
+    }
+    return finetune(validate_recipe(recipe))
+
+
+def gradients(recipe):
+    spec = importlib.util.spec_from_file_location("distributed_gradients", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.window_gradients(recipe)[0]
+
+
+def relative_difference(left, right):
+    assert left.keys() == right.keys()
+    difference = sum(float((left[name] - right[name]).double().square().sum()) for name in left) ** 0.5
+    return difference / sum(float(right[name].double().square().sum()) for name in right) ** 0.5
+
+
+def cut(size, passes):
+    # In random order, so that every batch has rows of several windows.
+    sizes = {"train__per_device_train_batch_size": size, "train__gradient_accumulation_steps": passes}
+    return {**sizes, **STILL, "train__group_by_length": False, "optim__weight_decay": 0.0}
+
+
+@pytest.fixture(scope="module")
+def cache():
+    """The gradients of the whole batch, filled by the first test that needs them."""
+    return {}
+
+
+def whole_batch(make, cache):
+    if not cache:
+        cache.update(gradients(make(**cut(16, 1))))
+    return cache
+
+
+@pytest.mark.parametrize(("size", "passes"), [(4, 4), (1, 16), (8, 2)])
+def test_the_gradient_does_not_depend_on_how_a_step_is_cut(make, cache, size, passes):
+    assert relative_difference(gradients(make(**cut(size, passes))), whole_batch(make, cache)) < 1e-5
+
+
+def test_two_processes_give_the_gradient_of_one(make, cache, tmp_path):
+    whole = whole_batch(make, cache)
+    (tmp_path / "recipe.yaml").write_text(make(**cut(4, 2)).to_yaml())
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(SCRIPT)]
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1]), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [*command, str(tmp_path / "recipe.yaml"), str(tmp_path / "gradients")],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for rank in (0, 1):
+        assert relative_difference(load_file(tmp_path / f"gradients.rank{rank}"), whole) < 1e-5
+
+
+def opened(recipe):
+    from sft_hf.registry import load_component
+    from sft_hf.run_inputs import load_data
+    from sft_hf.sources import resolve
+
+    task, source = load_component("tasks", "speech_recognition")(recipe), resolve(recipe.model.name)
+    splits = load_data(recipe, task, source)
+    return task, task.prepare(splits.by_role["train"], splits.where["train"]), source
+
+
+def test_a_row_has_the_loss_that_it_has_alone_in_the_smallest_window_that_it_fits_into(make):
+    task, examples, source = opened(make())
+    assert task.family.windows == (2, 3, 4)
+    assert any(note.startswith("Whisper's window: 2 or 3 or 4 of 4 s") for note in examples.notes)
+    model = task.build_model(source, task.recipe.model).eval()
+    rows = [examples.features[index] for index in (26, 0, 15, 25, 1, 16)]
+    batch = task.collate(rows)
+    assert batch["frames"].tolist() == [400, 200, 300, 400, 200, 300]
+    with torch.no_grad():
+        together = task.losses(model, batch)
+        for row, loss, frames in zip(rows, together, batch["frames"].tolist(), strict=True):
+            alone = task.collate([row])
+            assert alone["input_features"].shape[-1] == frames and "frames" not in alone
+            assert float(task.losses(model, alone)[0]) == pytest.approx(float(loss), rel=1e-5)
+    others = [float(task.losses(model, task.collate([{**row, "windows": (4.0,)}]))[0].detach()) for row in rows]
+    assert not np.allclose(others, together, rtol=1e-3)  # the window does matter
+
+
+def test_a_clip_longer_than_any_in_training_leaves_the_others_their_window(make_speech_recipe):
+    task, examples, _ = opened(make_speech_recipe())
+    row = examples.features[0]
+    batch = task.collate([row, {**row, "seconds": 3.1}])
+    assert batch["frames"].tolist() == [200, 400]
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_run_that_died_resumes_to_the_same_bits(make, tmp_path, monkeypatch):
+    from sft_hf import loop
+
+    settings = {
+        "train__max_steps": 6,
+        "checkpoint__save_steps": 2,
+        "task__speed_factors": [0.95, 1.0, 1.1],
+        "task__mask_time_prob": 0.2,
+        "task__mask_time_length": 3,
+        "model__config_overrides": {"dropout": 0.1},
+        "train__group_by_length": False,
+    }
+    whole = finetune(make(output_dir=str(tmp_path / "whole"), **settings))
+    plain = loop.train_step
+
+    def dying(training, examples, window, state):
+        if state.step == 5:
+            raise Killed
+        return plain(training, examples, window, state)
+
+    recipe = make(output_dir=str(tmp_path / "died"), **settings)
+    monkeypatch.setattr(loop, "train_step", dying)
+    with pytest.raises(Killed):
+        finetune(recipe)
+    monkeypatch.setattr(loop, "train_step", plain)
+    resumed = finetune(recipe, resume=True)
+    first, second = (load_file(run.output_dir / "model" / "model.safetensors") for run in (whole, resumed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert whole.metrics["test"] == resumed.metrics["test"]
+
+
+def test_a_restored_model_hears_in_the_windows_of_training(trained, long_folder):
+    config = json.loads((trained.output_dir / "model" / "config.json").read_text())
+    assert config["audio_window_buckets"] == [2, 3, 4] and config["audio_window_seconds"] == 4
+    assert evaluate_run(trained.output_dir)["loss"] == pytest.approx(trained.metrics["test"]["loss"], rel=1e-5)
+    rows = [json.loads(line) for line in (trained.output_dir / "predictions.jsonl").read_text().splitlines()]
+    found = list(predict_inputs(trained.output_dir, [str(long_folder / "test")], predict_window="auto"))
+    assert [row["prediction"] for row in found] == [row["prediction"] for row in rows]
+    assert [row["confidence"] for row in found] == pytest.approx([row["confidence"] for row in rows], abs=1e-5)
+
+
+def test_a_model_trained_again_in_one_window_forgets_its_buckets(trained, make, tmp_path):
+    model = str(trained.output_dir / "model")
+    again = finetune(make(model__name=model, task__window="auto", train__max_steps=1, output_dir=str(tmp_path / "b")))
+    _, task, _ = open_trained(again.output_dir)
+    assert task.family.windows == (4.0,)
+
+
+@pytest.mark.parametrize("window", ["full", "auto", "buckets"])
+def test_transcripts_do_not_depend_on_the_batch(trained, long_folder, window):
+    inputs = [str(long_folder / split) for split in ("test", "train")]
+    alone, *others = (
+        list(predict_inputs(trained.output_dir, inputs, batch_size=size, predict_window=window)) for size in (1, 3, 16)
+    )
+    assert len({row["prediction"] for row in alone}) > 3
+    for rows in others:
+        assert [row["prediction"] for row in rows] == [row["prediction"] for row in alone]
+        assert [row["confidence"] for row in rows] == pytest.approx([row["confidence"] for row in alone], abs=1e-5)
+
+
+def test_predict_in_buckets_hears_no_more_seconds_than_a_recording_needs(trained, long_folder, monkeypatch):
+    from sft_hf.speech import seq2seq_family
+
+    heard = []
+    plain = seq2seq_family.whisper_window
+
+    def whisper_window(model, frames):
+        heard.append(frames)
+        return plain(model, frames)
+
+    monkeypatch.setattr(seq2seq_family, "whisper_window", whisper_window)
+    inputs = [str(long_folder / "test" / name) for name in ("00.wav", "24.wav", "03.wav")]
+    for window, frames in (("full", [400]), ("auto", [200, 400]), ("buckets", [200, 400])):
+        heard.clear()
+        list(predict_inputs(trained.output_dir, inputs, predict_window=window))
+        assert heard == frames, window
+
+
+def test_writing_stops_when_every_row_of_a_batch_has_ended(trained, long_folder):
+    _, task, model = open_trained(trained.output_dir, predict_window="auto")
+    rows = [{"audio": str(path)} for path in sorted((long_folder / "test").glob("*.wav"))[:3]]
+    examples = task.prepare_inputs(rows)
+    passes = []
+    model.get_decoder().register_forward_hook(lambda *_: passes.append(1))
+    with torch.inference_mode():
+        outputs = task.predict_batch(model, task.collate([examples.features[index] for index in range(3)]))
+    longest = int((outputs["tokens"] >= 0).sum(dim=1).max())
+    assert longest < task.family.max_new_tokens
+    assert len(passes) == longest + 2  # a token each, the end, and all of them once more for the confidence
