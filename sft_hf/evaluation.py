@@ -50,7 +50,7 @@ def predict(
     mine = plan[accelerator.process_index]
     rows = np.array([row for batch in mine for row in batch] or [-1], dtype=np.int64)
     mine = mine or [[0]]
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]  # frozen parts stay in evaluation mode
     model.eval()
     collected: list[dict[str, Tensor]] = []
     interrupted = False
@@ -60,7 +60,8 @@ def predict(
                 collected += _forward(task, model, examples, batch_rows, accelerator, autocast)
     except Terminated:
         interrupted = True
-    model.train(was_training)
+    for module, mode in modes:
+        module.training = mode
     if any(on_any_rank(accelerator, interrupted)):  # together: a rank that left alone would leave the others waiting
         raise Terminated(f"stopped by a signal while {description}; --resume continues")
     return _in_row_order(collected, rows, len(examples), accelerator)

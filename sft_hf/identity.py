@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from sft_hf.errors import RunFolderError
-from sft_hf.recipe import ABOUT_THE_RUN, flatten
+from sft_hf.recipe import ABOUT_THE_RUN
+from sft_hf.yaml_files import flatten
 
 ENVIRONMENT = "environment"
 """The part that may differ where the user says so: it changes the last bits, not the meaning."""

@@ -15,6 +15,7 @@ from torch import nn
 from sft_hf import console, interruption
 from sft_hf.data.batching import Window
 from sft_hf.errors import Terminated
+from sft_hf.freezing import evaluate_frozen_parts
 from sft_hf.process import on_any_rank
 from sft_hf.recipe import Recipe
 from sft_hf.step import StepResult, train_step
@@ -42,6 +43,7 @@ class TrainState:
     awaiting_evaluation: bool = False  # the evaluation due after this step has not been finished
     stopped_early: bool = False
     halvings: int = 0  # how often memory ran out: see `sft_hf.step`
+    prefix_cached: bool | None = None  # whether the frozen part is served: see `sft_hf.prefix_cache`
     loss: float = math.nan
     seconds: float = 0.0  # in training steps alone: no evaluation, no saving
     interval: dict[str, float] = field(default_factory=dict)
@@ -83,6 +85,8 @@ def train(training: Training, state: TrainState) -> None:
     Terminated when a signal asked for it, after a checkpoint was saved.
     """
     training.model.train()
+    if training.recipe.train.freeze:
+        evaluate_frozen_parts(training.model)
     clock = _Clock(training.recipe.checkpoint.save_minutes)
     with console.bar("training", training.num_steps, initial=state.step) as bar:
         if state.awaiting_evaluation:  # saved by a signal that came during the evaluation

@@ -7,7 +7,7 @@ messages show. A task's own settings live in its file (see `sft_hf.registry`) an
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -25,7 +25,7 @@ from pydantic import (
 from sft_hf.errors import RecipeError, did_you_mean
 from sft_hf.redaction import redact
 from sft_hf.registry import component_names, load_component
-from sft_hf.yaml_files import check_plain, parse_value, read_yaml, write_yaml
+from sft_hf.yaml_files import check_plain, flatten, parse_value, read_yaml, write_yaml
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -151,6 +151,15 @@ class TrainSection(Section):
         "auto", description="CPU threads per process; auto: cores divided by local processes."
     )
     logging_steps: PositiveInt = Field(10, description="Write a line to log.jsonl every so many updates.")
+    freeze: list[str] = Field(
+        [], description="Not to train: globs on names of parameters or modules; backbone: everything but the head."
+    )
+    prefix_cache: Literal["auto", "off"] = Field(
+        "auto", description="auto: what lies below the trained parts runs once for each row, and is read from the disk."
+    )
+    prefix_cache_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        4.0, description="GB that such results of all runs may take in the cache folder, ~/.cache/sft-hf/prefix."
+    )
 
 
 class OptimSection(Section):
@@ -446,16 +455,6 @@ def _description(location: Sequence[str]) -> str:
     section = _section_class(location[:-1], {}) if location[:1] != ["task"] else None
     field = section.model_fields.get(location[-1]) if section else None
     return field.description or "" if field else ""
-
-
-def flatten(data: Any, prefix: str = "") -> dict[str, Any]:
-    """Return nested mappings as {dotted key: value}."""
-    if not isinstance(data, Mapping) or not data:
-        return {prefix: data}
-    result: dict[str, Any] = {}
-    for key, value in data.items():
-        result.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
-    return result
 
 
 def json_schema() -> dict[str, Any]:

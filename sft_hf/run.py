@@ -24,10 +24,12 @@ from sft_hf.data.training_data import WholeSet
 from sft_hf.errors import RecipeError, StorageError, Terminated, UserError, did_you_mean
 from sft_hf.evaluation import predict
 from sft_hf.filesystem import free_bytes, human_bytes
+from sft_hf.freezing import freeze
 from sft_hf.loop import Training, TrainState, train
 from sft_hf.models.loading import pin
 from sft_hf.models.speed import speed_up
 from sft_hf.optimization import build_optimizer, build_scheduler, check_optimizer
+from sft_hf.prefix_cache import with_prefix_cache
 from sft_hf.publishing.hub import check_access, push
 from sft_hf.recipe import Recipe
 from sft_hf.registry import load_component
@@ -89,7 +91,7 @@ def finetune(
                 process.on_main_process(accelerator, lambda: folder.start(recipe, overwrite))
             run.trackers.start(in_the_run_folder=True)
             state = run.run_state.restore(other_environment) if resume else TrainState()
-            train(run.training, state)
+            train(with_prefix_cache(run.training, state), state)
             return run.finish(state, started)
         finally:
             run.trackers.finish()
@@ -186,6 +188,7 @@ class _Run:
             num_steps = recipe.train.max_steps or 0
         else:
             num_steps = max(1, math.ceil(recipe.train.num_train_epochs * per_epoch))
+        freeze(model, recipe.train.freeze)
         speed_up(model, recipe.train)
         optimizer = build_optimizer(model, recipe.optim)
         scheduler = build_scheduler(optimizer, recipe.optim, num_steps)

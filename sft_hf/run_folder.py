@@ -11,9 +11,9 @@ from typing import Any
 
 from sft_hf.errors import RunFolderError
 from sft_hf.filesystem import committed_folder, remove_leftovers, storage_errors, write_json, write_text
-from sft_hf.recipe import ABOUT_THE_RUN, Recipe, flatten, refuse_trust, validate_recipe
+from sft_hf.recipe import ABOUT_THE_RUN, Recipe, refuse_trust, validate_recipe
 from sft_hf.run_lock import LOCK, OWNER, RunLock
-from sft_hf.yaml_files import read_yaml
+from sft_hf.yaml_files import flatten, read_yaml
 
 # What a run writes; --overwrite removes these and nothing else.
 OWN_ENTRIES = (

@@ -196,8 +196,8 @@ def _sum_in_place(tensors: list[Tensor]) -> None:
 
 
 def _running_statistics(model: nn.Module) -> list[Tensor]:
-    """Batch norm's running means, variances and counts."""
-    norms = [module for module in model.modules() if isinstance(module, _NormBase)]
+    """Batch norm's running means, variances and counts, but for those of frozen parts, which stay as they are."""
+    norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.training]
     return [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
 
 

@@ -9,8 +9,9 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from sft_hf.errors import RecipeError, UserError
-from sft_hf.recipe import ABOUT_THE_RUN, Recipe, flatten
+from sft_hf.recipe import ABOUT_THE_RUN, Recipe
 from sft_hf.redaction import redact
+from sft_hf.yaml_files import flatten
 
 if TYPE_CHECKING:
     from pathlib import Path

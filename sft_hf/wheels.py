@@ -73,7 +73,7 @@ class Wanted:
     def home(self) -> Path:
         """The distribution's folder in the cache."""
         normal = re.sub(r"[-_.]+", "-", self.distribution).lower()
-        return _cache_root() / "pypi" / f"{normal}-{self.version.lower()}"
+        return cache_root() / "pypi" / f"{normal}-{self.version.lower()}"
 
     def refused(self, why: str) -> SourceError:
         """The error for a wheel that is not to be trusted."""
@@ -141,7 +141,8 @@ def _fill(wanted: Wanted, sha256: str | None, stage: Path) -> tuple[Path, str]:
     return unit / wanted.inside, sha256
 
 
-def _cache_root() -> Path:
+def cache_root() -> Path:
+    """Return the folder below which everything is cached that can be had again."""
     own, shared = os.environ.get("SFT_HF_CACHE"), os.environ.get("XDG_CACHE_HOME")
     root = own or os.path.join(shared or os.path.join("~", ".cache"), "sft-hf")
     return Path(os.path.abspath(os.path.expanduser(root)))

@@ -7,7 +7,7 @@ core schema of YAML 1.2 (yaml.org/spec/1.2.2, chapter 10.3) and constructs nothi
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -203,3 +203,13 @@ def parse_value(text: str, where: str) -> Any:
 def write_yaml(data: dict[str, Any]) -> str:
     """Return `data` as YAML text that `read_yaml` reads back as the same data."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+def flatten(data: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as {dotted key: value}."""
+    if not isinstance(data, Mapping) or not data:
+        return {prefix: data}
+    result: dict[str, Any] = {}
+    for key, value in data.items():
+        result.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+    return result

@@ -203,7 +203,7 @@ def test_cache_place(
     if own is not None:
         monkeypatch.setenv("SFT_HF_CACHE", own and str(tmp_path / own))
     monkeypatch.setenv("XDG_CACHE_HOME", shared and str(tmp_path / shared))
-    assert wheels._cache_root() == tmp_path / expected
+    assert wheels.cache_root() == tmp_path / expected
 
 
 def run_python(code: str, *arguments: str) -> subprocess.Popen[str]:

@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 from sft_hf.errors import CheckpointError
 
 VIEWS = ("eval", "train", "weak", "strong")
-AUGMENTATIONS = ("none", "trivial", "rand")
+AUGMENTATIONS = ("none", "trivial", "rand", "evaluation")
 
 _RESAMPLING = {
     0: v2.InterpolationMode.NEAREST,
@@ -54,7 +54,7 @@ class ImageViews:
         processor: a Transformers image processor.
         augmentation: what the train view does besides cropping and flipping: "none", "trivial" (TrivialAugment, Mueller
             and Hutter 2021: one operation of random strength) or "rand" (RandAugment, Cubuk et al. 2020: two operations
-            of strength 9 of 31).
+            of strength 9 of 31). "evaluation" is as "none" here: who wants it asks for no train view.
         min_crop_area: the smallest part of an image's area that the train view cuts out.
         horizontal_flip: whether a mirror image is the same class.
 

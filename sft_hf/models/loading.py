@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from sft_hf.errors import CheckpointError, RecipeError, SftError, StorageError, did_you_mean
 from sft_hf.filesystem import STORAGE_ERRNOS
+from sft_hf.freezing import note_new_weights
 from sft_hf.models.folder_safety import CONFIGS, INDEXES, check_config, check_folder, check_index
 
 if TYPE_CHECKING:
@@ -172,6 +173,7 @@ def load_pretrained(
     _refuse_foreign_weights(model, new, source)
     if new:
         log.info("new weights, to be learned: %s", ", ".join(new))
+    note_new_weights(model, new)
     return model
 
 

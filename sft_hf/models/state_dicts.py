@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from sft_hf.errors import CheckpointError, RecipeError, StorageError, did_you_mean
 from sft_hf.filesystem import STORAGE_ERRNOS
+from sft_hf.freezing import note_new_weights
 from sft_hf.models.loading import apply_overrides, quiet_transformers
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ def load_from_state_dict(
     log.info("%s: %d of %d tensors taken, matched by %s", source.path.name, len(chosen), len(target), how)
     if missing:
         log.info("new weights, to be learned: %s", ", ".join(missing))
+    note_new_weights(model, [f"timm_model.{name}" if inner is not model else name for name in missing])
     if unused := [name for name in tensors if name not in set(chosen.values())]:
         log.info("not used from %s: %s", source.path.name, _some(unused))
     return model

@@ -29,8 +29,8 @@ from sft_hf.publishing.numbers import (
 from sft_hf.publishing.pages import render, source_name, wording
 from sft_hf.publishing.public_recipe import public_recipe
 from sft_hf.publishing.sections import curve
-from sft_hf.recipe import flatten
 from sft_hf.run_record import RunRecord
+from sft_hf.yaml_files import flatten
 
 MOST_CURVES = 12
 LINE_STYLES = 6  # colours of lines; from then on they are dashed

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from sft_hf.filesystem import sha256_of, storage_errors
-from sft_hf.wheels import _cache_root as cache_root
+from sft_hf.wheels import cache_root
 
 if TYPE_CHECKING:
     from sft_hf.sources import Source

@@ -130,10 +130,15 @@ class SpeechRows(Sequence[dict[str, Any]]):
         augmentation: Augmentation | None = None,
         seeds: Sequence[tuple[int, int, int]] = (),
         windows: tuple[float, ...] | None = None,
+        blank: bool = False,
     ) -> None:
-        """`windows`: seconds, in the smallest of which Whisper is to hear a row; None: those of training."""
+        """`windows`: seconds, in the smallest of which Whisper is to hear a row; None: those of training.
+
+        `blank`: zeros for features.
+        """
         self.store, self.seconds, self.labels, self.windows = store, seconds, labels, windows
-        self.augmentation, self.seeds = augmentation, seeds
+        self.augmentation, self.seeds, self.blank = augmentation, seeds, blank
+        self._shapes: dict[int, tuple[int, ...]] = {}
 
     def __len__(self) -> int:
         return len(self.seconds)
@@ -145,9 +150,15 @@ class SpeechRows(Sequence[dict[str, Any]]):
             samples = self.augmentation.apply(self.store.samples(index), self.store.rate, generator)
             row |= {"features": self.store.extract(samples), "seconds": len(samples) / self.store.rate}
         else:
-            row["features"] = self.store.features(index)
+            row["features"] = self._zeros(index) if self.blank else self.store.features(index)
         if self.labels is not None:
             row["labels"] = self.labels[index]
         if self.windows is not None:
             row["windows"] = self.windows
         return row
+
+    def _zeros(self, index: int) -> np.ndarray:
+        """As many as the row has features, in the memory of one; the row is decoded the first time at most."""
+        if index not in self._shapes:
+            self._shapes[index] = self.store.features(index).shape
+        return np.broadcast_to(np.float32(0), self._shapes[index])

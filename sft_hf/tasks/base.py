@@ -37,6 +37,9 @@ class Examples:
 
     `views(name, epoch)` gives other looks at the same rows, as features: "train", and for images "weak" and "strong".
     It is a pure function of (the recipe's seed, epoch, row id). None: there is only one look.
+
+    `blank` has the same rows without the pictures or recordings: batches of the same shapes, and cheap, for when
+    nothing looks at their content. None: `features` are cheap themselves.
     """
 
     features: Sequence[dict[str, Any]]
@@ -45,6 +48,7 @@ class Examples:
     references: Sequence[Any]
     notes: list[str] = field(default_factory=list)
     views: Callable[[str, int], Sequence[dict[str, Any]]] | None = None
+    blank: Sequence[dict[str, Any]] | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)

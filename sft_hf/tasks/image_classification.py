@@ -46,8 +46,10 @@ class ImageClassificationSettings(TaskSettings):
     """Settings of the task."""
 
     name: Literal["image_classification"] = "image_classification"
-    augmentation: Literal["none", "trivial", "rand"] = Field(
-        "none", description="Of training images, besides cropping and flipping: none, TrivialAugment or RandAugment."
+    augmentation: Literal["none", "trivial", "rand", "evaluation"] = Field(
+        "none",
+        description="Of training images, besides cropping and flipping: none, TrivialAugment or RandAugment. "
+        "evaluation: no crop or flip either; training sees them as evaluation does.",
     )
     min_crop_area: Annotated[float, Field(gt=0, le=1)] = Field(
         0.35, description="The smallest part of a training image's area that a random crop keeps."
@@ -79,7 +81,9 @@ class ImageRows(Sequence[dict[str, Any]]):
         return len(self.store)
 
     def __getitem__(self, index: Any) -> dict[str, Any]:  # type: ignore[override]
-        row = {"store": self.store, "index": int(index), "view": self.view}
+        row: dict[str, Any] = {"view": self.view}
+        if self.view != "blank":
+            row |= {"store": self.store, "index": int(index)}
         if self.seeds is not None:
             row["seed"] = self.seeds[index]
         if self.labels is not None:
@@ -196,8 +200,10 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
             seeds = [(self.recipe.seed, epoch, int(row_id)) for row_id in row_ids]
             return ImageRows(store, labels, name, seeds)
 
-        rows = ImageRows(store, labels)
-        return Examples(rows, np.ones(len(rows), dtype=np.int64), row_ids, labels, notes, views)
+        rows, blank = ImageRows(store, labels), ImageRows(store, labels, "blank")
+        same = self.settings.augmentation == "evaluation"
+        lengths = np.ones(len(rows), dtype=np.int64)
+        return Examples(rows, lengths, row_ids, labels, notes, None if same else views, blank)
 
     def show(self, split: Dataset, indices: Sequence[int]) -> list[Shown]:
         """See `Task.show`: JPEG of at most `SHOWN_PIXELS` a side."""
@@ -243,6 +249,13 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
 
     def collate(self, features: list[dict[str, Any]]) -> Batch:
         """Open the images, a few ahead in threads, and stack their views: `pixel_values` float32 [rows, 3, h, w]."""
+        blank = features[0]["view"] == "blank"
+        batch: Batch = {"pixel_values": self._blank(len(features)) if blank else self._pixels(features)}
+        if "labels" in features[0]:
+            batch["labels"] = self.label_tensor([row["labels"] for row in features])
+        return batch
+
+    def _pixels(self, features: list[dict[str, Any]]) -> Tensor:
         from sft_hf.data.images import map_ahead
 
         images = map_ahead(
@@ -252,10 +265,11 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
             self.views(image, row["view"], row.get("seed", ())) for image, row in zip(images, features, strict=True)
         ]
         # The layout that convolutions are fastest in, on CPUs with oneDNN and on GPUs; the values are the same.
-        batch: dict[str, Tensor] = {"pixel_values": torch.stack(views).contiguous(memory_format=torch.channels_last)}
-        if "labels" in features[0]:
-            batch["labels"] = self.label_tensor([row["labels"] for row in features])
-        return batch
+        return torch.stack(views).contiguous(memory_format=torch.channels_last)
+
+    def _blank(self, rows: int) -> Tensor:
+        """Pictures that nobody looks at, in the memory of a single number."""
+        return torch.zeros(()).expand(rows, 3, *self.views.size)
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """See `Task.save`. timm's processor writes no file: it is made from config.json."""

@@ -185,8 +185,8 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
             seeds = [(self.recipe.seed, epoch, int(row_id)) for row_id in row_ids]
             return SpeechRows(store, lengths, labels, augmentation if name == "train" else None, seeds)
 
-        rows = SpeechRows(store, lengths, labels)
-        return Examples(rows, _cost(lengths), row_ids, references, notes, views if augmentation else None)
+        rows, blank = SpeechRows(store, lengths, labels), SpeechRows(store, lengths, labels, blank=True)
+        return Examples(rows, _cost(lengths), row_ids, references, notes, views if augmentation else None, blank)
 
     def _augmentation(self) -> Any:
         from sft_hf.speech.rows import Augmentation

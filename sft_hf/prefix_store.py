@@ -1,0 +1,172 @@
+"""Rows' tensors on the disk: written in shards that are whole or not there, verified before use, read through a map.
+
+    ~/.cache/sft-hf/prefix/<key>/<shard>/index.json    where each row lies, dtypes, size and SHA-256 of the files
+    ~/.cache/sft-hf/prefix/<key>/<shard>/<n>.npy       the n-th tensor of all its rows, one after the other, flat
+
+The key says what made the tensors (weights, architecture, precision, versions), a row's name what they were made from;
+so rows are found again by other runs on the same, or on some of the same, rows. Any of it can be deleted any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sft_hf.filesystem import committed_folder, sha256_of
+from sft_hf.wheels import cache_root
+
+log = logging.getLogger("sft_hf")
+
+SHARD_BYTES = 1 << 26  # of tensors that are held in memory before they are written
+ABANDONED_SECONDS = 3600.0  # after which a shard that is still unfinished has no writer any more
+INDEX = "index.json"
+
+
+@dataclass(frozen=True)
+class _Place:
+    shard: str
+    starts: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+
+class PrefixStore:
+    """The tensors of rows that one frozen prefix made."""
+
+    def __init__(self, key: str, limit: int) -> None:
+        """`limit`: bytes that all stores together may take."""
+        self.root = cache_root() / "prefix"
+        self.folder, self.limit = self.root / key, limit
+        self._places: dict[str, _Place] = {}
+        self._files: dict[str, list[tuple[np.ndarray, torch.dtype]]] = {}
+        self._waiting: dict[str, list[Tensor]] = {}
+        self._waiting_bytes = 0
+
+    def __contains__(self, row: str) -> bool:
+        return row in self._places or row in self._waiting
+
+    def open(self) -> None:
+        """Find out which rows are there; what does not verify is deleted. Raises OSError."""
+        for path in sorted(self.folder.glob("[0-9a-f]*")) if self.folder.is_dir() else []:
+            if path.name in self._files:
+                continue
+            try:
+                self._open_shard(path)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                log.warning("%s: damaged, and made anew: %s", path, error)
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _open_shard(self, path: Path) -> None:
+        index = json.loads((path / INDEX).read_text(encoding="utf-8"))
+        files = []
+        for number, file in enumerate(index["files"]):
+            if sha256_of(path / f"{number}.npy") != file["sha256"]:
+                raise ValueError(f"{number}.npy does not match its SHA-256")
+            array = np.load(path / f"{number}.npy", mmap_mode="r", allow_pickle=False)
+            dtype = getattr(torch, str(file["dtype"]), None)
+            if not isinstance(dtype, torch.dtype) or dtype.itemsize != array.itemsize or array.ndim != 1:
+                raise ValueError(f"{number}.npy is no flat array of {file['dtype']}")
+            files.append((array, dtype))
+        places = {}
+        for row, tensors in index["rows"].items():
+            starts = tuple(int(start) for start, _ in tensors)
+            shapes = tuple(tuple(int(size) for size in shape) for _, shape in tensors)
+            if len(tensors) != len(files) or any(
+                start < 0 or start + math.prod(shape) > len(array)
+                for start, shape, (array, _) in zip(starts, shapes, files, strict=True)
+            ):
+                raise ValueError(f"row {row[:8]} lies outside its files")
+            places[str(row)] = _Place(path.name, starts, shapes)
+        self._files[path.name] = files
+        self._places |= places
+        os.utime(path)  # the last that are deleted for want of room are those used last
+
+    def read(self, row: str) -> list[Tensor]:
+        """Return a row's tensors, copies of what is on the disk. Raises KeyError for one that is not."""
+        place = self._places[row]
+        found = []
+        for start, shape, (array, dtype) in zip(place.starts, place.shapes, self._files[place.shard], strict=True):
+            values = torch.from_numpy(np.array(array[start : start + math.prod(shape)]))
+            found.append(values.view(dtype).view(shape))
+        return found
+
+    def add(self, row: str, tensors: Sequence[Tensor]) -> None:
+        """Keep a row's tensors, to be written with the next shard. Raises StorageError."""
+        kept = [tensor.detach().cpu().contiguous().clone() for tensor in tensors]
+        self._waiting[row] = kept
+        self._waiting_bytes += sum(tensor.nbytes for tensor in kept)
+        if self._waiting_bytes >= SHARD_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is waiting. Raises StorageError."""
+        if not self._waiting:
+            return
+        waiting, self._waiting, self._waiting_bytes = self._waiting, {}, 0
+        # The process in the name: two that write the same rows do not meet.
+        name = hashlib.sha256("".join([*waiting, str(os.getpid())]).encode()).hexdigest()[:24]
+        rows: dict[str, list[Any]] = {row: [] for row in waiting}
+        files = []
+        with committed_folder(self.folder / name) as aside:
+            for number, column in enumerate(zip(*waiting.values(), strict=True)):
+                start = 0
+                for row, tensor in zip(waiting, column, strict=True):
+                    rows[row].append([start, list(tensor.shape)])
+                    start += tensor.numel()
+                flat = torch.cat([tensor.reshape(-1) for tensor in column])
+                np.save(aside / f"{number}.npy", _plain(flat).numpy(), allow_pickle=False)
+                dtype = str(flat.dtype).removeprefix("torch.")
+                files.append({"dtype": dtype, "sha256": sha256_of(aside / f"{number}.npy")})
+            (aside / INDEX).write_text(json.dumps({"rows": rows, "files": files}), encoding="utf-8")
+
+    def size(self, rows: Iterable[str] | None = None) -> int:
+        """Return the bytes that these rows' tensors take; None: of all rows that are open."""
+        total = 0
+        for row in self._places if rows is None else rows:
+            place = self._places[row]
+            sizes = zip(place.shapes, self._files[place.shard], strict=True)
+            total += sum(math.prod(shape) * array.itemsize for shape, (array, _) in sizes)
+        return total
+
+    def make_room(self, size: int) -> None:
+        """Delete the shards that were not used for longest until `size` more bytes fit below the limit.
+
+        Those that this store has open stay, and so may be too large.
+        """
+        own = {self.folder / name for name in self._files}
+        shards = [found for path in self.root.glob("*/*") if (found := _age_and_size(path))]
+        total = sum(size for _, _, size in shards)
+        for _, path, taken in sorted(shards):
+            if total + size <= self.limit:
+                break
+            if path not in own:
+                shutil.rmtree(path, ignore_errors=True)
+                total -= taken
+
+
+def _age_and_size(shard: Path) -> tuple[float, Path, int] | None:
+    """When a shard was used last, and its bytes; None for one that is being written, or was deleted meanwhile."""
+    try:
+        used = shard.stat().st_mtime
+        if shard.name.startswith(".") and time.time() - used < ABANDONED_SECONDS:
+            return None
+        return used, shard, sum(file.stat().st_size for file in shard.iterdir())
+    except OSError:
+        return None
+
+
+def _plain(flat: Tensor) -> Tensor:
+    """The same bits in a type that NumPy has."""
+    return flat.view(torch.int16) if flat.dtype == torch.bfloat16 else flat
