@@ -33,6 +33,7 @@ GROUND = (
     "sft_hf.wheels",
     "sft_hf.sources",
     "sft_hf.recipe",
+    "sft_hf.recipe_sections",
     "sft_hf.metrics",
     "sft_hf.bootstrap",
     "sft_hf.calibration",

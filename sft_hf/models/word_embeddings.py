@@ -39,7 +39,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from sft_hf.models.embedding_files import EmbeddingSource, read_model2vec, read_vectors
-from sft_hf.recipe import Fraction, Section
+from sft_hf.recipe_sections import Fraction, Section
 
 log = logging.getLogger("sft_hf")
 

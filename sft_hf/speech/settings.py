@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from sft_hf.recipe import Fraction, TaskSettings
+from sft_hf.recipe_sections import Fraction, TaskSettings
 
 
 class SpeechRecognitionSettings(TaskSettings):
