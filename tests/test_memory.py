@@ -184,8 +184,10 @@ plain = loop.train
 def train(training, state):
     with open("/proc/self/statm") as file:
         used = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[1]) * 2**20,) * 2)
+    most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[1]) * 2**20, most[1]))
     plain(training, state)
+    resource.setrlimit(resource.RLIMIT_AS, most)
 import sft_hf.run
 sft_hf.run.train = train
 from sft_hf.cli import main
