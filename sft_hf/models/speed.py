@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sft_hf.errors import RecipeError
+from sft_hf.models.depthwise import has_depthwise, with_fast_backward
 from sft_hf.recipe import TrainSection
 
 
@@ -27,3 +28,5 @@ def speed_up(model: Any, section: TrainSection) -> None:
         enable({"use_reentrant": False})
     if section.torch_compile == "on":
         model.compile(dynamic=True)
+    elif has_depthwise(model):
+        with_fast_backward(model)
