@@ -28,5 +28,5 @@ def speed_up(model: Any, section: TrainSection) -> None:
         enable({"use_reentrant": False})
     if section.torch_compile == "on":
         model.compile(dynamic=True)
-    elif has_depthwise(model):
+    elif has_depthwise(model) and not section.gradient_checkpointing:  # which would recompute with other functions
         with_fast_backward(model)

@@ -79,7 +79,10 @@ def test_it_is_used_where_it_is_for_and_nowhere_else(monkeypatch):
     assert not used
 
 
-def test_a_convolutional_network_trains_with_it(make_image_recipe, tmp_path, monkeypatch):
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_a_convolutional_network_trains_with_it_unless_activations_are_recomputed(
+    recomputed, make_image_recipe, tmp_path, monkeypatch
+):
     timm = pytest.importorskip("timm", reason="timm makes the network")
     torch.manual_seed(0)
     torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), tmp_path / "w.pth")
@@ -87,9 +90,9 @@ def test_a_convolutional_network_trains_with_it(make_image_recipe, tmp_path, mon
     used = []
     real = depthwise.weight_gradient
     monkeypatch.setattr(depthwise, "weight_gradient", lambda *a: used.append(1) or real(*a))
-    recipe = make_image_recipe(model=model, train__max_steps=1, train__mixed_precision="bf16")
-    result = finetune(recipe)
-    assert used
+    train = {"max_steps": 1, "num_threads": 1, "mixed_precision": "bf16", "gradient_checkpointing": recomputed}
+    result = finetune(make_image_recipe(model=model, train=train))
+    assert bool(used) != recomputed
     assert all(
         torch.isfinite(tensor).all() for tensor in load_file(result.output_dir / "model/model.safetensors").values()
     )
