@@ -679,6 +679,7 @@ class Hang(BaseException):
 
 def run_cases(kind: Callable[[random.Random, Path, Path], str], first: int, count: int, folder: Path) -> dict[str, Any]:
     """Run cases `first` to `first + count`, printing what failed; return the counts."""
+    from sft_hf.process import peak_resident_bytes
 
     def too_long(*_: Any) -> None:
         raise Hang
@@ -690,9 +691,9 @@ def run_cases(kind: Callable[[random.Random, Path, Path], str], first: int, coun
     for number in range(first, first + count):
         (folder / f"{kind.__name__}.case").write_text(str(number))
         faulthandler.dump_traceback_later(20 * SECONDS, exit=True)  # if it hangs where no signal is heard
-        started, before = time.process_time(), peak_bytes()
+        started, before = time.process_time(), peak_resident_bytes()
         outcome, said = run_case(kind, number, folder, number > first)
-        seconds, grown = time.process_time() - started, peak_bytes() - before
+        seconds, grown = time.process_time() - started, peak_resident_bytes() - before
         if said:
             print(json.dumps({"kind": kind.__name__, "case": number, "traceback": said}), flush=True)
         slowest = max(slowest, (seconds, number)) if number > first else slowest  # the first imports the libraries
@@ -704,7 +705,7 @@ def run_cases(kind: Callable[[random.Random, Path, Path], str], first: int, coun
         "outcomes": outcomes,
         "slowest_seconds": round(slowest[0], 2),
         "slowest": slowest[1],
-        "peak_bytes": peak_bytes(),
+        "peak_bytes": peak_resident_bytes(),
         "largest": largest[1],
     }
 
@@ -729,11 +730,6 @@ def run_case(
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
-
-
-def peak_bytes() -> int:
-    """The most memory that this process has ever held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main() -> None:

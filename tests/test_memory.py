@@ -210,3 +210,11 @@ def test_a_real_lack_of_memory_is_met_with_smaller_passes(recipe_file, data_fold
     assert "out of memory in step 1: from now on at most 4096 rows per forward pass instead of 8192" in done.stderr
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["train"]["rows_per_forward_pass"] <= 4096
+
+
+def test_peak_memory_is_this_process_own():
+    """A run that a large program has started does not count that program's memory."""
+    code = "from sft_hf.process import peak_resident_bytes; print(peak_resident_bytes())"
+    ballast = bytearray(2_000_000_000)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 50_000_000 < int(done.stdout) < len(ballast) // 2
