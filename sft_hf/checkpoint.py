@@ -3,6 +3,7 @@
     checkpoints/step-000120/
       model.safetensors       weights and buffers
       optimizer.safetensors   the optimizer's tensors, named "<parameter index>.<name>"
+      techniques.safetensors  what techniques keep, where they keep anything
       state.json              how far the run had come, schedule, what it was trained on and with
       manifest.json           size and SHA-256 of every other file; written last
     checkpoints/best-000080/  the weights of the best evaluation so far, likewise with a manifest
@@ -31,6 +32,7 @@ from sft_hf.fail_points import reach
 from sft_hf.filesystem import committed_folder, sha256_of, sync
 
 MANIFEST, STATE, MODEL, OPTIMIZER = "manifest.json", "state.json", "model.safetensors", "optimizer.safetensors"
+TECHNIQUES = "techniques.safetensors"
 
 
 def save_checkpoint(
@@ -40,6 +42,7 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
     *,
+    techniques: dict[str, Tensor] | None = None,
     best_step: int | None = None,
     keep: int = 1,
 ) -> Path:
@@ -57,6 +60,9 @@ def save_checkpoint(
         reach(target.name)
         save_file(tensors, aside / OPTIMIZER)
         reach(target.name)
+        if techniques:
+            save_file(techniques, aside / TECHNIQUES)
+            reach(target.name)
         text = json.dumps({**state, "best_step": best_step, "optimizer": rest}, indent=1)
         (aside / STATE).write_text(text, encoding="utf-8")
         reach(target.name)
@@ -64,13 +70,14 @@ def save_checkpoint(
     return target
 
 
-def expected_bytes(model: nn.Module) -> tuple[int, int]:
+def expected_bytes(model: nn.Module, techniques: dict[str, Tensor]) -> tuple[int, int]:
     """Return the size of one checkpoint, and the most that a run's folder takes while a second is written.
 
     An optimizer is taken to keep two numbers for each weight, as Adam does.
     """
     weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
-    return 3 * weights, 2 * 3 * weights + 2 * weights + weights  # two of them, two sets of best weights, the result
+    one = 3 * weights + sum(tensor.nbytes for tensor in techniques.values())
+    return one, 2 * one + 2 * weights + weights  # two of them, two sets of best weights, the result
 
 
 @contextmanager
@@ -186,6 +193,13 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.O
         tensors = load_file(checkpoint / OPTIMIZER)
         optimizer.load_state_dict(_join_optimizer(tensors, state.pop("optimizer")))
     return state
+
+
+def load_techniques(checkpoint: Path) -> dict[str, Tensor]:
+    """Return what techniques kept; empty where they kept nothing. Raises RunFolderError."""
+    path = checkpoint / TECHNIQUES
+    with fitting(checkpoint):
+        return load_file(path) if path.exists() else {}
 
 
 @contextmanager

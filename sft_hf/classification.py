@@ -19,7 +19,7 @@ from sft_hf.data.labels import LabelMap
 from sft_hf.data.preflight import Finding
 from sft_hf.metrics import apply_threshold, choose_threshold, multi_label_metrics, single_label_metrics
 from sft_hf.recipe import Recipe, TaskSettings
-from sft_hf.tasks.base import Batch, Examples, Task
+from sft_hf.tasks.base import Batch, Examples, Items, Task
 
 SettingsT = TypeVar("SettingsT", bound=TaskSettings)
 
@@ -154,6 +154,32 @@ class ClassifierTask(Task[SettingsT]):
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy of each row, float32 [rows]."""
         return classification_losses(self.forward(model, batch), batch["labels"], self.multi_label)
+
+    def items(self, model: nn.Module, batch: Batch) -> Items:
+        """See `Task.items`: a row is an item, or each of its labels is, multi-label, with the classes no and yes.
+
+        Labels may be shares, float [rows, labels], as where two rows are mixed.
+        """
+        logits, labels = self.forward(model, batch).float(), batch["labels"]
+        rows = torch.arange(len(logits), device=logits.device)
+        if not self.multi_label:
+            return Items(logits, labels, rows, len(logits))
+        yes, count = logits.flatten(), logits.shape[1]
+        shares = labels.float().flatten()
+        return Items(
+            torch.stack([torch.zeros_like(yes), yes], dim=1),  # whose softmax is the sigmoid of `yes`
+            torch.stack([1 - shares, shares], dim=1),
+            rows.repeat_interleave(count),
+            len(logits),
+            scale=1 / count,
+        )
+
+    def mixed_labels(self, first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
+        """See `Task.mixed_labels`: float [rows, labels], each label's share."""
+        if not self.multi_label:
+            classes = len(self.label_map.names)
+            first, second = (functional.one_hot(labels, classes).float() for labels in (first, second))
+        return weights[:, None] * first + (1 - weights[:, None]) * second
 
     def predict_batch(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """`logits` float32 [rows, labels], and `loss` [rows] if the batch has labels."""

@@ -60,11 +60,12 @@ def matching(model: nn.Module, pattern: str) -> list[str]:
     return found
 
 
-def backbone_names(model: nn.Module) -> list[str]:
+def backbone_names(model: nn.Module, *, whole: bool = False) -> list[str]:
     """Return the parameters outside the head: those that came with the checkpoint, below the layers of the task.
 
     The head is what Transformers puts on top of its base model, or timm's own classifier, and whatever else the
-    checkpoint had no weights for (`note_new_weights`). Raises RecipeError for a model without a head of its own.
+    checkpoint had no weights for (`note_new_weights`). A model without a head of its own is all backbone where `whole`
+    says so. Raises RecipeError for one otherwise.
     """
     names = [name for name, _ in model.named_parameters()]
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
@@ -74,6 +75,8 @@ def backbone_names(model: nn.Module) -> list[str]:
         classifier = {id(parameter) for parameter in _modules_parameters(inner.get_classifier())}
         head = {name for name, parameter in model.named_parameters() if id(parameter) in classifier}
     head |= set(names) & set(getattr(model, "new_weights", ()))
+    if whole and not head:
+        return names
     if not head or len(head) == len(names):
         raise RecipeError(
             f"train.freeze: {type(model).__name__} has no head apart from its backbone; name the parts to freeze, e.g. "

@@ -20,6 +20,7 @@ from sft_hf.process import on_any_rank
 from sft_hf.recipe import Recipe
 from sft_hf.step import StepResult, train_step
 from sft_hf.tasks.base import Examples, Task
+from sft_hf.technique_stack import TechniqueStack
 
 
 class TrainingData(Protocol):
@@ -71,6 +72,7 @@ class Training:
     scheduler: Any
     accelerator: Accelerator
     data: TrainingData
+    techniques: TechniqueStack
     num_steps: int
     log: Callable[[dict[str, Any]], None]
     evaluate: Callable[[TrainState], bool]
@@ -102,6 +104,7 @@ def train(training: Training, state: TrainState) -> None:
 
 def _step(training: Training, state: TrainState, examples: Examples, window: Window, per_epoch: int, bar: Any) -> None:
     started = time.perf_counter()
+    training.techniques.before_step(training.model, state.step)
     result = train_step(training, examples, window, state)
     _advance(state, result, time.perf_counter() - started, end_of_epoch=state.window + 1 == per_epoch)
     if state.step % training.recipe.train.logging_steps == 0 or state.step >= training.num_steps:

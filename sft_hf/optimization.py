@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from sft_hf.errors import RecipeError, did_you_mean
 from sft_hf.recipe import OptimSection
+
+Schedule = Callable[[int], float]
 
 # These want a closure, gradients of a kind that we do not make, or only matrices.
 _UNSUPPORTED = {"lbfgs", "sparseadam", "muon", "optimizer"}
@@ -26,18 +30,26 @@ def optimizer_classes() -> dict[str, type[torch.optim.Optimizer]]:
     return {name: value for name, value in found.items() if name not in _UNSUPPORTED}
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split the trainable parameters into those that decay and those that do not.
+def parameter_groups(
+    model: nn.Module, weight_decay: float, learning_rate: float, scales: Mapping[str, float] | None = None
+) -> list[dict[str, Any]]:
+    """Split the trainable parameters into those that decay and those that do not, and by their learning rate.
 
-    Biases and the gains of normalisation layers (every parameter with fewer than two dimensions) do not: decay pulls
+    Biases and the gains of normalisation layers (every parameter with fewer than two dimensions) do not decay: it pulls
     them to zero without regularising anything (Goyal et al. 2017, section 5.3).
+
+    Args:
+        scales: factors of the learning rate by name; 1 for those left out.
     """
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            scale = (scales or {}).get(name, 1.0)
+            groups.setdefault((-scale, parameter.ndim < 2), []).append(parameter)
+    return [
+        {"params": groups[key], "weight_decay": 0.0 if key[1] else weight_decay, "lr": -key[0] * learning_rate}
+        for key in sorted(groups)  # those at the full rate first, which the log tells
     ]
-    return [group for group in groups if group["params"]]
 
 
 def check_optimizer(section: OptimSection) -> type[torch.optim.Optimizer]:
@@ -55,8 +67,10 @@ def check_optimizer(section: OptimSection) -> type[torch.optim.Optimizer]:
     return cls
 
 
-def build_optimizer(model: nn.Module, section: OptimSection) -> torch.optim.Optimizer:
-    """Return the recipe's optimizer over the model's trainable parameters.
+def build_optimizer(
+    model: nn.Module, section: OptimSection, scales: Mapping[str, float] | None = None
+) -> torch.optim.Optimizer:
+    """Return the recipe's optimizer over the model's trainable parameters; `scales` as in `parameter_groups`.
 
     SGD has momentum 0.9 unless `optim.args` says otherwise. Adam, AdamW and SGD use torch's fused step.
     Raises RecipeError for an unknown name or argument.
@@ -68,17 +82,35 @@ def build_optimizer(model: nn.Module, section: OptimSection) -> torch.optim.Opti
     args.update({key: tuple(value) if isinstance(value, list) else value for key, value in section.args.items()})
     if args.get("foreach") or args.get("differentiable"):
         args.pop("fused", None)
+    groups = parameter_groups(model, section.weight_decay, section.learning_rate, scales)
     try:
-        return cls(parameter_groups(model, section.weight_decay), lr=section.learning_rate, **args)  # type: ignore[call-arg]
+        return cls(groups, lr=section.learning_rate, **args)  # type: ignore[call-arg]
     except (ValueError, TypeError, RuntimeError) as error:
         raise RecipeError(f"optim: {cls.__name__} refuses these settings: {error}") from None
 
 
-def build_scheduler(optimizer: torch.optim.Optimizer, section: OptimSection, num_steps: int) -> Any:
-    """Return the learning-rate schedule over `num_steps` optimizer updates, to be stepped once after each."""
-    return get_scheduler(
+def build_scheduler(
+    optimizer: torch.optim.Optimizer,
+    section: OptimSection,
+    num_steps: int,
+    wrap: Callable[[Schedule], Schedule] | None = None,
+) -> Any:
+    """Return the learning-rate schedule over `num_steps` optimizer updates, to be stepped once after each.
+
+    `wrap` makes another schedule of it.
+    """
+    factor = schedule(section, num_steps)
+    return LambdaLR(optimizer, wrap(factor) if wrap else factor)
+
+
+def schedule(section: OptimSection, num_steps: int) -> Schedule:
+    """Return the recipe's schedule: step (0-based) -> factor of the peak learning rate."""
+    # The peak is told by an optimizer, of which the schedules with a lowest rate read theirs.
+    stand_in = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=section.learning_rate)
+    scheduler = get_scheduler(
         section.lr_scheduler_type,
-        optimizer,
+        stand_in,
         num_warmup_steps=round(section.warmup_ratio * num_steps),
         num_training_steps=num_steps,
     )
+    return scheduler.lr_lambdas[0]  # type: ignore[no-any-return]

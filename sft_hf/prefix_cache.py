@@ -134,6 +134,8 @@ class _Builder:
     def _examples(self) -> Examples:
         """The training rows. Raises Declined where they are not the same in every epoch."""
         data = self.training.data
+        if name := self.training.techniques.without_prefix:
+            raise Declined(f"the technique {name} needs the whole model in every epoch")
         if not isinstance(data, WholeSet):
             raise Declined("data.streaming reads rows as they come")
         if self.training.recipe.train.torch_compile == "on":

@@ -13,7 +13,7 @@ from sft_hf.data.batching import Window
 from sft_hf.errors import TrainingError
 from sft_hf.prefix_replay import Replay
 from sft_hf.prefix_trace import Declined
-from sft_hf.tasks.base import Batch, Examples
+from sft_hf.tasks.base import Batch, Examples, Items
 
 ROW = "prefix_row"  # in features and batches: which row of the training set
 
@@ -59,10 +59,18 @@ class ServedTask:
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """See `Task.losses`."""
+        losses: Tensor = self._served(self._task.losses, model, batch)
+        return losses
+
+    def items(self, model: nn.Module, batch: Batch) -> Items:
+        """See `Task.items`."""
+        items: Items = self._served(self._task.items, model, batch)
+        return items
+
+    def _served(self, forward: Callable[[nn.Module, Batch], Any], model: nn.Module, batch: Batch) -> Any:
         rows = [self._fetch(row) for row in batch[ROW].tolist()]
         plain = {name: tensor for name, tensor in batch.items() if name != ROW}
         try:
-            losses: Tensor = self._replay(lambda: self._task.losses(model, plain), rows)
+            return self._replay(lambda: forward(model, plain), rows)
         except Declined as error:
             raise TrainingError(f"{error}; set train.prefix_cache: off") from error
-        return losses

@@ -18,6 +18,7 @@ from pydantic import (
     Field,
     SerializeAsAny,
     ValidationError,
+    model_validator,
 )
 
 from sft_hf.errors import RecipeError, did_you_mean
@@ -29,6 +30,7 @@ from sft_hf.recipe_sections import (
     OptimSection,
     Section,
     TaskSettings,
+    TechniqueSettings,
     TrainSection,
 )
 from sft_hf.redaction import redact
@@ -48,6 +50,44 @@ def _validate_task(value: Any) -> Any:
         except RecipeError as error:
             raise ValueError(str(error)) from None
     return value
+
+
+def _validate_techniques(value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    found = []
+    for place, item in enumerate(value):
+        item = {"name": item} if isinstance(item, str) else item
+        if not isinstance(item, dict):
+            found.append(item)
+            continue
+        name = item.get("name")
+        if not isinstance(name, str):
+            raise ValueError(f"number {place + 1} has no name; {did_you_mean('', component_names('techniques'))}")
+        try:
+            found.append(load_component("techniques", name).Settings.model_validate(item))
+        except RecipeError as error:
+            raise ValueError(str(error)) from None
+        except ValidationError as error:
+            raise ValueError(_about_settings(name, error)) from None
+    names = [settings.name for settings in found if isinstance(settings, TechniqueSettings)]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{twice[0]} stands there twice")
+    return found
+
+
+def _about_settings(name: str, error: ValidationError) -> str:
+    """Return a line on the first wrong setting of a technique."""
+    settings = load_component("techniques", name).Settings
+    problem = error.errors()[0]
+    key = ".".join(str(part)[:100] for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"{name}: {key}: unknown key; {did_you_mean(key, list(settings.model_fields), limit=40)}"
+    if problem["type"] == "missing":
+        return f"{name}: {key}: missing; {settings.model_fields[key].description}"
+    message = problem["msg"].removeprefix("Value error, ")
+    told = message if problem["type"] == "value_error" else f"{message[:1].lower()}{message[1:]}"
+    return f"{name}: {key or 'settings'}: {told}, not {problem['input']!r:.80}"
 
 
 def _refuse_until_supported(value: Any) -> Any:
@@ -77,9 +117,10 @@ class Recipe(Section):
     peft: Annotated[dict[str, Any], AfterValidator(_refuse_until_supported)] = Field(
         default_factory=dict, description="Parameter-efficient fine-tuning; not supported yet: leave empty."
     )
-    techniques: Annotated[list[dict[str, Any]], AfterValidator(_refuse_until_supported)] = Field(
+    techniques: Annotated[list[SerializeAsAny[TechniqueSettings]], BeforeValidator(_validate_techniques)] = Field(
         default_factory=list,
-        description="Techniques that modify training; none are available yet: leave empty.",
+        description="Techniques that modify training, e.g. [{name: label_smoothing, smoothing: 0.1}]; "
+        "`sft-hf techniques` lists them with their settings.",
     )
     seed: int = Field(42, ge=0, lt=2**32, description="Seed of initial weights, data order and dropout.")
     output_dir: str | None = Field(None, description="The run folder; default: runs/NAME.")
@@ -97,6 +138,15 @@ class Recipe(Section):
     license: str | None = Field(
         None, description="License of the resulting model, for its card: a Hub identifier such as apache-2.0."
     )
+
+    @model_validator(mode="after")
+    def _techniques_fit(self) -> Recipe:
+        for settings in self.techniques:
+            try:
+                load_component("techniques", settings.name).check_recipe(settings, self)
+            except RecipeError as error:
+                raise ValueError(str(error)) from None
+        return self
 
     def to_yaml(self) -> str:
         """Return the resolved recipe as YAML that loads back into an equal recipe."""

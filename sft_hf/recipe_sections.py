@@ -26,6 +26,12 @@ class TaskSettings(Section):
     name: str = Field(description="The application scenario: a file of sft_hf/tasks/.")
 
 
+class TechniqueSettings(Section):
+    """What every technique's settings start with."""
+
+    name: str = Field(description="The technique: a file of sft_hf/techniques/; `sft-hf techniques` lists them.")
+
+
 class ModelSection(Section):
     """The pretrained checkpoint."""
 

@@ -8,6 +8,7 @@ import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from sft_hf.freezing import freeze
 from sft_hf.loop import Training, TrainState, train
 from sft_hf.models.loading import pin
 from sft_hf.models.speed import speed_up
-from sft_hf.optimization import build_optimizer, build_scheduler, check_optimizer
+from sft_hf.optimization import build_optimizer, build_scheduler, check_optimizer, schedule
 from sft_hf.prefix_cache import with_prefix_cache
 from sft_hf.publishing.hub import check_access, push
 from sft_hf.recipe import Recipe
@@ -41,6 +42,8 @@ from sft_hf.run_results import prediction_rows, run_metrics, write_card
 from sft_hf.run_state import RunState
 from sft_hf.sources import resolve
 from sft_hf.tasks.base import Examples, Task
+from sft_hf.technique_stack import TechniqueStack
+from sft_hf.techniques.base import Context
 from sft_hf.trackers import Trackers, check_installed
 
 log = logging.getLogger("sft_hf")
@@ -132,6 +135,9 @@ class _Run:
         interruption.poll()
         self.splits = load_data(recipe, task, self.source)
         self.data = training_data(recipe, task, self.splits, self.accelerator.num_processes)
+        self.num_steps = self._count_steps()
+        self.techniques = TechniqueStack(recipe, self._technique_context())
+        self.techniques.use_data(self.data)
         for role in ("validation", "test"):
             if role in self.splits.by_role:
                 self.examples[role] = prepare_split(task, self.splits.by_role[role], self.splits.where[role])
@@ -154,7 +160,7 @@ class _Run:
         return data_findings(self.task, self.splits, self.all_examples())
 
     def _check_space(self) -> None:
-        one, most = checkpoint.expected_bytes(self.training.model)
+        one, most = checkpoint.expected_bytes(self.training.model, self.techniques.state_dict())
         keep = self.recipe.checkpoint.save_total_limit
         most += (keep - 1) * one
         free = free_bytes(self.folder.path)
@@ -181,17 +187,31 @@ class _Run:
             return None
         return wanted or self.task.primary_metric
 
+    def _count_steps(self) -> int:
+        train = self.recipe.train
+        if train.max_steps or not isinstance(self.data, WholeSet):
+            return train.max_steps or 0
+        return max(1, math.ceil(train.num_train_epochs * self.data.steps_per_epoch))
+
+    def _technique_context(self) -> Context:
+        whole = self.data if isinstance(self.data, WholeSet) else None
+        counts = None if whole is None else self.task.label_counts(whole.examples.references)
+        return Context(
+            recipe=self.recipe,
+            task=self.task,
+            num_steps=self.num_steps,
+            steps_per_epoch=None if whole is None else whole.steps_per_epoch,
+            label_counts=None if counts is None else list(counts.values()),
+            schedule=partial(schedule, self.recipe.optim),
+        )
+
     def _training(self, model: Any) -> Training:
-        recipe = self.recipe
-        per_epoch = self.data.steps_per_epoch if isinstance(self.data, WholeSet) else None
-        if recipe.train.max_steps or per_epoch is None:
-            num_steps = recipe.train.max_steps or 0
-        else:
-            num_steps = max(1, math.ceil(recipe.train.num_train_epochs * per_epoch))
+        recipe, techniques = self.recipe, self.techniques
         freeze(model, recipe.train.freeze)
+        techniques.prepare_model(model)
         speed_up(model, recipe.train)
-        optimizer = build_optimizer(model, recipe.optim)
-        scheduler = build_scheduler(optimizer, recipe.optim, num_steps)
+        optimizer = build_optimizer(model, recipe.optim, techniques.learning_rate_scales(model))
+        scheduler = build_scheduler(optimizer, recipe.optim, self.num_steps, techniques.wrap_schedule)
         # Not wrapped for distributed training: `sft_hf.step` sums the gradients once every rank is through its rows.
         prepared = self.accelerator.prepare_model(model, evaluation_mode=True)
         return Training(
@@ -202,7 +222,8 @@ class _Run:
             scheduler=scheduler,
             accelerator=self.accelerator,
             data=self.data,
-            num_steps=num_steps,
+            techniques=techniques,
+            num_steps=self.num_steps,
             log=self._log,
             evaluate=self._evaluate,
             save=lambda state: self.run_state.save(state),
@@ -216,6 +237,11 @@ class _Run:
         """Score validation; keep the weights if they are the best so far; say whether to stop early."""
         if self.metric is None:
             return False
+        with self.techniques.evaluated(self.accelerator.unwrap_model(self.training.model)):
+            return self._evaluate_weights(state)
+
+    def _evaluate_weights(self, state: TrainState) -> bool:
+        assert self.metric is not None
         outputs = self._outputs(self.training.model, "validation", autocast=True)
         self.task.tune(outputs, self.examples["validation"])
         metrics = self.task.score(outputs, self.examples["validation"])
@@ -270,11 +296,14 @@ class _Run:
         if self.recipe.eval.load_best_model_at_end and state.best_step not in (None, state.step):
             checkpoint.load_best(self.folder.checkpoints, state.best_step, model)
             log.info("kept the weights of step %d, the best on validation", state.best_step)
-        scores, predictions = {}, []
+        else:
+            self.techniques.adopt_evaluated(model)
+        scores, predictions, told = {}, [], {}
         for role, examples in self.examples.items():  # validation before test
             outputs = self._outputs(model, role, autocast=False)
             if role == "validation":
                 self.task.tune(outputs, examples)
+                told = self.techniques.after_training(self.task, outputs, examples)
             scores[role] = self.task.score(outputs, examples, CONFIDENCE_SAMPLES)
             predictions = prediction_rows(self.task, outputs, examples)
         metrics = run_metrics(
@@ -288,6 +317,8 @@ class _Run:
             source=self.source,
             total_seconds=time.perf_counter() - started,
         )
+        if told:
+            metrics["techniques"] = told
         self._on_main(self._write, model, metrics, predictions)
         self.trackers.log({"step": state.step} | _numbers(scores))
         self._on_main(checkpoint.clean_up, self.folder.checkpoints, self.recipe.checkpoint.save_total_limit)

@@ -52,6 +52,7 @@ class RunState:
                 "scheduler": self.training.scheduler.state_dict(),
                 "identity": self._identity(),
             },
+            techniques=self.training.techniques.state_dict(),
             best_step=state.best_step if self.recipe.eval.load_best_model_at_end else None,
             keep=self.recipe.checkpoint.save_total_limit,
         )
@@ -95,6 +96,7 @@ class RunState:
                 saved = checkpoint.load_checkpoint(found, self._plain_model(), self.training.optimizer)
                 self.training.scheduler.load_state_dict(saved["scheduler"])
                 state = TrainState.from_json(saved["train_state"])
+            self.training.techniques.load_state_dict(checkpoint.load_techniques(found))
             log.info(
                 "resuming from %s: the newest of %d checkpoints whose files all have the sizes and SHA-256 of their "
                 "manifest; step %d of %d",

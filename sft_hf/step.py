@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from sft_hf.data.batching import MicroBatch, Window
 from sft_hf.errors import TrainingError
 from sft_hf.process import free_memory, is_out_of_memory, sum_over_ranks
-from sft_hf.tasks.base import Examples, to_device
+from sft_hf.tasks.base import Examples
 
 if TYPE_CHECKING:
     from sft_hf.loop import Training, TrainState
@@ -61,33 +61,56 @@ def train_step(training: Training, examples: Examples, window: Window, state: Tr
     Raises TrainingError when a loss or gradient is not finite, before the update that it would have spoilt, and when
     memory does not suffice for one row at a time.
     """
+    step = state.step
+
+    def compute(keep_statistics: bool = True) -> float:
+        return _gradients(training, examples, window, state, keep_statistics)
+
+    loss = training.techniques.compute_gradients(training.model, compute)
+    training.techniques.change_gradients(training.model)
+    grad_norm = float(_clip(training))
+    scaler = training.accelerator.scaler
+    if not math.isfinite(grad_norm) and scaler is None:  # a scaler skips such a step and shrinks its scale
+        rows = sorted(int(examples.row_ids[row]) for row in window.rows())
+        raise TrainingError(f"the gradient of step {step + 1} is not finite (rows {rows}); nothing was updated")
+    training.optimizer.step()
+    if not training.accelerator.optimizer_step_was_skipped:
+        training.scheduler.step()
+        training.techniques.after_step(training.model, step + 1)
+    return StepResult(loss, grad_norm, len(window.rows()))
+
+
+def _gradients(
+    training: Training, examples: Examples, window: Window, state: TrainState, keep_statistics: bool
+) -> float:
+    """Go through the window on all ranks; leave the gradient of its mean loss in `.grad`, and return that loss."""
     accelerator, step = training.accelerator, state.step
     statistics = _running_statistics(training.model)
+    before = [value.clone() for value in statistics]
     while True:
         mine = cut(window.micro_batches[accelerator.process_index], state.halvings)
-        before = [value.clone() for value in statistics]
         seed_step(training.recipe.seed, step, accelerator.process_index)
-        passes = _forward_backward(training, examples, mine)
+        passes = _forward_backward(training, examples, mine, window, step)
         total, out_of_memory, has_gradient = _tell_all_ranks(training, passes)
         if not out_of_memory:
             break
-        for value, old in zip(statistics, before, strict=True):
-            value.copy_(old)
+        _put_back(statistics, before)
         _halve(training, state)
 
     loss = float(total / passes.items)
     if not math.isfinite(loss):
         raise TrainingError(_blame(passes.losses, mine, examples, step, accelerator))
     _sum_gradients(training.model, has_gradient, accelerator)
-    _average(statistics, accelerator)
-    grad_norm = float(_clip(training))
-    if not math.isfinite(grad_norm) and accelerator.scaler is None:  # a scaler skips such a step and shrinks its scale
-        rows = sorted(int(examples.row_ids[row]) for row in window.rows())
-        raise TrainingError(f"the gradient of step {step + 1} is not finite (rows {rows}); nothing was updated")
-    training.optimizer.step()
-    if not accelerator.optimizer_step_was_skipped:
-        training.scheduler.step()
-    return StepResult(loss, grad_norm, len(window.rows()))
+    if keep_statistics:
+        _average(statistics, accelerator)
+    else:
+        _put_back(statistics, before)
+    return loss
+
+
+def _put_back(values: list[Tensor], before: list[Tensor]) -> None:
+    for value, old in zip(values, before, strict=True):
+        value.copy_(old)
 
 
 def cut(batches: tuple[MicroBatch, ...], halvings: int) -> tuple[MicroBatch, ...]:
@@ -113,11 +136,14 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     random.seed(int(words[1]))
 
 
-def _forward_backward(training: Training, examples: Examples, mine: tuple[MicroBatch, ...]) -> _Passes:
-    task, accelerator = training.task, training.accelerator
-    batches = [task.collate([examples.features[row] for row in micro.rows]) for micro in mine]
+def _forward_backward(
+    training: Training, examples: Examples, mine: tuple[MicroBatch, ...], window: Window, step: int
+) -> _Passes:
+    task, accelerator, techniques = training.task, training.accelerator, training.techniques
+    partners = techniques.partners(window.rows(), step)
+    batches = [techniques.collate(task, examples, micro.rows, partners, step) for micro in mine]
     weights = [0.0 if micro.filler else 1.0 for micro in mine]
-    counts = sum(weight * task.item_counts(batch).sum() for weight, batch in zip(weights, batches, strict=True))
+    counts = sum(weight * task.item_counts(batch.inputs).sum() for weight, batch in zip(weights, batches, strict=True))
     items = sum_over_ranks(torch.as_tensor(counts, device=accelerator.device), accelerator)
     training.optimizer.zero_grad(set_to_none=True)
     losses: list[Tensor] = []
@@ -125,7 +151,7 @@ def _forward_backward(training: Training, examples: Examples, mine: tuple[MicroB
     try:
         for batch, weight in zip(batches, weights, strict=True):
             with accelerator.autocast():
-                row_losses = task.losses(training.model, to_device(batch, accelerator.device)) * weight
+                row_losses = techniques.losses(task, training.model, batch.to(accelerator.device)) * weight
             accelerator.backward(row_losses.sum() * (1 / items))
             losses.append(row_losses.detach())
     except (RuntimeError, MemoryError) as error:

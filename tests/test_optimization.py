@@ -20,7 +20,7 @@ def model():
 
 
 def test_biases_and_norms_do_not_decay():
-    groups = parameter_groups(model(), 0.1)
+    groups = parameter_groups(model(), 0.1, 1e-3)
     assert [len(group["params"]) for group in groups] == [2, 4]
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
 
@@ -28,7 +28,7 @@ def test_biases_and_norms_do_not_decay():
 def test_frozen_parameters_are_left_out():
     net = model()
     net[0].requires_grad_(False)
-    assert sum(len(group["params"]) for group in parameter_groups(net, 0.1)) == 4
+    assert sum(len(group["params"]) for group in parameter_groups(net, 0.1, 1e-3)) == 4
 
 
 @pytest.mark.parametrize("name", sorted(optimizer_classes()))
@@ -89,7 +89,7 @@ def test_schedules_by_hand():
 def test_adamw_follows_the_paper():
     """One step by hand: Loshchilov and Hutter 2019, algorithm 2."""
     parameter = nn.Parameter(torch.tensor([[1.0, -2.0]]))
-    holder = SimpleNamespace(parameters=lambda: [parameter])
+    holder = SimpleNamespace(named_parameters=lambda: [("weight", parameter)])
     optimizer = build_optimizer(holder, OptimSection(learning_rate=0.1, weight_decay=0.5))
     parameter.grad = torch.tensor([[0.3, -0.7]])
     optimizer.step()

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from sft_hf import __version__, console, redaction
-from sft_hf.cli.training import check, finetune, recipes, schema, show, verify_resume
+from sft_hf.cli.training import check, finetune, recipes, schema, show, techniques, verify_resume
 from sft_hf.cli.using import completion, evaluate, predict, push, report
 from sft_hf.errors import SftError, StorageError, UserError
 
@@ -50,7 +50,7 @@ def cli(quiet: bool) -> None:
 
 
 for command in (
-    *(recipes, finetune, check, verify_resume, show, schema),
+    *(recipes, techniques, finetune, check, verify_resume, show, schema),
     *(evaluate, predict, report, push, completion),
 ):
     cli.add_command(command)

@@ -192,6 +192,28 @@ def show(name: str | None, recipe_name: str | None, overrides: tuple[str, ...], 
 
 
 @click.command(cls=Command)
+@click.argument("name", required=False)
+def techniques(name: str | None) -> None:
+    """List the techniques that modify training, or explain the one called NAME: settings, tasks, paper.
+
+    
+    sft-hf techniques
+    sft-hf techniques mixup
+    sft-hf finetune image techniques='[{name: mixup, alpha: 0.2}]'
+    """
+    from sft_hf.technique_pages import explain, list_techniques
+
+    if name is not None:
+        found = explain(name)
+        answer(found.to_json(), found.lines(), f"sft-hf finetune RECIPE techniques='[{{name: {name}}}]'")
+        return
+    pages = list_techniques()
+    width = max(len(page.name) for page in pages)
+    lines = [f"{page.name:{width}}  {page.tasks_line():18}  {page.summary}" for page in pages]
+    answer([page.to_json() for page in pages], lines, "sft-hf techniques NAME")
+
+
+@click.command(cls=Command)
 def schema() -> None:
     """Print the JSON schema of recipes, for editors."""
     from sft_hf.recipe import json_schema

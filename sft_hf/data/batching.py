@@ -7,7 +7,7 @@ the effective batch size: 16 rows x 1, 4 x 4, 1 x 16 and two ranks of 8 hold the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,6 +35,15 @@ class Window:
     def rows(self) -> list[int]:
         """All real rows of the window, over all ranks."""
         return [row for rank in self.micro_batches for batch in rank if not batch.filler for row in batch.rows]
+
+    def of(self, rows: np.ndarray) -> Window:
+        """Return the window of `rows[index]` where this one has `index`."""
+        return Window(
+            tuple(
+                tuple(replace(batch, rows=tuple(int(row) for row in rows[list(batch.rows)])) for batch in rank)
+                for rank in self.micro_batches
+            )
+        )
 
 
 def plan_epoch(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +43,19 @@ class BatchSizes:
         )
 
 
+Changed = Callable[["Examples", int], Sequence[dict[str, Any]]]
+"""The rows of an epoch as training is to see them, given its number."""
+
+
 class WholeSet:
-    """All rows are prepared before training; an epoch is one pass."""
+    """All rows are prepared before training; an epoch is one pass.
+
+    `changed` and `sampled` are what techniques do to an epoch: other features, and other rows (their indices; None:
+    each row once).
+    """
+
+    changed: Changed | None = None
+    sampled: Callable[[Examples, int], np.ndarray | None] | None = None
 
     def __init__(self, examples: Examples, sizes: BatchSizes) -> None:
         self.examples = examples
@@ -53,7 +64,17 @@ class WholeSet:
 
     def epoch(self, index: int) -> tuple[Examples, list[Window]]:
         """See `sft_hf.loop.TrainingData`."""
-        return self.examples.view("train", index), self.sizes.plan(self.examples.lengths, index)
+        rows = self.sampled(self.examples, index) if self.sampled else None
+        if rows is None:
+            plan = self.sizes.plan(self.examples.lengths, index)
+        else:
+            plan = [window.of(rows) for window in self.sizes.plan(self.examples.lengths[rows], index)]
+        return _seen(self.examples, index, self.changed), plan
+
+
+def _seen(examples: Examples, epoch: int, changed: Changed | None) -> Examples:
+    view = examples.view("train", epoch)
+    return view if changed is None else replace(view, features=changed(view, epoch))
 
 
 class Stream:
@@ -62,6 +83,8 @@ class Stream:
     When the stream ends it starts again from its first row. Going back to buffer `n` after a restart reads the `n`
     buffers before it once more: a stream has no other way.
     """
+
+    changed: Changed | None = None
 
     def __init__(
         self,
@@ -93,7 +116,7 @@ class Stream:
                 features = self.stream.features  # with the names of class labels, which plain rows have lost
                 if features is not None:
                     features = Features({**features, ROW_ID: Value("int64")})
-                examples = self.prepare(Dataset.from_list(rows, features)).view("train", index)
+                examples = _seen(self.prepare(Dataset.from_list(rows, features)), index, self.changed)
                 return examples, self.sizes.plan(examples.lengths, index)
 
     def _take(self) -> list[dict[str, Any]]:

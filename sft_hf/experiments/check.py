@@ -143,14 +143,15 @@ def _trial_save(run: _Run) -> tuple[str, str | None]:
         ) from None
     try:
         started = time.perf_counter()
-        saved = checkpoint.save_checkpoint(work, 1, run.training.model, run.training.optimizer, {})
+        kept = run.techniques.state_dict()
+        saved = checkpoint.save_checkpoint(work, 1, run.training.model, run.training.optimizer, {}, techniques=kept)
         seconds = time.perf_counter() - started
         if problem := checkpoint.verify(saved):
             raise SftError(f"{parent}: a checkpoint written there came back damaged: {problem}")
         one = sum(path.stat().st_size for path in saved.iterdir())
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    free, most = free_bytes(parent), checkpoint.expected_bytes(run.training.model)[1]
+    free, most = free_bytes(parent), checkpoint.expected_bytes(run.training.model, kept)[1]
     most += (run.recipe.checkpoint.save_total_limit - 1) * one
     line = (
         f"a checkpoint: {human_bytes(one)}, saved in {seconds:.1f} s; {human_bytes(free)} free for {human_bytes(most)}"

@@ -54,7 +54,7 @@ def metadata(record: RunRecord, *, pipeline_tag: str, title: str) -> ModelCardDa
     """Return the front matter; every value comes from the run."""
     results = _eval_results(record, pipeline_tag)
     license_id, license_name = _license(getattr(record.recipe, "license", None))
-    techniques = [str(technique.get("name")) for technique in record.recipe.techniques]
+    techniques = [technique.name for technique in record.recipe.techniques]
     return ModelCardData(
         pipeline_tag=pipeline_tag,
         library_name="transformers",

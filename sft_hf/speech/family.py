@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sft_hf.recipe import ModelSection
     from sft_hf.sources import Source
-    from sft_hf.tasks.base import Batch
+    from sft_hf.tasks.base import Batch, Items
 
 SPEC_AUGMENT_FIELDS = ("mask_time_prob", "mask_time_length", "mask_feature_prob", "mask_feature_length")
 
@@ -95,6 +95,13 @@ class Family(ABC):
     @abstractmethod
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """Each row's loss, summed over its label tokens, float32 [rows]."""
+
+    no_items: str | None = None
+    """See `Task.no_items`."""
+
+    def items(self, model: nn.Module, batch: Batch) -> Items:
+        """See `Task.items`."""
+        raise NotImplementedError(self.no_items)
 
     @abstractmethod
     def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:

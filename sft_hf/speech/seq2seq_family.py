@@ -28,6 +28,7 @@ from sft_hf.speech.whisper_window import (
     window_buckets,
     window_seconds,
 )
+from sft_hf.tasks.base import Items
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -201,10 +202,26 @@ class Seq2SeqFamily(Family):
         return losses[0] if len(parts) == 1 else torch.cat(losses)[order_of(parts)]
 
     def _part_losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        return token_losses(self._logits(model, batch), batch["labels"]).sum(dim=1)
+
+    def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        """[rows, tokens, vocabulary]."""
         with self._window(model, batch):
             inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", "seconds")}
-            logits = model(**inputs, use_cache=False).logits
-        return token_losses(logits, batch["labels"]).sum(dim=1)
+            logits: Tensor = model(**inputs, use_cache=False).logits
+        return logits
+
+    def items(self, model: nn.Module, batch: Batch) -> Items:
+        """See `Task.items`: the tokens to be written, the end among them, row by row."""
+        if model.training:
+            seed_numpy()
+        parts = split_by_frames(batch)
+        logits = torch.cat([self._logits(model, part) for _, part in parts])
+        if len(parts) > 1:
+            logits = logits[order_of(parts)]
+        real = batch["labels"] != IGNORED
+        rows = real.nonzero()[:, 0]
+        return Items(logits[real].float(), batch["labels"][real], rows, len(real))
 
     @contextmanager
     def _window(self, model: nn.Module, batch: Batch) -> Iterator[None]:

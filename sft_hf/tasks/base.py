@@ -59,6 +59,40 @@ class Examples:
 
 
 @dataclass(frozen=True)
+class Items:
+    """What a forward pass says of every item whose loss counts: a classified row, a token to be written.
+
+    Attributes:
+        logits: float32 [items, classes].
+        targets: int64 [items], or float32 [items, classes]: how much of the item is each class.
+        rows: int64 [items], the row that each item belongs to, ascending.
+        num_rows: rows of the batch.
+        scale: of every item's loss: one over the labels where a row's loss is the mean over labels.
+    """
+
+    logits: Tensor
+    targets: Tensor
+    rows: Tensor
+    num_rows: int
+    scale: float = 1.0
+
+    def row_losses(self, criterion: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the sum of the losses of each row's items, float32 [rows].
+
+        Args:
+            criterion: logits -> [items, classes], the loss that an item would have, were its class this one.
+        """
+        losses = criterion(self.logits)
+        if self.targets.ndim == 1:
+            chosen = losses.gather(1, self.targets[:, None])[:, 0]
+        else:
+            chosen = (losses * self.targets).sum(dim=1)
+        if len(self.rows) == self.num_rows:  # every row has an item of its own
+            return chosen * self.scale
+        return chosen.new_zeros(self.num_rows).index_add(0, self.rows, chosen) * self.scale
+
+
+@dataclass(frozen=True)
 class Shown:
     """A row as a person perceives it, small enough for a page.
 
@@ -129,6 +163,27 @@ class Task(ABC, Generic[SettingsT]):
     @abstractmethod
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """Forward pass; the loss of each row summed over its items, float32 [rows]. Nothing is averaged here."""
+
+    no_items: str | None = None
+    """Why `items` cannot be asked for, as a user reads it; None where it can. Known after `fit`."""
+
+    def items(self, model: nn.Module, batch: Batch) -> Items:
+        """Forward pass; logits and targets of every item, from which techniques make losses of their own.
+
+        With cross-entropy as the criterion, `Items.row_losses` gives what `losses` gives.
+        """
+        raise NotImplementedError(self.no_items)
+
+    @abstractmethod
+    def continuous(self, model: nn.Module, batch: Batch) -> tuple[str, Batch]:
+        """Return the batch with its inputs as real numbers (texts as the vectors of their tokens), and their name."""
+
+    def mixed_labels(self, first: Tensor, second: Tensor, weights: Tensor) -> Tensor | None:
+        """Return the labels of mixtures of two rows, of which the first has `weights` [rows]; None: there are none.
+
+        Of transcripts there are none: the losses against both are mixed instead.
+        """
+        return None
 
     @abstractmethod
     def predict_batch(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:

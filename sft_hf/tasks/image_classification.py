@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
 from sft_hf.classification import ClassifierTask, reuse_order
@@ -266,6 +266,10 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         ]
         # The layout that convolutions are fastest in, on CPUs with oneDNN and on GPUs; the values are the same.
         return torch.stack(views).contiguous(memory_format=torch.channels_last)
+
+    def continuous(self, model: nn.Module, batch: Batch) -> tuple[str, Batch]:
+        """See `Task.continuous`: normalized pixels."""
+        return "pixel_values", batch
 
     def _blank(self, rows: int) -> Tensor:
         """Pictures that nobody looks at, in the memory of a single number."""

@@ -24,7 +24,7 @@ from sft_hf.models.loading import open_checkpoint, opens
 from sft_hf.recipe import ModelSection
 from sft_hf.speech.checkpoints import transformers_source
 from sft_hf.speech.settings import SpeechRecognitionSettings
-from sft_hf.tasks.base import Batch, Examples, Shown, Task, vocabulary_digest
+from sft_hf.tasks.base import Batch, Examples, Items, Shown, Task, vocabulary_digest
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -228,6 +228,19 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """Each row's negative log-likelihood, summed over its label tokens, float32 [rows]."""
         return self.family.losses(model, batch)
+
+    @property
+    def no_items(self) -> str | None:  # type: ignore[override]
+        """See `Task.no_items`."""
+        return self.family.no_items
+
+    def items(self, model: nn.Module, batch: Batch) -> Items:
+        """See `Task.items`: the tokens of the transcript and its end, each given those before it."""
+        return self.family.items(model, batch)
+
+    def continuous(self, model: nn.Module, batch: Batch) -> tuple[str, Batch]:
+        """See `Task.continuous`: the spectrogram, or the samples."""
+        return self.family.extractor.model_input_names[0], batch
 
     def predict_batch(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """`tokens` int64 [rows, longest]; `confidence`, `seconds` and, given labels, `loss` and `items` [rows]."""

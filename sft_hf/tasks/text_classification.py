@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from pydantic import Field, PositiveInt
+from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from sft_hf.classification import ClassifierTask, reuse_order
@@ -249,6 +250,12 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         if "labels" in features[0]:
             batch["labels"] = self.label_tensor([feature["labels"] for feature in features])
         return batch
+
+    def continuous(self, model: nn.Module, batch: Batch) -> tuple[str, Batch]:
+        """See `Task.continuous`: the vectors of the tokens, float [rows, tokens, size], before positions are added."""
+        rest = {name: tensor for name, tensor in batch.items() if name != "input_ids"}
+        vectors = model.get_input_embeddings()(batch["input_ids"])  # type: ignore[operator]
+        return "inputs_embeds", {"inputs_embeds": vectors, **rest}
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """See `Task.save`."""

@@ -1,0 +1,217 @@
+"""What a technique is: something that modifies training, for every task, in one to three of the places below.
+
+A file `sft_hf/techniques/NAME.py` holds a pure function with its source, and a class named after the file with its
+`Settings`. The class overrides the methods it needs; every one does nothing here. Nothing else has to be changed, and
+`sft_hf.technique_stack` calls the methods in the order that `order` says, whatever the order in the recipe.
+
+Whatever is drawn at random is a function of (seed, step or epoch, row), so that a resumed run draws the same:
+`TrainBatch.generators`, the generator given to `change_row`, or torch's global one, which each step seeds anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sft_hf.errors import RecipeError
+from sft_hf.recipe_sections import TechniqueSettings
+from sft_hf.tasks.base import Batch, Examples, Items, Task, to_device
+
+if TYPE_CHECKING:
+    from sft_hf.recipe import Recipe
+
+SettingsT = TypeVar("SettingsT", bound=TechniqueSettings)
+
+Criterion = Callable[[Tensor], Tensor]
+"""float32 logits [items, classes] -> the loss [items, classes] that an item would have, were its class this one."""
+
+Schedule = Callable[[int], float]
+"""A step (0-based) -> the factor of the peak learning rate in it."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a technique may look at when it is put together, before any step.
+
+    `label_counts` are the training rows of each label, in label order; None for a task without labels, and for a
+    stream. `schedule(n)` is the recipe's learning-rate schedule over n steps.
+    """
+
+    recipe: Recipe
+    task: Task[Any]
+    num_steps: int
+    steps_per_epoch: int | None
+    label_counts: Sequence[int] | None
+    schedule: Callable[[int], Schedule]
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """The rows of one forward pass.
+
+    `partner` holds as many rows again, padded to the same shapes, where a technique wants a second row for each
+    (`needs_partner`): row i's partner is another row of the same optimizer step, drawn for that step. So it does not
+    depend on how the step is cut into passes. `keys` [rows] are numbers that differ for each (seed, step, row).
+    """
+
+    inputs: Batch
+    partner: Batch | None = None
+    keys: tuple[int, ...] = ()
+
+    def to(self, device: torch.device) -> TrainBatch:
+        """Return the batch on `device`."""
+        partner = None if self.partner is None else to_device(self.partner, device)
+        return replace(self, inputs=to_device(self.inputs, device), partner=partner)
+
+    def with_inputs(self, inputs: Batch) -> TrainBatch:
+        """Return the batch with other inputs, for the loss inside; it has no partner any more."""
+        return replace(self, inputs=inputs, partner=None)
+
+    def generators(self, salt: int) -> list[np.random.Generator]:
+        """Return a generator for each row; `salt` tells techniques apart."""
+        return [np.random.default_rng([salt, key]) for key in self.keys]
+
+
+Loss = Callable[[nn.Module, TrainBatch], Tensor]
+"""Model and batch -> each row's loss, summed over its items, float32 [rows]."""
+
+
+@dataclass(frozen=True)
+class LossParts:
+    """What `wrap_loss` may build on, besides the loss that it wraps: the task, and the items' criterion."""
+
+    task: Task[Any]
+    criterion: Criterion
+
+    def of_items(self, items: Items) -> Tensor:
+        """Return each row's loss, given what a forward pass says of its items, float32 [rows]."""
+        return items.row_losses(self.criterion)
+
+
+class Technique(Generic[SettingsT]):
+    """One technique; the first line of a subclass's docstring is what `sft-hf techniques` says about it."""
+
+    Settings: ClassVar[type[Any]] = TechniqueSettings
+    paper: ClassVar[str] = ""
+    """Authors, title, year; section or equation."""
+
+    order: ClassVar[int] = 50
+    """Lower ones come first; of two that wrap the same thing, the higher one is outside."""
+
+    excluded: ClassVar[Mapping[str, str]] = {}
+    """Names of tasks, and of other techniques, that it cannot go with: the reason, as a user reads it."""
+
+    example: ClassVar[Mapping[str, Any]] = {}
+    """Settings under which it does something in a run of two steps, where its defaults would not (for the tests)."""
+
+    neutral: ClassVar[Mapping[str, Any] | None] = None
+    """Settings under which training is plain training; None: there are none."""
+
+    needs_items: ClassVar[bool] = False
+    """Whether it works on `Task.items`, which CTC has not."""
+
+    needs_label_counts: ClassVar[bool] = False
+    """Whether it needs `Context.label_counts`."""
+
+    needs_partner: ClassVar[bool] = False
+    """Whether it needs `TrainBatch.partner`."""
+
+    keeps_prefix: ClassVar[bool] = False
+    """Whether it may be used while a frozen part is served from the prefix cache: it changes neither the inputs nor the
+    frozen part, and makes one forward pass."""
+
+    def __init__(self, settings: SettingsT, context: Context) -> None:
+        self.settings, self.context = settings, context
+
+    @classmethod
+    def check_recipe(cls, settings: SettingsT, recipe: Recipe) -> None:
+        """Refuse what cannot go together. Raises RecipeError with the reason."""
+        others = [other.name for other in recipe.techniques if other is not settings]
+        for name in (recipe.task.name, *others):
+            if name in cls.excluded:
+                raise RecipeError(f"techniques: {settings.name} does not go with {name}: {cls.excluded[name]}")
+        if recipe.peft and "peft" in cls.excluded:
+            raise RecipeError(f"techniques: {settings.name} does not go with peft: {cls.excluded['peft']}")
+        cls.check(settings, recipe)
+
+    @classmethod
+    def check(cls, settings: SettingsT, recipe: Recipe) -> None:
+        """Refuse what `excluded` cannot say. Raises RecipeError."""
+
+    # --- rows ----------------------------------------------------------------------------------------------------
+
+    def sample_rows(self, examples: Examples, generator: np.random.Generator) -> np.ndarray | None:
+        """Return the rows of an epoch, int64, as many as there are, some perhaps twice; None: each once."""
+        return None
+
+    def change_row(self, row: dict[str, Any], generator: np.random.Generator) -> dict[str, Any]:
+        """Return a training row (what `Task.collate` takes a list of) as it is to be seen in this epoch."""
+        return row
+
+    # --- the model before training -------------------------------------------------------------------------------
+
+    def prepare_model(self, model: nn.Module) -> None:
+        """Change the model in place before the optimizer is built, or remember its pretrained weights.
+
+        A resumed run does this too, before its weights are put back.
+        """
+
+    def learning_rate_scales(self, model: nn.Module) -> dict[str, float]:
+        """Return factors of the learning rate for parameters by name; those left out keep 1."""
+        return {}
+
+    def wrap_schedule(self, schedule: Schedule) -> Schedule:
+        """Return another learning-rate schedule."""
+        return schedule
+
+    # --- a step, in this order -----------------------------------------------------------------------------------
+
+    def before_step(self, model: nn.Module, step: int) -> None:
+        """Prepare the model for step `step` (0-based), from whatever state a resumed run finds it in."""
+
+    def wrap_criterion(self, criterion: Criterion) -> Criterion:
+        """Return another loss of an item."""
+        return criterion
+
+    def wrap_loss(self, loss: Loss, parts: LossParts) -> Loss:
+        """Return another loss of the rows."""
+        return loss
+
+    def compute_gradients(self, model: nn.Module, compute: Callable[..., float]) -> float:
+        """Leave in `.grad` the gradient that the optimizer is to see; return the step's mean loss.
+
+        `compute()` goes through the whole step, all passes and ranks, with the same random numbers each time, and
+        leaves the gradient of the mean loss. `compute(keep_statistics=False)` leaves batch norm's running statistics
+        as they were.
+        """
+        return compute()
+
+    def change_gradients(self, model: nn.Module) -> None:
+        """Change the gradients in place, before they are clipped; they are summed over all ranks by then."""
+
+    def after_step(self, model: nn.Module, step: int) -> None:
+        """Look at the weights after `step` updates (1-based)."""
+
+    # --- evaluation and the end ----------------------------------------------------------------------------------
+
+    def evaluated_weights(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """Return other values of parameters and buffers, by name, that are evaluated and saved in place of these."""
+        return {}
+
+    def after_training(self, task: Task[Any], outputs: dict[str, Tensor], examples: Examples) -> dict[str, Any]:
+        """Choose on the outputs of validation what is chosen outside training; return what metrics.json tells of it."""
+        return {}
+
+    # --- resuming ------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what a resumed run needs back, as tensors; what is a function of the step needs nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Put back what `state_dict` returned."""

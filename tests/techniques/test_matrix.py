@@ -1,0 +1,138 @@
+"""Every technique with every task: it trains, resumes to the same bits, goes with accumulation and with another one."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sft_hf.errors import RecipeError
+from sft_hf.registry import component_names, load_component
+from sft_hf.run import finetune
+
+TASKS = ("text", "image", "whisper", "ctc")
+TASK_NAMES = {"text": "text_classification", "image": "image_classification"}
+COMPANIONS = ("label_smoothing", "ema", "l2_sp", "sam")
+
+
+@pytest.fixture
+def recipes(make_recipe, make_image_recipe, make_speech_recipe, wav2vec2_checkpoint):
+    """{task: a function that makes a recipe of two short steps}."""
+
+    def make_ctc_recipe(**changes):
+        return make_speech_recipe(model__name=str(wav2vec2_checkpoint), **changes)
+
+    makers = {"text": make_recipe, "image": make_image_recipe, "whisper": make_speech_recipe, "ctc": make_ctc_recipe}
+    short = {
+        "train__max_steps": 2,
+        "train__per_device_train_batch_size": 4,
+        "train__gradient_accumulation_steps": 2,
+        "checkpoint__save_steps": 1,
+        "checkpoint__save_total_limit": 5,
+        "eval__eval_steps": 1,
+        "eval__baseline": "none",
+        "data__max_train_samples": 16,
+        "data__max_validation_samples": 6,
+        "data__max_test_samples": 6,
+        "optim__warmup_ratio": 0.0,
+    }
+    return {task: lambda make=make, **changes: make(**{**short, **changes}) for task, make in makers.items()}
+
+
+def settings_of(name, **changes):
+    return {"name": name, **load_component("techniques", name).example, **changes}
+
+
+def reason_against(name, task):
+    """Why a technique does not serve a task, as it says itself; None if it does."""
+    cls = load_component("techniques", name)
+    excluded = cls.excluded.get(TASK_NAMES.get(task, "speech_recognition"))
+    return excluded or ("CTC sums over all alignments" if task == "ctc" and cls.needs_items else None)
+
+
+def companion_of(name, task):
+    """A second technique that goes with this one."""
+    cls = load_component("techniques", name)
+    for other in COMPANIONS:
+        rivals = load_component("techniques", other).excluded
+        if other != name and other not in cls.excluded and name not in rivals and not reason_against(other, task):
+            return other
+    raise AssertionError(f"nothing goes with {name}")
+
+
+def result_of(folder):
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("name", component_names("techniques"))
+def test_matrix(name, task, recipes, tmp_path):
+    reason = reason_against(name, task)
+    if reason:
+        with pytest.raises(RecipeError, match=reason[:40].replace("(", ".").replace(")", ".")):
+            finetune(recipes[task](techniques=[settings_of(name)]))
+        return
+    both = [settings_of(name), settings_of(companion_of(name, task))]
+    whole = finetune(recipes[task](techniques=both, output_dir=str(tmp_path / "whole")))
+    assert all(torch.isfinite(tensor).all() for tensor in result_of(whole.output_dir).values())
+
+    recipe = recipes[task](techniques=both, output_dir=str(tmp_path / "cut"))
+    shutil.copytree(whole.output_dir, tmp_path / "cut")
+    forget_all_after_the_first_step(tmp_path / "cut")
+    resumed = finetune(recipe, resume=True)
+    assert same(result_of(whole.output_dir), result_of(resumed.output_dir))
+    assert whole.metrics["test"] == resumed.metrics["test"]
+
+
+def forget_all_after_the_first_step(folder):
+    """Leave a run as a kill after its first step leaves it."""
+    for path in folder.iterdir():
+        if path.name not in ("recipe.yaml", "log.jsonl", "checkpoints"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(folder / "checkpoints" / "step-000002")
+
+
+NO_DROPOUT = {  # two rows beside each other are padded to one width, and masks of another shape are other masks
+    "text": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+    "image": {},
+    "whisper": {},
+    "ctc": {},
+}
+NEUTRAL = [
+    (name, task)
+    for name in component_names("techniques")
+    for task in TASKS
+    if load_component("techniques", name).neutral is not None and not reason_against(name, task)
+    # wav2vec2's first layer normalizes over time, padding included, and that is wider with a partner
+    if not (task == "ctc" and load_component("techniques", name).needs_partner)
+]
+
+
+@pytest.mark.parametrize(("name", "task"), NEUTRAL)
+def test_at_zero_strength_it_is_plain_training(name, task, recipes, tmp_path):
+    neutral = settings_of(name, **load_component("techniques", name).neutral)
+    # SGD, because Adam's first updates have one size whatever the gradient's: rounding would show.
+    options = {"optim__name": "sgd", "optim__learning_rate": 0.1, "model__config_overrides": NO_DROPOUT[task]}
+    plain = finetune(recipes[task](output_dir=str(tmp_path / "plain"), **options))
+    neutral = finetune(recipes[task](techniques=[neutral], output_dir=str(tmp_path / "neutral"), **options))
+    first, second = result_of(plain.output_dir), result_of(neutral.output_dir)
+    assert first.keys() == second.keys()
+    for key in first:
+        torch.testing.assert_close(first[key], second[key], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", component_names("techniques"))
+def test_it_explains_itself(name):
+    cls = load_component("techniques", name)
+    assert cls.Settings.model_fields["name"].default == name
+    assert cls.paper and cls.__doc__.splitlines()[0].endswith(".")
+    assert all(field.description for key, field in cls.Settings.model_fields.items() if key != "name")
+    assert set(cls.excluded) <= {"peft", *component_names("tasks"), *component_names("techniques")}
+    for other in set(cls.excluded) & set(component_names("techniques")):
+        assert name in load_component("techniques", other).excluded, f"{other} does not know that {name} excludes it"
