@@ -96,6 +96,7 @@ def prepare(settings: SimpleNamespace) -> dict[str, Any]:
         "columns": columns,
         "labels": list(run.task.label_map.names) if hasattr(run.task, "label_map") else None,
         "max_length": getattr(run.task, "max_length", None),
+        "as_it_came": as_it_came(run),
     }
     (work / "about.json").write_text(json.dumps(about))
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -106,6 +107,17 @@ def prepare(settings: SimpleNamespace) -> dict[str, Any]:
         "peak_flops": matrix_peak(run.accelerator.device),
         "environment": process.environment(run.accelerator),
     }
+
+
+def as_it_came(run: Any) -> dict[str, Any]:
+    """Return what the checkpoint itself has in the fields of its config that the recipe changes: Trainer's users do not."""
+    from transformers import AutoConfig
+
+    from sft_hf.models.loading import open_checkpoint
+
+    changed = run.recipe.model.config_overrides
+    own = open_checkpoint(AutoConfig, run.source, "config.json") if changed else None
+    return {name: getattr(own, name) for name in changed}
 
 
 def matrix_peak(device: torch.device, size: int = 2048) -> float:

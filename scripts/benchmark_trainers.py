@@ -119,7 +119,7 @@ def _text(model: Path, rows: dict[str, Dataset], about: dict[str, Any], recipe: 
         return {**encoded, "labels": [_number(value, numbers) for value in batch[label]]}
 
     sets = {role: split.map(encode, batched=True, remove_columns=split.column_names) for role, split in rows.items()}
-    built = AutoModelForSequenceClassification.from_pretrained(model, dtype=torch.float32)
+    built = AutoModelForSequenceClassification.from_pretrained(model, dtype=torch.float32, **about["as_it_came"])
     return SimpleNamespace(model=built, sets=sets, collate=DataCollatorWithPadding(tokenizer), metrics=_accuracy)
 
 

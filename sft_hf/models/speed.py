@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sft_hf.errors import RecipeError
+from sft_hf.models.cpu_kernels import with_cpu_kernels
 from sft_hf.models.depthwise import has_depthwise, with_fast_backward
 from sft_hf.recipe import TrainSection
 
@@ -30,3 +31,5 @@ def speed_up(model: Any, section: TrainSection) -> None:
         model.compile(dynamic=True)
     elif has_depthwise(model) and not section.gradient_checkpointing:  # which would recompute with other functions
         with_fast_backward(model)
+    if section.torch_compile != "on" and not section.gradient_checkpointing:
+        with_cpu_kernels(model)
