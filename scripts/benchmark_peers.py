@@ -110,7 +110,7 @@ def prepare(settings: SimpleNamespace) -> dict[str, Any]:
 
 
 def as_it_came(run: Any) -> dict[str, Any]:
-    """Return what the checkpoint itself has in the fields of its config that the recipe changes: Trainer's users do not."""
+    """Return the checkpoint's own values of the fields that the recipe changes, which Trainer's users leave alone."""
     from transformers import AutoConfig
 
     from sft_hf.models.loading import open_checkpoint
