@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sft_hf.data.loading import ROW_ID
 from sft_hf.errors import SftError
 from sft_hf.filesystem import write_text
-from sft_hf.publishing.report import build_report, worst_errors
+from sft_hf.publishing.report.run_report import build_report, worst_errors
 from sft_hf.registry import load_component
 from sft_hf.run_inputs import load_data
 from sft_hf.run_record import RunRecord, read_record
@@ -42,7 +42,7 @@ def write_report(run: str | Path, output: str | Path | None = None, *, trust_rem
 
 def write_comparison(runs: Sequence[str | Path], output: str | Path, *, trust_remote_code: bool = False) -> Path:
     """Write a page that compares finished runs, and return its path. Raises UserError for runs of different tasks."""
-    from sft_hf.publishing.comparison import build_comparison
+    from sft_hf.publishing.report.comparison import build_comparison
 
     records = [read_record(run, trust_remote_code=trust_remote_code) for run in runs]
     path = Path(output)

@@ -31,7 +31,8 @@ from sft_hf.models.loading import pin
 from sft_hf.models.speed import speed_up
 from sft_hf.optimization import build_optimizer, build_scheduler, check_optimizer, schedule
 from sft_hf.prefix_cache import with_prefix_cache
-from sft_hf.publishing.hub import check_access, push
+from sft_hf.publishing.hub.access import check_access
+from sft_hf.publishing.hub.push import push
 from sft_hf.recipe import Recipe
 from sft_hf.registry import load_component
 from sft_hf.reporting import report_page

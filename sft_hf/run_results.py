@@ -10,7 +10,7 @@ from torch import Tensor
 from sft_hf import process
 from sft_hf.data.loading import Splits
 from sft_hf.data.training_data import WholeSet
-from sft_hf.publishing.model_card import build_card
+from sft_hf.publishing.card.model_card import build_card
 from sft_hf.tasks.base import Examples, Task
 
 if TYPE_CHECKING:

@@ -146,7 +146,7 @@ def push(run: str, repo_id: str, public: bool, revision: str | None, tag: str | 
     sft-hf push runs/text me/reuters-topics
     sft-hf push runs/text me/reuters-topics --public --tag v1
     """
-    from sft_hf.publishing.hub import push as push_run
+    from sft_hf.publishing.hub.push import push as push_run
 
     result = push_run(run, repo_id, private=not public, revision=revision, tag=tag, message=message)
     seen = "private" if result.private else "public"

@@ -18,7 +18,7 @@ from sft_hf.data.training_data import WholeSet
 from sft_hf.errors import RunFolderError, SftError
 from sft_hf.filesystem import free_bytes, human_bytes
 from sft_hf.loop import TrainState
-from sft_hf.publishing.hub_access import write_access
+from sft_hf.publishing.hub.access import write_access
 from sft_hf.recipe import Recipe
 from sft_hf.run import _Run
 from sft_hf.run_folder import RunFolder

@@ -5,14 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
-
+from sft_hf.publishing.names import is_hub_id, last_part
 from sft_hf.recipe import ABOUT_THE_RUN, Recipe
-from sft_hf.sources import looks_like_path
 
 _LOCAL = re.compile(r"[/~\\]|[A-Za-z]:[/\\]|\.\.?(?:[/\\]|$)")
-_SEPARATOR = re.compile(r"[/\\]+")
 _NO_PATHS = ("label_names", "key_mapping", "delimiter", "quote_char")  # and *_column, *_split: words of the data
 
 
@@ -29,25 +25,6 @@ def public_recipe(recipe: Recipe) -> dict[str, Any]:
         if not name.startswith("pypi://") and not is_hub_id(name):
             data[section]["name"] = f"./{last_part(name)}"
     return {key: _without_paths(value, key) for key, value in data.items()}
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether a checkpoint's or data set's name reads as a Hub id; a folder that is called so is not looked for."""
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return not looks_like_path(name)
-
-
-def last_part(path: str) -> str:
-    """Return the last part of a path of any operating system; `local` where it has none.
-
-    >>> last_part("/home/me/reviews/")
-    'reviews'
-    """
-    parts = [part for part in _SEPARATOR.split(path) if part.strip(".") and not re.fullmatch(r"~.*|[A-Za-z]:", part)]
-    return parts[-1] if parts else "local"
 
 
 def _without_paths(value: Any, key: str) -> Any:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from sft_hf.publishing.public_recipe import is_hub_id, last_part, public_recipe
+from sft_hf.publishing.names import is_hub_id, last_part
+from sft_hf.publishing.public_recipe import public_recipe
 from sft_hf.recipe import validate_recipe
 from sft_hf.yaml_files import write_yaml
 

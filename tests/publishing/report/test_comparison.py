@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sft_hf.errors import UserError
-from sft_hf.publishing.comparison import build_comparison
+from sft_hf.publishing.report.comparison import build_comparison
 
 
 def load_records() -> Any:

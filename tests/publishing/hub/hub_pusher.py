@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[2]
 
 
 def load_module(name: str) -> Any:
@@ -91,7 +91,7 @@ def _call(arguments: list[str]) -> int:
 
     from sft_hf import console
     from sft_hf.errors import SftError
-    from sft_hf.publishing.hub import push
+    from sft_hf.publishing.hub.push import push
     from sft_hf.redaction import redact
 
     console.set_up()
@@ -143,7 +143,7 @@ def _serve() -> None:
     import transformers  # noqa: F401
 
     import sft_hf.cli
-    import sft_hf.publishing.hub
+    import sft_hf.publishing.hub.push
     import sft_hf.tasks.image_classification
     import sft_hf.tasks.speech_recognition
     import sft_hf.tasks.text_classification

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 from sft_hf.publishing.numbers import axis_percent, decimal, percent
-from sft_hf.publishing.pages import legible, wording
+from sft_hf.publishing.report.pages import legible, wording
 
 WIDTH, HEIGHT = 400, 210
 MOST_POINTS = 400  # that a line is drawn from

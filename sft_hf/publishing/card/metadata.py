@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from sft_hf.publishing.markdown import plain
+from sft_hf.publishing.card.markdown import plain
+from sft_hf.publishing.names import is_hub_id, source_name
 from sft_hf.publishing.numbers import finite, metric_name
-from sft_hf.publishing.pages import source_name
-from sft_hf.publishing.public_recipe import is_hub_id
 from sft_hf.run_record import RunRecord
 
 

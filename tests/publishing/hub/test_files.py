@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sft_hf.errors import UserError
-from sft_hf.publishing.hub_files import is_publishable, public_metrics, refuse_secrets
+from sft_hf.publishing.hub.files import is_publishable, public_metrics, refuse_secrets
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from sft_hf.errors import UserError
 from sft_hf.filesystem import human_bytes
-from sft_hf.publishing.charts import Line, Strip, interval_strips, line_panel, ticks
+from sft_hf.publishing.names import source_name
 from sft_hf.publishing.numbers import (
     LOWER_IS_BETTER,
     NO_BREAK,
@@ -26,9 +26,10 @@ from sft_hf.publishing.numbers import (
     metric_value,
     percent_range,
 )
-from sft_hf.publishing.pages import render, source_name, wording
 from sft_hf.publishing.public_recipe import public_recipe
-from sft_hf.publishing.sections import curve
+from sft_hf.publishing.report.charts import Line, Strip, interval_strips, line_panel, ticks
+from sft_hf.publishing.report.pages import render, wording
+from sft_hf.publishing.report.sections import curve
 from sft_hf.run_record import RunRecord
 from sft_hf.yaml_files import flatten
 

@@ -14,8 +14,9 @@ from typing import Any
 
 from sft_hf.errors import RunFolderError, UserError
 from sft_hf.models.folder_safety import check_folder
-from sft_hf.publishing.model_card import build_card
-from sft_hf.publishing.public_recipe import last_part, public_recipe
+from sft_hf.publishing.card.model_card import build_card
+from sft_hf.publishing.names import last_part
+from sft_hf.publishing.public_recipe import public_recipe
 from sft_hf.recipe import Recipe
 from sft_hf.redaction import redact
 from sft_hf.registry import load_component

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sft_hf.publishing import mistakes, sections
-from sft_hf.publishing.charts import small_bar
-from sft_hf.publishing.headline import headline
+from sft_hf.publishing.names import source_name
 from sft_hf.publishing.numbers import interval, metric_name, metric_value, percent, percent_range, rows
-from sft_hf.publishing.pages import render, source_name
 from sft_hf.publishing.public_recipe import public_recipe
+from sft_hf.publishing.report import mistakes, sections
+from sft_hf.publishing.report.charts import small_bar
+from sft_hf.publishing.report.headline import headline
+from sft_hf.publishing.report.pages import render
 from sft_hf.run_record import RunRecord
 from sft_hf.yaml_files import write_yaml
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from sft_hf.publishing.card_limits import limits
-from sft_hf.publishing.card_metadata import base_model, data_on_hub, language_code, metadata
-from sft_hf.publishing.card_results import calibration, results
-from sft_hf.publishing.card_use import use
-from sft_hf.publishing.markdown import code, escape, fenced, plain
+from sft_hf.publishing.card.limits import limits
+from sft_hf.publishing.card.markdown import code, escape, fenced, plain
+from sft_hf.publishing.card.metadata import base_model, data_on_hub, language_code, metadata
+from sft_hf.publishing.card.results import calibration, results
+from sft_hf.publishing.card.use import use
+from sft_hf.publishing.names import last_part
 from sft_hf.publishing.numbers import count, decimal, duration, finite, rows
-from sft_hf.publishing.public_recipe import last_part, public_recipe
+from sft_hf.publishing.public_recipe import public_recipe
 from sft_hf.redaction import redact
 from sft_hf.run_record import RunRecord
 from sft_hf.yaml_files import write_yaml

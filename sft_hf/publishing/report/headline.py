@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from sft_hf.publishing.charts import Strip, interval_strips, ticks
+from sft_hf.publishing.names import without_paths
 from sft_hf.publishing.numbers import (
     LOWER_IS_BETTER,
     NO_BREAK,
@@ -21,7 +21,8 @@ from sft_hf.publishing.numbers import (
     percent_range,
     rows,
 )
-from sft_hf.publishing.pages import without_paths, wording
+from sft_hf.publishing.report.charts import Strip, interval_strips, ticks
+from sft_hf.publishing.report.pages import wording
 from sft_hf.run_record import RunRecord
 
 FEW_ROWS = 100  # below so many, a score says little

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from sft_hf.publishing import charts, numbers
-from sft_hf.publishing.report import build_report, worst_errors
+from sft_hf.publishing import numbers
+from sft_hf.publishing.report import charts
+from sft_hf.publishing.report.run_report import build_report, worst_errors
 from sft_hf.tasks.base import Shown
 
 

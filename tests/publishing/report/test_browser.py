@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from sft_hf.publishing.comparison import build_comparison
-from sft_hf.publishing.report import build_report
+from sft_hf.publishing.report.comparison import build_comparison
+from sft_hf.publishing.report.run_report import build_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PLAYWRIGHT = importlib.util.find_spec("playwright") and importlib.util.find_spec("axe_playwright_python")

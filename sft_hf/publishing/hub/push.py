@@ -21,20 +21,17 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 from sft_hf import console
 from sft_hf.errors import UserError
 from sft_hf.filesystem import human_bytes
-from sft_hf.publishing.hub_access import (
+from sft_hf.publishing.hub.access import (
     PATIENCE,
     answers_within,
-    check_access,
     check_name,
     explain,
     one_line_errors,
     write_access,
 )
-from sft_hf.publishing.hub_files import Files, files_of_run, is_publishable, refuse_secrets, with_named_card
+from sft_hf.publishing.hub.files import Files, files_of_run, is_publishable, refuse_secrets, with_named_card
 from sft_hf.redaction import redact
 from sft_hf.run_folder import open_run
-
-__all__ = ["PushResult", "check_access", "push"]
 
 log = logging.getLogger("sft_hf")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePath
 
-from sft_hf.publishing.markdown import fenced, plain
+from sft_hf.publishing.card.markdown import fenced, plain
 from sft_hf.publishing.numbers import finite
 from sft_hf.run_record import RunRecord
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from sft_hf.publishing import mistakes
-from sft_hf.publishing.comparison import build_comparison
-from sft_hf.publishing.pages import source_name, without_paths, wording
-from sft_hf.publishing.report import build_report, worst_errors
+from sft_hf.publishing.names import source_name, without_paths
+from sft_hf.publishing.report import mistakes
+from sft_hf.publishing.report.comparison import build_comparison
+from sft_hf.publishing.report.pages import wording
+from sft_hf.publishing.report.run_report import build_report, worst_errors
 from sft_hf.tasks.base import Shown
 
 

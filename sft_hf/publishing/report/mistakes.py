@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
-from sft_hf.publishing.charts import Strip, interval_strips, small_bar
-from sft_hf.publishing.headline import scale_from_zero
 from sft_hf.publishing.numbers import count, finite, interval, metric_name, percent, percent_range, rows
-from sft_hf.publishing.pages import legible, wording
+from sft_hf.publishing.report.charts import Strip, interval_strips, small_bar
+from sft_hf.publishing.report.headline import scale_from_zero
+from sft_hf.publishing.report.pages import legible, wording
 from sft_hf.run_record import RunRecord
 
 if TYPE_CHECKING:

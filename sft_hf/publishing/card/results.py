@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sft_hf.publishing.markdown import escape, table
+from sft_hf.publishing.card.markdown import escape, table
+from sft_hf.publishing.names import without_paths
 from sft_hf.publishing.numbers import (
     LOWER_IS_BETTER,
     UNKNOWN,
@@ -17,7 +18,6 @@ from sft_hf.publishing.numbers import (
     percent_range,
     rows,
 )
-from sft_hf.publishing.pages import without_paths
 from sft_hf.run_record import RunRecord
 
 MOST_CLASSES = 30  # rows of the table of classes, and of groups

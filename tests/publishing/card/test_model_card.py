@@ -20,7 +20,7 @@ from huggingface_hub.repocard_data import eval_results_to_model_index, model_ind
 from markdown_it import MarkdownIt
 
 from sft_hf.inference import predict_inputs
-from sft_hf.publishing.model_card import build_card
+from sft_hf.publishing.card.model_card import build_card
 from sft_hf.publishing.numbers import metric_value, percent
 from sft_hf.recipe import Recipe, validate_recipe
 from sft_hf.run import finetune

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from sft_hf.filesystem import human_bytes
-from sft_hf.publishing.charts import Line, bar_panel, line_panel, reliability_panel
+from sft_hf.publishing.names import without_paths
 from sft_hf.publishing.numbers import (
     UNKNOWN,
     axis_percent,
@@ -21,7 +21,7 @@ from sft_hf.publishing.numbers import (
     percent,
     rows,
 )
-from sft_hf.publishing.pages import without_paths
+from sft_hf.publishing.report.charts import Line, bar_panel, line_panel, reliability_panel
 from sft_hf.run_record import RunRecord
 
 MOST_LOG_LINES = 500  # of the log as a table

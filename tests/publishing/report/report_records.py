@@ -15,8 +15,8 @@ import numpy as np
 
 from sft_hf.calibration import calibration_metrics
 from sft_hf.metrics import multi_label_metrics, single_label_metrics
-from sft_hf.publishing.pages import POLICY
-from sft_hf.publishing.report import worst_errors
+from sft_hf.publishing.report.pages import POLICY
+from sft_hf.publishing.report.run_report import worst_errors
 from sft_hf.recipe import Recipe, validate_recipe
 from sft_hf.run_record import RunRecord
 from sft_hf.tasks.base import Shown
