@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
@@ -108,3 +109,14 @@ def test_every_command_of_the_table_exists():
 
     named = set(re.findall(r"^\| `sft-hf ([\w-]+)", README, flags=re.MULTILINE))
     assert named == set(cli.commands)
+
+
+def test_the_technique_shown_is_the_one_in_the_package():
+    """Whole, but for its docstrings; that of the class, which users see, is shown too."""
+    (shown,) = (ast.parse(block) for block in blocks("py"))
+    real = ast.parse((ROOT / "sft_hf" / "techniques" / "label_smoothing.py").read_text(encoding="utf-8"))
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    for node in ast.walk(real):
+        if isinstance(node, kinds) and getattr(node, "name", "") != "LabelSmoothing" and ast.get_docstring(node):
+            node.body = node.body[1:]
+    assert [ast.dump(node) for node in shown.body] == [ast.dump(n) for n in real.body if isinstance(n, kinds)]
