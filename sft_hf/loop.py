@@ -87,7 +87,7 @@ def train(training: Training, state: TrainState) -> None:
     Terminated when a signal asked for it, after a checkpoint was saved.
     """
     training.model.train()
-    if training.recipe.train.freeze:
+    if training.recipe.train.freeze or training.recipe.peft:
         evaluate_frozen_parts(training.model)
     clock = _Clock(training.recipe.checkpoint.save_minutes)
     with console.bar("training", training.num_steps, initial=state.step) as bar:

@@ -96,6 +96,13 @@ def _refuse_until_supported(value: Any) -> Any:
     return value
 
 
+def _check_peft(value: dict[str, Any]) -> dict[str, Any]:
+    """Only what needs no PEFT, which takes seconds to import: see `sft_hf.models.adapter_settings`."""
+    if value and not isinstance(value.get("peft_type"), str):
+        raise ValueError("peft_type is missing; give one of PEFT's names: LORA, IA3, PREFIX_TUNING, ...")
+    return value
+
+
 ABOUT_THE_RUN = frozenset(
     {"output_dir", "report_to", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision", "license"}
 )
@@ -114,8 +121,12 @@ class Recipe(Section):
     optim: OptimSection = Field(default_factory=OptimSection, description="Optimizer and learning-rate schedule.")
     eval: EvalSection = Field(default_factory=EvalSection, description="Evaluation and model selection.")
     checkpoint: CheckpointSection = Field(default_factory=CheckpointSection, description="Checkpoints.")
-    peft: Annotated[dict[str, Any], AfterValidator(_refuse_until_supported)] = Field(
-        default_factory=dict, description="Parameter-efficient fine-tuning; not supported yet: leave empty."
+    peft: Annotated[dict[str, Any], AfterValidator(_check_peft)] = Field(
+        default_factory=dict,
+        description="Parameter-efficient fine-tuning: peft_type (LORA, IA3, PREFIX_TUNING, ...) and the fields of "
+        "PEFT's config class by their own names; `use_dora: true` for DoRA. output: merged (default) or adapter: what "
+        "model/ holds; the folder adapter/ has the adapter always. Empty: train the whole model.",
+        examples=[{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["query", "value"]}],
     )
     techniques: Annotated[list[SerializeAsAny[TechniqueSettings]], BeforeValidator(_validate_techniques)] = Field(
         default_factory=list,

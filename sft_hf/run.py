@@ -24,9 +24,12 @@ from sft_hf.data.preflight import Finding
 from sft_hf.data.training_data import WholeSet
 from sft_hf.errors import RecipeError, StorageError, Terminated, UserError, did_you_mean
 from sft_hf.evaluation import predict
-from sft_hf.filesystem import free_bytes, human_bytes
+from sft_hf.filesystem import committed_folder, free_bytes, human_bytes
 from sft_hf.freezing import freeze
 from sft_hf.loop import Training, TrainState, train
+from sft_hf.models.adapter_files import savable
+from sft_hf.models.adapter_settings import check_adapter
+from sft_hf.models.adapters import attach
 from sft_hf.models.loading import pin
 from sft_hf.models.speed import speed_up
 from sft_hf.optimization import build_optimizer, build_scheduler, check_optimizer, schedule
@@ -128,6 +131,7 @@ class _Run:
         recipe, task = self.recipe, self.task
         check_installed(recipe)
         check_optimizer(recipe.optim)
+        check_adapter(recipe.peft)
         if recipe.push_to_hub:
             self._on_main(check_access, self.repo_id)
         model = recipe.model
@@ -209,6 +213,7 @@ class _Run:
     def _training(self, model: Any) -> Training:
         recipe, techniques = self.recipe, self.techniques
         freeze(model, recipe.train.freeze)
+        model, self.adapter = attach(model, recipe, self.task.peft_task_type, self.source)
         techniques.prepare_model(model)
         speed_up(model, recipe.train)
         optimizer = build_optimizer(model, recipe.optim, techniques.learning_rate_scales(model))
@@ -299,6 +304,8 @@ class _Run:
             log.info("kept the weights of step %d, the best on validation", state.best_step)
         else:
             self.techniques.adopt_evaluated(model)
+        if self.adapter is not None:
+            model = self.adapter.finish(model)
         scores, predictions, told = {}, [], {}
         for role, examples in self.examples.items():  # validation before test
             outputs = self._outputs(model, role, autocast=False)
@@ -357,9 +364,12 @@ class _Run:
         record = RunRecord(self.folder.path.name, self.recipe, metrics, predictions, self.folder.read_log())
 
         def save(folder: Path) -> None:
-            self.task.save(model, folder)
+            self.task.save(savable(model, self.adapter), folder)
             write_card(record, self.task, folder)
 
+        if self.adapter is not None:
+            with committed_folder(self.folder.adapter) as aside:
+                self.adapter.save(aside)
         report = report_page(record, self.task, self.splits.by_role.get(record.split))
         self.folder.write_results(save, metrics, predictions, report)
 

@@ -18,7 +18,7 @@ from sft_hf.yaml_files import flatten, read_yaml
 # What a run writes; --overwrite removes these and nothing else.
 OWN_ENTRIES = (
     *("recipe.yaml", "model", "metrics.json", "predictions.jsonl", "log.jsonl", "report.html"),
-    *("checkpoints", "tensorboard"),
+    *("adapter", "checkpoints", "tensorboard"),
 )
 
 # What a run that was killed before its first line may have left; no reason to refuse the folder.
@@ -32,6 +32,7 @@ class RunFolder:
         self.path = path
         self.recipe_file = path / "recipe.yaml"
         self.model = path / "model"
+        self.adapter = path / "adapter"
         self.metrics_file = path / "metrics.json"
         self.predictions_file = path / "predictions.jsonl"
         self.log_file = path / "log.jsonl"

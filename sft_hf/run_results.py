@@ -51,6 +51,7 @@ def run_metrics(
     """
     recipe, accelerator = training.recipe, training.accelerator
     parameters = list(model.parameters())
+    trained = [p for group in training.optimizer.param_groups for p in group["params"]]  # adapters are merged by now
     rows = len(training.data.examples) if isinstance(training.data, WholeSet) else None
     return {
         "task": recipe.task.name,
@@ -74,7 +75,7 @@ def run_metrics(
             "type": getattr(model.config, "model_type", None),
             "revision": source.revision,
             "num_parameters": sum(parameter.numel() for parameter in parameters),
-            "num_trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+            "num_trainable_parameters": sum(p.numel() for p in trained),
         },
         "data": {"name": recipe.data.name, "revision": splits.revision, **overview},
         "environment": process.environment(accelerator),

@@ -124,6 +124,9 @@ class Task(ABC, Generic[SettingsT]):
     pipeline_tag: ClassVar[str]
     """The name of the `transformers.pipeline` that opens the saved model."""
 
+    peft_task_type: ClassVar[str | None] = None
+    """PEFT's name of the task, where it has one that does something."""
+
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.settings: SettingsT = recipe.task  # type: ignore[assignment]

@@ -286,6 +286,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
     @classmethod
     def restore(cls, recipe: Recipe, folder: Path) -> tuple[Task[Any], PreTrainedModel]:
         """See `Task.restore`."""
+        from sft_hf.models.adapter_restore import build_trained
         from sft_hf.sources import resolve
 
         source = replace(resolve(str(folder)), trusted=recipe.model.trust_remote_code)
@@ -293,7 +294,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         task.config = open_checkpoint(AutoConfig, source, "config.json")
         task.read_head(task.config)
         task._use_processor(task._processor(source))
-        return task, task.build_model(source, ModelSection(name=str(folder)))
+        return task, build_trained(task, recipe, source)
 
     def read_inputs(self, inputs: Sequence[str]) -> Iterable[list[dict[str, Any]]]:
         """Image files, folders of them, globs, and tables with the image column. Nothing is fetched from a URL."""

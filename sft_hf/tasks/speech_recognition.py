@@ -132,6 +132,7 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
     @classmethod
     def restore(cls, recipe: Recipe, folder: Path) -> tuple[Task[Any], PreTrainedModel]:
         """See `Task.restore`."""
+        from sft_hf.models.adapter_restore import build_trained
         from sft_hf.sources import resolve
 
         source = replace(resolve(str(folder)), trusted=recipe.model.trust_remote_code)
@@ -139,7 +140,7 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
         task._open(source, trained=True)
         task.family.recall(task.config)
         task.learned_lengths = True
-        return task, task.build_model(source, ModelSection(name=str(folder)))
+        return task, build_trained(task, recipe, source)
 
     # --- data ------------------------------------------------------------------------------------------------
 

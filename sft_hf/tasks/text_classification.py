@@ -80,6 +80,7 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
 
     Settings = TextClassificationSettings
     pipeline_tag = "text-classification"
+    peft_task_type = "SEQ_CLS"
     tokenizer: Any = None
     max_length: int
     word_vectors: EmbeddingSource | None = None
@@ -270,6 +271,7 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
     @classmethod
     def restore(cls, recipe: Recipe, folder: Path) -> tuple[Task[Any], PreTrainedModel]:
         """See `Task.restore`."""
+        from sft_hf.models.adapter_restore import build_trained
         from sft_hf.sources import resolve
 
         source = replace(resolve(str(folder)), trusted=recipe.model.trust_remote_code)
@@ -277,7 +279,7 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         task.config = open_checkpoint(AutoConfig, source, "config.json")
         task.read_head(task.config)
         task._use_tokenizer(open_checkpoint(AutoTokenizer, source, "tokenizer files"))
-        return task, task.build_model(source, ModelSection(name=str(folder)))
+        return task, build_trained(task, recipe, source)
 
     def read_inputs(self, inputs: Sequence[str]) -> Iterable[list[dict[str, Any]]]:
         """Texts as they are, `-` for lines of standard input, and tables or .txt files by their ending."""

@@ -1,0 +1,81 @@
+"""A trained adapter: merged into the model or beside it, written as PEFT reads it.
+
+    adapter/adapter_config.json          the section, what was chosen for it, and the checkpoint that it belongs to
+    adapter/adapter_model.safetensors    its weights, and those of the head
+    adapter/README.md                    how it is opened
+
+`model/` holds the merged model. Where it cannot be merged, or `output: adapter` says so, it holds the same two files
+beside config and tokenizer, and no weights of the checkpoint: nothing opens it and leaves the adapter out unseen.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+@dataclass
+class Adapter:
+    """An adapter in a model. Stands in for the model where that is saved without its weights."""
+
+    wrapper: Any
+    """PEFT's own view of the model; its base model is what was there before, with layers replaced."""
+
+    output: str
+    """merged, or adapter."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def config(self) -> Any:
+        """The model's config."""
+        return self.wrapper.get_base_model().config
+
+    def finish(self, model: Any) -> Any:
+        """Keep the adapter's weights, and return the model that is scored and saved: merged, if it is to be."""
+        self.tensors = {
+            name: tensor.detach().cpu().clone().contiguous() for name, tensor in adapter_tensors(self.wrapper).items()
+        }
+        return self.wrapper.merge_and_unload() if self.output == "merged" else model
+
+    def save(self, folder: Path, *, name_base: bool = True) -> None:
+        """Write what plain PEFT reads into a folder; `name_base`: with the place that the checkpoint is from."""
+        config = self.wrapper.peft_config["default"]
+        data = {**config.to_dict(), "inference_mode": True}
+        if not name_base:
+            data["base_model_name_or_path"] = None
+        plain = {key: sorted(value) if isinstance(value, set) else value for key, value in data.items()}
+        (folder / CONFIG).write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        save_file(self.tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write the adapter, the model's config and how it generates, as a model would write itself."""
+        base = self.wrapper.get_base_model()
+        base.config.architectures = [type(base).__name__]
+        base.config.save_pretrained(folder)
+        if getattr(base, "generation_config", None) is not None and base.can_generate():
+            base.generation_config.save_pretrained(folder)
+        # A local path would be refused when the folder is opened, and says nothing elsewhere: the recipe has it.
+        hub = self.wrapper.peft_config["default"].revision is not None
+        self.save(folder, name_base=hub)
+
+
+def savable(model: Any, adapter: Adapter | None) -> Any:
+    """Return what `Task.save` is to save: the model, or the adapter in its stead."""
+    return adapter if adapter is not None and adapter.output == "adapter" else model
+
+
+def adapter_tensors(wrapper: Any) -> dict[str, Tensor]:
+    """Return the adapter's weights by the names that they have in its file."""
+    from peft import get_peft_model_state_dict
+
+    # False: PEFT would ask the Hub whether the vocabulary was resized, which it never is.
+    tensors: dict[str, Tensor] = get_peft_model_state_dict(wrapper, save_embedding_layers=False)
+    return tensors
