@@ -42,7 +42,7 @@ from sft_hf.reporting import report_page
 from sft_hf.run_folder import RunFolder
 from sft_hf.run_inputs import data_findings, load_data, prepare_split, training_data
 from sft_hf.run_record import RunRecord
-from sft_hf.run_results import prediction_rows, run_metrics, write_card
+from sft_hf.run_results import prediction_rows, run_metrics, write_adapter, write_card
 from sft_hf.run_state import RunState
 from sft_hf.sources import resolve
 from sft_hf.tasks.base import Examples, Task
@@ -327,6 +327,8 @@ class _Run:
         )
         if told:
             metrics["techniques"] = told
+        if self.adapter is not None:
+            metrics["model"]["peft"] = self.adapter.facts()
         self._on_main(self._write, model, metrics, predictions)
         self.trackers.log({"step": state.step} | _numbers(scores))
         self._on_main(checkpoint.clean_up, self.folder.checkpoints, self.recipe.checkpoint.save_total_limit)
@@ -369,7 +371,7 @@ class _Run:
 
         if self.adapter is not None:
             with committed_folder(self.folder.adapter) as aside:
-                self.adapter.save(aside)
+                write_adapter(record, self.adapter, aside)
         report = report_page(record, self.task, self.splits.by_role.get(record.split))
         self.folder.write_results(save, metrics, predictions, report)
 

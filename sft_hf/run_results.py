@@ -10,11 +10,13 @@ from torch import Tensor
 from sft_hf import process
 from sft_hf.data.loading import Splits
 from sft_hf.data.training_data import WholeSet
+from sft_hf.publishing.card.adapter import adapter_card
 from sft_hf.publishing.card.model_card import build_card
 from sft_hf.tasks.base import Examples, Task
 
 if TYPE_CHECKING:
     from sft_hf.loop import Training, TrainState
+    from sft_hf.models.adapter_files import Adapter
     from sft_hf.run_record import RunRecord
     from sft_hf.sources import Source
 
@@ -86,3 +88,9 @@ def run_metrics(
 def write_card(record: RunRecord, task: Task[Any], folder: Path) -> None:
     """Write the model's README.md."""
     (folder / "README.md").write_text(build_card(record, pipeline_tag=task.pipeline_tag), encoding="utf-8")
+
+
+def write_adapter(record: RunRecord, adapter: Adapter, folder: Path) -> None:
+    """Write the adapter alone, as plain PEFT opens it, and its README.md."""
+    adapter.save(folder)
+    (folder / "README.md").write_text(adapter_card(record), encoding="utf-8")

@@ -18,6 +18,8 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sft_hf.errors import TrainingError
+
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -31,6 +33,9 @@ class Adapter:
     output: str
     """merged, or adapter."""
 
+    names: frozenset[str]
+    """Of the model's weights, before the adapter."""
+
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -38,12 +43,40 @@ class Adapter:
         """The model's config."""
         return self.wrapper.get_base_model().config
 
+    def facts(self) -> dict[str, Any]:
+        """What metrics.json says of it: the method, what model/ holds, and the class that opens the checkpoint."""
+        base = self.wrapper.get_base_model()
+        kind, size = type(base).__name__, {}
+        if kind.endswith("ForCTC"):
+            size = {"vocab_size": base.config.vocab_size}
+        elif kind.endswith("Classification"):
+            size = {"num_labels": base.config.num_labels}
+        return {
+            "peft_type": self.wrapper.peft_config["default"].peft_type.value,
+            "output": self.output,
+            "architecture": kind,
+            "head": {**size, "ignore_mismatched_sizes": True} if size else {},
+        }
+
     def finish(self, model: Any) -> Any:
         """Keep the adapter's weights, and return the model that is scored and saved: merged, if it is to be."""
         self.tensors = {
             name: tensor.detach().cpu().clone().contiguous() for name, tensor in adapter_tensors(self.wrapper).items()
         }
-        return self.wrapper.merge_and_unload() if self.output == "merged" else model
+        return self._merged() if self.output == "merged" else model
+
+    def _merged(self) -> Any:
+        from peft.utils.other import ModulesToSaveWrapper
+
+        model = self.wrapper.merge_and_unload()
+        for name, module in list(model.named_modules()):  # PEFT 0.21 leaves them in after LN_TUNING
+            if isinstance(module, ModulesToSaveWrapper):
+                parent, _, child = name.rpartition(".")
+                setattr(model.get_submodule(parent), child, module.modules_to_save["default"])
+        if model.state_dict().keys() != self.names:
+            kind = self.wrapper.peft_config["default"].peft_type.value
+            raise TrainingError(f"peft.output: merged: PEFT does not take {kind} out of the model whole; take adapter")
+        return model
 
     def save(self, folder: Path, *, name_base: bool = True) -> None:
         """Write what plain PEFT reads into a folder; `name_base`: with the place that the checkpoint is from."""

@@ -69,7 +69,7 @@ def attach(
     config = adapter_config(recipe.peft, task_type)
     config.inference_mode = trained
     _refuse_models(model, config, recipe)
-    size = sum(parameter.numel() for parameter in model.parameters())
+    size, names = sum(parameter.numel() for parameter in model.parameters()), frozenset(model.state_dict())
     frozen = _frozen_modules(model)
     _choose_modules(model, config, frozen)
     wrapper = _wrap(model, config)
@@ -77,7 +77,7 @@ def attach(
     if config.peft_type == "PREFIX_TUNING":
         _hand_over_prefix(wrapper)
     config.base_model_name_or_path, config.revision = source.name, source.revision
-    adapter = Adapter(wrapper, _output(wrapper, output_of(recipe.peft)))
+    adapter = Adapter(wrapper, _output(wrapper, output_of(recipe.peft)), names)
     if not trained:
         _freeze_within(learner, frozen, recipe.train.freeze)
         count = sum(parameter.numel() for parameter in learner.parameters() if parameter.requires_grad)
@@ -276,10 +276,9 @@ def peft_errors() -> Iterator[None]:
     except Exception as error:  # no common base: ValueError, TypeError, AttributeError, NotImplementedError, ...
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise RecipeError(f"peft: PEFT refuses these settings on this model: {reason}") from error
-    for message in caught:
-        if issubclass(message.category, (DeprecationWarning, FutureWarning)):  # for PEFT's authors
-            continue
-        log.warning("peft: %s", " ".join(str(message.message).split())[:300])
+    told = [message for message in caught if not issubclass(message.category, (DeprecationWarning, FutureWarning))]
+    for text in dict.fromkeys(" ".join(str(message.message).split()) for message in told):
+        log.warning("peft: %s", text[:300])
 
 
 def _freeze_within(model: nn.Module, frozen: set[str], patterns: list[str]) -> None:

@@ -33,6 +33,10 @@ log = logging.getLogger("sft_hf")
 os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
 
 
+ADAPTER = "adapter_config.json"
+"""Where there is one, Transformers opens another checkpoint, and puts the adapter into it."""
+
+
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Keep Transformers' load report and bars off the terminal: what matters of them is said in our own words."""
@@ -108,8 +112,17 @@ def pin(source: Source) -> Source:
             if path := cached_file(
                 source.name, name, revision=pinned.revision, _raise_exceptions_for_missing_entries=False
             ):
+                if name == ADAPTER:
+                    raise _no_checkpoint(source)
                 check_index(Path(path)) if name in INDEXES else check_config(Path(path), Path(path).parent)
     return pinned
+
+
+def _no_checkpoint(source: Source) -> CheckpointError:
+    return CheckpointError(
+        f"{source.name}: holds an adapter ({ADAPTER}), which changes another checkpoint; give that one, or merge the "
+        "adapter into it first"
+    )
 
 
 def open_checkpoint(auto_class: Any, source: Source, what: str) -> Any:
@@ -154,8 +167,10 @@ def load_pretrained(
 
     Raises:
         RecipeError: an override names no field of this config.
-        CheckpointError: the weights cannot be read, or are those of another architecture.
+        CheckpointError: the weights cannot be read, or are those of another architecture, or of an adapter.
     """
+    if source.path is not None and (source.path / ADAPTER).is_file():
+        raise _no_checkpoint(source)
     apply_overrides(config, section, head)
     with checkpoint_errors(source, "weights"), quiet_transformers():
         model, info = auto_class.from_pretrained(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePath
 
+from sft_hf.publishing.card.adapter import adapter_facts, open_adapter
 from sft_hf.publishing.card.markdown import fenced, plain
 from sft_hf.publishing.numbers import finite
 from sft_hf.run_record import RunRecord
@@ -13,6 +14,8 @@ _WORD_VECTOR_FILES = (".txt", ".vec", ".bin", ".gz")
 
 def use(record: RunRecord, pipeline_tag: str, repo_id: str | None) -> str:
     """Return a block of Python that prints the model's answer to one input."""
+    if adapter_facts(record).get("output") == "adapter":
+        return open_adapter(record, _local_name(record) if repo_id is None else repo_id)
     lines = ["from transformers import pipeline", ""]
     before = ""
     if _on_word_vectors(record):

