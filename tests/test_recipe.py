@@ -78,7 +78,7 @@ def test_local_paths_become_absolute(recipe_file, tmp_path, monkeypatch):
         ("techniques=[{alpha: 1}]", ["techniques", "number 1 has no name"]),
         ("techniques=[3]", ["techniques"]),
         ("techniques={name: mixup}", ["techniques", "[...]"]),
-        ("peft={r: 8}", ["peft", "not supported yet"]),
+        ("peft={r: 8}", ["peft", "peft_type is missing", "LORA"]),
         ("optim.args" + ".a" * 300 + "=1", ["100 deep"]),
         ("optim.args.\udcff=1", ["half a surrogate"]),
         ("x" * 100_000, ["KEY=VALUE"]),

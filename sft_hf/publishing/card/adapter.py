@@ -32,7 +32,7 @@ def adapter_card(record: RunRecord) -> str:
     sections = [
         f"---\n{front}\n---",
         f"# {escape(plain(record.name))}: the adapter alone",
-        f"A {escape(facts.get('peft_type'))} adapter of {code(_base_name(record))}{share}, those of a new head included. "
+        f"A {escape(facts.get('peft_type'))} adapter of {code(_base_name(record))}{share}, a new head included. "
         "What it was trained on, and how well it does, says the card of the model.",
         open_adapter(record, "adapter"),
     ]
@@ -61,7 +61,7 @@ def open_adapter(record: RunRecord, folder: str) -> str:
     options = "".join(f", {key}={value}" for key, value in (facts.get("head") or {}).items())
     lines += [
         f"base = {plain(facts.get('architecture'))}.from_pretrained({base}{options})",
-        f"model = PeftModel.from_pretrained(base, {_text(folder)}).eval()  # this folder",
+        f"model = PeftModel.from_pretrained(base, {_text(folder)}).eval()",
     ]
     return f"With plain PEFT:\n\n{fenced(chr(10).join(lines), 'python')}"
 
