@@ -90,12 +90,6 @@ def _about_settings(name: str, error: ValidationError) -> str:
     return f"{name}: {key or 'settings'}: {told}, not {problem['input']!r:.80}"
 
 
-def _refuse_until_supported(value: Any) -> Any:
-    if value:
-        raise ValueError("not supported yet in this version; leave it empty")
-    return value
-
-
 def _check_peft(value: dict[str, Any]) -> dict[str, Any]:
     """Only what needs no PEFT, which takes seconds to import: see `sft_hf.models.adapter_settings`."""
     if value and not isinstance(value.get("peft_type"), str):

@@ -337,6 +337,16 @@ def test_the_best_weights_are_those_that_are_kept(make):
     assert result.metrics["validation"]["loss"] == pytest.approx(evaluated[best], rel=1e-5)
 
 
+def test_techniques_work_on_what_is_trained(make):
+    techniques = [{"name": "ema", "decay": 0.5}, {"name": "label_smoothing"}]
+    recipe = make("text", train__max_steps=4, techniques=techniques)
+    result = finetune(recipe)
+    assert evaluate_run(result.output_dir, "test")["loss"] == pytest.approx(result.metrics["test"]["loss"], rel=1e-6)
+    merged = transformers.BertForSequenceClassification.from_pretrained(result.output_dir / "model")
+    opened = opened_plainly(plain_base("text", recipe, result.output_dir), result.output_dir)
+    assert torch.allclose(answers("text", opened), answers("text", merged), atol=1e-5)
+
+
 def test_batch_norm_stands_still(make, cnn_checkpoint):
     result = finetune(make("cnn", train__max_steps=3))
     before = load_file(cnn_checkpoint / "model.safetensors")
