@@ -347,6 +347,14 @@ def test_techniques_work_on_what_is_trained(make):
     assert torch.allclose(answers("text", opened), answers("text", merged), atol=1e-5)
 
 
+@pytest.mark.parametrize(("kind", "section"), [("text", LORA), ("text", PREFIX), ("cnn", LORA), ("whisper", LORA)])
+def test_bf16_trains_adapters_too(make, kind, section):
+    result = finetune(make(kind, section, train__max_steps=2, train__mixed_precision="bf16"))
+    tensors = load_file(result.output_dir / "adapter" / "adapter_model.safetensors")
+    assert all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in tensors.values())
+    assert evaluate_run(result.output_dir, "test")["loss"] == pytest.approx(result.metrics["test"]["loss"], rel=1e-6)
+
+
 def test_batch_norm_stands_still(make, cnn_checkpoint):
     result = finetune(make("cnn", train__max_steps=3))
     before = load_file(cnn_checkpoint / "model.safetensors")

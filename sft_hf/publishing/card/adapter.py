@@ -7,8 +7,8 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from sft_hf.publishing.card.metadata import base_model
 from sft_hf.publishing.card.markdown import code, escape, fenced, plain
+from sft_hf.publishing.card.metadata import base_model
 from sft_hf.publishing.numbers import count, finite
 from sft_hf.publishing.public_recipe import public_recipe
 from sft_hf.redaction import redact
