@@ -39,13 +39,14 @@ class LayerDropSettings(TechniqueSettings):
 class LayerDrop(Technique[LayerDropSettings]):
     """Leave whole layers out of a step at random; the model learns to do with fewer, and steps get faster.
 
-    All rows of a step leave the same layers out, on all processes, and nothing is scaled. A layer that is left out has
-    no gradient in that step. Evaluation uses all layers. Only layers that put out what they take in, in shape, and that
-    are trained, are left out.
+    All rows of a step leave the same layers out, on all processes, and nothing is scaled. The gradient of a layer that
+    is left out is zero in that step. Evaluation uses all layers. Only layers that put out what they take in, in shape,
+    and that are trained, are left out.
     """
 
     Settings = LayerDropSettings
     paper = "A. Fan, E. Grave and A. Joulin, Reducing Transformer Depth on Demand, 2020, section 3.2"
+    order = 5  # before techniques that change gradients
     excluded = {"stochastic_depth": "both skip layers at random; take one of the two"}
     example = {"probability": 0.5}
     neutral = {"probability": 0.0}
@@ -75,6 +76,14 @@ class LayerDrop(Technique[LayerDropSettings]):
         for switch, off in zip(self.switches, drawn, strict=True):
             if switch is not None:
                 switch.off = bool(off)
+
+    def change_gradients(self, model: nn.Module) -> None:
+        """Give the layers left out their gradient, zero: torch's fused SGD cannot do with some that have none."""
+        for switch in self.switches:
+            if switch is not None and switch.off:
+                for parameter in switch.layer.parameters():
+                    if parameter.requires_grad and parameter.grad is None:
+                        parameter.grad = torch.zeros_like(parameter)
 
 
 class _Switch:

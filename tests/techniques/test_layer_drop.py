@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from sft_hf.errors import RecipeError
+from sft_hf.run import finetune
 from sft_hf.techniques.layer_drop import LayerDrop, LayerDropSettings, dropped_layers
 
 
@@ -75,6 +76,8 @@ def test_a_step_without_some_layers_is_a_step_of_the_smaller_model(extra):
         assert torch.equal(model.layers[0].inner.weight.grad, smaller.layers[0].inner.weight.grad)
         assert torch.equal(model.layers[2].inner.weight.grad, smaller.layers[1].inner.weight.grad)
         assert model.layers[1].inner.weight.grad is None
+        technique.change_gradients(model)
+        assert torch.equal(model.layers[1].inner.weight.grad, torch.zeros(3, 3))
     assert model.layers[1].calls == (2 if extra else 1)
 
 
@@ -117,6 +120,16 @@ def test_a_layer_that_changes_the_shape_is_never_left_out():
     model.layers = nn.ModuleList([Wider(False)])
     turn_off(apply(model), 0)
     assert model.train()(torch.ones(2, 3)).shape == (2, 6)
+
+
+def test_an_optimizer_with_momentum_meets_layers_that_were_left_out(make_recipe):
+    """The first step leaves out a layer of the two, and a later one does not."""
+    drawn = [tuple(dropped_layers(2, 0.5, seed=42, step=step)) for step in range(4)]
+    assert len(set(drawn)) > 2 and any(drawn[0])
+    short = {"train__max_steps": 4, "data__max_train_samples": 32, "eval__baseline": "none"}
+    drop = [{"name": "layer_drop", "probability": 0.5}]
+    run = finetune(make_recipe(techniques=drop, optim__name="sgd", seed=42, **short))
+    assert run.metrics["train"]["num_steps"] == 4
 
 
 def test_what_it_refuses(make_recipe):
