@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sft_hf.confidence import Confidence
+from sft_hf.confidence import CLOSEST, Confidence
 from sft_hf.data.labels import LabelMap
 from sft_hf.data.preflight import Finding
 from sft_hf.metrics import apply_threshold, choose_threshold, multi_label_metrics, single_label_metrics
@@ -239,6 +239,13 @@ class ClassifierTask(Task[SettingsT]):
         else:
             right = best == np.asarray(references)
         return confidences, right
+
+    def set_temperature(self, temperature: float) -> None:
+        """See `Task.set_temperature`: multi-label, the decision threshold too."""
+        super().set_temperature(temperature)
+        if self.multi_label:
+            (scaled,) = self.confidence.of_probabilities(torch.tensor([self.threshold], dtype=torch.float64))
+            self.threshold = min(max(scaled, CLOSEST), 1 - CLOSEST)
 
     def calibration_items(self, outputs: dict[str, Tensor], examples: Examples) -> tuple[Tensor, Tensor]:
         """See `Task.calibration_items`: rows, or multi-label each label of each row, with the classes no and yes."""

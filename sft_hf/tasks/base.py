@@ -208,6 +208,10 @@ class Task(ABC, Generic[SettingsT]):
     def judged(self, outputs: dict[str, Tensor], examples: Examples) -> tuple[np.ndarray, np.ndarray]:
         """Confidence of each row's answer, as `decode` tells it, float64 [rows]; whether it is right, bool [rows]."""
 
+    def set_temperature(self, temperature: float) -> None:
+        """Scale the confidence from now on; what is decided by it is scaled too, so that no answer changes."""
+        self.confidence.temperature = temperature
+
     @abstractmethod
     def calibration_items(self, outputs: dict[str, Tensor], examples: Examples) -> tuple[Tensor, Tensor]:
         """What a temperature is fitted to: logits [items, classes] before any, and the right classes, int64 [items]."""

@@ -91,8 +91,7 @@ class TemperatureScaling(Technique[TemperatureScalingSettings]):
             )
             temperature = 1.0
         before = _calibration_error(task, outputs, examples)
-        task.confidence.temperature = temperature
-        task.tune(outputs, examples)  # a decision threshold is one of the scaled probabilities
+        task.set_temperature(temperature)
         after = _calibration_error(task, outputs, examples)
         log.info("temperature %.4f: calibration error on validation %.4f, before %.4f", temperature, after, before)
         return {

@@ -110,6 +110,26 @@ def test_confidence_changes_and_no_answer_does(make_recipe, tmp_path):
         list(predict_inputs(scaled.output_dir, ["goal"]))
 
 
+def test_several_labels_keep_their_answers_with_a_threshold_that_is_scaled_too(make_recipe, tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in ("train", "test"):
+        rows = [{"text": f"bank {word}", "label": ["x"] if word < "n" else ["x", "y"]} for word in "abcdefopqrst"]
+        (tmp_path / "data" / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    run = finetune(make_recipe(data__name=str(tmp_path / "data"), train__max_steps=1, eval__baseline="none"))
+    task = open_trained(run.output_dir)[1]
+    generator = torch.Generator().manual_seed(0)
+    wanted = torch.randint(2, (60, 2), generator=generator)
+    outputs = {"logits": 3 * wanted - 4 + 4 * torch.randn(60, 2, generator=generator)}  # too low, and too sure
+    examples = Examples([], np.ones(60), np.arange(60), [row.nonzero()[:, 0].tolist() for row in wanted])
+    task.tune(outputs, examples)
+    threshold, before = task.threshold, task.decode(outputs)
+    told = TemperatureScaling(TemperatureScalingSettings(), None).after_training(task, outputs, examples)
+    assert 1.5 < told["temperature"] < HIGHEST
+    share = np.log(threshold / (1 - threshold)) / told["temperature"]
+    assert task.threshold == pytest.approx(1 / (1 + np.exp(-share)), rel=1e-5) != pytest.approx(threshold, abs=0.05)
+    assert [row["prediction"] for row in task.decode(outputs)] == [row["prediction"] for row in before]
+
+
 def transcript_outputs(task, right):
     """Outputs for transcripts of which some are right, all of them with a confidence of 0.9."""
     texts = [Reference("one two" if one else "six") for one in right]
