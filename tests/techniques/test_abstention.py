@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from math import comb
 
 import numpy as np
@@ -90,7 +91,8 @@ def test_predictions_say_where_not_to_rely_on_them(make_recipe):
     assert again["coverage"] == pytest.approx(run.metrics["test"]["coverage"], abs=0.05)
 
 
-def test_where_no_threshold_keeps_the_promise_nothing_is_answered(make_recipe, caplog):
+def test_where_no_threshold_keeps_the_promise_nothing_is_answered(make_recipe, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("sft_hf"), "propagate", True)
     run = finetune(make_recipe(techniques=[{"name": "abstention", "error_rate": 0.0}], **SHORT))
     told, _ = check(run, 0.0)
     assert told["threshold"] is None and told["coverage"] == 0

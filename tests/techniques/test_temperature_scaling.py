@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -157,7 +158,8 @@ def test_of_transcripts_the_confidence_tells_how_often_one_is_right(make_speech_
     assert after == pytest.approx(1 / (1 + np.exp(-np.log(before / (1 - before)) / expected)), rel=1e-4)
 
 
-def test_where_every_answer_is_right_the_temperature_stays_one(make_speech_recipe, caplog):
+def test_where_every_answer_is_right_the_temperature_stays_one(make_speech_recipe, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("sft_hf"), "propagate", True)
     run = finetune(make_speech_recipe(train__max_steps=1, eval__baseline="none"))
     task = open_trained(run.output_dir)[1]
     outputs, references = transcript_outputs(task, [True] * 6)
