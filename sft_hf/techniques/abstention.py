@@ -79,7 +79,7 @@ class AbstentionSettings(TechniqueSettings):
 
 
 class Abstention(Technique[AbstentionSettings]):
-    """Say where the model should not be relied on, so that the rest has a wanted error rate.
+    """Say where not to rely on the model, so that the rest has a wanted error rate.
 
     After training, the lowest confidence is found on validation above which few enough answers are wrong. The saved
     config keeps it as `abstention_threshold`, predictions get "abstain": true or false, and metrics.json tells coverage

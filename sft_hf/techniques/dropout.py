@@ -61,7 +61,7 @@ class DropoutSettings(TechniqueSettings):
 
 
 class Dropout(Technique[DropoutSettings]):
-    """Set every dropout probability of the model while it trains, whatever its architecture calls it.
+    """Set every dropout probability of the model for training, whatever it is called.
 
     More of it holds overfitting back; 0 lets a small model, or a short training, learn faster. The saved config keeps
     the checkpoint's own probabilities. Frozen parts (train.freeze) have none. Layers that the architecture leaves out

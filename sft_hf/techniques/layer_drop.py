@@ -37,7 +37,7 @@ class LayerDropSettings(TechniqueSettings):
 
 
 class LayerDrop(Technique[LayerDropSettings]):
-    """Leave whole layers out of a step at random; the model learns to do with fewer, and steps get faster.
+    """Leave whole layers out of a step at random, so that the model can do with fewer.
 
     All rows of a step leave the same layers out, on all processes, and nothing is scaled. The gradient of a layer that
     is left out is zero in that step. Evaluation uses all layers. Only layers that put out what they take in, in shape,

@@ -50,12 +50,12 @@ class SwaSettings(TechniqueSettings):
 
 
 class Swa(Technique[SwaSettings]):
-    """Evaluate and save the mean of the weights of several late epochs, trained at a constant rate.
+    """Evaluate and save the mean of the weights of several late epochs.
 
-    A constant rate keeps the weights moving around a flat region, and their mean lies inside it. Before the first
-    weights are collected, the present ones are evaluated. Batch norm's running statistics are averaged like weights,
-    not computed anew from the training rows as in the paper. It costs the memory of one more set of weights, and no
-    time. Give it several epochs, or `every`.
+    In that part of training the learning rate is constant, which keeps the weights moving around a flat region, and
+    their mean lies inside it. Before the first weights are collected, the present ones are evaluated. Batch norm's
+    running statistics are averaged like weights, not computed anew from the training rows as in the paper. It costs the
+    memory of one more set of weights. Give it several epochs, or `every`.
     """
 
     Settings = SwaSettings
