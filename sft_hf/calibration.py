@@ -54,3 +54,18 @@ def calibration_metrics(confidences: Sequence[float], correct: Sequence[bool], *
     ]
     error = float((counts[filled] * np.abs(accuracy - confidence)).sum() / len(values))
     return {"ece": error, "calibration": table}
+
+
+def selective_metrics(confidences: np.ndarray, correct: np.ndarray, threshold: float) -> dict[str, Any]:
+    """Return what comes of answering only with a confidence of at least `threshold`.
+
+    Source: Y. Geifman and R. El-Yaniv, Selective Classification for Deep Neural Networks, 2017, section 2.
+
+    Returns:
+        `coverage`, the share of rows that are answered, and `selective_error`, the share of these that is wrong; None
+        where none is answered.
+    """
+    accepted = np.asarray(confidences) >= threshold
+    wrong = accepted & ~np.asarray(correct, dtype=bool)
+    error = float(wrong.sum() / accepted.sum()) if accepted.any() else None
+    return {"coverage": float(accepted.mean()), "selective_error": error}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sft_hf.calibration import calibration_metrics
+from sft_hf.confidence import CLOSEST, Confidence
 from sft_hf.data.labels import LabelMap
 from sft_hf.data.preflight import Finding
 from sft_hf.metrics import apply_threshold, choose_threshold, multi_label_metrics, single_label_metrics
@@ -129,6 +129,7 @@ class ClassifierTask(Task[SettingsT]):
         self.label_map = LabelMap(names, "label_names" if self.recipe.data.label_names else "train")
         self.set_multi_label(config.problem_type == "multi_label_classification")
         self.threshold = float(getattr(config, "decision_threshold", 0.5))
+        self.confidence = Confidence.of(config)
 
     def label_tensor(self, labels: list[Any]) -> Tensor:
         """Encoded labels as a tensor: int64 [rows], or float [rows, labels] of 0 and 1 for multi-label."""
@@ -190,8 +191,8 @@ class ClassifierTask(Task[SettingsT]):
         return outputs
 
     def probabilities(self, outputs: dict[str, Tensor]) -> np.ndarray:
-        """Softmax (single label) or sigmoid (multi-label) of the logits, float32 [rows, labels]."""
-        logits = outputs["logits"]
+        """Softmax (single label) or sigmoid (multi-label) of the logits over T, float32 [rows, labels]."""
+        logits = self.confidence.scaled(outputs["logits"])
         scores = torch.sigmoid(logits) if self.multi_label else torch.softmax(logits, dim=-1)
         return scores.numpy()
 
@@ -223,18 +224,37 @@ class ClassifierTask(Task[SettingsT]):
                 scores.argmax(axis=1), references, names, confidence_samples=confidence_samples
             )
         if confidence_samples:
-            metrics |= self._calibration(scores, examples.references)
+            metrics |= self.confidence.metrics(*self._judged(scores, examples.references))
         return {"loss": float(outputs["loss"].double().mean()), **metrics}
 
-    def _calibration(self, scores: np.ndarray, references: Sequence[Any]) -> dict[str, Any]:
-        """Of the most probable label: whether it is the row's label, or one of its labels."""
+    def judged(self, outputs: dict[str, Tensor], examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+        """See `Task.judged`. Of the most probable label: whether it is the row's label, or one of its labels."""
+        return self._judged(self.probabilities(outputs), examples.references)
+
+    def _judged(self, scores: np.ndarray, references: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         best = scores.argmax(axis=1)
-        confidences = np.take_along_axis(scores, best[:, None], axis=1)[:, 0]
+        confidences = np.take_along_axis(scores, best[:, None], axis=1)[:, 0].astype(np.float64)
         if self.multi_label:
-            right = [label in labels for label, labels in zip(best.tolist(), references, strict=True)]
+            right = np.array([label in labels for label, labels in zip(best.tolist(), references, strict=True)])
         else:
-            right = (best == np.asarray(references)).tolist()
-        return calibration_metrics(confidences.tolist(), right)
+            right = best == np.asarray(references)
+        return confidences, right
+
+    def set_temperature(self, temperature: float) -> None:
+        """See `Task.set_temperature`: multi-label, the decision threshold too."""
+        super().set_temperature(temperature)
+        if self.multi_label:
+            (scaled,) = self.confidence.of_probabilities(torch.tensor([self.threshold], dtype=torch.float64))
+            self.threshold = min(max(scaled, CLOSEST), 1 - CLOSEST)
+
+    def calibration_items(self, outputs: dict[str, Tensor], examples: Examples) -> tuple[Tensor, Tensor]:
+        """See `Task.calibration_items`: rows, or multi-label each label of each row, with the classes no and yes."""
+        logits = outputs["logits"]
+        if not self.multi_label:
+            return logits, torch.tensor(list(examples.references), dtype=torch.int64)
+        yes = logits.flatten()
+        right = torch.from_numpy(self._indicator(examples.references)).flatten().long()
+        return torch.stack([torch.zeros_like(yes), yes], dim=1), right
 
     def constant_answer(self, train: Sequence[Any], references: Sequence[Any], confidence_samples: int) -> Any:
         """See `Task.constant_answer`: the label that most training rows have."""
@@ -264,11 +284,12 @@ class ClassifierTask(Task[SettingsT]):
         for scores in self.probabilities(outputs):
             best = int(scores.argmax())
             if not self.multi_label:
-                rows.append({"prediction": names[best], "confidence": float(scores[best])})
+                rows.append(self.confidence.told({"prediction": names[best], "confidence": float(scores[best])}))
                 continue
             above = np.flatnonzero(apply_threshold(scores[None], self.threshold)[0])
             chosen = {names[index]: float(scores[index]) for index in above}
-            rows.append({"prediction": list(chosen), "confidence": float(scores[best]), "scores": chosen})
+            row = {"prediction": list(chosen), "confidence": float(scores[best]), "scores": chosen}
+            rows.append(self.confidence.told(row))
         return rows
 
     def reference(self, value: Any) -> Any:

@@ -208,6 +208,7 @@ class _Run:
             steps_per_epoch=None if whole is None else whole.steps_per_epoch,
             label_counts=None if counts is None else list(counts.values()),
             schedule=partial(schedule, self.recipe.optim),
+            splits=tuple(self.splits.by_role),
         )
 
     def _training(self, model: Any) -> Training:

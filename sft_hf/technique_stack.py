@@ -36,6 +36,10 @@ class TechniqueStack:
                 raise RecipeError(f"techniques: {settings.name} does not serve this model: {context.task.no_items}")
             if cls.needs_label_counts and context.label_counts is None:
                 raise RecipeError(f"techniques: {settings.name} needs training rows with labels that can be counted")
+            if cls.needs_validation and "validation" not in context.splits:
+                raise RecipeError(
+                    f"techniques: {settings.name} needs a validation split to choose on (data.validation_fraction)"
+                )
             found.append(cls(settings, context))
         self.techniques = sorted(found, key=lambda technique: (technique.order, technique.settings.name))
         self.needs_partner = any(technique.needs_partner for technique in self.techniques)

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sft_hf.confidence import Confidence
+
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
@@ -130,6 +132,7 @@ class Task(ABC, Generic[SettingsT]):
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.settings: SettingsT = recipe.task  # type: ignore[assignment]
+        self.confidence = Confidence()
 
     @abstractmethod
     def columns(self) -> dict[str, str]:
@@ -203,6 +206,18 @@ class Task(ABC, Generic[SettingsT]):
     @abstractmethod
     def score(self, outputs: dict[str, Tensor], examples: Examples, confidence_samples: int = 0) -> dict[str, Any]:
         """Metrics of a split; with `confidence_samples` bootstrap resamples, intervals and per-class figures too."""
+
+    @abstractmethod
+    def judged(self, outputs: dict[str, Tensor], examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+        """Confidence of each row's answer, as `decode` tells it, float64 [rows]; whether it is right, bool [rows]."""
+
+    def set_temperature(self, temperature: float) -> None:
+        """Scale the confidence from now on; what is decided by it is scaled too, so that no answer changes."""
+        self.confidence.temperature = temperature
+
+    @abstractmethod
+    def calibration_items(self, outputs: dict[str, Tensor], examples: Examples) -> tuple[Tensor, Tensor]:
+        """What a temperature is fitted to: logits [items, classes] before any, and the right classes, int64 [items]."""
 
     def constant_answer(
         self, train: Sequence[Any], references: Sequence[Any], confidence_samples: int

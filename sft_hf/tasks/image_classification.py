@@ -279,6 +279,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         """See `Task.save`. timm's processor writes no file: it is made from config.json."""
         if self.multi_label:
             model.config.decision_threshold = self.threshold
+        self.confidence.write(model.config)
         with quiet_transformers():
             model.save_pretrained(folder)
             self.views.processor.save_pretrained(folder)

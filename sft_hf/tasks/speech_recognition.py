@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCTC, AutoModelForSpeechSeq2Seq
 
-from sft_hf.calibration import calibration_metrics
+from sft_hf.confidence import Confidence, logits_of
 from sft_hf.console import progress
 from sft_hf.data.media import file_name, skipped_rows
 from sft_hf.data.media_inputs import input_paths
@@ -127,6 +128,7 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """See `Task.save`."""
+        self.confidence.write(model.config)
         self.family.save(model, folder)
 
     @classmethod
@@ -139,6 +141,7 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
         task = cls(recipe)
         task._open(source, trained=True)
         task.family.recall(task.config)
+        task.confidence = Confidence.of(task.config)
         task.learned_lengths = True
         return task, build_trained(task, recipe, source)
 
@@ -287,10 +290,22 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
             confidence_samples=confidence_samples,
         )
         if confidence_samples:
-            texts = [reference.text for reference in examples.references]
-            exact = [" ".join(a.split()) == " ".join(b.split()) for a, b in zip(predictions, texts, strict=True)]
-            metrics |= calibration_metrics(outputs["confidence"].tolist(), exact)
+            metrics |= self.confidence.metrics(*self.judged(outputs, examples))
         return {"loss": float(outputs["loss"].double().sum() / outputs["items"].double().sum()), **metrics}
+
+    def judged(self, outputs: dict[str, Tensor], examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+        """See `Task.judged`: a transcript is right if it has no error at all."""
+        texts = [reference.text for reference in examples.references]
+        pairs = zip(self._texts(outputs), texts, strict=True)
+        exact = np.array([" ".join(said.split()) == " ".join(text.split()) for said, text in pairs])
+        return np.asarray(self._confidences(outputs), dtype=np.float64), exact
+
+    def calibration_items(self, outputs: dict[str, Tensor], examples: Examples) -> tuple[Tensor, Tensor]:
+        """See `Task.calibration_items`: transcripts, with the classes wrong and right."""
+        return logits_of(outputs["confidence"]), torch.from_numpy(self.judged(outputs, examples)[1]).long()
+
+    def _confidences(self, outputs: dict[str, Tensor]) -> list[float]:
+        return self.confidence.of_probabilities(outputs["confidence"])
 
     def answers_untrained(self) -> bool:
         """See `Task.answers_untrained`."""
@@ -316,11 +331,8 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
 
     def decode(self, outputs: dict[str, Tensor]) -> list[dict[str, Any]]:
         """`prediction`, the transcript, and `confidence`: the geometric mean of its tokens' probabilities."""
-        confidences = outputs["confidence"].tolist()
-        return [
-            {"prediction": text, "confidence": confidence}
-            for text, confidence in zip(self._texts(outputs), confidences, strict=True)
-        ]
+        pairs = zip(self._texts(outputs), self._confidences(outputs), strict=True)
+        return [self.confidence.told({"prediction": text, "confidence": confidence}) for text, confidence in pairs]
 
     def reference(self, value: Any) -> Any:
         """The transcript."""
@@ -382,7 +394,7 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
         """One answer per recording: the parts of a long one joined, and with `task.timestamps` its `segments`."""
         from sft_hf.speech.transcripts import merge_words, segments_of
 
-        texts, confidences = self._texts(outputs), outputs["confidence"].tolist()
+        texts, confidences = self._texts(outputs), self._confidences(outputs)
         by_input: dict[int, list[int]] = {}
         for index, part in enumerate(examples.references):
             by_input.setdefault(part.input, []).append(index)
@@ -401,7 +413,7 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
                     answer = {"prediction": " ".join(word.text for word in words), "confidence": float(mean)}
                 if self.settings.timestamps:
                     answer["segments"] = segments_of(words)
-            answers.append(answer)
+            answers.append(self.confidence.told(answer))
         return answers
 
     def _heard(self, tokens: Sequence[int], part: Part) -> list[Any]:

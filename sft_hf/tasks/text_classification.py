@@ -262,6 +262,7 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         """See `Task.save`."""
         if self.multi_label:
             model.config.decision_threshold = self.threshold
+        self.confidence.write(model.config)
         # Whoever opens the model cuts long texts where training did: a pipeline with `truncation=True`.
         self.tokenizer.model_max_length = self.max_length
         with quiet_transformers():

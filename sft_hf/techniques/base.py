@@ -39,7 +39,7 @@ class Context:
     """What a technique may look at when it is put together, before any step.
 
     `label_counts` are the training rows of each label, in label order; None for a task without labels, and for a
-    stream. `schedule(n)` is the recipe's learning-rate schedule over n steps.
+    stream. `schedule(n)` is the recipe's learning-rate schedule over n steps. `splits` are the roles that have rows.
     """
 
     recipe: Recipe
@@ -48,6 +48,7 @@ class Context:
     steps_per_epoch: int | None
     label_counts: Sequence[int] | None
     schedule: Callable[[int], Schedule]
+    splits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,9 @@ class Technique(Generic[SettingsT]):
 
     needs_partner: ClassVar[bool] = False
     """Whether it needs `TrainBatch.partner`."""
+
+    needs_validation: ClassVar[bool] = False
+    """Whether it needs a validation split."""
 
     keeps_prefix: ClassVar[bool] = False
     """Whether it may be used while a frozen part is served from the prefix cache: it changes neither the inputs nor the

@@ -49,6 +49,7 @@ class Ema(Technique[EmaSettings]):
 
     Settings = EmaSettings
     paper = "A. Tarvainen and H. Valpola, Mean teachers are better role models, 2017, equation 1"
+    excluded = {"swa": "both decide which average of the weights is evaluated and saved; take one of the two"}
     neutral = {"decay": 0.0}
     keeps_prefix = True
 
