@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,17 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that would need the Hub fails at once
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was() -> Any:
+    """Commands set up the package's log for their process, which here goes on."""
+    log = logging.getLogger("sft_hf")
+    before = log.level, log.propagate, list(log.handlers)
+    yield
+    log.setLevel(before[0])
+    log.propagate, log.handlers = before[1], before[2]
+
 
 TOPICS = {
     "sport": "goal match team coach league player score win".split(),
