@@ -84,9 +84,25 @@ def build_optimizer(
         args.pop("fused", None)
     groups = parameter_groups(model, section.weight_decay, section.learning_rate, scales)
     try:
-        return cls(groups, lr=section.learning_rate, **args)  # type: ignore[call-arg]
+        optimizer = cls(groups, lr=section.learning_rate, **args)  # type: ignore[call-arg]
     except (ValueError, TypeError, RuntimeError) as error:
         raise RecipeError(f"optim: {cls.__name__} refuses these settings: {error}") from None
+    if section.name == "sgd":
+        optimizer.register_step_pre_hook(_begin_momentum)
+    return optimizer
+
+
+def _begin_momentum(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Give parameters that join later than others of their group a momentum of zero.
+
+    Torch's fused SGD fails where only some have one already: a part that is unfrozen, or that layerdrop had skipped.
+    """
+    for group in optimizer.param_groups:
+        used = [parameter for parameter in group["params"] if parameter.grad is not None]
+        new = [parameter for parameter in used if optimizer.state[parameter].get("momentum_buffer") is None]
+        if group["momentum"] and len(new) < len(used):
+            for parameter in new:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def build_scheduler(

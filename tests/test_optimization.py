@@ -67,6 +67,29 @@ def test_a_wrong_optimizer_is_an_error_that_says_what_is_right(section, words):
     assert all(word in str(caught.value) for word in words), caught.value
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_parameter_may_join_later_than_others_of_its_group(name):
+    """As if it had an optimizer of its own, from then on; and until then not even weight decay touches it."""
+    together, alone = ([nn.Parameter(torch.ones(2, 2)) for _ in range(2)] for _ in range(2))
+    section = OptimSection(name=name, learning_rate=0.1, weight_decay=0.5)
+    named = [
+        SimpleNamespace(named_parameters=lambda p=p: [(str(id(x)), x) for x in p])
+        for p in (together, *([x] for x in alone))
+    ]
+    optimizer, *each = (build_optimizer(holder, section) for holder in named)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(5):
+        for place in range(2):
+            gradient = torch.randn(2, 2, generator=generator)
+            joined = step >= 2 * place
+            for parameters in (together, alone):
+                parameters[place].grad = gradient.clone() if joined else None
+            each[place].step()
+        optimizer.step()
+        assert torch.equal(together[0], alone[0]) and torch.equal(together[1], alone[1])
+        assert (together[1] == 1).all() == (step < 2)
+
+
 def rates(kind, warmup_ratio, steps=10):
     section = OptimSection(learning_rate=1.0, lr_scheduler_type=kind, warmup_ratio=warmup_ratio)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
