@@ -41,7 +41,7 @@ class DiscriminativeLearningRatesSettings(TechniqueSettings):
 
 
 class DiscriminativeLearningRates(Technique[DiscriminativeLearningRatesSettings]):
-    """Learning rates of their own for parts of the model, by name: a faster head, slower embeddings.
+    """Learning rates of their own for parts of a model, by name: a faster head, say.
 
     A new head may take ten times the rate at which a backbone is best changed. It costs nothing. A part that is not to
     change at all belongs into train.freeze, which saves time too.

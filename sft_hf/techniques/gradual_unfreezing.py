@@ -39,11 +39,11 @@ class GradualUnfreezingSettings(TechniqueSettings):
 
 
 class GradualUnfreezing(Technique[GradualUnfreezingSettings]):
-    """Train the head first, then one more layer at a time from the top, down to the embeddings.
+    """Train the head first, then one more layer at a time, from the top down.
 
     The first gradients, which come through a head that knows nothing, then spoil no pretrained layer. What is not
-    trained yet runs as in evaluation (no dropout; batch norm as it came) and needs no backward pass: early steps are
-    faster. What train.freeze names is never unfrozen.
+    trained yet runs as in evaluation (no dropout; batch norm as it came) and needs no backward pass. Embeddings or stem
+    come last; a model without a head (Whisper) begins with its top layers. What train.freeze names is never unfrozen.
     """
 
     Settings = GradualUnfreezingSettings

@@ -38,9 +38,8 @@ class LpFt(Technique[LpFtSettings]):
     """Train the head alone first, then the whole model: its features are distorted less.
 
     Full fine-tuning from a random head changes features until they fit that head, and answers on data that differ from
-    the training rows suffer. In the first stage the backbone runs as in evaluation and has no backward pass: these
-    steps are faster. The optimizer's state of the head goes on into the second stage. A probe without fine-tuning is
-    train.freeze: [backbone].
+    the training rows suffer. In the first stage the backbone runs as in evaluation and has no backward pass. What the
+    optimizer knows of the head goes on into the second stage. train.freeze: [backbone] is a probe alone.
     """
 
     Settings = LpFtSettings
