@@ -219,12 +219,21 @@ def _split_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str
     tensors: dict[str, Tensor] = {}
     plain: dict[str, dict[str, Any]] = {}
     for index, values in state["state"].items():
-        for name, value in values.items():
+        for name, value in _unwrapped(values).items():
             if isinstance(value, Tensor):
                 tensors[f"{index}.{name}"] = value.detach().cpu().contiguous()
             else:
                 plain.setdefault(str(index), {})[name] = value
     return tensors, {"state": plain, "param_groups": state["param_groups"]}
+
+
+def _unwrapped(values: dict[str, Any]) -> dict[str, Any]:
+    """bitsandbytes wraps its 8-bit state, code books that parameters share among it, in a dict within each parameter's;
+    it takes it back without."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= {key: tensor.clone() for key, tensor in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
 
 
 def _join_optimizer(tensors: dict[str, Tensor], rest: dict[str, Any]) -> dict[str, Any]:

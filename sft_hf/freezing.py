@@ -40,32 +40,49 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
     log.info("frozen: %d of %d parameters", sum(p.numel() for p in parameters.values()) - left, _size(model))
 
 
-def matching(model: nn.Module, pattern: str) -> list[str]:
+def matching(model: nn.Module, pattern: str, key: str = "train.freeze") -> list[str]:
     """Return the names of the parameters that a pattern means.
 
     A pattern is a shell glob on a parameter's name, or on that of a module that holds it: `*.bias`,
     `bert.encoder.layer.[0-3]`, `model.encoder`; `*` takes dots too. "backbone" is everything but the head.
 
-    Raises RecipeError for a pattern that matches nothing, with the nearest name.
+    Raises RecipeError for a pattern that matches nothing, with the nearest name; `key` is where it stands in a recipe.
     """
     names = [name for name, _ in model.named_parameters()]
     if pattern == BACKBONE:
-        return backbone_names(model)
+        return backbone_names(model, key=key)
     found = [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")]
     if not found:
         modules = {name.rpartition(".")[0] for name in names}
         modules |= {".".join(name.split(".")[:depth]) for name in modules for depth in range(1, name.count(".") + 2)}
         known = [BACKBONE, *sorted(modules - {""}, key=lambda name: (name.count("."), name)), *names]
-        raise RecipeError(f"train.freeze: {pattern!r} matches no parameter; {did_you_mean(pattern, known)}")
+        raise RecipeError(f"{key}: {pattern!r} matches no parameter; {did_you_mean(pattern, known)}")
     return found
 
 
-def backbone_names(model: nn.Module, *, whole: bool = False) -> list[str]:
+def backbone_names(model: nn.Module, *, whole: bool = False, key: str = "train.freeze") -> list[str]:
     """Return the parameters outside the head: those that came with the checkpoint, below the layers of the task.
 
+    A model without a head of its own is all backbone where `whole` says so. Raises RecipeError for one otherwise;
+    `key` is what the recipe asks it for.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    head = set(head_names(model))
+    if whole and not head:
+        return names
+    if not head or len(head) == len(names):
+        raise RecipeError(
+            f"{key}: {type(model).__name__} has no head apart from its backbone; name the parts to freeze, e.g. "
+            f"{names[0].rpartition('.')[0]}"
+        )
+    return [name for name in names if name not in head]
+
+
+def head_names(model: nn.Module) -> list[str]:
+    """Return the parameters of the head; none where a model has none of its own (Whisper), and comes whole.
+
     The head is what Transformers puts on top of its base model, or timm's own classifier, and whatever else the
-    checkpoint had no weights for (`note_new_weights`). A model without a head of its own is all backbone where `whole`
-    says so. Raises RecipeError for one otherwise.
+    checkpoint had no weights for (`note_new_weights`).
     """
     names = [name for name, _ in model.named_parameters()]
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
@@ -75,14 +92,7 @@ def backbone_names(model: nn.Module, *, whole: bool = False) -> list[str]:
         classifier = {id(parameter) for parameter in _modules_parameters(inner.get_classifier())}
         head = {name for name, parameter in model.named_parameters() if id(parameter) in classifier}
     head |= set(names) & set(getattr(model, "new_weights", ()))
-    if whole and not head:
-        return names
-    if not head or len(head) == len(names):
-        raise RecipeError(
-            f"train.freeze: {type(model).__name__} has no head apart from its backbone; name the parts to freeze, e.g. "
-            f"{names[0].rpartition('.')[0]}"
-        )
-    return [name for name in names if name not in head]
+    return [name for name in names if name in head]
 
 
 def note_new_weights(model: nn.Module, names: Iterable[str]) -> None:
@@ -96,6 +106,23 @@ def evaluate_frozen_parts(model: nn.Module) -> None:
         parameters = list(module.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):
             module.eval()
+
+
+def set_modes(model: nn.Module) -> None:
+    """Put a model in training mode, and its frozen parts in evaluation mode."""
+    model.train()
+    evaluate_frozen_parts(model)
+
+
+def set_trained(model: nn.Module, names: Iterable[str], trained: bool) -> None:
+    """Freeze or unfreeze parameters by name between two steps, and put the parts of the model in the modes they need.
+
+    The optimizer skips what has no gradient, weight decay included.
+    """
+    parameters = dict(model.named_parameters())
+    for name in names:
+        parameters[name].requires_grad_(trained)
+    set_modes(model)
 
 
 def _modules_parameters(modules: nn.Module | Sequence[nn.Module]) -> list[nn.Parameter]:

@@ -19,6 +19,9 @@ Schedule = Callable[[int], float]
 # These want a closure, gradients of a kind that we do not make, or only matrices.
 _UNSUPPORTED = {"lbfgs", "sparseadam", "muon", "optimizer"}
 
+EIGHT_BIT = "adamw_8bit"
+"""AdamW of bitsandbytes, whose state takes a byte a number (Dettmers et al. 2022, 8-bit Optimizers)."""
+
 
 def optimizer_classes() -> dict[str, type[torch.optim.Optimizer]]:
     """Return the optimizers a recipe may name, by the lower-case name of the torch.optim class."""
@@ -55,9 +58,10 @@ def parameter_groups(
 def check_optimizer(section: OptimSection) -> type[torch.optim.Optimizer]:
     """Return the class of the recipe's optimizer. Raises RecipeError for an unknown name or argument."""
     classes = optimizer_classes()
-    if section.name not in classes:
-        raise RecipeError(f"optim.name: no optimizer {section.name!r}; {did_you_mean(section.name, classes, limit=20)}")
-    cls = classes[section.name]
+    if section.name not in (*classes, EIGHT_BIT):
+        hint = did_you_mean(section.name, [*classes, EIGHT_BIT], limit=20)
+        raise RecipeError(f"optim.name: no optimizer {section.name!r}; {hint}")
+    cls = _eight_bit_adamw() if section.name == EIGHT_BIT else classes[section.name]
     allowed = [name for name in inspect.signature(cls).parameters if name not in ("params", "lr", "weight_decay")]
     for key in section.args:
         if key not in allowed:
@@ -65,6 +69,29 @@ def check_optimizer(section: OptimSection) -> type[torch.optim.Optimizer]:
                 f"optim.args.{key}: {cls.__name__} has no such argument; {did_you_mean(key, allowed, 20)}"
             )
     return cls
+
+
+def _eight_bit_adamw() -> type[torch.optim.Optimizer]:
+    """Return bitsandbytes' class once a step of it has worked here.
+
+    Raises RecipeError where the package is missing, or has no kernels for this device.
+    """
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError:
+        raise RecipeError(
+            f"optim.name: {EIGHT_BIT} needs bitsandbytes; pip install bitsandbytes, or take adamw"
+        ) from None
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tried = nn.Parameter(torch.zeros(4096, device=device))  # smaller ones keep a state of 32 bits
+    tried.grad = torch.ones_like(tried)
+    try:
+        AdamW8bit([tried]).step()
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RecipeError(f"optim.name: {EIGHT_BIT} does not work on this {device}; take adamw ({reason})") from None
+    found: type[torch.optim.Optimizer] = AdamW8bit
+    return found
 
 
 def build_optimizer(
@@ -84,9 +111,25 @@ def build_optimizer(
         args.pop("fused", None)
     groups = parameter_groups(model, section.weight_decay, section.learning_rate, scales)
     try:
-        return cls(groups, lr=section.learning_rate, **args)  # type: ignore[call-arg]
+        optimizer = cls(groups, lr=section.learning_rate, **args)  # type: ignore[call-arg]
     except (ValueError, TypeError, RuntimeError) as error:
         raise RecipeError(f"optim: {cls.__name__} refuses these settings: {error}") from None
+    if section.name == "sgd":
+        optimizer.register_step_pre_hook(_begin_momentum)
+    return optimizer
+
+
+def _begin_momentum(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Give parameters that join later than others of their group a momentum of zero.
+
+    Torch's fused SGD fails where only some have one already: a part that is unfrozen, or that layerdrop had skipped.
+    """
+    for group in optimizer.param_groups:
+        used = [parameter for parameter in group["params"] if parameter.grad is not None]
+        new = [parameter for parameter in used if optimizer.state[parameter].get("momentum_buffer") is None]
+        if group["momentum"] and len(new) < len(used):
+            for parameter in new:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def build_scheduler(

@@ -154,7 +154,10 @@ class TrainSection(Section):
 class OptimSection(Section):
     """The optimizer and its learning-rate schedule."""
 
-    name: str = Field("adamw", description="adamw, sgd, adafactor, or the lower-case name of any torch.optim class.")
+    name: str = Field(
+        "adamw",
+        description="adamw, sgd, adafactor or any torch.optim class, in lower case; adamw_8bit (of bitsandbytes).",
+    )
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(5e-5, description="Peak learning rate.")
     weight_decay: NonNegative = Field(
         0.01, description="Decoupled or L2 decay, as the optimizer has it; never on biases and norms."

@@ -32,6 +32,7 @@ class TechniquePage:
     tasks: tuple[str, ...]
     excluded: dict[str, str]
     needs_items: bool
+    needs_head: bool
     settings: tuple[Setting, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -39,9 +40,10 @@ class TechniquePage:
         return asdict(self)
 
     def tasks_line(self) -> str:
-        """Return the tasks in short; speech with a decoder alone is marked."""
+        """Return the tasks in short; speech with a decoder alone, or without one alone, is marked."""
+        partly = self.needs_items or self.needs_head
         names = [SHORT.get(task, task) for task in self.tasks]
-        return ", ".join(f"{name}*" if name == "speech" and self.needs_items else name for name in names)
+        return ", ".join(f"{name}*" if name == "speech" and partly else name for name in names)
 
     def lines(self) -> list[str]:
         """Return the page as a person reads it."""
@@ -51,6 +53,8 @@ class TechniquePage:
         lines += [f"Tasks: {', '.join(self.tasks)}"]
         if self.needs_items and "speech_recognition" in self.tasks:
             lines += ["       speech recognition with a decoder (Whisper), not with CTC"]
+        if self.needs_head and "speech_recognition" in self.tasks:
+            lines += ["       speech recognition with CTC, not with a decoder (Whisper), which has no new head"]
         for name, reason in self.excluded.items():
             lines += textwrap.wrap(f"Not with {name}: {reason}", WIDTH, subsequent_indent="  ")
         lines += ["", "Settings:"]
@@ -87,5 +91,6 @@ def explain(name: str) -> TechniquePage:
         tasks=tuple(tasks),
         excluded=dict(cls.excluded),
         needs_items=cls.needs_items,
+        needs_head=cls.needs_head,
         settings=tuple(settings),
     )

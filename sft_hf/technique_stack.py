@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sft_hf.data.training_data import Stream, WholeSet
 from sft_hf.errors import RecipeError, RunFolderError
+from sft_hf.freezing import head_names
 from sft_hf.recipe import Recipe
 from sft_hf.registry import load_component
 from sft_hf.tasks.base import Examples, Task
@@ -79,8 +80,13 @@ class TechniqueStack:
     # --- the model before training -------------------------------------------------------------------------------
 
     def prepare_model(self, model: nn.Module) -> None:
-        """See `Technique.prepare_model`."""
+        """See `Technique.prepare_model`. Raises RecipeError for one that the model cannot serve."""
         for technique in self.techniques:
+            if technique.needs_head and not head_names(model):
+                raise RecipeError(
+                    f"techniques: {technique.settings.name} does not serve this model: {type(model).__name__} has no "
+                    "new head; all of it is pretrained, what it answers with included"
+                )
             technique.prepare_model(model)
 
     def learning_rate_scales(self, model: nn.Module) -> dict[str, float]:

@@ -7,9 +7,10 @@ import os
 import shutil
 
 import pytest
+import torch
 import yaml
 
-from sft_hf.checkpoint import newest_checkpoint, verify
+from sft_hf.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint, verify
 
 FILES = (
     "step-000020/model.safetensors",
@@ -106,6 +107,38 @@ def test_with_every_checkpoint_damaged_a_run_starts_anew_and_says_so(commands, c
     assert resumed.said().count("is damaged: state.json has 0 bytes") == 2
     assert "no checkpoint that can be used: starting from the first step" in resumed.said()
     assert commands_module.fingerprint(copy) == whole
+
+
+class Wrapping(torch.optim.AdamW):
+    """Keeps a tensor that all parameters share, and wraps its state as bitsandbytes' optimizers of 8 bits do."""
+
+    SHARED = torch.arange(4.0)
+
+    def state_dict(self):
+        found = super().state_dict()
+        found["state"] = {
+            index: {"step": 2, "wrapped": {"state1": (state["exp_avg"] * 100).to(torch.uint8), "qmap1": self.SHARED}}
+            for index, state in found["state"].items()
+        }
+        return found
+
+    def load_state_dict(self, state_dict):
+        self.loaded = state_dict["state"]
+
+
+def test_state_in_eight_bits_and_wrapped_once_more_comes_back(tmp_path):
+    model = torch.nn.Linear(3, 2)
+    optimizer = Wrapping(model.parameters(), lr=0.1)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    folder = save_checkpoint(tmp_path, 1, model, optimizer, {})
+    load_checkpoint(folder, model, optimizer)
+    assert optimizer.loaded.keys() == {0, 1}
+    for index, state in optimizer.state_dict()["state"].items():
+        found = optimizer.loaded[index]
+        assert found["step"] == 2 and found["state1"].dtype == torch.uint8
+        assert found.keys() == {"step", *state["wrapped"]}
+        assert all(torch.equal(found[name], tensor) for name, tensor in state["wrapped"].items())
 
 
 def contents(folder):

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+import shutil
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from sft_hf.errors import RecipeError
 from sft_hf.optimization import build_optimizer, build_scheduler, optimizer_classes, parameter_groups
 from sft_hf.recipe import OptimSection
+from sft_hf.run import finetune
 
 
 def model():
@@ -65,6 +70,69 @@ def test_a_wrong_optimizer_is_an_error_that_says_what_is_right(section, words):
     with pytest.raises(RecipeError) as caught:
         build_optimizer(model(), OptimSection(**section))
     assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_eight_bits_without_bitsandbytes_are_a_mistake_that_says_what_is_missing(make_recipe, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as if it were not installed
+    recipe = make_recipe(optim__name="adamw_8bit")
+    with pytest.raises(RecipeError, match=r"optim\.name: adamw_8bit needs bitsandbytes; pip install") as caught:
+        finetune(recipe)
+    assert "\n" not in str(caught.value) and not Path(recipe.output_dir).exists()
+
+
+def test_eight_bits_whose_kernels_do_not_run_here_are_a_mistake(monkeypatch):
+    """A stand-in for bitsandbytes on a device that it has no kernels for."""
+
+    class AdamW8bit(torch.optim.AdamW):
+        def step(self, closure=None):
+            raise NotImplementedError("no kernel\nfor this device")
+
+    package = SimpleNamespace(optim=SimpleNamespace(AdamW8bit=AdamW8bit))
+    monkeypatch.setitem(sys.modules, "bitsandbytes", package)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", package.optim)
+    with pytest.raises(RecipeError, match=r"does not work on this \w+; take adamw \(no kernel for this device\)"):
+        build_optimizer(model(), OptimSection(name="adamw_8bit"))
+
+
+def test_a_run_with_eight_bits_is_resumed_to_the_same_bits(make_recipe, tmp_path):
+    """Where bitsandbytes is installed; it works on CPUs too."""
+    pytest.importorskip("bitsandbytes")
+    options = {"optim__name": "adamw_8bit", "optim__args": {"min_8bit_size": 256}, "optim__learning_rate": 1e-3}
+    options |= {"train__max_steps": 4, "checkpoint__save_steps": 2, "checkpoint__save_total_limit": 2}
+    options |= {"eval__load_best_model_at_end": False}
+    whole = finetune(make_recipe(output_dir=str(tmp_path / "whole"), **options))
+    saved = load_file(whole.output_dir / "checkpoints" / "step-000002" / "optimizer.safetensors")
+    assert {tensor.dtype for name, tensor in saved.items() if name.endswith("state1")} == {torch.uint8, torch.float32}
+    shutil.copytree(whole.output_dir, tmp_path / "cut")
+    for name in ("checkpoints/step-000004", "model"):
+        shutil.rmtree(tmp_path / "cut" / name)
+    (tmp_path / "cut" / "metrics.json").unlink()
+    resumed = finetune(make_recipe(output_dir=str(tmp_path / "cut"), **options), resume=True)
+    first, second = (load_file(run.output_dir / "model" / "model.safetensors") for run in (whole, resumed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_parameter_may_join_later_than_others_of_its_group(name):
+    """As if it had an optimizer of its own, from then on; and until then not even weight decay touches it."""
+    together, alone = ([nn.Parameter(torch.ones(2, 2)) for _ in range(2)] for _ in range(2))
+    section = OptimSection(name=name, learning_rate=0.1, weight_decay=0.5)
+    named = [
+        SimpleNamespace(named_parameters=lambda p=p: [(str(id(x)), x) for x in p])
+        for p in (together, *([x] for x in alone))
+    ]
+    optimizer, *each = (build_optimizer(holder, section) for holder in named)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(5):
+        for place in range(2):
+            gradient = torch.randn(2, 2, generator=generator)
+            joined = step >= 2 * place
+            for parameters in (together, alone):
+                parameters[place].grad = gradient.clone() if joined else None
+            each[place].step()
+        optimizer.step()
+        assert torch.equal(together[0], alone[0]) and torch.equal(together[1], alone[1])
+        assert (together[1] == 1).all() == (step < 2)
 
 
 def rates(kind, warmup_ratio, steps=10):

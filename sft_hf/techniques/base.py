@@ -116,6 +116,9 @@ class Technique(Generic[SettingsT]):
     needs_items: ClassVar[bool] = False
     """Whether it works on `Task.items`, which CTC has not."""
 
+    needs_head: ClassVar[bool] = False
+    """Whether it needs a head that is new beside the backbone (`sft_hf.freezing.head_names`), which Whisper has not."""
+
     needs_label_counts: ClassVar[bool] = False
     """Whether it needs `Context.label_counts`."""
 

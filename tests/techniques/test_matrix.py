@@ -49,7 +49,9 @@ def reason_against(name, task):
     """Why a technique does not serve a task, as it says itself; None if it does."""
     cls = load_component("techniques", name)
     excluded = cls.excluded.get(TASK_NAMES.get(task, "speech_recognition"))
-    return excluded or ("CTC sums over all alignments" if task == "ctc" and cls.needs_items else None)
+    if task == "ctc" and cls.needs_items:
+        return excluded or "CTC sums over all alignments"
+    return excluded or ("has no new head" if task == "whisper" and cls.needs_head else None)
 
 
 def companion_of(name, task):
