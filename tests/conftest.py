@@ -413,13 +413,9 @@ def make_speech_recipe(whisper_checkpoint: Path, speech_folder: Path, tmp_path: 
 @pytest.fixture(scope="session")
 def commands_module() -> Any:
     """tests/commands.py."""
-    import importlib.util
+    import commands
 
-    spec = importlib.util.spec_from_file_location("commands", Path(__file__).with_name("commands.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return commands
 
 
 @pytest.fixture(scope="session")

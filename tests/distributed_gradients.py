@@ -36,6 +36,13 @@ def window_gradients(recipe: Recipe) -> tuple[dict[str, Any], int]:
     return gradients, accelerator.num_processes
 
 
+def relative_difference(left: dict[str, Any], right: dict[str, Any]) -> float:
+    """The norm of the difference of two sets of tensors, as a part of the right one's norm."""
+    assert left.keys() == right.keys()
+    difference = sum(float((left[name] - right[name]).double().square().sum()) for name in left) ** 0.5
+    return difference / sum(float(right[name].double().square().sum()) for name in right) ** 0.5
+
+
 if __name__ == "__main__":
     found, processes = window_gradients(load_recipe(sys.argv[1]))
     assert processes == 2, processes

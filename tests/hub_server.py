@@ -14,7 +14,6 @@ that read stand here in `_ROUTES`; those that write, and what can go wrong on pu
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import re
@@ -30,11 +29,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-spec = importlib.util.spec_from_file_location("hub_server_write", Path(__file__).with_name("hub_server_write.py"))
-assert spec is not None and spec.loader is not None
-hub_server_write = sys.modules["hub_server_write"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(hub_server_write)
-_Refusal = hub_server_write.Refusal
+import hub_server_write
+from hub_server_write import Refusal as _Refusal
 
 LFS_SUFFIXES = (".bin", ".safetensors", ".parquet", ".onnx", ".pt", ".pth")
 """Files that the Hub's default .gitattributes gives to LFS; their ETag is the SHA-256, that of others git's blob id."""
@@ -462,5 +458,5 @@ def client_environment(endpoint: str, home: Path) -> dict[str, str]:
         "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[:2])),  # the package, and helpers beside this one
     }

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import distributed_evaluation
 import numpy as np
 import pytest
 import torch
+from two_processes import run_on_two_processes
 
-SCRIPT = Path(__file__).with_name("distributed_evaluation.py")
 CASES = [f"{rows}x{batch}" for rows in range(1, 18) for batch in range(1, 7)]
 
 
@@ -23,13 +20,6 @@ def recipe(request, make_recipe, make_image_recipe):
     if request.param == "text":
         return make_recipe()
     return make_image_recipe(data__test_fraction=0.6, data__test_split=None)
-
-
-def scores_on_one_rank(recipe):
-    spec = importlib.util.spec_from_file_location("distributed_evaluation", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.all_scores(recipe)[0]
 
 
 def reference(recipe):
@@ -54,14 +44,9 @@ def reference(recipe):
 def test_any_number_of_rows_in_any_batches_on_one_rank_and_two(recipe, tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe.to_yaml())
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(SCRIPT)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [*command, str(path), str(tmp_path / "scores")], capture_output=True, text=True, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_on_two_processes(distributed_evaluation.__file__, path, tmp_path / "scores")
     found = [json.loads((tmp_path / f"scores.rank{rank}").read_text()) for rank in (0, 1)]
-    found.append(scores_on_one_rank(recipe))
+    found.append(distributed_evaluation.all_scores(recipe)[0])
     losses, correct = reference(recipe)
     for case in CASES:
         rows = int(case.split("x")[0])

@@ -6,7 +6,6 @@ own: the shipped recipe as a command, and all the rest in one process, since imp
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import socket
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hub_server
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -29,10 +29,6 @@ TOKEN, STRANGER = "hf_testtoken0123456789abcdef", "hf_strangertoken0123456789ab"
 SMALL = ["train.num_threads=1", "train.per_device_train_batch_size=4", "train.max_steps=2", "data.max_train_samples=16"]
 EMBEDDINGS = "distilbert.embeddings.word_embeddings.weight"
 POSITIVE, NEGATIVE = "good fine great lovely".split(), "bad dull poor awful".split()
-
-spec = importlib.util.spec_from_file_location("hub_server", Path(__file__).with_name("hub_server.py"))
-hub_server = sys.modules["hub_server"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(hub_server)
 
 
 # --- what the Hub holds ------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ Hub's do. All run in one process, since HF_ENDPOINT is read when huggingface_hub
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import subprocess
@@ -14,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import hub_server
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -21,10 +21,6 @@ import pytest
 SMALL = ["train.num_threads=1", "train.mixed_precision=no", "train.max_steps=2", "train.per_device_train_batch_size=4"]
 RECIPES = ["image_vit_beans", "speech_whisper_small_commonvoice", "speech_wav2vec2_ctc_librispeech"]
 TEXTS = ["one two", "three four five", "six one", "two three four", "five six", "one three five", "two four", "six two"]
-
-spec = importlib.util.spec_from_file_location("hub_server", Path(__file__).with_name("hub_server.py"))
-hub_server = sys.modules["hub_server"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(hub_server)
 
 DRIVER = """
 import sys

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import distributed_gradients
 import pytest
 import torch
+from distributed_gradients import relative_difference, window_gradients
 from safetensors.torch import load_file
+from two_processes import run_on_two_processes
 
 from sft_hf import process
 from sft_hf.errors import TrainingError
@@ -19,17 +18,9 @@ from sft_hf.loop import TrainState, train
 from sft_hf.run import _Run, finetune
 from sft_hf.run_folder import RunFolder
 
-SCRIPT = Path(__file__).with_name("distributed_gradients.py")
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 # A learning rate of almost nothing: the second window meets the same weights as the first.
 STILL = {"model__config_overrides": NO_DROPOUT, "optim__name": "sgd", "optim__learning_rate": 1e-30}
-
-
-def helper():
-    spec = importlib.util.spec_from_file_location("distributed_gradients", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def cut(batch_size, accumulation):
@@ -41,12 +32,6 @@ def cut(batch_size, accumulation):
     }
 
 
-def relative_difference(left, right):
-    assert left.keys() == right.keys()
-    difference = sum(float((left[name] - right[name]).double().square().sum()) for name in left) ** 0.5
-    return difference / sum(float(right[name].double().square().sum()) for name in right) ** 0.5
-
-
 @pytest.fixture(scope="module")
 def whole_batch_gradients(request):
     """Filled by the first test that needs them."""
@@ -55,7 +40,7 @@ def whole_batch_gradients(request):
 
 def reference(make_recipe, cache):
     if not cache:
-        cache.update(helper().window_gradients(make_recipe(**cut(16, 1)))[0])
+        cache.update(window_gradients(make_recipe(**cut(16, 1)))[0])
     return cache
 
 
@@ -64,7 +49,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(
     make_recipe, whole_batch_gradients, batch_size, accumulation
 ):
     whole = reference(make_recipe, whole_batch_gradients)
-    cut_up, _ = helper().window_gradients(make_recipe(**cut(batch_size, accumulation)))
+    cut_up, _ = window_gradients(make_recipe(**cut(batch_size, accumulation)))
     assert relative_difference(cut_up, whole) < 1e-5
 
 
@@ -86,16 +71,7 @@ def test_two_processes_give_the_gradient_of_one(make_recipe, whole_batch_gradien
     whole = reference(make_recipe, whole_batch_gradients)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(make_recipe(**cut(batch_size, accumulation)).to_yaml())
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [*command, str(SCRIPT), str(recipe), str(tmp_path / "gradients")],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_on_two_processes(distributed_gradients.__file__, recipe, tmp_path / "gradients")
     for rank in (0, 1):
         assert relative_difference(load_file(tmp_path / f"gradients.rank{rank}"), whole) < 1e-5
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from two_processes import run_on_two_processes
 
 from sft_hf.data.batching import MicroBatch
 from sft_hf.errors import TrainingError
@@ -161,17 +162,13 @@ main(sys.argv[2:])
 def test_one_rank_that_is_short_of_memory_leaves_no_other_waiting(recipe_file, tmp_path):
     (tmp_path / "script.py").write_text(ONE_RANK_IS_SHORT)
     for kind in ("plain", "short"):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
         overrides = [
             "train.per_device_train_batch_size=4",
             "model.config_overrides={hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0}",
             "optim={name: sgd, learning_rate: 0.1}",
         ]
         arguments = ["finetune", str(recipe_file), *overrides, "--output-dir", str(tmp_path / kind)]
-        done = subprocess.run(
-            [*command, str(tmp_path / "script.py"), kind, *arguments], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        done = run_on_two_processes(tmp_path / "script.py", kind, *arguments)
     assert "at most 2 rows per forward pass instead of 4" in done.stderr
     first, second = (load_file(tmp_path / kind / "model" / "model.safetensors") for kind in ("plain", "short"))
     assert difference(first, second) < 1e-6

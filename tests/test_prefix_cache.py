@@ -7,14 +7,13 @@ import json
 import logging
 import os
 import shutil
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from two_processes import run_on_two_processes
 
 from sft_hf import loop, prefix_cache, process
 from sft_hf.errors import Terminated
@@ -502,11 +501,7 @@ def test_two_processes_share_the_work_and_the_cache(kinds, kind, tmp_path, caplo
     sgd = {"optim__name": "sgd", "train__per_device_train_batch_size": 4, "model__config_overrides": NO_DROPOUT}
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(kinds[kind](output_dir=str(tmp_path / "two"), **sgd).to_yaml())
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(Path(__file__).parents[1] / "scripts" / "finetune.py"), "--recipe", str(recipe)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_on_two_processes(Path(__file__).parents[1] / "scripts" / "finetune.py", "--recipe", recipe)
     rows = 81 if kind == "bert_lower" else 27
     assert f"{rows} of them computed now" in done.stderr
     finetune(kinds[kind](output_dir=str(tmp_path / "one"), **sgd | {"train__per_device_train_batch_size": 8}))

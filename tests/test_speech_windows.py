@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
+import distributed_gradients
 import numpy as np
 import pytest
 import torch
+from distributed_gradients import relative_difference, window_gradients
 from safetensors.torch import load_file
+from two_processes import run_on_two_processes
 
 from sft_hf.inference import evaluate_run, open_trained, predict_inputs
 from sft_hf.run import finetune
 
-SCRIPT = Path(__file__).with_name("distributed_gradients.py")
 STILL = {"optim__name": "sgd", "optim__learning_rate": 1e-30, "train__max_grad_norm": 0}
 BUCKETS = {"task__window": "buckets", "data__validation_split": None, "data__validation_fraction": 0}
 
@@ -71,16 +68,7 @@ def trained(tmp_path_factory, whisper_checkpoint, long_folder):
 
 
 def gradients(recipe):
-    spec = importlib.util.spec_from_file_location("distributed_gradients", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.window_gradients(recipe)[0]
-
-
-def relative_difference(left, right):
-    assert left.keys() == right.keys()
-    difference = sum(float((left[name] - right[name]).double().square().sum()) for name in left) ** 0.5
-    return difference / sum(float(right[name].double().square().sum()) for name in right) ** 0.5
+    return window_gradients(recipe)[0]
 
 
 def cut(size, passes):
@@ -109,16 +97,7 @@ def test_the_gradient_does_not_depend_on_how_a_step_is_cut(make, cache, size, pa
 def test_two_processes_give_the_gradient_of_one(make, cache, tmp_path):
     whole = whole_batch(make, cache)
     (tmp_path / "recipe.yaml").write_text(make(**cut(4, 2)).to_yaml())
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(SCRIPT)]
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1]), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [*command, str(tmp_path / "recipe.yaml"), str(tmp_path / "gradients")],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_on_two_processes(distributed_gradients.__file__, tmp_path / "recipe.yaml", tmp_path / "gradients")
     for rank in (0, 1):
         assert relative_difference(load_file(tmp_path / f"gradients.rank{rank}"), whole) < 1e-5
 

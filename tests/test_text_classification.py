@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from two_processes import run_on_two_processes
 
 from sft_hf.errors import DataError
 from sft_hf.inference import evaluate_run, predict_inputs
@@ -204,15 +202,7 @@ def test_two_processes_train_and_score_as_one_does(make_recipe, tmp_path):
     one = finetune(make_recipe(output_dir=str(tmp_path / "one"), **common))
     recipe = make_recipe(output_dir=str(tmp_path / "two"), train__per_device_train_batch_size=4, **common)
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, str(ROOT / "scripts" / "finetune.py"), "--recipe", str(tmp_path / "recipe.yaml")],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_on_two_processes(ROOT / "scripts" / "finetune.py", "--recipe", tmp_path / "recipe.yaml")
     assert "2 processes on cpu" in done.stderr
     assert done.stdout.count("test accuracy") == 1  # one process speaks
     two = json.loads((tmp_path / "two" / "metrics.json").read_text())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
+import hub_server
 import pytest
 
 
@@ -84,9 +83,6 @@ def test_a_taken_folder_is_a_warning(commands, recipe_file, tmp_path):
 @pytest.fixture
 def hub(tmp_path):
     """A Hub with a repository that one user may write to."""
-    spec = importlib.util.spec_from_file_location("hub_server", Path(__file__).parents[1] / "hub_server.py")
-    hub_server = sys.modules["hub_server"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(hub_server)
     server = hub_server.HubServer(tmp_path / "hub")
     server.users = {
         "hf_may": hub_server.User("ann", organizations=("lab",)),
@@ -96,11 +92,10 @@ def hub(tmp_path):
     server.tokens |= set(server.users)
     server.create("ann/model", writers=("hf_may",))
     with server:
-        yield server, hub_server
+        yield server
 
 
 def test_write_access_to_the_hub(hub, tmp_path):
-    server, hub_server = hub
     cases = [
         ("hf_may", "ann/model", "Hub: ann/model can be written to"),
         ("hf_may", "lab/new", "Hub: lab/new is not there yet, and can be created"),
@@ -124,7 +119,7 @@ def test_write_access_to_the_hub(hub, tmp_path):
         [sys.executable, "-c", code, json.dumps(cases)],
         capture_output=True,
         text=True,
-        env=hub_server.client_environment(server.url, tmp_path / "home"),
+        env=hub_server.client_environment(hub.url, tmp_path / "home"),
         check=False,
     )
     assert done.returncode == 0, done.stderr

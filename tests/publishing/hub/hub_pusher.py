@@ -6,7 +6,6 @@ There are two commands: `call`, which is `push(...)`, and `load`, a stranger wit
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -17,20 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-TESTS = Path(__file__).parents[2]
-
-
-def load_module(name: str) -> Any:
-    """Return tests/NAME.py."""
-    spec = importlib.util.spec_from_file_location(name, TESTS / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-commands = load_module("commands")
-hub_server = load_module("hub_server")
+import commands
+import hub_server
 
 
 class Pusher(commands.Commands):

@@ -6,24 +6,19 @@ Every push runs in a process of its own; those that are killed get SIGKILL while
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import itertools
 import json
 import shutil
 import socket
-import sys
 from pathlib import Path
 from typing import Any
 
+import hub_server
 import pytest
 import safetensors.torch
 import yaml
-
-spec = importlib.util.spec_from_file_location("hub_pusher", Path(__file__).with_name("hub_pusher.py"))
-assert spec is not None and spec.loader is not None
-hub_pusher = sys.modules["hub_pusher"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(hub_pusher)
-hub_server, error_of = hub_pusher.hub_server, hub_pusher.error_of
+from hub_server_write import SIGNATURE
+from publishing.hub.hub_pusher import Pusher, error_of
 
 ANN, READS, BOB, NARROW = (f"hf_{name}0123456789abcdefghijk" for name in ("annscanary", "reads", "bobs", "narrow"))
 USERS = {
@@ -79,7 +74,7 @@ def served(tmp_path_factory):
     hub.users, hub.tokens = USERS, set(USERS)
     with hub:
         (folder / "commands").mkdir()
-        pusher = hub_pusher.Pusher(folder / "commands", hub.url)
+        pusher = Pusher(folder / "commands", hub.url)
         yield hub, pusher
         pusher.close()
 
@@ -347,7 +342,7 @@ def test_offline_and_unreachable(text_run, tmp_path, monkeypatch):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # nobody else gets this port, and nobody listens
         (tmp_path / "commands").mkdir()
-        alone = hub_pusher.Pusher(tmp_path / "commands", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        alone = Pusher(tmp_path / "commands", f"http://127.0.0.1:{taken.getsockname()[1]}")
         assert "ann/x: the Hub cannot be reached" in alone.refused(text_run, "ann/x", ANN)
         alone.close()
 
@@ -388,7 +383,7 @@ def test_a_short_illness_is_sat_out_and_signatures_are_not_shown(hub, pusher, te
         hub.fail(where, 503, times=2)
     said = pusher.push(run, "ann/short-illness", ANN)["said"]
     assert "HTTP Error 503 thrown while requesting PUT" in said
-    assert hub_server.hub_server_write.SIGNATURE not in said
+    assert SIGNATURE not in said
     assert weights_of(run).items() <= at_head(hub, "ann/short-illness").items()
 
 

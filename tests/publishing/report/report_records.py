@@ -1,4 +1,4 @@
-"""Runs on paper, made in memory, and what holds for every page that is made of them. Loaded by path."""
+"""Runs on paper, made in memory, and what holds for every page that is made of them."""
 
 from __future__ import annotations
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
+from publishing.report import report_records as records
 
 from sft_hf.publishing.names import source_name, without_paths
 from sft_hf.publishing.report import mistakes
@@ -16,16 +15,6 @@ from sft_hf.publishing.report.pages import wording
 from sft_hf.publishing.report.run_report import build_report, worst_errors
 from sft_hf.tasks.base import Shown
 
-
-def load_records() -> Any:
-    spec = importlib.util.spec_from_file_location("report_records", Path(__file__).with_name("report_records.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-records = load_records()
 check, table = records.check, records.table
 
 # --- anything may be in the data ---------------------------------------------------------------------------------

@@ -6,10 +6,10 @@ import importlib.util
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
+from publishing.report import report_records as records
 
 from sft_hf.publishing.report.comparison import build_comparison
 from sft_hf.publishing.report.run_report import build_report
@@ -43,10 +43,6 @@ FOCUSED = """() => { const element = document.activeElement;
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Addresses of the pages, by name."""
-    spec = importlib.util.spec_from_file_location("report_records", Path(__file__).with_name("report_records.py"))
-    assert spec is not None and spec.loader is not None
-    records = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(records)
     runs = {
         "text": records.single_label([f"label {index}" for index in range(30)]),
         "image": records.single_label(task="image_classification"),

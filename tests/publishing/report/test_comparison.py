@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
+from publishing.report import report_records as records
 
 from sft_hf.errors import UserError
 from sft_hf.publishing.report.comparison import build_comparison
 
-
-def load_records() -> Any:
-    spec = importlib.util.spec_from_file_location("report_records", Path(__file__).with_name("report_records.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-records = load_records()
 check, table = records.check, records.table
 
 

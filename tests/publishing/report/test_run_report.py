@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
+from publishing.report import report_records as records
 
 from sft_hf.publishing import numbers
 from sft_hf.publishing.report import charts
 from sft_hf.publishing.report.run_report import build_report, worst_errors
 from sft_hf.tasks.base import Shown
 
-
-def load_records() -> Any:
-    spec = importlib.util.spec_from_file_location("report_records", Path(__file__).with_name("report_records.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-records = load_records()
 check, table = records.check, records.table
 TASKS = {
     "text": records.single_label,
