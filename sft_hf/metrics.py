@@ -36,6 +36,14 @@ from sft_hf.bootstrap import (
     resampled_macro_f1,
     resampled_micro_f1,
 )
+from sft_hf.metric_inputs import (
+    binary_matrix,
+    check_range,
+    checked_scores,
+    checked_single,
+    probability_matrix,
+    same_shape,
+)
 
 __all__ = [
     "Accuracy",
@@ -105,7 +113,7 @@ class _SingleLabelMetric(_LocalMetric):
         return evaluate.MetricInfo(description=type(self).__doc__, citation="", features=features, format="numpy")
 
     def _checked(self, predictions: Any, references: Any) -> tuple[Ints, Ints]:
-        return _checked_single(predictions, references)
+        return checked_single(predictions, references)
 
 
 class _MultiLabelMetric(_LocalMetric):
@@ -150,7 +158,7 @@ class ConfusionMatrix(_SingleLabelMetric):
     """
 
     def _compute(self, predictions: Ints, references: Ints, num_labels: int) -> dict[str, list[list[int]]]:
-        _check_range(predictions, references, num_labels)
+        check_range(predictions, references, num_labels)
         if num_labels == 1:  # scikit-learn gives the same, and a warning that it may not be meant
             return {"confusion_matrix": [[len(references)]]}
         counts = confusion_matrix(references, predictions, labels=range(num_labels))
@@ -171,7 +179,7 @@ class PerClass(_SingleLabelMetric):
     def _compute(
         self, predictions: Ints, references: Ints, label_names: Sequence[str]
     ) -> dict[str, list[dict[str, Any]]]:
-        _check_range(predictions, references, len(label_names))
+        check_range(predictions, references, len(label_names))
         columns = precision_recall_fscore_support(
             references, predictions, labels=range(len(label_names)), average=None, zero_division=0
         )
@@ -189,7 +197,7 @@ class MultiLabelF1(_MultiLabelMetric):
     """
 
     def _checked(self, predictions: Any, references: Any) -> tuple[Ints, Ints]:
-        return _same_shape(_binary(predictions, "predictions"), _binary(references, "references"))
+        return same_shape(binary_matrix(predictions, "predictions"), binary_matrix(references, "references"))
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         # What was added in batches comes back as floats, and batches may differ in width.
@@ -213,7 +221,7 @@ class MeanAveragePrecision(_MultiLabelMetric):
     """
 
     def _checked(self, predictions: Any, references: Any) -> tuple[Floats, Ints]:
-        return _checked_scores(predictions, references)
+        return checked_scores(predictions, references)
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         scores, truth = self._checked(predictions, references)
@@ -247,8 +255,8 @@ def single_label_metrics(
     Raises:
         ValueError: an empty input, a length mismatch, not integers, or an index outside [0, C).
     """
-    predicted, truth = _checked_single(predictions, references)
-    _check_range(predicted, truth, len(label_names))
+    predicted, truth = checked_single(predictions, references)
+    check_range(predicted, truth, len(label_names))
     inputs = {"predictions": predicted, "references": truth}
     result: dict[str, Any] = {"num_examples": len(truth)}
     result |= Accuracy().compute(**inputs) | MacroF1().compute(**inputs)
@@ -291,7 +299,7 @@ def multi_label_metrics(
         ValueError: an empty input, a shape that is not [N, C], a score or threshold outside its range, or a
             reference that is not 0 or 1.
     """
-    checked, truth = _checked_scores(scores, references)
+    checked, truth = checked_scores(scores, references)
     if truth.shape[1] != len(label_names):
         raise ValueError(f"{truth.shape[1]} label columns but {len(label_names)} label names")
     predicted = apply_threshold(checked, threshold)
@@ -324,7 +332,7 @@ def apply_threshold(scores: npt.ArrayLike, threshold: float) -> Ints:
     """
     if not 0.0 < threshold < 1.0:
         raise ValueError(f"threshold must be inside (0, 1), got {threshold}")
-    return (_probabilities(scores) >= threshold).astype(np.int64)
+    return (probability_matrix(scores) >= threshold).astype(np.int64)
 
 
 def choose_threshold(
@@ -350,8 +358,8 @@ def choose_threshold(
     """
     if metric not in ("micro_f1", "macro_f1"):
         raise ValueError(f"metric must be micro_f1 or macro_f1, got {metric}")
-    checked, truth = _checked_scores(scores, references)
-    _probabilities(checked)
+    checked, truth = checked_scores(scores, references)
+    probability_matrix(checked)
     reference_counts = truth.sum(axis=0)
     positive = truth.astype(bool)
     values = np.empty(len(_GRID_PERCENT))
@@ -390,65 +398,3 @@ def _per_class_rows(label_names: Sequence[str], columns: tuple[Any, ...]) -> lis
         }
         for name, precision, recall, f1, support in zip(label_names, *columns, strict=True)
     ]
-
-
-def _checked_single(predictions: Any, references: Any) -> tuple[Ints, Ints]:
-    return _same_shape(_label_indices(predictions, "predictions"), _label_indices(references, "references"))
-
-
-def _checked_scores(scores: Any, references: Any) -> tuple[Floats, Ints]:
-    return _same_shape(_scores(scores), _binary(references, "references"))
-
-
-def _same_shape(predictions: Any, references: Any) -> tuple[Any, Any]:
-    if predictions.shape != references.shape:
-        raise ValueError(
-            f"predictions and references must be of the same shape: {predictions.shape}, {references.shape}"
-        )
-    return predictions, references
-
-
-def _label_indices(values: Any, name: str) -> Ints:
-    labels = np.asarray(values)
-    if labels.ndim != 1 or not labels.size:
-        raise ValueError(f"{name} must be [N] label indices with N >= 1, got shape {labels.shape}")
-    if labels.dtype.kind not in "iu":
-        # Scores cast to integers would all become label 0.
-        raise ValueError(f"{name} must be integer label indices, got {labels.dtype}")
-    if labels.min() < 0:
-        raise ValueError(f"{name} must be label indices >= 0, got {labels.min()}")
-    return labels.astype(np.int64)
-
-
-def _check_range(predictions: Ints, references: Ints, num_labels: int) -> None:
-    for name, labels in (("predictions", predictions), ("references", references)):
-        if labels.max() >= num_labels:
-            raise ValueError(f"{name} must be label indices in [0, {num_labels}), got {labels.max()}")
-
-
-def _matrix(values: Any, name: str) -> np.ndarray:
-    matrix = np.asarray(values)
-    if matrix.ndim != 2 or not matrix.size:
-        raise ValueError(f"{name} must be [N, C] with N >= 1 and C >= 1, got shape {matrix.shape}")
-    return matrix
-
-
-def _binary(values: Any, name: str) -> Ints:
-    matrix = _matrix(values, name)
-    if not ((matrix == 0) | (matrix == 1)).all():
-        raise ValueError(f"{name} must be 0 or 1 everywhere")
-    return matrix.astype(np.int64)
-
-
-def _scores(values: Any) -> Floats:
-    matrix = _matrix(values, "scores").astype(np.float64)
-    if not np.isfinite(matrix).all():
-        raise ValueError("scores must be finite, got NaN or infinity")
-    return matrix
-
-
-def _probabilities(values: Any) -> Floats:
-    matrix = _scores(values)
-    if matrix.min() < 0.0 or matrix.max() > 1.0:
-        raise ValueError(f"scores must be probabilities in [0, 1], got {matrix.min()} to {matrix.max()}")
-    return matrix

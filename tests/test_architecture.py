@@ -34,6 +34,7 @@ GROUND = (
     "sft_hf.sources",
     "sft_hf.recipe",
     "sft_hf.recipe_sections",
+    "sft_hf.metric_inputs",
     "sft_hf.metrics",
     "sft_hf.bootstrap",
     "sft_hf.calibration",
@@ -100,7 +101,7 @@ def test_the_imports_have_no_cycle():
 
 
 def test_files_can_be_read_in_one_sitting():
-    long = {name: count for name, path in MODULES.items() if (count := len(path.read_text().splitlines())) > 470}
+    long = {name: count for name, path in MODULES.items() if (count := len(path.read_text().splitlines())) > 430}
     assert not long
 
 

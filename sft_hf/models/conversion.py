@@ -19,7 +19,6 @@ attention (query, key and value, or key and value, one below the other); they ar
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
 import re
@@ -32,18 +31,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from transformers import (
-    AddedToken,
-    GenerationConfig,
     WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
     WhisperProcessor,
-    WhisperTokenizer,
 )
 
 from sft_hf.errors import CheckpointError
 from sft_hf.filesystem import committed_folder
 from sft_hf.models.loading import quiet_transformers
+from sft_hf.models.whisper_vocabulary import FIRST_MULTILINGUAL, read_generation_config, read_tokenizer
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -83,9 +80,6 @@ _DECODER_LAYER = {
 _EMBEDDINGS = "decoder/embeddings/weight"
 _PROJECTION = "decoder/projection/weight"
 
-_END = "<|endoftext|>"  # also begins and pads
-TIMESTAMPS = 1501  # <|0.00|> to <|30.00|>
-FIRST_MULTILINGUAL = 51865  # the English models have one token fewer
 _FRAMES_PER_SECOND = 50  # that the encoder puts out
 
 
@@ -109,8 +103,8 @@ def convert_whisper(folder: Path, target: Path) -> None:
     variables = _Variables(folder / WEIGHTS)
     config = _config(variables)
     state = _state_dict(variables, config)
-    tokenizer = _tokenizer(folder / "tokenizer.json", config.vocab_size)
-    generation = _generation_config(folder / "config.json", config, tokenizer)
+    tokenizer = read_tokenizer(folder / "tokenizer.json", config.vocab_size)
+    generation = read_generation_config(folder / "config.json", config, tokenizer)
     seconds = config.max_source_positions // _FRAMES_PER_SECOND
     features = WhisperFeatureExtractor(feature_size=config.num_mel_bins, chunk_length=seconds)
     with committed_folder(target) as stage, quiet_transformers():
@@ -323,101 +317,3 @@ def _state_dict(variables: _Variables, config: WhisperConfig) -> dict[str, npt.N
     if variables.unused:
         variables.refuse(f"variable {min(variables.unused)!r} has no place in a Whisper model of these dimensions")
     return state
-
-
-def _read_json(path: Path, hint: str = "") -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: there is no such file{hint}") from error
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is no JSON file: {error}") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path}: holds no JSON object")
-    return data
-
-
-def _tokenizer(path: Path, vocab_size: int) -> WhisperTokenizer:
-    """Whisper's own tokenizer class, with the words and merges of a tokenizer.json and a token for each timestamp.
-
-    Old tokenizer.json files end before the timestamps, which the model's vocabulary has at its end.
-    """
-    data = _read_json(path, "; copy it from the original checkpoint (vocabulary.txt alone has no merges)")
-    timestamps = [f"<|{index * 0.02:.2f}|>" for index in range(TIMESTAMPS)]
-    try:
-        model, added = data["model"], sorted(data["added_tokens"], key=lambda token: token["id"])
-        merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
-        expected = {**model["vocab"], **{token["content"]: token["id"] for token in added}}
-        first = expected["<|notimestamps|>"] + 1
-        expected |= {token: first + index for index, token in enumerate(timestamps)}
-        specials = [token["content"] for token in added if token["id"] < first and token["content"] != _END]
-        tokenizer = WhisperTokenizer(model["vocab"], merges, pad_token=_END, extra_special_tokens=specials)
-        tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in timestamps])
-        same = tokenizer.get_vocab() == expected
-    except KeyError as error:
-        raise CheckpointError(f"{path}: is no tokenizer of Whisper: it has no {error}") from error
-    except Exception as error:  # tokenizers raises bare Exception
-        raise CheckpointError(f"{path}: is no tokenizer of Whisper: {error}") from error
-    if not same or sorted(expected.values()) != list(range(vocab_size)):
-        why = f"its {len(expected)} tokens, timestamps included, are not the {vocab_size} that {WEIGHTS} has"
-        raise CheckpointError(f"{path}: {why}; it is the tokenizer of another model")
-    return tokenizer
-
-
-def _generation_config(path: Path, config: WhisperConfig, tokenizer: WhisperTokenizer) -> GenerationConfig:
-    """How Whisper writes: which tokens start a transcript, and which it never says."""
-    data = _read_json(path)
-
-    def ids(key: str) -> list[int] | None:
-        value = data.get(key)
-        if value is None:
-            return None
-        if not isinstance(value, list) or not all(type(one) is int and 0 <= one < config.vocab_size for one in value):
-            raise CheckpointError(f"{path}: {key} is no list of token ids below {config.vocab_size}")
-        return value
-
-    heads = data.get("alignment_heads")
-    limits = (config.decoder_layers, config.decoder_attention_heads)
-    if heads is not None and not (isinstance(heads, list) and all(_is_place(head, limits) for head in heads)):
-        raise CheckpointError(f"{path}: alignment_heads is no list of [layer, head] below {list(limits)}")
-    known = tokenizer.get_vocab()
-    start = config.decoder_start_token_id
-    wanted = {_END: config.eos_token_id, "<|startoftranscript|>": start}
-    for token, token_id in wanted.items():
-        if known.get(token) != token_id:
-            why = f"{token} is token {known.get(token)}, and {token_id} in a Whisper of {config.vocab_size} tokens"
-            raise CheckpointError(f"{path.parent / 'tokenizer.json'}: {why}")
-    settings: dict[str, Any] = {
-        "bos_token_id": config.bos_token_id,
-        "eos_token_id": config.eos_token_id,
-        "pad_token_id": config.pad_token_id,
-        "decoder_start_token_id": start,
-        "no_timestamps_token_id": known["<|notimestamps|>"],
-        "prev_sot_token_id": known.get("<|startofprev|>"),
-        "suppress_tokens": ids("suppress_ids"),
-        "begin_suppress_tokens": ids("suppress_ids_begin"),
-        "max_length": config.max_target_positions,
-        "max_initial_timestamp_index": 50,  # as in the checkpoints of OpenAI: speech starts in the first second
-        "return_timestamps": False,
-        "is_multilingual": config.vocab_size >= FIRST_MULTILINGUAL,
-    }
-    if heads:
-        settings["alignment_heads"] = heads
-    if settings["is_multilingual"]:
-        # The languages stand between the start and the two tasks. `lang_ids` in config.json is not always right.
-        tasks = {task: known[f"<|{task}|>"] for task in ("translate", "transcribe") if f"<|{task}|>" in known}
-        if len(tasks) < 2:
-            raise CheckpointError(f"{path.parent / 'tokenizer.json'}: it lacks <|translate|> or <|transcribe|>")
-        languages = range(start + 1, min(tasks.values()))
-        settings["lang_to_id"] = {token: number for token, number in known.items() if number in languages}
-        settings |= {"task_to_id": tasks, "task": "transcribe"}
-    return GenerationConfig(**settings)
-
-
-def _is_place(value: object, limits: tuple[int, ...]) -> bool:
-    """Whether `value` is a list of whole numbers, each from 0 to below its limit."""
-    if not isinstance(value, list) or len(value) != len(limits):
-        return False
-    return all(type(one) is int and 0 <= one < limit for one, limit in zip(value, limits, strict=True))
