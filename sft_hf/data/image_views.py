@@ -7,15 +7,16 @@ that any processor will do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torchvision.transforms import v2
+from torchvision.transforms.functional import pil_modes_mapping
 
 from sft_hf.errors import CheckpointError
 
@@ -32,19 +33,33 @@ _RESAMPLING = {
 }
 
 
-@contextmanager
-def seeded(*numbers: int) -> Iterator[None]:
-    """Make torch's random numbers on the CPU a function of `numbers`, and leave its state as it was.
+_DRAWS = {
+    torch.rand,
+    torch.randn,
+    torch.randint,
+    torch.randperm,
+    torch.Tensor.uniform_,
+    torch.Tensor.normal_,
+    torch.Tensor.random_,
+    torch.Tensor.bernoulli_,
+}
 
-    `torch.manual_seed` would seed the GPUs too, and dropout with them.
+
+class Seeded(TorchFunctionMode):
+    """Within it, what torch draws on the CPU in this thread is a function of `numbers`.
+
+    torchvision's transforms take no generator. Seeding torch's global one and putting it back would do for one thread
+    alone, and would seed the dropout of another. A mode is its thread's own.
     """
-    generator = torch.default_generator
-    state = generator.get_state()
-    generator.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1)))
-    try:
-        yield
-    finally:
-        generator.set_state(state)
+
+    def __init__(self, *numbers: int) -> None:
+        super().__init__()
+        seed = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1)
+        self.generator = torch.Generator().manual_seed(int(seed))
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return func(*args, **kwargs, generator=self.generator) if func in _DRAWS else func(*args, **kwargs)
 
 
 class ImageViews:
@@ -67,26 +82,39 @@ class ImageViews:
         self._find_normalization()
         mode = _interpolation(processor)
         flip = [v2.RandomHorizontalFlip()] if horizontal_flip else []
-
-        def crop(area: float, **options: Any) -> v2.RandomResizedCrop:
-            return v2.RandomResizedCrop(self.size, scale=(area, 1.0), interpolation=mode, antialias=True, **options)
-
         extra = {"trivial": [v2.TrivialAugmentWide()], "rand": [v2.RandAugment()]}.get(augmentation, [])
-        weak = [crop(0.8, ratio=(0.9, 1 / 0.9)), *flip]
-        self._transforms = {
-            "train": v2.Compose([crop(min_crop_area), *flip, *extra, v2.PILToTensor()]),
-            "weak": v2.Compose([*weak, v2.PILToTensor()]),
+        weak = [_Crop(self.size, mode, 0.8, ratio=(0.9, 1 / 0.9)), *flip]
+        self._transforms: dict[str, list[Callable[[Any], Any]]] = {
+            "train": [_Crop(self.size, mode, min_crop_area), *flip, *extra],
+            "weak": weak,
             # RandAugment and Cutout, as in FixMatch (Sohn et al. 2020).
-            "strong": v2.Compose([*weak, v2.RandAugment(), v2.PILToTensor(), v2.RandomErasing(p=1.0, value=128)]),
+            "strong": [*weak, v2.RandAugment(), v2.PILToTensor(), v2.RandomErasing(p=1.0, value=128), _channels_last],
         }
 
     def __call__(self, image: Image.Image, view: str, seed: Sequence[int] = ()) -> Tensor:
         """Return an RGB image as float32 [3, height, width]; the same for the same view and `seed`."""
+        pixels = np.empty((*self.size, 3), dtype=np.float32)
+        self.write(pixels, image, view, seed)
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+    def write(self, pixels: np.ndarray, image: Image.Image, view: str, seed: Sequence[int] = ()) -> None:
+        """Write a view into `pixels`, float32 [height, width, 3]. Threads may write random views at the same time.
+
+        NumPy normalizes, for torch would do so with several threads in each of these.
+        """
         if view == "eval":
-            return self.process(image)
-        with seeded(*seed, VIEWS.index(view)):
-            pixels = self._transforms[view](image)
-        return pixels[self._order].float().mul_(self._scale).add_(self._shift)
+            pixels[:] = self.process(image).numpy().transpose(1, 2, 0)
+            return
+        drawn: Any = image
+        with Seeded(*seed, VIEWS.index(view)):
+            for transform in self._transforms[view]:
+                drawn = transform(drawn)
+        values = np.asarray(drawn)
+        # Row by row: NumPy is slow where the innermost dimension, the channels here, is short.
+        rows = pixels.reshape(len(pixels), -1)
+        rows[:] = (values[..., self._order] if self._reordered else values).reshape(rows.shape)
+        rows *= self._scale
+        rows += self._shift
 
     def process(self, image: Image.Image) -> Tensor:
         """Return what the checkpoint's processor makes of an image, float32 [3, height, width]."""
@@ -108,9 +136,29 @@ class ImageViews:
         colours = [(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)]
         black, *rest = (self.process(Image.new("RGB", (256, 256), colour)).mean(dim=(1, 2)) for colour in colours)
         response = torch.stack([colour - black for colour in rest], dim=1)  # [channel out, channel in]
-        self._order = response.abs().argmax(dim=1)
-        self._scale = response.gather(1, self._order[:, None])[:, :, None] / 255
-        self._shift = black[:, None, None]
+        order = response.abs().argmax(dim=1)
+        scale = response.gather(1, order[:, None])[:, 0] / 255
+        self._order, width = order.numpy(), self.size[1]
+        self._reordered = self._order.tolist() != [0, 1, 2]
+        self._scale, self._shift = (np.tile(values.numpy(), width) for values in (scale, black))  # [width * channel]
+
+
+class _Crop:
+    """`v2.RandomResizedCrop` for Pillow's images, without what that spends on finding out what it was given."""
+
+    def __init__(self, size: tuple[int, int], mode: v2.InterpolationMode, area: float, **options: Any) -> None:
+        self.drawn = v2.RandomResizedCrop(size, scale=(area, 1.0), **options)
+        self.size, self.resample = size[::-1], pil_modes_mapping[mode]
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        box = self.drawn.make_params([image])
+        left, top = box["left"], box["top"]
+        cut = image.crop((left, top, left + box["width"], top + box["height"]))
+        return cut.resize(self.size, self.resample)
+
+
+def _channels_last(pixels: Tensor) -> Tensor:
+    return pixels.permute(1, 2, 0)
 
 
 def _interpolation(processor: Any) -> v2.InterpolationMode:

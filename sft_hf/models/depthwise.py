@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from sft_hf.models.relu6 import Relu6
+
 
 def has_depthwise(model: nn.Module) -> bool:
     """Whether a model has convolutions with a kernel for each channel."""
@@ -42,14 +44,22 @@ def with_fast_backward(model: nn.Module) -> None:
 
 
 class _Intercept(TorchFunctionMode):
-    """Sees every call of torch's functions, and takes those convolutions that it is about."""
+    """Sees every call of torch's functions in a forward pass, and takes those that it is about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu6 = Relu6()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is torch.conv2d and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu"):
-            call = _Call.of(*args, **kwargs)
-            if call is not None:
-                return call.apply()
+        if torch.is_grad_enabled() and torch.is_autocast_enabled("cpu"):
+            if func is torch.conv2d:
+                call = _Call.of(*args, **kwargs)
+                if call is not None:
+                    return call.apply()
+            result = self.relu6.call(func, args, kwargs)
+            if result is not NotImplemented:
+                return result
         return func(*args, **kwargs)
 
 
@@ -121,7 +131,8 @@ def input_gradient(grad: Tensor, weight: Tensor, shape: torch.Size, stride: int,
     if stride > 1:
         # As many rows and columns as the kernel, gone over them once more, makes the input's size of.
         rows, columns = (size + 2 * padding - k + 1 for size in shape[2:])
-        spread = grad.new_zeros((*grad.shape[:2], rows, columns)).contiguous(memory_format=torch.channels_last)
+        n, channels = grad.shape[:2]
+        spread = grad.new_zeros((n, rows, columns, channels)).permute(0, 3, 1, 2)  # channels last from the start
         spread[:, :, ::stride, ::stride] = grad
         grad = spread
     return torch.conv2d(grad, weight.flip(2, 3), padding=k - 1 - padding, groups=len(weight))

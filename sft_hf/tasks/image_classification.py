@@ -29,6 +29,7 @@ from sft_hf.tasks.base import Batch, Examples, Shown, Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from PIL.Image import Image
     from transformers import PreTrainedModel
 
     from sft_hf.data.image_store import ImageStore
@@ -258,14 +259,22 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
     def _pixels(self, features: list[dict[str, Any]]) -> Tensor:
         from sft_hf.data.images import map_ahead
 
-        images = map_ahead(
-            lambda row: row["store"].open(row["index"]), features, min(torch.get_num_threads(), len(features))
-        )
-        views = [
-            self.views(image, row["view"], row.get("seed", ())) for image, row in zip(images, features, strict=True)
-        ]
         # The layout that convolutions are fastest in, on CPUs with oneDNN and on GPUs; the values are the same.
-        return torch.stack(views).contiguous(memory_format=torch.channels_last)
+        pixels = np.empty((len(features), *self.views.size, 3), dtype=np.float32)
+
+        def open_and_draw(position: int) -> Image | None:
+            row = features[position]
+            image: Image = row["store"].open(row["index"])
+            if row["view"] == "eval":
+                return image
+            self.views.write(pixels[position], image, row["view"], row["seed"])
+            return None
+
+        workers = min(torch.get_num_threads(), len(features))
+        for position, image in enumerate(map_ahead(open_and_draw, range(len(features)), workers)):
+            if image is not None:  # not in threads: a processor's torch would take several for each of them
+                self.views.write(pixels[position], image, "eval")
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
     def continuous(self, model: nn.Module, batch: Batch) -> tuple[str, Batch]:
         """See `Task.continuous`: normalized pixels."""
