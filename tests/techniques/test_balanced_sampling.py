@@ -1,0 +1,61 @@
+"""Balanced sampling: how often each label comes, that rows vary, and the rows of a run."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from sft_hf import loop
+from sft_hf.run import finetune
+from sft_hf.techniques.balanced_sampling import rarest_labels, sampled
+
+LABELS = [0] * 60 + [1] * 30 + [2] * 10
+
+
+def shares(strength, seed=0):
+    rarest, counts = rarest_labels(LABELS)
+    rows = sampled(rarest, counts, strength, np.random.default_rng(seed))
+    assert len(rows) == len(LABELS)
+    return Counter(LABELS[row] for row in rows), rows
+
+
+def test_each_label_comes_as_often_as_it_should():
+    assert shares(0.0)[0] == {0: 60, 1: 30, 2: 10} and shares(0.0)[1].tolist() == list(range(100))
+    assert all(count in (33, 34) for count in shares(1.0)[0].values())
+    root = np.sqrt([60, 30, 10])
+    wanted = 100 * root / root.sum()
+    assert all(abs(shares(0.5)[0][label] - wanted[label]) < 1 for label in range(3))
+
+
+def test_no_row_of_a_rare_label_is_left_out_and_those_of_frequent_ones_take_turns():
+    first, second = shares(1.0, seed=1)[1], shares(1.0, seed=2)[1]
+    assert set(range(90, 100)) <= set(first.tolist())
+    frequent = [{row for row in rows.tolist() if row < 60} for rows in (first, second)]
+    assert frequent[0] != frequent[1] and all(len(rows) >= 33 for rows in frequent)
+    assert np.array_equal(first, shares(1.0, seed=1)[1])
+
+
+def test_a_row_with_several_labels_is_as_rare_as_its_rarest():
+    rarest, counts = rarest_labels([[0], [0, 1], [0], []])
+    assert rarest.tolist() == [0, 1, 0, 2] and counts.tolist() == [3, 1, 1]
+
+
+@pytest.mark.parametrize("techniques", [[], ["balanced_sampling"]])
+def test_a_run_sees_them(techniques, make_recipe, tmp_path, monkeypatch):
+    names = ["sport"] * 24 + ["money"] * 8
+    lines = "".join(
+        f"{'goal match' if name == 'sport' else 'bank rate'} {'the ' * (i % 5)},{name}\n"
+        for i, name in enumerate(names)
+    )
+    for split in ("train", "validation", "test"):
+        (tmp_path / f"{split}.csv").write_text("text,label\n" + lines)
+    seen = Counter()
+    plain = loop.train_step
+
+    def watched(training, examples, window, state):
+        seen.update(names[int(examples.row_ids[row])] for row in window.rows())
+        return plain(training, examples, window, state)
+
+    monkeypatch.setattr(loop, "train_step", watched)
+    finetune(make_recipe(data__name=str(tmp_path), techniques=techniques, train__num_train_epochs=1))
+    assert seen == ({"sport": 16, "money": 16} if techniques else {"sport": 24, "money": 8})
