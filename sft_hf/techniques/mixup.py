@@ -49,6 +49,7 @@ class Mixup(Technique[MixupSettings]):
     )
     order = 90
     neutral = {"probability": 0.0}
+    needs_continuous = True
     needs_partner = True
 
     def wrap_loss(self, loss: Loss, parts: LossParts) -> Loss:
