@@ -23,7 +23,7 @@ def test_a_box_has_the_share_and_proportions_asked_for_and_is_cut_off_at_the_edg
         most = (int(60 * share**0.5), int(90 * share**0.5))
         assert 0 <= box.top <= box.bottom <= 60 and 0 <= box.left <= box.right <= 90
         assert tall <= most[0] and wide <= most[1]
-        if 0 < box.top and box.bottom < 60 and 0 < box.left and box.right < 90:
+        if box.top > 0 and box.bottom < 60 and box.left > 0 and box.right < 90:
             assert (tall, wide) == most
             whole += 1
     assert whole > 50
