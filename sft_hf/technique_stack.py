@@ -33,8 +33,8 @@ class TechniqueStack:
         found: list[Technique[Any]] = []
         for settings in recipe.techniques:
             cls = load_component("techniques", settings.name)
-            if cls.needs_items and context.task.no_items:
-                raise RecipeError(f"techniques: {settings.name} does not serve this model: {context.task.no_items}")
+            if reason := _reason_against(cls, context.task):
+                raise RecipeError(f"techniques: {settings.name} does not serve this model: {reason}")
             if cls.needs_label_counts and context.label_counts is None:
                 raise RecipeError(f"techniques: {settings.name} needs training rows with labels that can be counted")
             if cls.needs_validation and "validation" not in context.splits:
@@ -231,6 +231,15 @@ class _ChangedRows(Sequence[dict[str, Any]]):
             key = [self.seed, self.epoch, int(self.examples.row_ids[index]), place]
             row = technique.change_row(row, np.random.default_rng(key))
         return row
+
+
+def _reason_against(cls: type[Technique[Any]], task: Task[Any]) -> str | None:
+    """Why a technique cannot serve the model that the task opened."""
+    if cls.needs_items and task.no_items:
+        return task.no_items
+    if cls.needs_continuous and task.no_continuous:
+        return task.no_continuous
+    return cls.excluded.get(task.model_kind)
 
 
 def _overriding(techniques: list[Technique[Any]], method: str) -> list[Technique[Any]]:

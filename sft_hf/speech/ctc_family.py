@@ -155,6 +155,7 @@ class CtcFamily(Family):
         lengths = (labels >= 0).sum(dim=1)
         return ctc.ctc_losses(logits, frames, labels, lengths, self.tokenizer.pad_token_id)
 
+    kind = "ctc"
     no_items = "CTC sums over all alignments of a transcript: none of its characters has a distribution of its own"
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:

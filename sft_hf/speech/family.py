@@ -96,6 +96,9 @@ class Family(ABC):
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """Each row's loss, summed over its label tokens, float32 [rows]."""
 
+    kind: str = ""
+    """See `Task.model_kind`."""
+
     no_items: str | None = None
     """See `Task.no_items`."""
 

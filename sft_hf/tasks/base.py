@@ -180,9 +180,18 @@ class Task(ABC, Generic[SettingsT]):
         """
         raise NotImplementedError(self.no_items)
 
+    model_kind: str = ""
+    """A name for what the model is, where techniques tell models of one task apart (ctc). Known after `fit`."""
+
+    no_continuous: str | None = None
+    """Why `continuous` cannot be asked for, as a user reads it; None where it can. Known after `fit`."""
+
     @abstractmethod
     def continuous(self, model: nn.Module, batch: Batch) -> tuple[str, Batch]:
-        """Return the batch with its inputs as real numbers (texts as the vectors of their tokens), and their name."""
+        """Return the batch with its inputs as real numbers (texts as the vectors of their tokens), and their name.
+
+        A batch whose inputs are real numbers already, as another technique made them, is returned as it is.
+        """
 
     def mixed_labels(self, first: Tensor, second: Tensor, weights: Tensor) -> Tensor | None:
         """Return the labels of mixtures of two rows, of which the first has `weights` [rows]; None: there are none.

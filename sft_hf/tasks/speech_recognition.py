@@ -234,6 +234,11 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
         return self.family.losses(model, batch)
 
     @property
+    def model_kind(self) -> str:  # type: ignore[override]
+        """See `Task.model_kind`."""
+        return self.family.kind
+
+    @property
     def no_items(self) -> str | None:  # type: ignore[override]
         """See `Task.no_items`."""
         return self.family.no_items

@@ -15,7 +15,13 @@ import numpy as np
 import torch
 from pydantic import Field, PositiveInt
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from sft_hf.classification import ClassifierTask, reuse_order
 from sft_hf.console import progress
@@ -252,8 +258,23 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
             batch["labels"] = self.label_tensor([feature["labels"] for feature in features])
         return batch
 
+    @property
+    def no_continuous(self) -> str | None:  # type: ignore[override]
+        """See `Task.no_continuous`: some models read off the token ids where a text ends."""
+        if getattr(self.config, "is_encoder_decoder", False):
+            return f"{self.config.model_type!r} takes no vectors of tokens in place of the tokens"
+        decoder = type(self.config) in MODEL_FOR_CAUSAL_LM_MAPPING
+        if decoder and type(self.config) not in MODEL_FOR_MASKED_LM_MAPPING and self.tokenizer.padding_side == "right":
+            return (
+                f"{self.config.model_type!r} does not see in the vectors of tokens where a text ends; with "
+                "padding_side: left in the checkpoint's tokenizer_config.json every text ends at the right"
+            )
+        return None
+
     def continuous(self, model: nn.Module, batch: Batch) -> tuple[str, Batch]:
         """See `Task.continuous`: the vectors of the tokens, float [rows, tokens, size], before positions are added."""
+        if "inputs_embeds" in batch:
+            return "inputs_embeds", batch
         rest = {name: tensor for name, tensor in batch.items() if name != "input_ids"}
         vectors = model.get_input_embeddings()(batch["input_ids"])  # type: ignore[operator]
         return "inputs_embeds", {"inputs_embeds": vectors, **rest}

@@ -105,7 +105,8 @@ class Technique(Generic[SettingsT]):
     """Lower ones come first; of two that wrap the same thing, the higher one is outside."""
 
     excluded: ClassVar[Mapping[str, str]] = {}
-    """Names of tasks, and of other techniques, that it cannot go with: the reason, as a user reads it."""
+    """Names of tasks, of other techniques, peft, and kinds of models (`Task.model_kind`: ctc), that it cannot go with:
+    the reason, as a user reads it."""
 
     example: ClassVar[Mapping[str, Any]] = {}
     """Settings under which it does something in a run of two steps, where its defaults would not (for the tests)."""
@@ -118,6 +119,9 @@ class Technique(Generic[SettingsT]):
 
     needs_head: ClassVar[bool] = False
     """Whether it needs a head that is new beside the backbone (`sft_hf.freezing.head_names`), which Whisper has not."""
+
+    needs_continuous: ClassVar[bool] = False
+    """Whether it works on `Task.continuous`, which some models of texts have not."""
 
     needs_label_counts: ClassVar[bool] = False
     """Whether it needs `Context.label_counts`."""

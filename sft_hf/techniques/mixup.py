@@ -48,7 +48,9 @@ class Mixup(Technique[MixupSettings]):
         "Sentence Classification, 2019 (wordMixup); of spectrograms L. Meng et al., MixSpeech, 2021, equation 3"
     )
     order = 90
+    excluded = {"cutmix": "each mixes every row with another one already; use one of them"}
     neutral = {"probability": 0.0}
+    needs_continuous = True
     needs_partner = True
 
     def wrap_loss(self, loss: Loss, parts: LossParts) -> Loss:

@@ -48,7 +48,7 @@ def settings_of(name, **changes):
 def reason_against(name, task):
     """Why a technique does not serve a task, as it says itself; None if it does."""
     cls = load_component("techniques", name)
-    excluded = cls.excluded.get(TASK_NAMES.get(task, "speech_recognition"))
+    excluded = cls.excluded.get(TASK_NAMES.get(task, "speech_recognition")) or cls.excluded.get(task)
     if task == "ctc" and cls.needs_items:
         return excluded or "CTC sums over all alignments"
     return excluded or ("has no new head" if task == "whisper" and cls.needs_head else None)
@@ -135,6 +135,6 @@ def test_it_explains_itself(name):
     assert cls.Settings.model_fields["name"].default == name
     assert cls.paper and cls.__doc__.splitlines()[0].endswith(".")
     assert all(field.description for key, field in cls.Settings.model_fields.items() if key != "name")
-    assert set(cls.excluded) <= {"peft", *component_names("tasks"), *component_names("techniques")}
+    assert set(cls.excluded) <= {"peft", "ctc", *component_names("tasks"), *component_names("techniques")}
     for other in set(cls.excluded) & set(component_names("techniques")):
         assert name in load_component("techniques", other).excluded, f"{other} does not know that {name} excludes it"
