@@ -36,6 +36,7 @@ from sft_hf.bootstrap import (
     resampled_macro_f1,
     resampled_micro_f1,
 )
+from sft_hf.thresholds import apply_threshold, checked_matrix, checked_probabilities, checked_scores
 
 __all__ = [
     "Accuracy",
@@ -309,24 +310,6 @@ def multi_label_metrics(
     return result
 
 
-def apply_threshold(scores: npt.ArrayLike, threshold: float) -> Ints:
-    """Which labels are predicted: those whose score is at least the threshold.
-
-    Args:
-        scores: [N, C] probabilities in [0, 1].
-        threshold: in (0, 1).
-
-    Returns:
-        [N, C] of 0/1.
-
-    Raises:
-        ValueError: a score or the threshold is outside its range, or `scores` is not [N, C].
-    """
-    if not 0.0 < threshold < 1.0:
-        raise ValueError(f"threshold must be inside (0, 1), got {threshold}")
-    return (_probabilities(scores) >= threshold).astype(np.int64)
-
-
 def choose_threshold(
     scores: npt.ArrayLike, references: npt.ArrayLike, metric: Literal["micro_f1", "macro_f1"] = "micro_f1"
 ) -> float:
@@ -351,7 +334,7 @@ def choose_threshold(
     if metric not in ("micro_f1", "macro_f1"):
         raise ValueError(f"metric must be micro_f1 or macro_f1, got {metric}")
     checked, truth = _checked_scores(scores, references)
-    _probabilities(checked)
+    checked_probabilities(checked)
     reference_counts = truth.sum(axis=0)
     positive = truth.astype(bool)
     values = np.empty(len(_GRID_PERCENT))
@@ -397,7 +380,7 @@ def _checked_single(predictions: Any, references: Any) -> tuple[Ints, Ints]:
 
 
 def _checked_scores(scores: Any, references: Any) -> tuple[Floats, Ints]:
-    return _same_shape(_scores(scores), _binary(references, "references"))
+    return _same_shape(checked_scores(scores), _binary(references, "references"))
 
 
 def _same_shape(predictions: Any, references: Any) -> tuple[Any, Any]:
@@ -426,29 +409,8 @@ def _check_range(predictions: Ints, references: Ints, num_labels: int) -> None:
             raise ValueError(f"{name} must be label indices in [0, {num_labels}), got {labels.max()}")
 
 
-def _matrix(values: Any, name: str) -> np.ndarray:
-    matrix = np.asarray(values)
-    if matrix.ndim != 2 or not matrix.size:
-        raise ValueError(f"{name} must be [N, C] with N >= 1 and C >= 1, got shape {matrix.shape}")
-    return matrix
-
-
 def _binary(values: Any, name: str) -> Ints:
-    matrix = _matrix(values, name)
+    matrix = checked_matrix(values, name)
     if not ((matrix == 0) | (matrix == 1)).all():
         raise ValueError(f"{name} must be 0 or 1 everywhere")
     return matrix.astype(np.int64)
-
-
-def _scores(values: Any) -> Floats:
-    matrix = _matrix(values, "scores").astype(np.float64)
-    if not np.isfinite(matrix).all():
-        raise ValueError("scores must be finite, got NaN or infinity")
-    return matrix
-
-
-def _probabilities(values: Any) -> Floats:
-    matrix = _scores(values)
-    if matrix.min() < 0.0 or matrix.max() > 1.0:
-        raise ValueError(f"scores must be probabilities in [0, 1], got {matrix.min()} to {matrix.max()}")
-    return matrix

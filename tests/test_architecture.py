@@ -35,6 +35,7 @@ GROUND = (
     "sft_hf.recipe",
     "sft_hf.recipe_sections",
     "sft_hf.metrics",
+    "sft_hf.thresholds",
     "sft_hf.bootstrap",
     "sft_hf.calibration",
     "sft_hf.console",
