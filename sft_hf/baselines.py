@@ -12,9 +12,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from sft_hf.bootstrap import CONFIDENCE_SAMPLES
@@ -102,6 +99,11 @@ def _probe(
     examples: Examples,
 ) -> tuple[str, dict[str, Any]]:
     """Logistic regression on what the untrained checkpoint hands to its head (G. Alain and Y. Bengio, 2016)."""
+    # Most of a second, which only who asks for a probe need wait for.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     if train is None:
         raise RecipeError("eval.baseline: a probe needs all training rows, and data.streaming reads them as they come")
     labels = task.label_counts(train.references)

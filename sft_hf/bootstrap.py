@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -113,6 +112,8 @@ def proportion_interval(hits: npt.ArrayLike, *, confidence: float = 0.95) -> tup
     Raises:
         ValueError: `hits` is empty, not one-dimensional, or holds anything but 0 and 1.
     """
+    from scipy.stats import binomtest  # half a second, which no first step need wait for
+
     rows = _finite_rows(hits, "hits")
     if not np.isin(rows, (0.0, 1.0)).all():
         raise ValueError("hits must be 0 or 1")

@@ -17,9 +17,9 @@ from torch.nn import functional
 from sft_hf.confidence import CLOSEST, Confidence
 from sft_hf.data.labels import LabelMap
 from sft_hf.data.preflight import Finding
-from sft_hf.metrics import apply_threshold, choose_threshold, multi_label_metrics, single_label_metrics
 from sft_hf.recipe import Recipe, TaskSettings
 from sft_hf.tasks.base import Batch, Examples, Items, Task
+from sft_hf.thresholds import apply_threshold
 
 SettingsT = TypeVar("SettingsT", bound=TaskSettings)
 
@@ -204,10 +204,15 @@ class ClassifierTask(Task[SettingsT]):
     def tune(self, outputs: dict[str, Tensor], examples: Examples) -> None:
         """Multi-label: the threshold with the best micro-F1."""
         if self.multi_label:
+            from sft_hf.metrics import choose_threshold  # as in `score`
+
             self.threshold = choose_threshold(self.probabilities(outputs), self._indicator(examples.references))
 
     def score(self, outputs: dict[str, Tensor], examples: Examples, confidence_samples: int = 0) -> dict[str, Any]:
         """Accuracy and macro-F1, or micro-F1, macro-F1 and mAP; `loss`; with intervals and per-class on request."""
+        # Two seconds, which neither `predict` nor the first step of a training need wait for.
+        from sft_hf.metrics import multi_label_metrics, single_label_metrics
+
         scores = self.probabilities(outputs)
         names = list(self.label_map.names)
         if self.multi_label:
@@ -258,6 +263,8 @@ class ClassifierTask(Task[SettingsT]):
 
     def constant_answer(self, train: Sequence[Any], references: Sequence[Any], confidence_samples: int) -> Any:
         """See `Task.constant_answer`: the label that most training rows have."""
+        from sft_hf.metrics import multi_label_metrics, single_label_metrics  # as in `score`
+
         label = int(self._counts(train).argmax())
         names, rows = list(self.label_map.names), len(references)
         options = {"confidence_samples": confidence_samples}

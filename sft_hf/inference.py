@@ -15,7 +15,6 @@ from sft_hf.evaluation import predict
 from sft_hf.recipe import Recipe
 from sft_hf.registry import load_component
 from sft_hf.run_folder import load_run_recipe, open_run
-from sft_hf.run_inputs import load_data
 from sft_hf.tasks.base import Task
 
 CPU_POSITIONS = 2048
@@ -47,6 +46,8 @@ def evaluate_run(
 
     Raises RunFolderError for a folder that holds no finished run, DataError for a split that it has not.
     """
+    from sft_hf.run_inputs import load_data  # with `datasets`: half a second, which `predict` need not wait for
+
     recipe, task, model = open_trained(run, trust_remote_code=trust_remote_code)
     accelerator = process.build_accelerator(mixed_precision, recipe.train.num_threads)
     splits = load_data(recipe, task, None)

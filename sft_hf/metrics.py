@@ -44,6 +44,7 @@ from sft_hf.metric_inputs import (
     probability_matrix,
     same_shape,
 )
+from sft_hf.thresholds import apply_threshold
 
 __all__ = [
     "Accuracy",
@@ -315,24 +316,6 @@ def multi_label_metrics(
     columns = _multi_label_scores(predicted, truth, average=None)
     result["per_class"] = _per_class_rows(label_names, columns)
     return result
-
-
-def apply_threshold(scores: npt.ArrayLike, threshold: float) -> Ints:
-    """Which labels are predicted: those whose score is at least the threshold.
-
-    Args:
-        scores: [N, C] probabilities in [0, 1].
-        threshold: in (0, 1).
-
-    Returns:
-        [N, C] of 0/1.
-
-    Raises:
-        ValueError: a score or the threshold is outside its range, or `scores` is not [N, C].
-    """
-    if not 0.0 < threshold < 1.0:
-        raise ValueError(f"threshold must be inside (0, 1), got {threshold}")
-    return (probability_matrix(scores) >= threshold).astype(np.int64)
 
 
 def choose_threshold(

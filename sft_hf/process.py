@@ -142,7 +142,9 @@ def make_deterministic() -> None:
     (some on GPUs) runs all the same.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # What use_deterministic_algorithms(True, warn_only=True) does, but for importing the compiler for a second; where a
+    # model is compiled, `models.speed` tells the compiler.
+    torch.set_deterministic_debug_mode("warn")
     # A help in debugging, that costs a pass over memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 

@@ -36,6 +36,7 @@ GROUND = (
     "sft_hf.recipe_sections",
     "sft_hf.metric_inputs",
     "sft_hf.metrics",
+    "sft_hf.thresholds",
     "sft_hf.bootstrap",
     "sft_hf.calibration",
     "sft_hf.console",

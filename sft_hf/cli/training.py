@@ -20,6 +20,7 @@ from sft_hf.cli.common import (
     short_path,
 )
 from sft_hf.errors import SftError, UserError
+from sft_hf.registry import importing
 
 
 @click.command(cls=RecipeCommand)
@@ -49,7 +50,8 @@ def finetune(
     sft-hf finetune my_recipe.yaml --output-dir runs/mine
     """
     recipe = read_recipe(name, recipe_name, overrides, output_dir)
-    from sft_hf.run import finetune as run_finetune
+    with importing():
+        from sft_hf.run import finetune as run_finetune
 
     result = run_finetune(recipe, resume=resume, overwrite=overwrite, other_environment=other_environment)
     folder = short_path(result.output_dir)
@@ -106,7 +108,8 @@ def check(
     """
     recipe = read_recipe(name, recipe_name, overrides, output_dir)
     logging.getLogger("sft_hf").setLevel(logging.ERROR)  # the report says it all, and once
-    from sft_hf.experiments.check import check as run_check
+    with importing():
+        from sft_hf.experiments.check import check as run_check
 
     report = run_check(recipe, push_to=push_to)
     lines = [

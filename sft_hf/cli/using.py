@@ -21,6 +21,7 @@ from sft_hf.cli.common import (
     trust_option,
     wants_json,
 )
+from sft_hf.registry import importing
 
 log = logging.getLogger("sft_hf")
 
@@ -32,7 +33,8 @@ log = logging.getLogger("sft_hf")
 @trust_option
 def evaluate(run: str, split: str, mixed_precision: str, trust_remote_code: bool) -> None:
     """Score the model in run folder RUN again; the metrics go to standard output as JSON."""
-    from sft_hf.inference import evaluate_run
+    with importing():
+        from sft_hf.inference import evaluate_run
 
     metrics = evaluate_run(run, split, mixed_precision=mixed_precision, trust_remote_code=trust_remote_code)
     answer(metrics, json.dumps(metrics, indent=2), f"sft-hf report {for_shell(run)}")
@@ -83,7 +85,8 @@ def predict(
     sft-hf predict runs/image photos/ --output labels.txt
     sft-hf predict runs/speech meeting.mp3 --output meeting.srt
     """
-    from sft_hf.inference import predict_inputs
+    with importing():
+        from sft_hf.inference import predict_inputs
     from sft_hf.prediction_files import SUBTITLES, format_of, refuse_to_replace, write_predictions
 
     refuse_to_replace(inputs, output)

@@ -14,15 +14,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, Features, Value
 
 from sft_hf.data.json_shape import MAX_COLUMNS, JsonShape
 from sft_hf.errors import DataError, StorageError, did_you_mean
 from sft_hf.filesystem import STORAGE_ERRNOS
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".parquet", ".gz")
 """The endings of files with named columns; `.gz` stands behind one of the text formats, as in train.csv.gz."""
@@ -62,6 +64,8 @@ def read_table(
 
     Raises DataError for whatever is wrong with the file, StorageError if the disk fails.
     """
+    from datasets import Dataset  # half a second, which `predict` on a file need not wait for
+
     path = Path(path)
     options: dict[str, Any] = {"delimiter": delimiter, "quote_char": quote_char, "skip_lines": skip_lines}
     with _plain_errors(path):
@@ -115,6 +119,8 @@ def table_features(
 
     Raises what `read_table` does.
     """
+    from datasets import Features, Value  # as in `read_table`
+
     path = Path(path)
     with _plain_errors(path):
         kind = _kind(path)

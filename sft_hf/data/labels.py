@@ -13,11 +13,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Any, Literal
-
-from datasets import ClassLabel, Dataset, IterableDataset, LargeList, List
+from typing import TYPE_CHECKING, Any, Literal
 
 from sft_hf.errors import DataError, did_you_mean
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
 
 READ_BATCH = 10_000
 LOOK_AT = 100  # rows that tell whether text labels are JSON lists
@@ -82,6 +83,8 @@ def build_label_map(
 
     Raises DataError for fewer than two labels, one named twice, or a row without a usable label.
     """
+    from datasets import IterableDataset  # half a second, which `predict` need not wait for
+
     declared = _class_names(train, column)
     if label_names is not None:
         label_map = LabelMap(tuple(label_names), "label_names")
@@ -125,6 +128,8 @@ def encode_labels(
 
 def is_multi_label(dataset: Dataset | IterableDataset, column: str) -> bool:
     """Whether the column holds lists: by its type, or because its first values are text that is a JSON list."""
+    from datasets import IterableDataset, LargeList, List  # as in `build_label_map`
+
     features = dataset.features
     if features is not None and isinstance(features.get(column), (List, LargeList)):
         return True
@@ -236,6 +241,8 @@ def _in_order(names: list[str]) -> list[str]:
 
 def _class_names(dataset: Dataset | IterableDataset, column: str) -> list[str] | None:
     """The names of a ClassLabel, be it of the column or of the items of its lists."""
+    from datasets import ClassLabel, LargeList, List  # as in `build_label_map`
+
     feature = dataset.features.get(column) if dataset.features is not None else None
     if isinstance(feature, (List, LargeList)):
         feature = feature.feature

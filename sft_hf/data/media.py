@@ -13,12 +13,13 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
-
-from datasets import Audio, ClassLabel, Dataset, Features, Image, IterableDataset, Value
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sft_hf.data.files import table_stem
 from sft_hf.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
 
 MEDIA_KEYS = ("data.image_column", "data.audio_column")
 """Keys of a recipe that name a column of files; text in such a column is a path, relative to its table's folder."""
@@ -33,7 +34,7 @@ LISTED = 20  # rows left out that a note names
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
 _DIGITS = re.compile(r"([0-9]+)")
 
-AnyDataset = TypeVar("AnyDataset", Dataset, IterableDataset)
+AnyDataset = TypeVar("AnyDataset", "Dataset", "IterableDataset")
 
 
 def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -88,6 +89,8 @@ def read_image_folder(folder: Path, image_column: str, label_column: str) -> tup
 
     Rows are sorted by path; classes are in natural order (class2 before class10). Raises DataError for none.
     """
+    from datasets import ClassLabel, Dataset, Features, Value  # half a second, which `predict` need not wait for
+
     classes = sorted(_subfolders(folder), key=lambda path: natural_key(path.name))
     paths: list[Path] = []
     labels: list[int] = []
@@ -149,6 +152,8 @@ def name_files(table: Dataset, columns: Sequence[str]) -> Dataset:
 
 def absolute_paths(table: Dataset, columns: Sequence[str], folder: Path) -> Dataset:
     """Return the table with the paths in these columns made absolute; other values stay as they are."""
+    from datasets import Value  # as in `read_image_folder`
+
     for column in columns:
         feature = table.features.get(column)
         if isinstance(feature, Value) and feature.dtype in ("string", "large_string"):
@@ -166,6 +171,8 @@ def absolute_path(value: Any, folder: Path) -> Any:
 
 def undecoded(data: AnyDataset) -> AnyDataset:
     """Return the data with images and recordings left as they were encoded: `datasets` would open them unchecked."""
+    from datasets import Audio, Image  # as in `read_image_folder`
+
     for name, feature in (data.features or {}).items():
         for kind in (Audio, Image):
             if isinstance(feature, kind) and feature.decode:

@@ -9,8 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from sft_hf.data.loading import ROW_ID
-
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -93,6 +91,8 @@ def _contradictions(keys: list[Any], train: Dataset, label: str) -> list[Finding
 
 def _number(split: Dataset, row: int) -> int:
     """The 1-based number that a person counts in the source."""
+    from sft_hf.data.loading import ROW_ID  # with `datasets`: half a second, which `predict` need not wait for
+
     return 1 + (int(split[row][ROW_ID]) if ROW_ID in split.column_names else row)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from sft_hf.errors import RecipeError
 from sft_hf.models.cpu_kernels import with_cpu_kernels
 from sft_hf.models.depthwise import has_depthwise, with_fast_backward
@@ -28,6 +30,7 @@ def speed_up(model: Any, section: TrainSection) -> None:
         # Not reentrant: that kind needs an input with a gradient, which frozen embeddings do not give.
         enable({"use_reentrant": False})
     if section.torch_compile == "on":
+        torch.use_deterministic_algorithms(True, warn_only=True)  # tells the compiler, too: `process` does not
         model.compile(dynamic=True)
     elif has_depthwise(model) and not section.gradient_checkpointing:  # which would recompute with other functions
         with_fast_backward(model)

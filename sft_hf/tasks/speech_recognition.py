@@ -23,6 +23,7 @@ from sft_hf.data.media_inputs import input_paths
 from sft_hf.errors import CheckpointError, DataError, UserError
 from sft_hf.models.loading import open_checkpoint, opens
 from sft_hf.recipe import ModelSection
+from sft_hf.registry import importing
 from sft_hf.speech.checkpoints import transformers_source
 from sft_hf.speech.settings import SpeechRecognitionSettings
 from sft_hf.tasks.base import Batch, Examples, Items, Shown, Task, vocabulary_digest
@@ -108,9 +109,11 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
         self.config = open_checkpoint(AutoConfig, source, "config.json")
         kind: Callable[..., Family]
         if opens(AutoModelForSpeechSeq2Seq, self.config, source):
-            from sft_hf.speech.seq2seq_family import Seq2SeqFamily as kind
+            with importing():
+                from sft_hf.speech.seq2seq_family import Seq2SeqFamily as kind
         elif opens(AutoModelForCTC, self.config, source):
-            from sft_hf.speech.ctc_family import CtcFamily as kind
+            with importing():
+                from sft_hf.speech.ctc_family import CtcFamily as kind
         else:
             raise CheckpointError(
                 f"{source.name}: a {self.config.model_type!r} checkpoint cannot recognize speech; give one that "
