@@ -42,7 +42,7 @@ def main() -> None:
         setup = child("prepare", work, options)
         results: dict[str, list[dict[str, Any]]] = {peer: [] for peer in peers}
         for number in range(options.runs):
-            for peer in peers if number % 2 == 0 else reversed(peers):
+            for peer in in_turn(peers, number):
                 result = child(peer, work, options)
                 results[peer].append(result)
                 print(f"  run {number + 1}, {peer}: {short(result)}", flush=True)
@@ -75,10 +75,16 @@ def parse() -> argparse.Namespace:
 def choose_peers(options: argparse.Namespace) -> list[str]:
     """Return who takes part."""
     if options.scenario == "predict":
-        return ["ours-predict", "pipeline"]
+        return ["ours-predict", "ours-predict-auto", "pipeline"]
     if options.peers:
         return list(options.peers)
     return [peer for peer in PEERS if not (options.epochs and peer == "bare")]
+
+
+def in_turn(peers: list[str], number: int) -> list[str]:
+    """Return the peers forwards and backwards in turn; those that compare with `ours-predict` stay behind it."""
+    backwards = list(reversed(peers)) if "ours-predict" not in peers else [peers[-1], *peers[:-1]]
+    return peers if number % 2 == 0 else backwards
 
 
 def child(peer: str, work: Path, options: argparse.Namespace) -> dict[str, Any]:

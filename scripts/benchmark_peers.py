@@ -230,8 +230,8 @@ def timed_predictions(settings: SimpleNamespace, predict: Callable[[list[str]], 
     return {"examples_per_second": len(texts) / seconds, "seconds": seconds, "peak_memory_bytes": memory}
 
 
-def ours_predict(settings: SimpleNamespace) -> dict[str, Any]:
-    """`sft-hf predict RUN texts.jsonl`."""
+def ours_predict(settings: SimpleNamespace, precision: str = "no") -> dict[str, Any]:
+    """`sft-hf predict RUN texts.jsonl`, in float32 as it comes; its answers are kept for a comparison."""
     from sft_hf.inference import predict_inputs
 
     run = Path(settings.work)
@@ -241,9 +241,19 @@ def ours_predict(settings: SimpleNamespace) -> dict[str, Any]:
     def predict(texts: list[str]) -> int:
         path = run / "texts.jsonl"
         path.write_text("".join(json.dumps({about["columns"]["text_column"]: text}) + "\n" for text in texts))
-        return sum(1 for _ in predict_inputs(run, [str(path)]))
+        answers = [row["prediction"] for row in predict_inputs(run, [str(path)], mixed_precision=precision)]
+        (run / f"answers-{precision}.json").write_text(json.dumps(answers))
+        return len(answers)
 
     return timed_predictions(settings, predict)
+
+
+def ours_predict_auto(settings: SimpleNamespace) -> dict[str, Any]:
+    """`sft-hf predict RUN texts.jsonl --mixed-precision auto`; how many answers are those of float32."""
+    found = ours_predict(settings, "auto")
+    plain, fast = (json.loads((Path(settings.work) / f"answers-{name}.json").read_text()) for name in ("no", "auto"))
+    same = sum(a == b for a, b in zip(plain, fast, strict=True)) / len(plain)
+    return {**found, "metrics": {"same answers": same}}
 
 
 def pipeline(settings: SimpleNamespace) -> dict[str, Any]:
@@ -260,7 +270,10 @@ def main() -> None:
     """Run the measurement that the command line names."""
     name, settings = sys.argv[1], SimpleNamespace(**json.loads(sys.argv[2]))
     os.environ["HF_HUB_OFFLINE"] = "1"
-    kinds = {"prepare": prepare, "ours": ours, "bare": bare, "ours-predict": ours_predict, "pipeline": pipeline}
+    kinds = {
+        **{"prepare": prepare, "ours": ours, "bare": bare, "pipeline": pipeline},
+        **{"ours-predict": ours_predict, "ours-predict-auto": ours_predict_auto},
+    }
     if name in kinds:
         result = kinds[name](settings)
     else:

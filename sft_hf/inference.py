@@ -12,6 +12,7 @@ from sft_hf import process
 from sft_hf.bootstrap import CONFIDENCE_SAMPLES
 from sft_hf.errors import DataError, UserError, did_you_mean
 from sft_hf.evaluation import predict
+from sft_hf.models.cpu_kernels import with_cpu_kernels
 from sft_hf.recipe import Recipe
 from sft_hf.registry import load_component
 from sft_hf.run_folder import load_run_recipe, open_run
@@ -82,6 +83,8 @@ def predict_inputs(
     recipe, task, model = open_trained(run, trust_remote_code=trust_remote_code, **task_settings)
     accelerator = process.build_accelerator(mixed_precision, recipe.train.num_threads)
     model.to(accelerator.device)
+    if accelerator.mixed_precision == "bf16":
+        with_cpu_kernels(model)
     number = 0
     for rows in task.read_inputs(inputs):
         examples = task.prepare_inputs(rows)

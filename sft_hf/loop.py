@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from torch import nn
 
 from sft_hf import console, interruption
 from sft_hf.data.batching import Window
+from sft_hf.data.prefetch import OneAhead
 from sft_hf.errors import Terminated
 from sft_hf.freezing import evaluate_frozen_parts
 from sft_hf.process import on_any_rank
@@ -78,6 +80,9 @@ class Training:
     evaluate: Callable[[TrainState], bool]
     """Evaluate on validation, keep the weights if they are the best; True to stop early."""
     save: Callable[[TrainState], None]
+    upcoming: Window | None = None
+    """The rows of the step after the one that is being computed, where they are known."""
+    ahead: OneAhead[Any] = field(default_factory=OneAhead)
 
 
 def train(training: Training, state: TrainState) -> None:
@@ -90,12 +95,13 @@ def train(training: Training, state: TrainState) -> None:
     if training.recipe.train.freeze or training.recipe.peft:
         evaluate_frozen_parts(training.model)
     clock = _Clock(training.recipe.checkpoint.save_minutes)
-    with console.bar("training", training.num_steps, initial=state.step) as bar:
+    with closing(training.ahead), console.bar("training", training.num_steps, initial=state.step) as bar:
         if state.awaiting_evaluation:  # saved by a signal that came during the evaluation
             _evaluate(training, state)
         while not (state.stopped_early or state.step >= training.num_steps):
             examples, plan = training.data.epoch(state.epoch)
-            for window in plan[state.window :]:
+            for place, window in enumerate(plan[state.window :], start=state.window + 1):
+                training.upcoming = plan[place] if place < len(plan) and state.step + 1 < training.num_steps else None
                 _step(training, state, examples, window, len(plan), bar)
                 _after_step(training, state, clock)
                 if state.stopped_early or state.step >= training.num_steps:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from sft_hf.tasks.base import Examples
 
 if TYPE_CHECKING:
     from sft_hf.loop import Training, TrainState
+    from sft_hf.techniques.base import TrainBatch
 
 log = logging.getLogger("sft_hf")
 
@@ -90,7 +92,12 @@ def _gradients(
     while True:
         mine = cut(window.micro_batches[accelerator.process_index], state.halvings)
         seed_step(training.recipe.seed, step, accelerator.process_index)
-        passes = _forward_backward(training, examples, mine, window, step)
+        batches = training.ahead.take((step, state.halvings), partial(_collate, training, examples, window, state))
+        if training.upcoming is not None:
+            following = replace(state, step=step + 1)
+            make = partial(_collate, training, examples, training.upcoming, following)
+            training.ahead.start((step + 1, state.halvings), make)
+        passes = _forward_backward(training, mine, batches)
         total, out_of_memory, has_gradient = _tell_all_ranks(training, passes)
         if not out_of_memory:
             break
@@ -136,12 +143,15 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     random.seed(int(words[1]))
 
 
-def _forward_backward(
-    training: Training, examples: Examples, mine: tuple[MicroBatch, ...], window: Window, step: int
-) -> _Passes:
+def _collate(training: Training, examples: Examples, window: Window, state: TrainState) -> list[TrainBatch]:
+    """Return this rank's forward passes of the step, a function of its arguments alone; any thread may make them."""
+    mine = cut(window.micro_batches[training.accelerator.process_index], state.halvings)
+    partners = training.techniques.partners(window.rows(), state.step)
+    return [training.techniques.collate(training.task, examples, one.rows, partners, state.step) for one in mine]
+
+
+def _forward_backward(training: Training, mine: tuple[MicroBatch, ...], batches: list[TrainBatch]) -> _Passes:
     task, accelerator, techniques = training.task, training.accelerator, training.techniques
-    partners = techniques.partners(window.rows(), step)
-    batches = [techniques.collate(task, examples, micro.rows, partners, step) for micro in mine]
     weights = [0.0 if micro.filler else 1.0 for micro in mine]
     counts = sum(weight * task.item_counts(batch.inputs).sum() for weight, batch in zip(weights, batches, strict=True))
     items = sum_over_ranks(torch.as_tensor(counts, device=accelerator.device), accelerator)

@@ -1,0 +1,56 @@
+"""How long a command takes to its first training step: all that comes before it, as a user waits for it.
+
+    python scripts/benchmark_startup.py text image speech      # recipes, by name; median of 3
+
+The packages of `pypi://` sources are in the cache after the first run, which does not count. A run writes its folder
+when all is prepared, right before the first step: that moment is taken, and the run is killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+LIMIT = 600  # seconds
+
+
+def main() -> None:
+    """Measure what the command line names, and print a line for each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", nargs="+")
+    parser.add_argument("--runs", type=int, default=3)
+    options = parser.parse_args()
+    for recipe in options.recipes:
+        seconds_to_first_step(recipe)  # fills caches
+        found = sorted(seconds_to_first_step(recipe) for _ in range(options.runs))
+        print(f"{recipe}: {statistics.median(found):.1f} s ({found[0]:.1f} to {found[-1]:.1f})", flush=True)
+
+
+def seconds_to_first_step(recipe: str) -> float:
+    """Start a run, wait until its folder is there, and kill it."""
+    with tempfile.TemporaryDirectory(prefix="sft-hf-startup-") as folder:
+        written = Path(folder, "run", "recipe.yaml")
+        started = time.perf_counter()
+        run = subprocess.Popen(
+            [sys.executable, "-m", "sft_hf", "finetune", recipe, "--output-dir", str(written.parent)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        while not written.exists() and run.poll() is None and time.perf_counter() - started < LIMIT:
+            time.sleep(0.01)
+        seconds = time.perf_counter() - started
+        ended = run.poll() is not None
+        run.kill()
+        _, said = run.communicate()
+        if ended:
+            sys.exit(f"{recipe}: ended before its first step:\n{said.decode()[-2000:]}")
+    return seconds
+
+
+if __name__ == "__main__":
+    main()

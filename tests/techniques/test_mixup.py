@@ -1,0 +1,122 @@
+"""Mixup: inputs and labels by hand, for every task; partners do not depend on how a step is cut."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional
+
+from sft_hf import step
+from sft_hf.run import finetune
+from sft_hf.techniques.base import LossParts, TrainBatch
+from sft_hf.techniques.mixup import Mixup, MixupSettings, mixed
+
+
+def test_it_is_a_weighted_mean():
+    first, second = torch.randn(3, 4, 5), torch.randn(3, 4, 5)
+    found = mixed(first, second, torch.tensor([1.0, 0.25, 0.6]))
+    assert torch.equal(found[0], first[0])
+    torch.testing.assert_close(found[1], 0.25 * first[1] + 0.75 * second[1])
+
+
+class Vectors:
+    """A task of which only what mixup asks is there."""
+
+    def continuous(self, model, batch):
+        return "x", batch
+
+    def mixed_labels(self, first, second, weights):
+        one, other = functional.one_hot(first, 3).float(), functional.one_hot(second, 3).float()
+        return weights[:, None] * one + (1 - weights[:, None]) * other
+
+
+class Transcripts(Vectors):
+    def mixed_labels(self, first, second, weights):
+        return None
+
+
+def batches():
+    torch.manual_seed(0)
+    own = {"x": torch.randn(6, 4), "labels": torch.arange(6) % 3, "attention_mask": torch.eye(6)}
+    other = {"x": torch.randn(6, 4), "labels": torch.arange(1, 7) % 3, "attention_mask": torch.ones(6, 6)}
+    return own, other
+
+
+def seen_by(task, **settings):
+    """What the loss inside is given, and what comes out."""
+    own, other = batches()
+    given = []
+
+    def inside(model, batch):
+        given.append(batch.inputs)
+        return torch.arange(6.0) + 10 * len(given)
+
+    technique = Mixup(MixupSettings(**settings), None)
+    loss = technique.wrap_loss(inside, LossParts(task, None))
+    result = loss(None, TrainBatch(own, other, tuple(range(6))))
+    return given, result, technique._weights(TrainBatch(own, other, tuple(range(6))))
+
+
+def test_labels_are_mixed_like_the_inputs():
+    (given,), _, weights = seen_by(Vectors(), alpha=1.0)
+    own, other = batches()
+    assert ((weights >= 0.5) & (weights < 1)).all()
+    for row, weight in enumerate(weights.tolist()):
+        torch.testing.assert_close(given["x"][row], weight * own["x"][row] + (1 - weight) * other["x"][row])
+        wanted = torch.zeros(3)
+        wanted[own["labels"][row]] += weight
+        wanted[other["labels"][row]] += 1 - weight
+        torch.testing.assert_close(given["labels"][row], wanted)
+    assert (given["attention_mask"] == 1).all()
+
+
+def test_a_row_that_is_not_mixed_sees_nothing_of_its_partner():
+    (given,), _, weights = seen_by(Vectors(), probability=0.0)
+    assert torch.equal(weights, torch.ones(6))
+    assert torch.equal(given["x"], batches()[0]["x"]) and torch.equal(given["attention_mask"], torch.eye(6))
+
+
+def test_losses_of_transcripts_are_mixed():
+    given, result, weights = seen_by(Transcripts(), alpha=1.0)
+    assert [inputs["labels"].tolist() for inputs in given] == [
+        batches()[0]["labels"].tolist(),
+        batches()[1]["labels"].tolist(),
+    ]
+    assert torch.equal(given[0]["x"], given[1]["x"])
+    torch.testing.assert_close(result, weights * (torch.arange(6.0) + 10) + (1 - weights) * (torch.arange(6.0) + 20))
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0])
+def test_weights_are_drawn_from_the_beta_distribution(alpha):
+    rows = 4000
+    batch = TrainBatch({"labels": torch.zeros(rows)}, None, tuple(range(rows)))
+    weights = Mixup(MixupSettings(alpha=alpha), None)._weights(batch)
+    drawn = np.random.default_rng(0).beta(alpha, alpha, 100_000)
+    assert float(weights.mean()) == pytest.approx(np.maximum(drawn, 1 - drawn).mean(), abs=0.01)
+
+
+def test_how_a_step_is_cut_changes_nothing(make_image_recipe, tmp_path, monkeypatch):
+    partners = []
+    real = step.train_step
+    monkeypatch.setattr(
+        "sft_hf.loop.train_step",
+        lambda training, examples, window, state: (
+            partners.append(training.techniques.partners(window.rows(), state.step)),
+            real(training, examples, window, state),
+        )[1],
+    )
+    weights = []
+    for size, passes in ((8, 1), (2, 4)):
+        recipe = make_image_recipe(
+            techniques=["mixup"],
+            train__max_steps=3,
+            train__per_device_train_batch_size=size,
+            train__gradient_accumulation_steps=passes,
+            optim__name="sgd",
+            output_dir=str(tmp_path / str(size)),
+        )
+        weights.append(load_file(finetune(recipe).output_dir / "model" / "model.safetensors"))
+    assert partners[:3] == partners[3:]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-4, atol=1e-6)
+    assert all(sorted(found.values()) == sorted(found) for found in partners)  # a permutation
