@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from sft_hf import console, interruption
 from sft_hf.data.batching import Window
@@ -83,6 +85,16 @@ class Training:
     upcoming: Window | None = None
     """The rows of the step after the one that is being computed, where they are known."""
     ahead: OneAhead[Any] = field(default_factory=OneAhead)
+
+    @cached_property
+    def parameters(self) -> list[nn.Parameter]:
+        """The model's, in its order: finding them takes as long as a small step."""
+        return list(self.model.parameters())
+
+    @cached_property
+    def norms(self) -> list[_NormBase]:
+        """The model's batch norms."""
+        return [module for module in self.model.modules() if isinstance(module, _NormBase)]
 
 
 def train(training: Training, state: TrainState) -> None:

@@ -87,7 +87,7 @@ def _gradients(
 ) -> float:
     """Go through the window on all ranks; leave the gradient of its mean loss in `.grad`, and return that loss."""
     accelerator, step = training.accelerator, state.step
-    statistics = _running_statistics(training.model)
+    statistics = _running_statistics(training.norms)
     before = [value.clone() for value in statistics]
     while True:
         mine = cut(window.micro_batches[accelerator.process_index], state.halvings)
@@ -138,7 +138,11 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     All three generators: SpecAugment in Transformers draws with NumPy.
     """
     words = np.random.SeedSequence([seed, step, rank]).generate_state(2, np.uint64)
-    torch.manual_seed(int(words[0] >> np.uint64(1)))
+    number = int(words[0] >> np.uint64(1))
+    if torch.accelerator.is_available():
+        torch.manual_seed(number)
+    else:  # which, without a GPU, notes down for each call where it came from, should there be one some day
+        torch.default_generator.manual_seed(number)
     np.random.seed(int(words[1] & np.uint64(0xFFFFFFFF)))
     random.seed(int(words[1]))
 
@@ -162,7 +166,8 @@ def _forward_backward(training: Training, mine: tuple[MicroBatch, ...], batches:
         for batch, weight in zip(batches, weights, strict=True):
             with accelerator.autocast():
                 row_losses = techniques.losses(task, training.model, batch.to(accelerator.device)) * weight
-            accelerator.backward(row_losses.sum() * (1 / items))
+            loss = row_losses.sum() * (1 / items)
+            accelerator.scaler.scale(loss).backward() if accelerator.scaler else loss.backward()
             losses.append(row_losses.detach())
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -199,7 +204,7 @@ def _halve(training: Training, state: TrainState) -> None:
         state.step + 1,
         -(-size // 2**state.halvings),
         size,
-        " (but for batch norm, which sees fewer rows at a time)" if _running_statistics(training.model) else "",
+        " (but for batch norm, which sees fewer rows at a time)" if _running_statistics(training.norms) else "",
     )
 
 
@@ -231,10 +236,9 @@ def _sum_in_place(tensors: list[Tensor]) -> None:
         tensor.copy_(total.view_as(tensor))
 
 
-def _running_statistics(model: nn.Module) -> list[Tensor]:
-    """Batch norm's running means, variances and counts, but for those of frozen parts, which stay as they are."""
-    norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.training]
-    return [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
+def _running_statistics(norms: list[_NormBase]) -> list[Tensor]:
+    """Their running means, variances and counts, but for those of frozen parts, which stay as they are."""
+    return [buffer for norm in norms if norm.training for buffer in norm.buffers(recurse=False)]
 
 
 def _average(statistics: list[Tensor], accelerator: Accelerator) -> None:
@@ -248,7 +252,8 @@ def _average(statistics: list[Tensor], accelerator: Accelerator) -> None:
 
 def _clip(training: Training) -> Any:
     limit = training.recipe.train.max_grad_norm or math.inf
-    return training.accelerator.clip_grad_norm_(training.model.parameters(), limit)
+    training.accelerator.unscale_gradients()
+    return torch.nn.utils.clip_grad_norm_(training.parameters, limit)
 
 
 def _blame(
