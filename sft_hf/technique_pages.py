@@ -41,7 +41,7 @@ class TechniquePage:
 
     def tasks_line(self) -> str:
         """Return the tasks in short; speech with a decoder alone, or without one alone, is marked."""
-        partly = self.needs_items or self.needs_head
+        partly = self.needs_items or self.needs_head or "ctc" in self.excluded
         names = [SHORT.get(task, task) for task in self.tasks]
         return ", ".join(f"{name}*" if name == "speech" and partly else name for name in names)
 

@@ -94,6 +94,13 @@ def test_the_gradient_does_not_depend_on_how_a_step_is_cut(make, cache, size, pa
     assert relative_difference(gradients(make(**cut(size, passes))), whole_batch(make, cache)) < 1e-5
 
 
+@pytest.mark.parametrize("technique", ["mixup", "adversarial"])
+def test_with_techniques_on_inputs_of_several_windows_neither(make, technique):
+    techniques = [{"name": technique}]
+    whole = gradients(make(techniques=techniques, **cut(16, 1)))
+    assert relative_difference(gradients(make(techniques=techniques, **cut(4, 4))), whole) < 1e-5
+
+
 def test_two_processes_give_the_gradient_of_one(make, cache, tmp_path):
     whole = whole_batch(make, cache)
     (tmp_path / "recipe.yaml").write_text(make(**cut(4, 2)).to_yaml())

@@ -82,8 +82,11 @@ class Mixup(Technique[MixupSettings]):
 
 
 def _masks(own: Batch, other: Batch, weights: Tensor) -> Batch:
-    """What either row has is real, where they are mixed."""
+    """What either row has is real, where they are mixed; behind the end of a text stand its partner's token types."""
     masks: Batch = {}
+    if "token_type_ids" in own:
+        alone = (weights == 1)[:, None] | own["attention_mask"].bool()
+        masks["token_type_ids"] = torch.where(alone, own["token_type_ids"], other["token_type_ids"])
     for name in ("attention_mask", "input_lengths", "frames"):
         if name in own and name in other:
             alone = (weights == 1).view(-1, *[1] * (own[name].ndim - 1))

@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
+from sft_hf.data.subwords import Subwords
+from sft_hf.errors import RecipeError
 from sft_hf.recipe_sections import TechniqueSettings
 from sft_hf.techniques.base import Context, Technique
-
-
-def splits_of(token: str, vocabulary: Mapping[str, int], wordpiece: bool) -> list[tuple[int, int]]:
-    """Return all pairs of tokens that spell a token together, as numbers, the first piece short to long.
-
-    Args:
-        token: as it stands in the vocabulary.
-        vocabulary: token -> number.
-        wordpiece: whether pieces that go on with a word are marked (`##`), instead of those that begin one.
-    """
-    own = "##" if wordpiece and token.startswith("##") else ""
-    text = token[len(own) :]
-    pairs = []
-    for cut in range(1, len(text)):
-        first, second = own + text[:cut], ("##" if wordpiece else "") + text[cut:]
-        if first in vocabulary and second in vocabulary:
-            pairs.append((vocabulary[first], vocabulary[second]))
-    return pairs
 
 
 def chosen(possible: np.ndarray, probability: float, room: int, generator: np.random.Generator) -> np.ndarray:
@@ -68,28 +52,30 @@ class SubwordRegularization(Technique[SubwordRegularizationSettings]):
 
     def __init__(self, settings: SubwordRegularizationSettings, context: Context) -> None:
         super().__init__(settings, context)
-        self._splits: dict[int, list[tuple[int, int]]] = {}
-        self._vocabulary: dict[str, int] | None = None
+        if self.task.tokenizer is not None:  # that of word vectors is made of the training texts: of a stream, later
+            _ = self.subwords
 
-    def _splits_of(self, number: int) -> list[tuple[int, int]]:
-        """Looked up once for each token; the vocabulary may come from the training texts, which are read by now."""
-        tokenizer = self.context.task.tokenizer  # type: ignore[attr-defined]
-        if self._vocabulary is None:
-            special = set(tokenizer.all_special_ids)
-            self._vocabulary = {token: one for token, one in tokenizer.get_vocab().items() if one not in special}
-            self._tokens = {one: token for token, one in self._vocabulary.items()}
-            self._wordpiece = any(token.startswith("##") for token in self._vocabulary)
-        if number not in self._splits:
-            token = self._tokens.get(number)
-            found = [] if token is None else splits_of(token, self._vocabulary, self._wordpiece)
-            self._splits[number] = found
-        return self._splits[number]
+    @property
+    def task(self) -> Any:
+        """The one of texts."""
+        return self.context.task
+
+    @cached_property
+    def subwords(self) -> Subwords:
+        """What the vocabulary says of its tokens.
+
+        Raises RecipeError for one of whole words: two of them say something else than the one that they spell.
+        """
+        subwords = Subwords(self.task.tokenizer)
+        if subwords.whole_words:
+            raise RecipeError("techniques: subword_regularization: this vocabulary has whole words alone; leave it out")
+        return subwords
 
     def change_row(self, row: dict[str, Any], generator: np.random.Generator) -> dict[str, Any]:
-        """See `splits_of` and `chosen`; fields that go along with the tokens are repeated with them."""
+        """See `chosen` and `Subwords.splits`; fields that go along with the tokens are repeated with them."""
         ids = row["input_ids"]
-        ways = [self._splits_of(int(one)) for one in ids]
-        room = max(0, self.context.task.max_length - len(ids))  # type: ignore[attr-defined]
+        ways = [self.subwords.splits(int(one)) for one in ids]
+        room = max(0, self.task.max_length - len(ids))
         split = chosen(np.array([bool(way) for way in ways]), self.settings.probability, room, generator)
         pieces: list[int] = []
         for number, way, is_split in zip(ids.tolist(), ways, split, strict=True):

@@ -1,15 +1,20 @@
 """Mixup: inputs and labels by hand, for every task; partners do not depend on how a step is cut."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch.nn import functional
+from transformers import GPT2Config, GPT2Model
 
 from sft_hf import step
+from sft_hf.errors import RecipeError
+from sft_hf.models.word_embeddings import word_tokenizer
 from sft_hf.run import finetune
 from sft_hf.techniques.base import LossParts, TrainBatch
-from sft_hf.techniques.mixup import Mixup, MixupSettings, mixed
+from sft_hf.techniques.mixup import Mixup, MixupSettings, _masks, mixed
 
 
 def test_it_is_a_weighted_mean():
@@ -84,6 +89,62 @@ def test_losses_of_transcripts_are_mixed():
     ]
     assert torch.equal(given[0]["x"], given[1]["x"])
     torch.testing.assert_close(result, weights * (torch.arange(6.0) + 10) + (1 - weights) * (torch.arange(6.0) + 20))
+
+
+def test_behind_the_end_of_a_text_stand_its_partners_token_types():
+    own = {"token_type_ids": torch.tensor([[0, 1, 0, 0]] * 2), "attention_mask": torch.tensor([[1, 1, 0, 0]] * 2)}
+    other = {"token_type_ids": torch.tensor([[0, 0, 1, 0]] * 2), "attention_mask": torch.tensor([[1, 1, 1, 0]] * 2)}
+    masks = _masks(own, other, torch.tensor([0.7, 1.0]))
+    assert masks["token_type_ids"].tolist() == [[0, 1, 1, 0], [0, 1, 0, 0]]
+    assert masks["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 0, 0]]
+
+
+@pytest.fixture
+def decoder(tmp_path, checkpoint):
+    """A function: the side of padding -> a GPT-2 of one layer that classifies the words of `checkpoint`."""
+
+    def make(side):
+        torch.manual_seed(0)
+        words = (checkpoint / "vocab.txt").read_text().split()
+        options = {"n_embd": 32, "n_layer": 1, "n_head": 2, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+        GPT2Model(GPT2Config(vocab_size=len(words) + 2, n_positions=64, **options)).save_pretrained(tmp_path / side)
+        word_tokenizer(words).save_pretrained(tmp_path / side)
+        config = tmp_path / side / "tokenizer_config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), "padding_side": side}))
+        return str(tmp_path / side)
+
+    return make
+
+
+@pytest.mark.parametrize("name", ["mixup", "adversarial"])
+def test_decoders_must_see_where_a_text_ends(name, decoder, make_recipe, tmp_path):
+    with pytest.raises(RecipeError, match=r"'gpt2' does not see .* where a text ends; with padding_side: left"):
+        finetune(make_recipe(model__name=decoder("right"), techniques=[name]))
+    neutral = {"mixup": {"probability": 0.0}, "adversarial": {"weight": 0.0}}[name]
+    losses = [
+        finetune(
+            make_recipe(
+                model__name=decoder("left"),
+                techniques=techniques,
+                train__max_steps=1,
+                eval__baseline="none",
+                output_dir=str(tmp_path / str(len(techniques))),
+            )
+        ).metrics["train"]["final_loss"]
+        for techniques in ([], [{"name": name, **neutral}])
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_models_that_take_token_ids_alone_are_refused(make_recipe, checkpoint, tmp_path):
+    from transformers import T5Config, T5ForSequenceClassification
+
+    words = (checkpoint / "vocab.txt").read_text().split()
+    size = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "vocab_size": len(words) + 2}
+    T5ForSequenceClassification(T5Config(**size, decoder_start_token_id=0)).save_pretrained(tmp_path / "t5")
+    word_tokenizer(words).save_pretrained(tmp_path / "t5")
+    with pytest.raises(RecipeError, match="'t5' takes no vectors of tokens in place of the tokens"):
+        finetune(make_recipe(model__name=str(tmp_path / "t5"), techniques=["mixup"]))
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0])

@@ -1,36 +1,21 @@
 """Tokens in two pieces: that spell the same, as often as asked, within the length that the task allows."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from transformers import BertTokenizerFast
 
 from sft_hf import loop
+from sft_hf.errors import RecipeError
+from sft_hf.models.word_embeddings import word_tokenizer
 from sft_hf.run import finetune
 from sft_hf.techniques.base import Context
 from sft_hf.techniques.subword_regularization import (
     SubwordRegularization,
     SubwordRegularizationSettings,
     chosen,
-    splits_of,
 )
-
-WORDPIECE = {token: n for n, token in enumerate(["un", "##like", "unlike", "##li", "##ke", "u", "##nlike", "like"])}
-BPE = {token: n for n, token in enumerate(["Ġun", "like", "Ġunlike", "li", "ke", "Ġ", "unlike"])}
-
-
-@pytest.mark.parametrize(
-    ("token", "vocabulary", "pairs"),
-    [
-        ("unlike", WORDPIECE, [("u", "##nlike"), ("un", "##like")]),
-        ("##like", WORDPIECE, [("##li", "##ke")]),
-        ("like", WORDPIECE, []),
-        ("Ġunlike", BPE, [("Ġ", "unlike"), ("Ġun", "like")]),
-        ("like", BPE, [("li", "ke")]),
-    ],
-)
-def test_two_pieces_spell_the_token(token, vocabulary, pairs):
-    wordpiece = vocabulary is WORDPIECE
-    found = splits_of(token, vocabulary, wordpiece)
-    assert found == [(vocabulary[first], vocabulary[second]) for first, second in pairs]
 
 
 def test_tokens_are_split_as_often_as_asked_and_no_more_than_there_is_room_for():
@@ -42,15 +27,25 @@ def test_tokens_are_split_as_often_as_asked_and_no_more_than_there_is_room_for()
     assert chosen(possible, 0.0, 1000, generator).sum() == 0
 
 
-class Tokenizer:
-    all_special_ids = (8,)
-
-    def get_vocab(self):
-        return {**WORDPIECE, "[CLS]": 8}
+PIECES = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "un",
+    "##like",
+    "unlike",
+    "##li",
+    "##ke",
+    "u",
+    "##nlike",
+    "like",
+]
 
 
 class TextTask:
-    tokenizer = Tokenizer()
+    tokenizer = BertTokenizerFast(vocab={token: number for number, token in enumerate(PIECES)})
     max_length = 6
 
 
@@ -58,17 +53,21 @@ def test_rows_keep_what_goes_along_and_their_length():
     technique = SubwordRegularization(
         SubwordRegularizationSettings(probability=1.0), Context(None, TextTask(), 1, 1, None, None, {})
     )
-    row = {"input_ids": np.array([8, 2, 1, 7]), "token_type_ids": np.array([0, 0, 1, 1]), "labels": 5}
+    row = {"input_ids": np.array([2, 7, 6, 12]), "token_type_ids": np.array([0, 0, 1, 1]), "labels": 5}
     changed = technique.change_row(row, np.random.default_rng(0))
-    assert changed["input_ids"].tolist() in ([8, 0, 1, 3, 4, 7], [8, 5, 6, 3, 4, 7])
+    assert changed["input_ids"].tolist() in ([2, 5, 6, 8, 9, 12], [2, 10, 11, 8, 9, 12])
     assert changed["token_type_ids"].tolist() == [0, 0, 0, 1, 1, 1] and changed["labels"] == 5
-    full = {"input_ids": np.array([8, 2, 2, 2, 2, 2]), "labels": 5}
+    full = {"input_ids": np.array([2, 7, 7, 7, 7, 7]), "labels": 5}
     assert technique.change_row(full, np.random.default_rng(0))["input_ids"].tolist() == full["input_ids"].tolist()
 
 
-def test_a_run_sees_other_pieces_in_each_epoch(make_recipe, checkpoint, tmp_path, monkeypatch):
-    from transformers import BertTokenizerFast
+def test_a_vocabulary_of_whole_words_is_refused():
+    task = SimpleNamespace(tokenizer=word_tokenizer(["notebook", "note", "book"]), max_length=6)
+    with pytest.raises(RecipeError, match="this vocabulary has whole words alone"):
+        SubwordRegularization(SubwordRegularizationSettings(), SimpleNamespace(task=task))
 
+
+def test_a_run_sees_other_pieces_in_each_epoch(make_recipe, checkpoint, tmp_path, monkeypatch):
     seen = []
     plain = loop.train_step
 

@@ -1,37 +1,46 @@
 """Words left out, swapped and masked: how often, whole words, and the rows of a run."""
 
+from itertools import product
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from transformers import BertTokenizerFast
 
 from sft_hf import loop
+from sft_hf.errors import RecipeError
 from sft_hf.run import finetune
-from sft_hf.techniques.text_augmentation import rearranged, words_of
+from sft_hf.techniques.text_augmentation import TextAugmentation, TextAugmentationSettings, rearranged
+
+PIECES = "[PAD] [UNK] [CLS] [SEP] [MASK] un ##play ##able good team won , match".split()
 
 
-@pytest.mark.parametrize(
-    ("tokens", "mark", "words"),
-    [
-        (["[CLS]", "un", "##like", "##ly", "so", "[SEP]"], "##", [[0], [1, 2, 3], [4], [5]]),
-        (["<s>", "un", "likely", "Ġso", "</s>"], "Ġ", [[0], [1, 2], [3], [4]]),
-        (["▁un", "likely", "▁so", "</s>"], "▁", [[0, 1], [2], [3]]),
-        (["goal", "match"], "", [[0], [1]]),
-    ],
-)
-def test_pieces_stay_with_their_word(tokens, mark, words):
-    special = [token[0] in "[<" for token in tokens]
-    assert words_of(tokens, special, mark) == words
+@pytest.fixture(scope="module")
+def tokenizer():
+    return BertTokenizerFast(vocab={piece: index for index, piece in enumerate(PIECES)})
+
+
+def changed(tokenizer, texts, seed, **settings):
+    """A row of a text or two, as the technique changes it; and its tokens."""
+    settings = TextAugmentationSettings(**{"deletion": 0.0, "swap": 0.0, "masking": 0.0, **settings})
+    technique = TextAugmentation(settings, SimpleNamespace(task=SimpleNamespace(tokenizer=tokenizer)))
+    encoded = tokenizer(*texts, return_attention_mask=False)
+    row = {name: np.asarray(values, dtype=np.int32) for name, values in encoded.items()} | {"labels": 2}
+    before = row["input_ids"].copy()
+    after = technique.change_row(row, np.random.default_rng(seed))
+    assert (row["input_ids"] == before).all() and after["labels"] == 2
+    return after, " ".join(tokenizer.convert_ids_to_tokens(after["input_ids"].tolist()))
 
 
 def test_words_go_and_change_places_as_often_as_they_should():
     generator = np.random.default_rng(0)
-    fixed = [True, *[False] * 40, True]
     gone = swapped = 0
     for _ in range(300):
-        order = rearranged(fixed, 0.2, 0.0, generator)
-        assert order == sorted(order) and order[0] == 0 and order[-1] == 41
-        gone += 42 - len(order)
-        order = rearranged(fixed, 0.0, 0.1, generator)
-        assert sorted(order) == list(range(42)) and order[0] == 0 and order[-1] == 41
+        order = rearranged(40, 0.2, 0.0, generator)
+        assert order == sorted(order)
+        gone += 40 - len(order)
+        order = rearranged(40, 0.0, 0.1, generator)
+        assert sorted(order) == list(range(40))
         moved = [place for place, word in enumerate(order) if place != word]
         assert all(order[a] == b and order[b] == a for a, b in zip(moved[::2], moved[1::2], strict=True))
         swapped += len(moved) // 2
@@ -40,8 +49,37 @@ def test_words_go_and_change_places_as_often_as_they_should():
 
 
 def test_a_word_is_left():
-    for seed in range(20):
-        assert len(rearranged([True, False, False, True], 1.0, 0.0, np.random.default_rng(seed))) == 3
+    left = [rearranged(3, 1.0, 0.0, np.random.default_rng(seed)) for seed in range(20)]
+    assert {tuple(words) for words in left} == {(0,), (1,), (2,)}
+
+
+def test_words_move_with_all_of_their_pieces_and_special_tokens_stay(tokenizer):
+    assert changed(tokenizer, ["good unplayable team"], 0, swap=1.0)[1] == "[CLS] un ##play ##able good team [SEP]"
+    assert changed(tokenizer, [""], 0, deletion=1.0)[1] == "[CLS] [SEP]"
+
+
+def test_no_word_of_a_pair_goes_over_to_the_other_text_and_neither_is_emptied(tokenizer):
+    seen = set()
+    for seed in range(60):
+        row, tokens = changed(tokenizer, ["good team", "unplayable , match"], seed, swap=0.5, deletion=0.6)
+        first, second = tokens.removeprefix("[CLS] ").removesuffix(" [SEP]").split(" [SEP] ")
+        assert first in ("good team", "team good", "good", "team")
+        assert second and set(second.replace("un ##play ##able", "X").split()) <= {"X", ",", "match"}
+        assert row["token_type_ids"].tolist() == [0] * (len(first.split()) + 2) + [1] * (len(second.split()) + 1)
+        seen.add(tokens)
+    assert len(seen) > 10
+
+
+def test_masked_words_are_masked_whole_unknown_ones_too(tokenizer):
+    found = {changed(tokenizer, ["unplayable strange team"], seed, masking=0.5)[1] for seed in range(80)}
+    choices = ("un ##play ##able", "[MASK] [MASK] [MASK]"), ("[UNK]", "[MASK]"), ("team", "[MASK]")
+    assert found == {f"[CLS] {' '.join(words)} [SEP]" for words in product(*choices)}
+
+
+def test_without_a_token_for_masked_words_there_is_an_error():
+    nothing = SimpleNamespace(task=SimpleNamespace(tokenizer=SimpleNamespace(mask_token_id=None, unk_token_id=None)))
+    with pytest.raises(RecipeError, match="masking: the tokenizer has no mask or unknown token"):
+        TextAugmentation(TextAugmentationSettings(masking=0.1), nothing)
 
 
 def test_a_run_sees_other_words_in_each_epoch(make_recipe, monkeypatch):
