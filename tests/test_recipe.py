@@ -71,7 +71,10 @@ def test_local_paths_become_absolute(recipe_file, tmp_path, monkeypatch):
         ("=1", ["KEY=VALUE"]),
         ("optim.=1", ["KEY=VALUE"]),
         ("optim.args=[1", ["optim.args", "not valid YAML"]),
-        ("techniques=[{name: mixop}]", ["command line: techniques", "no technique is called 'mixop'", "did you mean mixup"]),
+        (
+            "techniques=[{name: mixop}]",
+            ["command line: techniques", "no technique is called 'mixop'", "did you mean mixup"],
+        ),
         ("techniques=[{name: mixup, alfa: 1}]", ["techniques: mixup: alfa: unknown key", "did you mean alpha"]),
         ("techniques=[{name: mixup, alpha: -1}]", ["techniques: mixup: alpha", "greater than 0"]),
         ("techniques=[mixup, {name: mixup}]", ["techniques", "mixup stands there twice"]),
