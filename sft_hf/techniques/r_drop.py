@@ -62,6 +62,7 @@ class RDrop(Technique[RDropSettings]):
     order = 10  # innermost: it makes the forward pass itself
     neutral = {"alpha": 0.0}
     needs_items = True
+    keeps_prefix = True  # one pass, in which the rows stand twice
 
     def wrap_loss(self, loss: Loss, parts: LossParts) -> Loss:
         """See `agreeing`. Both passes are one over twice the rows, so that batch norm counts them once."""

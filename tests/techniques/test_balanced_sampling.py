@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sft_hf import loop
+from sft_hf.errors import RecipeError
 from sft_hf.run import finetune
 from sft_hf.techniques.balanced_sampling import rarest_labels, sampled
 
@@ -70,3 +71,20 @@ def test_a_run_sees_them(techniques, multi_label, make_recipe, tmp_path, monkeyp
         assert abs(seen["money"] - 32 * 1 / (1 + 24 / 32)) < 1
     else:
         assert seen["money"] == 16
+
+
+def test_a_stream_cannot_be_sampled(make_recipe):
+    stream = {
+        "data__streaming": True,
+        "data__label_names": ["sport", "money", "food"],
+        "data__validation_fraction": 0,
+        "train__max_steps": 2,
+    }
+    with pytest.raises(RecipeError, match="balanced_sampling needs training rows with labels that can be counted"):
+        finetune(make_recipe(techniques=["balanced_sampling"], **stream))
+
+
+@pytest.mark.parametrize("other", ["logit_adjustment", "class_weights"])
+def test_rare_labels_are_made_up_for_once(make_recipe, other):
+    with pytest.raises(RecipeError, match=rf"balanced_sampling does not go with {other}: .*twice"):
+        make_recipe(techniques=["balanced_sampling", other])

@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
 
 from sft_hf.errors import RecipeError
-from sft_hf.techniques.class_weights import effective_number, inverse_frequency, normalized
+from sft_hf.techniques.class_weights import ClassWeightsSettings, effective_number, inverse_frequency, normalized
 
 LABELS = ["sport"] * 5 + ["money"] * 2 + ["food"]
 
@@ -55,5 +56,18 @@ def test_mistakes_are_told(first_step):
         first_step([{"name": "class_weights", "weights": {"fod": 2.0}}], LABELS)
     with pytest.raises(RecipeError, match="all training rows have weight 0"):
         first_step([{"name": "class_weights", "weights": dict.fromkeys(LABELS, 0.0)}], LABELS)
+    with pytest.raises(RecipeError, match=r"class_weights: weights\.food: .*greater than or equal to 0"):
+        first_step([{"name": "class_weights", "weights": {"food": -1.0}}], LABELS)
     with pytest.raises(RecipeError, match="does not serve multi-label data"):
         first_step(["class_weights"], [["sport"], ["money", "food"], []])
+
+
+def test_inverse_frequency_is_scikit_learns_balanced():
+    labels = np.repeat([0, 1, 2], [60, 30, 10])
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    counts = np.bincount(labels)
+    np.testing.assert_allclose(normalized(inverse_frequency(counts), counts), expected)
+
+
+def test_labels_that_yaml_takes_for_something_else():
+    assert ClassWeightsSettings(weights={0: 1, True: 2, "no": 3}).weights == {"0": 1, "true": 2, "no": 3}

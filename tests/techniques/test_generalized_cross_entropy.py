@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from sft_hf.errors import RecipeError
 from sft_hf.technique_stack import cross_entropy
 from sft_hf.techniques.generalized_cross_entropy import generalized
 
@@ -33,3 +34,17 @@ def test_a_run_trains_on_it(first_step):
         p = math.exp(values[names.index(label)]) / sum(map(math.exp, values))
         rows.append((1 - p**0.7) / 0.7)
     assert loss == pytest.approx(np.mean(rows), rel=1e-4)
+
+
+def test_a_wrong_label_cannot_pull_for_ever():
+    logits = torch.tensor([[0.0, 200.0]], requires_grad=True)
+    loss = generalized(cross_entropy(logits), 0.7)[0, 0]
+    loss.backward()
+    assert loss.item() == pytest.approx(1 / 0.7)
+    assert logits.grad.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("other", ["focal_loss", "bootstrapping"])
+def test_there_is_one_loss_at_a_time(make_recipe, other):
+    with pytest.raises(RecipeError, match=f"generalized_cross_entropy does not go with {other}: each of the two"):
+        make_recipe(techniques=["generalized_cross_entropy", other])

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from sft_hf.errors import RecipeError
 from sft_hf.techniques.logit_adjustment import adjusted, log_prior
@@ -35,3 +36,21 @@ def test_a_run_trains_on_it(first_step):
 def test_labels_beside_each_other_are_refused(first_step):
     with pytest.raises(RecipeError, match="does not serve multi-label data"):
         first_step(["logit_adjustment"], [["sport"], ["money", "food"], []])
+
+
+def test_what_is_as_likely_under_every_label_gets_equal_logits():
+    """Inputs say nothing here: plain training learns the labels' shares, this one learns that all are alike."""
+    counts = [6, 3, 1]
+    labels = torch.tensor([label for label, count in enumerate(counts) for _ in range(count)])
+    for tau, expected in ((0.0, log_prior(counts)), (1.0, torch.zeros(3))):
+        bias = torch.zeros(3, requires_grad=True)
+        optimizer = torch.optim.LBFGS([bias], max_iter=50)
+
+        def closure(bias=bias, optimizer=optimizer, tau=tau):
+            optimizer.zero_grad()
+            loss = functional.cross_entropy(adjusted(bias.expand(10, 3), log_prior(counts), tau), labels)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        torch.testing.assert_close(bias.detach() - bias.detach().mean(), expected - expected.mean(), rtol=0, atol=1e-3)
