@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sft_hf.confidence import CLOSEST, Confidence
-from sft_hf.data.labels import LabelMap
+from sft_hf.data.labels import LabelMap, build_label_map, is_multi_label
 from sft_hf.data.preflight import Finding
+from sft_hf.errors import first_few
 from sft_hf.recipe import Recipe, TaskSettings
 from sft_hf.tasks.base import Batch, Examples, Items, Task
 from sft_hf.thresholds import apply_threshold
@@ -47,9 +48,8 @@ def reuse_order(label_map: LabelMap, id2label: Mapping[Any, str] | None) -> Labe
     return LabelMap(own) if set(own) == set(label_map.names) and len(own) == len(label_map.names) else label_map
 
 
-def _listed(names: Sequence[str], limit: int = 5) -> str:
-    more = f" and {len(names) - limit} more labels" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+def _listed(names: Sequence[str]) -> str:
+    return first_few(names, 5, "labels")
 
 
 class ClassifierTask(Task[SettingsT]):
@@ -67,6 +67,26 @@ class ClassifierTask(Task[SettingsT]):
         """Choose between one label per row and any number."""
         self.multi_label = multi_label
         self.primary_metric = "micro_f1" if multi_label else "accuracy"
+
+    def fit_labels(self, train: Any, where: str, kind: str, config: Any) -> None:
+        """Learn the labels, and how many a row has, from the training rows.
+
+        Args:
+            train: the rows, a data set or a stream.
+            where: they come from, for errors.
+            kind: `task.problem_type`.
+            config: of the checkpoint, whose own order of the same labels is kept; None: it has none.
+
+        Raises DataError for labels that cannot be used.
+        """
+        data = self.recipe.data
+        if kind == "auto":
+            self.set_multi_label(is_multi_label(train, data.label_column))
+        else:
+            self.set_multi_label(kind == "multi_label_classification")
+        self.label_map = build_label_map(train, data.label_column, data.label_names, where)
+        if data.label_names is None:
+            self.label_map = reuse_order(self.label_map, getattr(config, "id2label", None))
 
     def head_config(self) -> dict[str, Any]:
         """The fields of a Transformers config that describe this head."""

@@ -19,7 +19,7 @@ would be right. The command line prints it as `error: <message>` and no tracebac
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class SftError(Exception):
@@ -86,6 +86,14 @@ class FailedElsewhere(SftError):
         self.exit_code = exit_code
 
 
+def causes_of(error: BaseException) -> list[BaseException]:
+    """Return an exception, the one that it was raised from, and so on down to the first, as a traceback tells them."""
+    causes = [error]
+    while cause := causes[-1].__cause__ or (None if causes[-1].__suppress_context__ else causes[-1].__context__):
+        causes.append(cause)
+    return causes
+
+
 def did_you_mean(word: str, known: Iterable[str], limit: int = 12) -> str:
     """The hint behind an unknown name: the nearest known one, then what is valid.
 
@@ -97,6 +105,16 @@ def did_you_mean(word: str, known: Iterable[str], limit: int = 12) -> str:
     listed = ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
     valid = f"Valid: {listed}" if names else "There are none"
     return f"did you mean {near[0]}? {valid}" if near else valid
+
+
+def first_few(names: Sequence[str], limit: int, noun: str = "") -> str:
+    """Return the first of some names, and how many more there are.
+
+    >>> first_few(["a", "b", "c", "d"], 2, "labels")
+    'a, b and 2 more labels'
+    """
+    more = f" and {len(names) - limit} more {noun}".rstrip() if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 def _visible(name: str) -> str:

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from torch import nn
+from torch import Tensor, nn
 
 from sft_hf.errors import RecipeError, did_you_mean
 
@@ -123,6 +123,14 @@ def set_trained(model: nn.Module, names: Iterable[str], trained: bool) -> None:
     for name in names:
         parameters[name].requires_grad_(trained)
     set_modes(model)
+
+
+def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return what training moves, by name: parameters that are trained, and buffers, which batch norm moves along."""
+    return {
+        **{name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad},
+        **dict(model.named_buffers()),
+    }
 
 
 def _modules_parameters(modules: nn.Module | Sequence[nn.Module]) -> list[nn.Parameter]:

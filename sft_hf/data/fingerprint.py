@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sft_hf.data.columns import column_values
 from sft_hf.data.loading import ROW_ID
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-READ_BATCH = 10_000
 HEAD = 1 << 16  # bytes of a file that are read
 
 
@@ -29,19 +29,13 @@ def fingerprint(split: Dataset, columns: Sequence[str], files: Sequence[str] = (
     """
     digest = hashlib.sha256()
     for name in columns:
-        values = (_file(value) for value in _values(split, name)) if name in files else _values(split, name)
+        values = (_file(value) for value in column_values(split, name)) if name in files else column_values(split, name)
         digest.update(f"column {name!r}\n".encode())
         for value in values:
             digest.update(repr(value).encode("utf-8", errors="surrogatepass") + b"\n")
     if ROW_ID in split.column_names:
-        digest.update(repr(list(_values(split, ROW_ID))).encode())
+        digest.update(repr(list(column_values(split, ROW_ID))).encode())
     return digest.hexdigest()
-
-
-def _values(split: Dataset, name: str) -> Iterator[Any]:
-    view = split.with_format(None).select_columns([name])
-    for start in range(0, len(view), READ_BATCH):
-        yield from view[start : start + READ_BATCH][name]
 
 
 def _file(value: Any) -> Any:

@@ -12,7 +12,7 @@ import datasets
 import huggingface_hub.constants
 from datasets import Dataset, IterableDataset
 
-from sft_hf.errors import DataError, SftError, StorageError, did_you_mean
+from sft_hf.errors import DataError, SftError, StorageError, causes_of, did_you_mean
 from sft_hf.filesystem import STORAGE_ERRNOS
 
 if TYPE_CHECKING:
@@ -80,9 +80,7 @@ def _commit_of(loaded: Mapping[str, Data]) -> str | None:
 
 def refuse(error: Exception, what: str) -> NoReturn:
     """Raise what `error` means: StorageError for a disk, else a DataError of one line."""
-    causes: list[BaseException] = [error]
-    while cause := causes[-1].__cause__ or (None if causes[-1].__suppress_context__ else causes[-1].__context__):
-        causes.append(cause)
+    causes = causes_of(error)
     for cause in causes:
         if isinstance(cause, SftError):
             raise cause

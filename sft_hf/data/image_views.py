@@ -21,7 +21,6 @@ from torchvision.transforms.functional import pil_modes_mapping
 from sft_hf.errors import CheckpointError
 
 VIEWS = ("eval", "train", "weak", "strong")
-AUGMENTATIONS = ("none", "trivial", "rand", "evaluation")
 
 _RESAMPLING = {
     0: v2.InterpolationMode.NEAREST,

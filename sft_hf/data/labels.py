@@ -15,12 +15,12 @@ from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
+from sft_hf.data.columns import READ_BATCH
 from sft_hf.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-READ_BATCH = 10_000
 LOOK_AT = 100  # rows that tell whether text labels are JSON lists
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,300}")  # Python reads no more than 4300 digits

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sft_hf.data.files import table_stem
-from sft_hf.errors import DataError
+from sft_hf.errors import DataError, first_few
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -191,16 +191,13 @@ def _holds_images(folder: Path) -> bool:
 def _left_out(folder: Path, empty: list[str], others: list[Path]) -> list[str]:
     notes = []
     if empty:
-        notes.append(f"{folder}: no class, because without images: {_some(empty)}")
+        notes.append(f"{folder}: no class, because without images: {first_few(empty, 10)}")
     if others:
         names = [str(path.relative_to(folder)) for path in others]
-        notes.append(f"{folder}: {len(others)} file(s) left out, because their ending is no image's: {_some(names)}")
+        notes.append(
+            f"{folder}: {len(others)} file(s) left out, because their ending is no image's: {first_few(names, 10)}"
+        )
     return notes
-
-
-def _some(names: Sequence[str], limit: int = 10) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def skipped_rows(where: str, problems: Sequence[str], total: int) -> list[str]:

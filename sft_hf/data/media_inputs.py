@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sft_hf.data.files import TABLE_SUFFIXES, iter_rows
 from sft_hf.data.media import FILE_NAME, absolute_path
@@ -13,6 +14,18 @@ from sft_hf.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
     from sft_hf.recipe import DataSection
+
+
+CHUNK = 256  # files that are answered together
+
+
+def input_chunks(
+    inputs: Sequence[str], data: DataSection, column: str, find: Callable[[Path], Sequence[Path]]
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield rows {column: path} of what `input_paths` finds, `CHUNK` at a time. Raises DataError as it does."""
+    paths = input_paths(inputs, data, column, find)
+    while chunk := [{column: path} for path in islice(paths, CHUNK)]:
+        yield chunk
 
 
 def input_paths(

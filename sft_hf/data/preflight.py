@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+
+from sft_hf.data.columns import column_values
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-READ_BATCH = 10_000
 EXAMPLES = 3  # rows that a finding names
 
 
@@ -71,7 +72,7 @@ def _shared(first: str, second: str, keys: Mapping[str, list[Any]], splits: Mapp
 def _contradictions(keys: list[Any], train: Dataset, label: str) -> list[Finding]:
     seen: dict[Any, tuple[int, str]] = {}
     found: dict[Any, tuple[int, int]] = {}
-    for row, (key, value) in enumerate(zip(keys, _values(train, label), strict=True)):
+    for row, (key, value) in enumerate(zip(keys, column_values(train, label), strict=True)):
         first = seen.setdefault(key, (row, repr(value)))
         if key is not None and first[1] != repr(value):
             found.setdefault(key, (first[0], row))
@@ -104,7 +105,7 @@ def _keys(splits: Mapping[str, Dataset], content: Sequence[str], files: Sequence
 
     Of files, only those are read whose size occurs more than once.
     """
-    columns = {(role, name): list(_values(split, name)) for role, split in splits.items() for name in content}
+    columns = {(role, name): list(column_values(split, name)) for role, split in splits.items() for name in content}
     sizes = {
         place: [_size(value) if place[1] in files else None for value in values] for place, values in columns.items()
     }
@@ -127,12 +128,6 @@ def _keys(splits: Mapping[str, Dataset], content: Sequence[str], files: Sequence
             [None if None in row else row for row in zip(*parts, strict=True)] if parts else [None] * len(split)
         )
     return keys
-
-
-def _values(split: Dataset, name: str) -> Iterator[Any]:
-    view = split.with_format(None).select_columns([name])
-    for start in range(0, len(view), READ_BATCH):
-        yield from view[start : start + READ_BATCH][name]
 
 
 def _plain(value: Any) -> bytes:

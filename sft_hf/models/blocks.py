@@ -1,7 +1,8 @@
 """The repeated layers of any architecture, bottom to top, found by structure alone.
 
 A *stack* is a list of layers that a module runs one after the other: the layers of an encoder, those of a decoder, all
-stages of a CNN. A *block* is one of its layers.
+stages of a CNN. A *block* is one of its layers, whose module can be skipped; layers.py sorts all parameters, with stem
+and head, by their depth, where a stage may be one layer.
 """
 
 from __future__ import annotations
@@ -42,14 +43,12 @@ def _blocks(container: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
             continue
         lists = [(key, part) for key, part in layer.named_children() if _is_list_of_layers(part)]
         if lists and _is_stage(layer):
-            found += [(f"{inside}.{key}.{number}", block) for key, part in lists for number, block in _members(part)]
+            found += [
+                (f"{inside}.{key}.{number}", block) for key, part in lists for number, block in part.named_children()
+            ]
         else:
             found.append((inside, layer))
     return found
-
-
-def _members(container: nn.Module) -> list[tuple[str, nn.Module]]:
-    return list(container.named_children())
 
 
 def _is_list_of_layers(module: nn.Module) -> bool:

@@ -2,7 +2,8 @@
 
 timm says of each of its models which parameters belong together (`group_matcher`), and Transformers keeps the layers of
 a model in a list of a few names (`encoder.layer`, `model.layers`, ...). Where such a list holds stages of several
-blocks (Swin, ConvNeXt), a stage is a layer; timm goes down to the block.
+blocks (Swin, ConvNeXt), a stage is a layer; timm goes down to the block. The modules that can be skipped are in
+blocks.py.
 """
 
 from __future__ import annotations

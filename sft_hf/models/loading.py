@@ -14,7 +14,7 @@ from huggingface_hub import errors as hub_errors
 from transformers.utils import cached_file, extract_commit_hash
 from transformers.utils import logging as transformers_logging
 
-from sft_hf.errors import CheckpointError, RecipeError, SftError, StorageError, did_you_mean
+from sft_hf.errors import CheckpointError, RecipeError, SftError, StorageError, causes_of, did_you_mean
 from sft_hf.filesystem import STORAGE_ERRNOS
 from sft_hf.freezing import note_new_weights
 from sft_hf.models.folder_safety import CONFIGS, INDEXES, check_config, check_folder, check_index
@@ -61,9 +61,7 @@ def checkpoint_errors(source: Source, what: str) -> Iterator[None]:
         raise
     except Exception as error:
         # SafetensorError, UnpicklingError and the rest have no common base.
-        causes: list[BaseException] = [error]
-        while cause := causes[-1].__cause__ or (None if causes[-1].__suppress_context__ else causes[-1].__context__):
-            causes.append(cause)
+        causes = causes_of(error)
         for cause in causes:
             if isinstance(cause, OSError) and cause.errno in STORAGE_ERRNOS:
                 raise StorageError(f"{source.name}: {what}: {cause.strerror}") from error

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sft_hf.errors import CheckpointError, RecipeError, StorageError, did_you_mean
+from sft_hf.errors import CheckpointError, RecipeError, StorageError, did_you_mean, first_few
 from sft_hf.filesystem import STORAGE_ERRNOS
 from sft_hf.freezing import note_new_weights
 from sft_hf.models.loading import apply_overrides, quiet_transformers
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from sft_hf.sources import Source
 
 log = logging.getLogger("sft_hf")
-
-STATE_DICT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "weights", "state_dict_ema", "model_ema")
 _PREFIXES = ("module.", "_orig_mod.", "timm_model.", "model.", "net.")
@@ -119,7 +117,7 @@ def load_from_state_dict(
         log.info("new weights, to be learned: %s", ", ".join(missing))
     note_new_weights(model, [f"timm_model.{name}" if inner is not model else name for name in missing])
     if unused := [name for name in tensors if name not in set(chosen.values())]:
-        log.info("not used from %s: %s", source.path.name, _some(unused))
+        log.info("not used from %s: %s", source.path.name, first_few(unused, 8))
     return model
 
 
@@ -269,10 +267,5 @@ def _misfit(
 
 def _kind(held: Any) -> str:
     if isinstance(held, dict):
-        return f"a dict with the keys {_some([str(key) for key in held], 5)}" if held else "an empty dict"
+        return f"a dict with the keys {first_few([str(key) for key in held], 5)}" if held else "an empty dict"
     return f"a {type(held).__name__}"
-
-
-def _some(names: Sequence[str], limit: int = 8) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

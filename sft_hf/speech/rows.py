@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sft_hf.data.columns import Column
 from sft_hf.speech.audio import read_audio
 from sft_hf.speech.augmentation import add_noise, change_speed, clip_generator
 
@@ -28,16 +29,16 @@ class Clip:
 
 
 class Recordings(Sequence[Clip]):
-    """A column of whole recordings, read row by row: those of a Hub set stay on the disk until they are needed."""
+    """A column of whole recordings."""
 
     def __init__(self, table: Dataset, name: str) -> None:
-        self.table, self.name = table.with_format(None).select_columns([name]), name
+        self.column = Column(table, name)
 
     def __len__(self) -> int:
-        return len(self.table)
+        return len(self.column)
 
     def __getitem__(self, index: Any) -> Any:
-        return Clip(self.table[int(index)][self.name])
+        return Clip(self.column[index])
 
 
 @dataclass(frozen=True)

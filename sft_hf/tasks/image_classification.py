@@ -16,11 +16,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
-from sft_hf.classification import ClassifierTask, reuse_order
+from sft_hf.classification import ClassifierTask
 from sft_hf.console import progress
-from sft_hf.data.labels import build_label_map, encode_labels, is_multi_label
+from sft_hf.data.columns import Column
+from sft_hf.data.labels import encode_labels
 from sft_hf.data.media import file_name, find_images, skipped_rows
-from sft_hf.data.media_inputs import input_paths
+from sft_hf.data.media_inputs import input_chunks
 from sft_hf.errors import CheckpointError, DataError, RecipeError, UserError
 from sft_hf.models.loading import load_pretrained, open_checkpoint, opens, quiet_transformers
 from sft_hf.models.state_dicts import build_config, is_state_dict, load_from_state_dict, timm_preprocessing
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sft_hf")
 
-PREDICT_CHUNK = 256  # images that are answered together
 SHOWN_PIXELS = 240  # the longer side of a picture on a page
 
 
@@ -117,7 +117,6 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
 
     def fit(self, train: Dataset, where: str, source: Source) -> None:
         """See `Task.fit`."""
-        data = self.recipe.data
         if is_state_dict(source):
             self.config = build_config(source, self.recipe.model.architecture)
         else:
@@ -128,14 +127,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
                 "AutoModelForImageClassification opens (ViT, Swin, ConvNeXt, ResNet, timm's models, ...)"
             )
         self._use_processor(self._processor(source))
-        kind = self.settings.problem_type
-        if kind == "auto":
-            self.set_multi_label(is_multi_label(train, data.label_column))
-        else:
-            self.set_multi_label(kind == "multi_label_classification")
-        self.label_map = build_label_map(train, data.label_column, data.label_names, where)
-        if data.label_names is None:
-            self.label_map = reuse_order(self.label_map, getattr(self.config, "id2label", None))
+        self.fit_labels(train, where, self.settings.problem_type, self.config)
 
     def _processor(self, source: Source) -> Any:
         """The checkpoint's image processor, or the usual one of its architecture if it came without."""
@@ -210,7 +202,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         """See `Task.show`: JPEG of at most `SHOWN_PIXELS` a side."""
         from sft_hf.data.images import open_image, thumbnail
 
-        images = _images(split, self.recipe.data.image_column)
+        images = Column(split, self.recipe.data.image_column)
         return [
             Shown(file_name(images[index]), thumbnail(open_image(images[index]), SHOWN_PIXELS), "image/jpeg")
             for index in indices
@@ -221,7 +213,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         from sft_hf.data.images import map_ahead
 
         column, skip = self.recipe.data.image_column, self.recipe.data.on_bad_row == "skip"
-        store = ImageStore(_images(split, column), _places(where, split["row_id"]), self.budget.share())
+        store = ImageStore(Column(split, column), _places(where, split["row_id"]), self.budget.share())
 
         def problem(index: int) -> str | None:
             try:
@@ -244,7 +236,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         if bad:
             good = [index for index in range(len(split)) if index not in bad]
             split = split.select(good)
-            store = store.only(good, _images(split, column))
+            store = store.only(good, Column(split, column))
         self.budget.count(store)
         return split, store, notes
 
@@ -308,15 +300,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
 
     def read_inputs(self, inputs: Sequence[str]) -> Iterable[list[dict[str, Any]]]:
         """Image files, folders of them, globs, and tables with the image column. Nothing is fetched from a URL."""
-        chunk: list[dict[str, Any]] = []
-        column = self.recipe.data.image_column
-        for path in input_paths(inputs, self.recipe.data, column, _images_of):
-            chunk.append({column: path})
-            if len(chunk) == PREDICT_CHUNK:
-                yield chunk
-                chunk = []
-        if chunk:
-            yield chunk
+        return input_chunks(inputs, self.recipe.data, self.recipe.data.image_column, _images_of)
 
     def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:
         """See `Task.prepare_inputs`."""
@@ -324,23 +308,6 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
 
         store = ImageStore([row[self.recipe.data.image_column] for row in rows], [""] * len(rows))
         return Examples(ImageRows(store, None), np.ones(len(rows), dtype=np.int64), np.arange(len(rows)), [])
-
-
-class _Column(Sequence[Any]):
-    """A column of a data set, read row by row: images of a Hub set stay on the disk until they are needed."""
-
-    def __init__(self, table: Dataset, name: str) -> None:
-        self.table, self.name = table.with_format(None).select_columns([name]), name
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.table[int(index)][self.name]
-
-
-def _images(split: Dataset, column: str) -> Sequence[Any]:
-    return _Column(split, column)
 
 
 def _places(where: str, row_ids: Iterable[int]) -> list[str]:

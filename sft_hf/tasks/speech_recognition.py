@@ -19,12 +19,13 @@ from transformers import AutoConfig, AutoModelForCTC, AutoModelForSpeechSeq2Seq
 from sft_hf.confidence import Confidence, logits_of
 from sft_hf.console import progress
 from sft_hf.data.media import file_name, skipped_rows
-from sft_hf.data.media_inputs import input_paths
+from sft_hf.data.media_inputs import input_chunks
 from sft_hf.errors import CheckpointError, DataError, UserError
 from sft_hf.models.loading import open_checkpoint, opens
 from sft_hf.recipe import ModelSection
 from sft_hf.registry import importing
 from sft_hf.speech.checkpoints import transformers_source
+from sft_hf.speech.parts import Part, joined, parts_of
 from sft_hf.speech.settings import SpeechRecognitionSettings
 from sft_hf.tasks.base import Batch, Examples, Items, Shown, Task, vocabulary_digest
 
@@ -35,13 +36,10 @@ if TYPE_CHECKING:
     from sft_hf.recipe import Recipe
     from sft_hf.sources import Source
     from sft_hf.speech.family import Family
-    from sft_hf.speech.rows import Clip
 
 FRAMES_PER_SECOND = 100
 SHOWN_SECONDS, SHOWN_RATE = 30.0, 16_000  # of a recording on a page
-PREDICT_CHUNK = 256  # recordings that are answered together
 STREAM_SAMPLE = 1000  # rows of a stream that say which letter case the transcripts have
-OVERLAP = 1 / 6  # of a part of a long recording, with the part before
 CTC_CHUNK_SECONDS = 20.0
 
 
@@ -50,14 +48,6 @@ class Reference(NamedTuple):
 
     text: str
     group: str | None = None
-
-
-class Part(NamedTuple):
-    """Which input of `predict` a row is a part of, and which seconds of it."""
-
-    input: int
-    start: float
-    end: float
 
 
 class SpeechRecognition(Task[SpeechRecognitionSettings]):
@@ -352,30 +342,16 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
         """Recordings, folders of them, and tables with the column of recordings, paths relative to the table."""
         from sft_hf.speech.audio import find_audio
 
-        column = self.recipe.data.audio_column
-        chunk: list[dict[str, Any]] = []
-        for path in input_paths(inputs, self.recipe.data, column, find_audio):
-            chunk.append({column: path})
-            if len(chunk) == PREDICT_CHUNK:
-                yield chunk
-                chunk = []
-        if chunk:
-            yield chunk
+        return input_chunks(inputs, self.recipe.data, self.recipe.data.audio_column, find_audio)
 
     def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:
         """See `Task.prepare_inputs`. A long recording becomes several rows; `references` say which part each is."""
         from sft_hf.speech.audio import audio_info
         from sft_hf.speech.rows import Clip, ClipStore, SpeechRows
-        from sft_hf.speech.transcripts import chunk_spans
 
-        length = self.chunk_seconds()
-        clips: list[Clip] = []
-        parts: list[Part] = []
-        for number, row in enumerate(rows):
-            recording = row[self.recipe.data.audio_column]
-            for start, end in chunk_spans(audio_info(recording).seconds, length, length * OVERLAP):
-                clips.append(Clip(recording, start, end))
-                parts.append(Part(number, start, end))
+        recordings = [row[self.recipe.data.audio_column] for row in rows]
+        parts = parts_of([audio_info(recording).seconds for recording in recordings], self.chunk_seconds())
+        clips = [Clip(recordings[part.input], part.start, part.end) for part in parts]
         seconds = np.array([part.end - part.start for part in parts])
         store = ClipStore(clips, self.family.rate, self.family.extract, budget=0)
         speech = SpeechRows(store, seconds, None, windows=self._predict_windows())
@@ -400,33 +376,14 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
 
     def decode_inputs(self, outputs: dict[str, Tensor], examples: Examples) -> list[dict[str, Any]]:
         """One answer per recording: the parts of a long one joined, and with `task.timestamps` its `segments`."""
-        from sft_hf.speech.transcripts import merge_words, segments_of
+        parts: list[Part] = list(examples.references)
+        tokens = outputs["tokens"].tolist()
 
-        texts, confidences = self._texts(outputs), self._confidences(outputs)
-        by_input: dict[int, list[int]] = {}
-        for index, part in enumerate(examples.references):
-            by_input.setdefault(part.input, []).append(index)
-        answers = []
-        for indices in by_input.values():
-            parts: list[Part] = [examples.references[index] for index in indices]
-            weights = [part.end - part.start for part in parts]
-            answer: dict[str, Any] = {"prediction": texts[indices[0]], "confidence": confidences[indices[0]]}
-            if len(parts) > 1 or self.settings.timestamps:
-                heard = [
-                    self._heard(outputs["tokens"][index].tolist(), examples.references[index]) for index in indices
-                ]
-                words = merge_words(heard, [(part.start, part.end) for part in parts])
-                if len(parts) > 1:
-                    mean = np.average([confidences[index] for index in indices], weights=weights)
-                    answer = {"prediction": " ".join(word.text for word in words), "confidence": float(mean)}
-                if self.settings.timestamps:
-                    answer["segments"] = segments_of(words)
-            answers.append(self.confidence.told(answer))
-        return answers
+        def words(index: int) -> list[Any]:
+            return self.family.words(tokens[index], parts[index].end - parts[index].start)
 
-    def _heard(self, tokens: Sequence[int], part: Part) -> list[Any]:
-        words = self.family.words(tokens, part.end - part.start)
-        return [replace(word, start=word.start + part.start, end=word.end + part.start) for word in words]
+        answers = joined(parts, self._texts(outputs), self._confidences(outputs), words, self.settings.timestamps)
+        return [self.confidence.told(answer) for answer in answers]
 
 
 def _cost(seconds: np.ndarray) -> np.ndarray:

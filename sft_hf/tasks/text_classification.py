@@ -23,10 +23,10 @@ from transformers import (
     AutoTokenizer,
 )
 
-from sft_hf.classification import ClassifierTask, reuse_order
+from sft_hf.classification import ClassifierTask
 from sft_hf.console import progress
 from sft_hf.data.files import TABLE_SUFFIXES, iter_rows
-from sft_hf.data.labels import build_label_map, check_texts, encode_labels, is_multi_label
+from sft_hf.data.labels import check_texts, encode_labels
 from sft_hf.errors import CheckpointError, DataError, RecipeError
 from sft_hf.models.embedding_files import EmbeddingSource, find_embeddings
 from sft_hf.models.loading import load_pretrained, open_checkpoint, opens, quiet_transformers
@@ -107,7 +107,6 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
 
     def fit(self, train: Dataset, where: str, source: Source) -> None:
         """See `Task.fit`."""
-        data = self.recipe.data
         self.config: Any = None
         self.word_vectors = find_embeddings(source)
         self.train_where = where
@@ -115,14 +114,7 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
             self._open_checkpoint(source)
         elif self.recipe.model.config_overrides:
             raise RecipeError("model.config_overrides: word vectors have no config; use task.embeddings")
-        kind = self.settings.problem_type
-        if kind == "auto":
-            self.set_multi_label(is_multi_label(train, data.label_column))
-        else:
-            self.set_multi_label(kind == "multi_label_classification")
-        self.label_map = build_label_map(train, data.label_column, data.label_names, where)
-        if data.label_names is None:
-            self.label_map = reuse_order(self.label_map, getattr(self.config, "id2label", None))
+        self.fit_labels(train, where, self.settings.problem_type, self.config)
 
     def _open_checkpoint(self, source: Source) -> None:
         if self.settings.embeddings is not None:

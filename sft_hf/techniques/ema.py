@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from sft_hf.freezing import trained_tensors
 from sft_hf.recipe_sections import TechniqueSettings
 from sft_hf.techniques.base import Technique
 
@@ -55,11 +56,11 @@ class Ema(Technique[EmaSettings]):
 
     def prepare_model(self, model: nn.Module) -> None:
         """Begin with the weights that training begins with."""
-        self.average = {name: tensor.detach().clone() for name, tensor in _trained(model).items()}
+        self.average = {name: tensor.detach().clone() for name, tensor in trained_tensors(model).items()}
 
     def after_step(self, model: nn.Module, step: int) -> None:
         """See `update`."""
-        update(self.average, _trained(model), decay_at(step, self.settings.decay))
+        update(self.average, trained_tensors(model), decay_at(step, self.settings.decay))
 
     def evaluated_weights(self, model: nn.Module) -> Mapping[str, Tensor]:
         """The average."""
@@ -73,11 +74,3 @@ class Ema(Technique[EmaSettings]):
         """Put the average back."""
         for name, tensor in self.average.items():
             tensor.copy_(state[name])
-
-
-def _trained(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters that are trained, and buffers, which batch norm moves along."""
-    return {
-        **{name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad},
-        **dict(model.named_buffers()),
-    }

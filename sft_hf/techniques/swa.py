@@ -10,6 +10,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from sft_hf.errors import RecipeError
+from sft_hf.freezing import trained_tensors
 from sft_hf.recipe_sections import TechniqueSettings
 from sft_hf.techniques.base import Context, Schedule, Technique
 
@@ -75,7 +76,7 @@ class Swa(Technique[SwaSettings]):
 
     def prepare_model(self, model: nn.Module) -> None:
         """Make room for the mean."""
-        self.mean = {name: torch.zeros_like(tensor) for name, tensor in _trained(model).items()}
+        self.mean = {name: torch.zeros_like(tensor) for name, tensor in trained_tensors(model).items()}
         self.count = torch.zeros((), dtype=torch.int64)
 
     def wrap_schedule(self, schedule: Schedule) -> Schedule:
@@ -85,7 +86,7 @@ class Swa(Technique[SwaSettings]):
     def after_step(self, model: nn.Module, step: int) -> None:
         """See `update_mean`."""
         if is_collected(step, self.first, self.every, self.context.num_steps):
-            update_mean(self.mean, _trained(model), int(self.count))
+            update_mean(self.mean, trained_tensors(model), int(self.count))
             self.count += 1
 
     def evaluated_weights(self, model: nn.Module) -> Mapping[str, Tensor]:
@@ -101,11 +102,3 @@ class Swa(Technique[SwaSettings]):
         self.count.copy_(state["count"])
         for name, tensor in self.mean.items():
             tensor.copy_(state[f"mean.{name}"])
-
-
-def _trained(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters that are trained, and buffers, which batch norm moves along."""
-    return {
-        **{name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad},
-        **dict(model.named_buffers()),
-    }

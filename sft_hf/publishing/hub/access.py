@@ -11,7 +11,7 @@ from huggingface_hub import HfApi, get_session
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.utils import validate_repo_id
 
-from sft_hf.errors import SftError, StorageError, UserError
+from sft_hf.errors import SftError, StorageError, UserError, causes_of
 from sft_hf.filesystem import STORAGE_ERRNOS
 from sft_hf.redaction import redact
 
@@ -124,7 +124,7 @@ def one_line_errors(repo_id: str) -> Iterator[None]:
     except SftError:
         raise
     except (hub_errors.HTTPError, OSError, RuntimeError, ValueError) as error:
-        for cause in _causes(error):
+        for cause in causes_of(error):
             if isinstance(cause, OSError) and cause.errno in STORAGE_ERRNOS:
                 raise StorageError(f"{cause.filename or repo_id}: {cause.strerror}") from error
         raise UserError(f"{repo_id}: {explain(error)}") from error
@@ -132,7 +132,7 @@ def one_line_errors(repo_id: str) -> Iterator[None]:
 
 def explain(error: BaseException) -> str:
     """Return what an error of huggingface_hub means for its user, without secrets."""
-    for cause in _causes(error):
+    for cause in causes_of(error):
         if isinstance(cause, hub_errors.OfflineModeIsEnabled):
             return "HF_HUB_OFFLINE is set, so that the Hub is not asked; unset it to push"
         if isinstance(cause, hub_errors.LocalTokenNotFoundError):
@@ -166,10 +166,3 @@ def _explain_status(error: hub_errors.HfHubHTTPError) -> str:
 
 def _short(error: BaseException) -> str:
     return redact(" ".join(f"{type(error).__name__}: {error}".split()))[:200]
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    causes = [error]
-    while cause := causes[-1].__cause__ or (None if causes[-1].__suppress_context__ else causes[-1].__context__):
-        causes.append(cause)
-    return causes
