@@ -66,8 +66,9 @@ class BalancedSampling(Technique[BalancedSamplingSettings]):
     """Draw the rows of an epoch so that rare labels come as often as frequent ones.
 
     For unbalanced labels where every label matters alike. An epoch has as many rows as before: rare ones repeat, and of
-    the frequent ones another part is seen in each epoch. Rows that repeat are learned by heart sooner: augment them, or
-    choose a smaller strength. Multi-label, a row is as rare as its rarest label. It costs no time.
+    the frequent ones another part is seen in each epoch. Rows that repeat are learned by heart sooner: choose a smaller
+    strength. Augmenting helps from one epoch to the next; within one, a row that repeats looks the same each time.
+    Multi-label, a row is as rare as its rarest label. It costs no time.
     """
 
     Settings = BalancedSamplingSettings

@@ -1,5 +1,6 @@
 """Balanced sampling: how often each label comes, that rows vary, and the rows of a run."""
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -41,14 +42,18 @@ def test_a_row_with_several_labels_is_as_rare_as_its_rarest():
 
 
 @pytest.mark.parametrize("techniques", [[], ["balanced_sampling"]])
-def test_a_run_sees_them(techniques, make_recipe, tmp_path, monkeypatch):
+@pytest.mark.parametrize("multi_label", [False, True], ids=["single", "multi"])
+def test_a_run_sees_them(techniques, multi_label, make_recipe, tmp_path, monkeypatch):
     names = ["sport"] * 24 + ["money"] * 8
-    lines = "".join(
-        f"{'goal match' if name == 'sport' else 'bank rate'} {'the ' * (i % 5)},{name}\n"
+    rows = [
+        {
+            "text": f"{'goal match' if name == 'sport' else 'bank rate'} {'the ' * (i % 5)}",
+            "label": name if not multi_label else sorted({name, "sport"}),  # every row is of sport, some of both
+        }
         for i, name in enumerate(names)
-    )
+    ]
     for split in ("train", "validation", "test"):
-        (tmp_path / f"{split}.csv").write_text("text,label\n" + lines)
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     seen = Counter()
     plain = loop.train_step
 
@@ -58,4 +63,10 @@ def test_a_run_sees_them(techniques, make_recipe, tmp_path, monkeypatch):
 
     monkeypatch.setattr(loop, "train_step", watched)
     finetune(make_recipe(data__name=str(tmp_path), techniques=techniques, train__num_train_epochs=1))
-    assert seen == ({"sport": 16, "money": 16} if techniques else {"sport": 24, "money": 8})
+    assert seen.total() == 32
+    if not techniques:
+        assert seen["money"] == 8
+    elif multi_label:  # 8 rows of both weigh 1/8 each, and the 24 others 1/32, for sport has 32 rows
+        assert abs(seen["money"] - 32 * 1 / (1 + 24 / 32)) < 1
+    else:
+        assert seen["money"] == 16

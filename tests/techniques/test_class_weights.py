@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional
 
 from sft_hf.errors import RecipeError
 from sft_hf.techniques.class_weights import effective_number, inverse_frequency, normalized
@@ -37,8 +39,21 @@ def test_a_run_trains_on_it(first_step, own):
     assert loss == pytest.approx(np.mean(rows), rel=1e-4)
 
 
+def test_with_label_smoothing_it_is_torchs(first_step):
+    smoothing = {"name": "label_smoothing", "smoothing": 0.2}
+    loss, logits, names = first_step([smoothing, "class_weights"], LABELS)
+    counts = torch.tensor([float(LABELS.count(name)) for name in names])
+    weights = 8 / 3 / counts  # mean 1 over the rows
+    targets = torch.tensor([names.index(label) for label in LABELS])
+    options = {"reduction": "none", "label_smoothing": 0.2}
+    rows = functional.cross_entropy(torch.from_numpy(logits).float(), targets, weights, **options)
+    assert loss == pytest.approx(rows.mean().item(), rel=1e-4)
+
+
 def test_mistakes_are_told(first_step):
     with pytest.raises(RecipeError, match="no label is called 'fod'; did you mean food"):
         first_step([{"name": "class_weights", "weights": {"fod": 2.0}}], LABELS)
+    with pytest.raises(RecipeError, match="all training rows have weight 0"):
+        first_step([{"name": "class_weights", "weights": dict.fromkeys(LABELS, 0.0)}], LABELS)
     with pytest.raises(RecipeError, match="does not serve multi-label data"):
         first_step(["class_weights"], [["sport"], ["money", "food"], []])

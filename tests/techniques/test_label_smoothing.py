@@ -1,4 +1,4 @@
-"""Label smoothing: torch's own, and in a run a loop over plain numbers."""
+"""Label smoothing: torch's own, and in a run and of tokens a loop over plain numbers."""
 
 import math
 
@@ -7,6 +7,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from sft_hf.registry import load_component
+from sft_hf.run_inputs import load_data
+from sft_hf.sources import resolve
 from sft_hf.technique_stack import cross_entropy
 from sft_hf.techniques.label_smoothing import smoothed
 
@@ -38,3 +41,22 @@ def test_a_run_trains_on_it(first_step, labels):
         own = [-share[n] * math.log(p) - (1 - share[n]) * math.log(1 - p) for n, p in zip(names, yes, strict=True)]
         rows.append(np.mean(own))
     assert loss == pytest.approx(np.mean(rows), rel=1e-4)
+
+
+def test_every_token_of_a_transcript_is_smoothed(make_speech_recipe):
+    recipe = make_speech_recipe(task__window="full")
+    task, source = load_component("tasks", "speech_recognition")(recipe), resolve(recipe.model.name)
+    splits = load_data(recipe, task, source)
+    examples = task.prepare(splits.by_role["train"], splits.where["train"])
+    model = task.build_model(source, recipe.model).eval()
+    batch = task.collate([examples.features[row] for row in range(3)])
+    with torch.no_grad():
+        found = task.items(model, batch).row_losses(lambda logits: smoothed(cross_entropy(logits), 0.2))
+        logits = model(**{name: tensor for name, tensor in batch.items() if name != "seconds"}).logits
+    for row in range(3):
+        wanted = 0.0
+        for values, token in zip(logits[row].tolist(), batch["labels"][row].tolist(), strict=True):
+            if token != -100:
+                total = math.log(sum(map(math.exp, values)))
+                wanted += 0.8 * (total - values[token]) + 0.2 * (total - sum(values) / len(values))
+        assert found[row].item() == pytest.approx(wanted, rel=1e-4)

@@ -8,6 +8,7 @@ import torch
 from sft_hf.technique_stack import cross_entropy
 from sft_hf.techniques.r_drop import agreeing, divergence
 
+LISTS = [["sport"], ["money", "food"], []]
 LABELS = ["sport"] * 5 + ["money"] * 2 + ["food"]
 
 
@@ -33,10 +34,11 @@ def test_it_is_the_mean_loss_and_the_divergence():
     torch.testing.assert_close(found - both, (3.0 / 2 * divergence(first, second))[:, None].expand(5, 4))
 
 
-@pytest.mark.parametrize("labels", [LABELS, [["sport"], ["money", "food"], []]], ids=["single", "multi"])
-def test_without_dropout_both_passes_agree(first_step, labels, tmp_path):
-    plain, *_ = first_step([], labels, output_dir=str(tmp_path / "plain"))
-    found, *_ = first_step([{"name": "r_drop", "alpha": 5.0}], labels)
+@pytest.mark.parametrize("others", [[], ["mixup"]], ids=["alone", "of mixtures"])
+@pytest.mark.parametrize("labels", [LABELS, LISTS], ids=["single", "multi"])
+def test_without_dropout_both_passes_agree(first_step, labels, others, tmp_path):
+    plain, *_ = first_step(others, labels, output_dir=str(tmp_path / "plain"))
+    found, *_ = first_step([{"name": "r_drop", "alpha": 5.0}, *others], labels)
     assert found == pytest.approx(plain, rel=1e-5)
 
 
