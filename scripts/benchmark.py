@@ -11,7 +11,8 @@ well-known example script),
 `tuned` (bf16, rows grouped by length, fused AdamW), `bare` (the plain PyTorch step on our own batches, prepared before:
 the floor, which shows what the loop costs), `ours`, and with --epochs `probe` (logistic regression on frozen
 features). Speed is that of the second of two epochs over `--rows` rows, from the end of one update to the end of the
-next. Everything runs on the CPU unless there is a GPU.
+next. `predict` times whole commands, from start to the last answer written, and tells their start-up apart
+(benchmark_predict.py). Everything runs on the CPU unless there is a GPU.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+import benchmark_predict
 
 ROWS = {"text": 320, "image": 192, "speech": 64}
 PEERS = ("ours", "bare", "tuned", "trainer")
@@ -43,7 +46,7 @@ def main() -> None:
         results: dict[str, list[dict[str, Any]]] = {peer: [] for peer in peers}
         for number in range(options.runs):
             for peer in in_turn(peers, number):
-                result = child(peer, work, options)
+                result = measured(peer, work, options)
                 results[peer].append(result)
                 print(f"  run {number + 1}, {peer}: {short(result)}", flush=True)
     found = summary(results, setup)
@@ -75,7 +78,7 @@ def parse() -> argparse.Namespace:
 def choose_peers(options: argparse.Namespace) -> list[str]:
     """Return who takes part."""
     if options.scenario == "predict":
-        return ["ours-predict", "ours-predict-auto", "pipeline"]
+        return list(benchmark_predict.PEERS)
     if options.peers:
         return list(options.peers)
     return [peer for peer in PEERS if not (options.epochs and peer == "bare")]
@@ -85,6 +88,13 @@ def in_turn(peers: list[str], number: int) -> list[str]:
     """Return the peers forwards and backwards in turn; those that compare with `ours-predict` stay behind it."""
     backwards = list(reversed(peers)) if "ours-predict" not in peers else [peers[-1], *peers[:-1]]
     return peers if number % 2 == 0 else backwards
+
+
+def measured(peer: str, work: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure a peer once."""
+    if options.scenario == "predict":
+        return benchmark_predict.measure(peer, work, options.rows)
+    return child(peer, work, options)
 
 
 def child(peer: str, work: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -105,6 +115,10 @@ def child(peer: str, work: Path, options: argparse.Namespace) -> dict[str, Any]:
 def short(result: dict[str, Any]) -> str:
     """Return one line about a run."""
     parts = [f"{result['examples_per_second']:.2f} examples/s", f"{result['peak_memory_bytes'] / 1e9:.2f} GB"]
+    if "without_start_up" in result:
+        parts.append(
+            f"start-up {result['start_up_seconds']:.1f} s, {result['without_start_up']:.1f} examples/s without"
+        )
     parts += [f"{name} {value:.4f}" for name, value in result.get("metrics", {}).items()]
     return ", ".join(parts)
 
@@ -125,10 +139,16 @@ def summary(results: dict[str, list[dict[str, Any]]], setup: dict[str, Any]) -> 
             "metrics": [run.get("metrics", {}) for run in runs],
             "seconds": statistics.median(run["seconds"] for run in runs),
             "curves": [run.get("curve", []) for run in runs],
+            **median_of(runs, ("without_start_up", "start_up_seconds")),
         }
         for peer, runs in results.items()
     }
     return {"setup": setup, "peers": rows, "flops_per_example": flops, "runs": results}
+
+
+def median_of(runs: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, float]:
+    """Return the medians of what only some scenarios measure."""
+    return {name: statistics.median(run[name] for run in runs) for name in names if name in runs[0]}
 
 
 def table(found: dict[str, Any], options: argparse.Namespace) -> str:
@@ -154,7 +174,20 @@ def table(found: dict[str, Any], options: argparse.Namespace) -> str:
     if "bare" in found["peers"]:
         overhead = found["peers"]["bare"]["ratio"]
         lines.append(f"\nloop over bare step: {100 * (1 / overhead - 1):+.1f} % time")
+    lines += start_up_table(found["peers"])
     return "\n".join(lines)
+
+
+def start_up_table(peers: dict[str, dict[str, Any]]) -> list[str]:
+    """Return what start-up takes of a command, and the speed without it, where it was measured."""
+    if not all("without_start_up" in row for row in peers.values()):
+        return []
+    first = next(iter(peers.values()))["without_start_up"]
+    lines = ["", "| | start-up | examples/s without it | ours is |", "|---|---|---|---|"]
+    for peer, row in peers.items():
+        speed = row["without_start_up"]
+        lines.append(f"| {peer} | {row['start_up_seconds']:.1f} s | {speed:.1f} | {first / speed:.2f}x |")
+    return lines
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -99,6 +98,11 @@ def prepare(settings: SimpleNamespace) -> dict[str, Any]:
         "as_it_came": as_it_came(run),
     }
     (work / "about.json").write_text(json.dumps(about))
+    if settings.scenario == "predict":
+        from benchmark_predict import write_texts
+
+        (work / "recipe.yaml").write_text(recipe_of(settings).to_yaml())
+        write_texts(work, texts_of(settings), columns["text_column"])
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return {
         "description": f"{settings.random_weights or run.recipe.model.name.rsplit('/', 1)[-1]}, "
@@ -212,68 +216,19 @@ def finding(
 
 
 def texts_of(settings: SimpleNamespace) -> list[str]:
-    """Return texts of mixed length: the test split's, over again where there are not enough."""
+    """Return texts of mixed length: the training split's (of the test split there are few), over again if too few."""
     from datasets import load_from_disk
 
-    about = json.loads((Path(settings.work) / "about.json").read_text())
-    texts = load_from_disk(str(Path(settings.work) / "rows" / "test"))[about["columns"]["text_column"]]
+    about = json.loads((Path(settings.work) / "about.json").read_text(encoding="utf-8"))
+    texts = load_from_disk(str(Path(settings.work) / "rows" / "train"))[about["columns"]["text_column"]]
     return [texts[index % len(texts)] for index in range(settings.rows)]
-
-
-def timed_predictions(settings: SimpleNamespace, predict: Callable[[list[str]], int]) -> dict[str, Any]:
-    """Time from the call to the last answer, model loading included."""
-    texts = texts_of(settings)
-    started = time.perf_counter()
-    assert predict(texts) == len(texts)
-    seconds = time.perf_counter() - started
-    memory = process.peak_memory_bytes(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    return {"examples_per_second": len(texts) / seconds, "seconds": seconds, "peak_memory_bytes": memory}
-
-
-def ours_predict(settings: SimpleNamespace, precision: str = "no") -> dict[str, Any]:
-    """`sft-hf predict RUN texts.jsonl`, in float32 as it comes; its answers are kept for a comparison."""
-    from sft_hf.inference import predict_inputs
-
-    run = Path(settings.work)
-    about = json.loads((run / "about.json").read_text())
-    (run / "recipe.yaml").write_text(recipe_of(settings).to_yaml())
-
-    def predict(texts: list[str]) -> int:
-        path = run / "texts.jsonl"
-        path.write_text("".join(json.dumps({about["columns"]["text_column"]: text}) + "\n" for text in texts))
-        answers = [row["prediction"] for row in predict_inputs(run, [str(path)], mixed_precision=precision)]
-        (run / f"answers-{precision}.json").write_text(json.dumps(answers))
-        return len(answers)
-
-    return timed_predictions(settings, predict)
-
-
-def ours_predict_auto(settings: SimpleNamespace) -> dict[str, Any]:
-    """`sft-hf predict RUN texts.jsonl --mixed-precision auto`; how many answers are those of float32."""
-    found = ours_predict(settings, "auto")
-    plain, fast = (json.loads((Path(settings.work) / f"answers-{name}.json").read_text()) for name in ("no", "auto"))
-    same = sum(a == b for a, b in zip(plain, fast, strict=True)) / len(plain)
-    return {**found, "metrics": {"same answers": same}}
-
-
-def pipeline(settings: SimpleNamespace) -> dict[str, Any]:
-    """`transformers.pipeline` with its defaults."""
-    from transformers import pipeline as build
-
-    def predict(texts: list[str]) -> int:
-        return len(build("text-classification", model=str(Path(settings.work) / "model"))(texts, truncation=True))
-
-    return timed_predictions(settings, predict)
 
 
 def main() -> None:
     """Run the measurement that the command line names."""
     name, settings = sys.argv[1], SimpleNamespace(**json.loads(sys.argv[2]))
     os.environ["HF_HUB_OFFLINE"] = "1"
-    kinds = {
-        **{"prepare": prepare, "ours": ours, "bare": bare, "pipeline": pipeline},
-        **{"ours-predict": ours_predict, "ours-predict-auto": ours_predict_auto},
-    }
+    kinds = {"prepare": prepare, "ours": ours, "bare": bare}
     if name in kinds:
         result = kinds[name](settings)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from sft_hf.recipe import Recipe
 from sft_hf.registry import load_component
 from sft_hf.run_folder import load_run_recipe, open_run
 from sft_hf.tasks.base import Task
+
+log = logging.getLogger("sft_hf")
 
 CPU_POSITIONS = 2048
 """Tokens of a forward pass on a CPU: larger ones leave its caches, and take a quarter longer for each token."""
@@ -78,11 +81,17 @@ def predict_inputs(
     """Yield one prediction per input, in input order: the input's own columns, `prediction` and `confidence`.
 
     Inputs are read and answered a chunk at a time, so a file may be larger than memory. With `timestamps=True`, speech
-    gets `segments`: {"start", "end", "text"}, in seconds. Raises RunFolderError, DataError, UserError.
+    gets `segments`: {"start", "end", "text"}, in seconds. `mixed_precision` is no, bf16, fp16 or auto (what the
+    hardware multiplies); all but no are said in the log. Raises RunFolderError, DataError, UserError.
     """
     recipe, task, model = open_trained(run, trust_remote_code=trust_remote_code, **task_settings)
     accelerator = process.build_accelerator(mixed_precision, recipe.train.num_threads)
     model.to(accelerator.device)
+    if accelerator.mixed_precision != "no":
+        precision = accelerator.mixed_precision
+        log.info(
+            "%s: confidences may differ from float32's in the third decimal; mixed precision `no` is exact", precision
+        )
     if accelerator.mixed_precision == "bf16":
         with_cpu_kernels(model)
     number = 0

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import numpy as np
 import pytest
+from torch.nn import functional
 
 from sft_hf import inference
 from sft_hf.inference import evaluate_run, open_trained, predict_inputs
+from sft_hf.models import cpu_kernels
 from sft_hf.run import finetune
 from sft_hf.tasks import text_classification
 
@@ -53,6 +56,28 @@ def test_answers_on_images_do_not_depend_on_the_batch(make_image_recipe, image_f
             (row["image"], row["prediction"]) for row in alone
         ]
         assert [row["confidence"] for row in rows] == pytest.approx([row["confidence"] for row in alone], abs=1e-5)
+
+
+def test_bf16_predicts_with_the_fast_kernels_and_says_so(run, file, monkeypatch, caplog):
+    called = []
+    layer_norm = cpu_kernels.layer_norm
+
+    def counted(*values, **named):
+        called.append(values)
+        return layer_norm(*values, **named)
+
+    monkeypatch.setitem(cpu_kernels.KERNELS, functional.layer_norm, counted)
+    monkeypatch.setattr(logging.getLogger("sft_hf"), "propagate", True)
+    caplog.set_level(logging.INFO, "sft_hf")
+    plain = list(predict_inputs(run, [file]))
+    assert not called and "float32" not in caplog.text
+    fast = list(predict_inputs(run, [file], mixed_precision="bf16"))
+    assert called and caplog.text.count("bf16: confidences may differ from float32's") == 1
+    confidences = [[row["confidence"] for row in rows] for rows in (plain, fast)]
+    assert confidences[0] != confidences[1]
+    assert confidences[0] == pytest.approx(confidences[1], abs=0.02)
+    same = sum(a["prediction"] == b["prediction"] for a, b in zip(plain, fast, strict=True))
+    assert same > 0.95 * len(plain)  # others are as good as tied: the model has hardly been trained
 
 
 @pytest.fixture
