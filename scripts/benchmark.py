@@ -11,8 +11,8 @@ well-known example script),
 `tuned` (bf16, rows grouped by length, fused AdamW), `bare` (the plain PyTorch step on our own batches, prepared before:
 the floor, which shows what the loop costs), `ours`, and with --epochs `probe` (logistic regression on frozen
 features). Speed is that of the second of two epochs over `--rows` rows, from the end of one update to the end of the
-next. `predict` times whole commands, from start to the last answer written, and tells their start-up apart
-(benchmark_predict.py). Everything runs on the CPU unless there is a GPU.
+next. `predict` trains the recipe, then times whole commands on its test split, from start to the last answer written,
+and tells their start-up apart (benchmark_predict.py). Everything runs on the CPU unless there is a GPU.
 """
 
 from __future__ import annotations
@@ -85,9 +85,8 @@ def choose_peers(options: argparse.Namespace) -> list[str]:
 
 
 def in_turn(peers: list[str], number: int) -> list[str]:
-    """Return the peers forwards and backwards in turn; those that compare with `ours-predict` stay behind it."""
-    backwards = list(reversed(peers)) if "ours-predict" not in peers else [peers[-1], *peers[:-1]]
-    return peers if number % 2 == 0 else backwards
+    """Return the peers forwards and backwards in turn."""
+    return peers if number % 2 == 0 else list(reversed(peers))
 
 
 def measured(peer: str, work: Path, options: argparse.Namespace) -> dict[str, Any]:

@@ -53,12 +53,12 @@ class Clock:
 def recipe_of(settings: SimpleNamespace) -> Recipe:
     """Return the recipe that all peers follow."""
     changes = [*settings.set, f"output_dir={settings.work}/run", "eval.baseline=none"]
-    if not settings.epochs:
+    if settings.epochs:
+        changes.append(f"train.num_train_epochs={settings.epochs}")
+    elif settings.scenario != "predict":
         changes += [f"data.max_train_samples={settings.rows}", "train.num_train_epochs=2"]
         changes += ["data.max_validation_samples=8", "data.max_test_samples=8", "eval.eval_steps=100000"]
         changes.append("checkpoint.save_steps=100000")  # the peers save nothing between the two epochs
-    else:
-        changes.append(f"train.num_train_epochs={settings.epochs}")
     if settings.batch_size:
         changes.append(f"train.per_device_train_batch_size={settings.batch_size}")
     if (Path(settings.work) / "random").is_dir():
@@ -98,11 +98,6 @@ def prepare(settings: SimpleNamespace) -> dict[str, Any]:
         "as_it_came": as_it_came(run),
     }
     (work / "about.json").write_text(json.dumps(about))
-    if settings.scenario == "predict":
-        from benchmark_predict import write_texts
-
-        (work / "recipe.yaml").write_text(recipe_of(settings).to_yaml())
-        write_texts(work, texts_of(settings), columns["text_column"])
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return {
         "description": f"{settings.random_weights or run.recipe.model.name.rsplit('/', 1)[-1]}, "
@@ -212,23 +207,15 @@ def finding(
     }
 
 
-# --- predictions -------------------------------------------------------------------------------------------------
-
-
-def texts_of(settings: SimpleNamespace) -> list[str]:
-    """Return texts of mixed length: the training split's (of the test split there are few), over again if too few."""
-    from datasets import load_from_disk
-
-    about = json.loads((Path(settings.work) / "about.json").read_text(encoding="utf-8"))
-    texts = load_from_disk(str(Path(settings.work) / "rows" / "train"))[about["columns"]["text_column"]]
-    return [texts[index % len(texts)] for index in range(settings.rows)]
-
-
 def main() -> None:
     """Run the measurement that the command line names."""
     name, settings = sys.argv[1], SimpleNamespace(**json.loads(sys.argv[2]))
     os.environ["HF_HUB_OFFLINE"] = "1"
     kinds = {"prepare": prepare, "ours": ours, "bare": bare}
+    if settings.scenario == "predict":
+        from benchmark_predict import train
+
+        kinds = {"prepare": train}
     if name in kinds:
         result = kinds[name](settings)
     else:

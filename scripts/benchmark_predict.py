@@ -1,7 +1,8 @@
 """`sft-hf predict` against `transformers.pipeline`, each timed as a user waits for it: from the command to its end.
 
-Each is a process of its own that reads the same file of texts and writes a file of answers. Start-up (imports, loading
-the model, its first forward pass) is what the same command takes for one text; the rest is speed without start-up.
+The recipe is trained first, and its test split's texts are what is predicted. Each peer is a process of its own that
+reads the same file of texts and writes a file of answers. Start-up (imports, loading the model, its first forward pass)
+is what the same command takes for one text; the rest is speed without start-up.
 """
 
 from __future__ import annotations
@@ -12,49 +13,78 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 PLAIN = Path(__file__).with_name("plain_pipeline.py")
-PRECISIONS = {"ours-predict": "no", "ours-predict-auto": "auto"}
-PEERS = (*PRECISIONS, "pipeline")
+OPTIONS = {"ours-predict": (), "ours-predict-float32": ("--mixed-precision", "no")}
+PEERS = (*OPTIONS, "pipeline")
 
 
-def write_texts(work: Path, texts: list[str], column: str) -> None:
-    """Write what the peers read: all texts, and the first alone."""
-    lines = [json.dumps({column: text}) + "\n" for text in texts]
+def train(settings: SimpleNamespace) -> dict[str, Any]:
+    """Train the recipe, and write what the peers read: the test split's texts, over again if too few, and one alone."""
+    from benchmark_peers import matrix_peak, recipe_of
+
+    from sft_hf import process
+    from sft_hf.inference import open_trained
+    from sft_hf.run import finetune
+    from sft_hf.run_inputs import load_data
+
+    result = finetune(recipe_of(settings))
+    recipe, task, _ = open_trained(result.output_dir)
+    texts = load_data(recipe, task, None).by_role["test"][recipe.data.text_column]
+    lines = [json.dumps({recipe.data.text_column: texts[index % len(texts)]}) + "\n" for index in range(settings.rows)]
+    work = Path(settings.work)
     (work / "texts.jsonl").write_text("".join(lines), encoding="utf-8")
     (work / "one.jsonl").write_text(lines[0], encoding="utf-8")
+    (work / "column.txt").write_text(recipe.data.text_column)
+    accelerator = process.build_accelerator("no", recipe.train.num_threads)
+    words = sorted(len(text.split()) for text in texts[: settings.rows])
+    return {
+        "description": f"{recipe.model.name.rsplit('/', 1)[-1]}, accuracy {result.metrics['test']['accuracy']:.4f}, "
+        f"{len(set(lines))} different texts of {words[0]} to {words[-1]} words (median {words[len(words) // 2]})",
+        "device": process.device_name(accelerator.device),
+        "peak_flops": matrix_peak(accelerator.device),
+        "environment": process.environment(accelerator),
+    }
 
 
 def measure(peer: str, work: Path, rows: int) -> dict[str, Any]:
-    """Time a peer on one text and on all, and count the answers that are those of `ours-predict`, which came before.
-
-    The model's head is untrained, so that many answers are nearly tied: a trained model's change less.
-    """
+    """Time a peer on one text and on all, and compare its answers with the pipeline's, once these are there."""
     start_up, _ = timed(command(peer, work, "one.jsonl"), work)
     seconds, memory = timed(command(peer, work, "texts.jsonl"), work)
-    answers, compared = answers_of(peer, work), answers_of("ours-predict", work)
+    answers = answers_of(peer, work)
     if len(answers) != rows:
         sys.exit(f"{peer}: {len(answers)} answers to {rows} texts")
-    same = sum(a == b for a, b in zip(answers, compared, strict=True)) / rows
     return {
         "examples_per_second": rows / seconds,
         "without_start_up": (rows - 1) / (seconds - start_up),
         "start_up_seconds": start_up,
         "seconds": seconds,
         "peak_memory_bytes": memory,
-        "metrics": {} if peer == "ours-predict" else {"same answers, untrained head": same},
+        "metrics": agreement(answers, answers_of("pipeline", work)) if peer != "pipeline" else {},
+    }
+
+
+def agreement(answers: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict[str, float]:
+    """Compare answers: the share that are the same, and the largest difference of their confidences."""
+    if not others:
+        return {}
+    pairs = list(zip(answers, others, strict=True))
+    return {
+        "same answers as pipeline": sum(a["prediction"] == b["prediction"] for a, b in pairs) / len(pairs),
+        "confidence off by up to": max(abs(a["confidence"] - b["confidence"]) for a, b in pairs),
     }
 
 
 def command(peer: str, work: Path, texts: str) -> list[str]:
     """Return the command line of a peer; its answers to `texts.jsonl` are kept for comparison."""
     output = str(work / (f"answers-{peer}.jsonl" if texts == "texts.jsonl" else "answer.jsonl"))
-    if peer in PRECISIONS:
-        arguments = [str(work), str(work / texts), "--output", output, "--mixed-precision", PRECISIONS[peer]]
+    if peer in OPTIONS:
+        arguments = [str(work / "run"), str(work / texts), "--output", output, *OPTIONS[peer]]
         return [sys.executable, "-m", "sft_hf", "predict", *arguments]
-    column = json.loads((work / "about.json").read_text(encoding="utf-8"))["columns"]["text_column"]
-    return [sys.executable, str(PLAIN), str(work / "model"), str(work / texts), column, output]
+    column = (work / "column.txt").read_text()
+    return [sys.executable, str(PLAIN), str(work / "run" / "model"), str(work / texts), column, output]
 
 
 def timed(arguments: list[str], work: Path) -> tuple[float, int]:
@@ -71,7 +101,7 @@ def timed(arguments: list[str], work: Path) -> tuple[float, int]:
     return seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def answers_of(peer: str, work: Path) -> list[str]:
-    """Return the labels that a peer has written."""
+def answers_of(peer: str, work: Path) -> list[dict[str, Any]]:
+    """Return what a peer has written; nothing if it did not run yet."""
     path = work / f"answers-{peer}.jsonl"
-    return [json.loads(line)["prediction"] for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from torch import Tensor, nn
 
 from sft_hf import process
 from sft_hf.bootstrap import CONFIDENCE_SAMPLES
@@ -17,9 +18,7 @@ from sft_hf.models.cpu_kernels import with_cpu_kernels
 from sft_hf.recipe import Recipe
 from sft_hf.registry import load_component
 from sft_hf.run_folder import load_run_recipe, open_run
-from sft_hf.tasks.base import Task
-
-log = logging.getLogger("sft_hf")
+from sft_hf.tasks.base import Examples, Task
 
 CPU_POSITIONS = 2048
 """Tokens of a forward pass on a CPU: larger ones leave its caches, and take a quarter longer for each token."""
@@ -74,42 +73,47 @@ def predict_inputs(
     inputs: Sequence[str],
     *,
     batch_size: int | None = None,
-    mixed_precision: str = "no",
+    mixed_precision: str | None = None,
     trust_remote_code: bool = False,
     **task_settings: Any,
 ) -> Iterator[dict[str, Any]]:
     """Yield one prediction per input, in input order: the input's own columns, `prediction` and `confidence`.
 
     Inputs are read and answered a chunk at a time, so a file may be larger than memory. With `timestamps=True`, speech
-    gets `segments`: {"start", "end", "text"}, in seconds. `mixed_precision` is no, bf16, fp16 or auto (what the
-    hardware multiplies); all but no are said in the log. Raises RunFolderError, DataError, UserError.
+    gets `segments`: {"start", "end", "text"}, in seconds. `mixed_precision` is no (float32, what a pipeline says),
+    bf16, fp16 or auto (what the hardware multiplies); None: the task's own. Classifiers compute close calls again in
+    float32, so that reduced precision moves confidences, and hardly an answer. Raises RunFolderError, DataError,
+    UserError.
     """
     recipe, task, model = open_trained(run, trust_remote_code=trust_remote_code, **task_settings)
-    accelerator = process.build_accelerator(mixed_precision, recipe.train.num_threads)
+    accelerator = process.build_accelerator(mixed_precision or task.predict_precision, recipe.train.num_threads)
     model.to(accelerator.device)
-    if accelerator.mixed_precision != "no":
-        precision = accelerator.mixed_precision
-        log.info(
-            "%s: confidences may differ from float32's in the third decimal; mixed precision `no` is exact", precision
-        )
     if accelerator.mixed_precision == "bf16":
         with_cpu_kernels(model)
     number = 0
     for rows in task.read_inputs(inputs):
         examples = task.prepare_inputs(rows)
-        outputs = predict(
-            task,
-            model,
-            examples,
-            accelerator,
-            **_batches(recipe, task, accelerator, batch_size),
-            description="predicting",
-        )
+        outputs = _outputs(task, model, examples, accelerator, _batches(recipe, task, accelerator, batch_size))
         for row, decoded in zip(rows, task.decode_inputs(outputs, examples), strict=True):
             yield {"id": number, **row, **decoded}
             number += 1
     if number == 0:
         raise DataError("there is nothing to predict: the input holds no rows")
+
+
+def _outputs(
+    task: Task[Any], model: nn.Module, examples: Examples, accelerator: Accelerator, sizes: dict[str, Any]
+) -> dict[str, Tensor]:
+    """What the model says of the rows; where reduced precision might have changed an answer, in float32."""
+    outputs = predict(task, model, examples, accelerator, **sizes, description="predicting")
+    close = None if accelerator.mixed_precision == "no" else task.close_calls(outputs)
+    if close is None or not close.any():
+        return outputs
+    rows = close.nonzero()[:, 0].tolist()
+    features = [examples.features[row] for row in rows]
+    again = replace(examples, features=features, lengths=examples.lengths[rows], row_ids=examples.row_ids[rows])
+    exact = predict(task, model, again, accelerator, **sizes, description="close calls", autocast=False)
+    return {name: tensor.index_put((close,), exact[name]) for name, tensor in outputs.items()}
 
 
 def _batches(recipe: Recipe, task: Task[Any], accelerator: Accelerator, rows: int | None) -> dict[str, Any]:

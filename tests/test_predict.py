@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-import logging
+import math
 
 import numpy as np
 import pytest
+import torch
 from torch.nn import functional
 
-from sft_hf import inference
+from sft_hf import classification, inference, process
 from sft_hf.inference import evaluate_run, open_trained, predict_inputs
 from sft_hf.models import cpu_kernels
 from sft_hf.run import finetune
 from sft_hf.tasks import text_classification
+from sft_hf.tasks.image_classification import ImageClassification
+from sft_hf.tasks.speech_recognition import SpeechRecognition
 
 MAX_LENGTH = 32  # of the recipe that `make_recipe` makes
 
@@ -58,7 +61,7 @@ def test_answers_on_images_do_not_depend_on_the_batch(make_image_recipe, image_f
         assert [row["confidence"] for row in rows] == pytest.approx([row["confidence"] for row in alone], abs=1e-5)
 
 
-def test_bf16_predicts_with_the_fast_kernels_and_says_so(run, file, monkeypatch, caplog):
+def test_bf16_predicts_with_the_fast_kernels(run, file, monkeypatch):
     called = []
     layer_norm = cpu_kernels.layer_norm
 
@@ -67,17 +70,60 @@ def test_bf16_predicts_with_the_fast_kernels_and_says_so(run, file, monkeypatch,
         return layer_norm(*values, **named)
 
     monkeypatch.setitem(cpu_kernels.KERNELS, functional.layer_norm, counted)
-    monkeypatch.setattr(logging.getLogger("sft_hf"), "propagate", True)
-    caplog.set_level(logging.INFO, "sft_hf")
-    plain = list(predict_inputs(run, [file]))
-    assert not called and "float32" not in caplog.text
+    monkeypatch.setattr(classification, "CLOSE", 0)
+    plain = list(predict_inputs(run, [file], mixed_precision="no"))
+    assert not called
     fast = list(predict_inputs(run, [file], mixed_precision="bf16"))
-    assert called and caplog.text.count("bf16: confidences may differ from float32's") == 1
+    assert called
     confidences = [[row["confidence"] for row in rows] for rows in (plain, fast)]
     assert confidences[0] != confidences[1]
     assert confidences[0] == pytest.approx(confidences[1], abs=0.02)
-    same = sum(a["prediction"] == b["prediction"] for a, b in zip(plain, fast, strict=True))
-    assert same > 0.95 * len(plain)  # others are as good as tied: the model has hardly been trained
+
+
+def test_close_calls_are_computed_again_in_float32(run, file, monkeypatch):
+    """The model has hardly been trained: most of its answers are close calls."""
+    plain = list(predict_inputs(run, [file], mixed_precision="no"))
+    fast = list(predict_inputs(run, [file], mixed_precision="bf16"))
+    assert [row["prediction"] for row in fast] == [row["prediction"] for row in plain]
+    monkeypatch.setattr(classification, "CLOSE", 0)
+    hasty = list(predict_inputs(run, [file], mixed_precision="bf16"))
+    assert [row["confidence"] for row in hasty] != [row["confidence"] for row in fast]
+
+
+def test_close_calls_are_those_near_a_border(make_recipe, monkeypatch):
+    """By hand: `CLOSE` of the largest logit, 0.25 x 8, is 2."""
+    monkeypatch.setattr(classification, "CLOSE", 0.25)
+    recipe = make_recipe()
+    task = text_classification.TextClassification(recipe)
+    task.set_multi_label(False)
+    logits = torch.tensor([[8.0, 6.5, -8], [8, 5.5, -8], [-8, 1, 0], [-8, 3, 0]])
+    assert task.close_calls({"logits": logits}).tolist() == [True, False, True, False]
+    confidences = torch.softmax(logits, dim=1).amax(dim=1)
+    for row in (1, 3):  # whether a model abstains is an answer, too
+        task.confidence.threshold = float(confidences[row])
+        assert task.close_calls({"logits": logits})[row]
+    task.confidence.threshold = 0.1  # far below all of these confidences, whose borders are above -0.6
+    assert task.close_calls({"logits": logits}).tolist() == [True, False, True, False]
+    task.confidence.threshold = None
+    task.set_multi_label(True)
+    task.threshold = 1 / (1 + math.exp(-3))  # where the logit is 3
+    logits = torch.tensor([[8.0, 1.5, -8], [8, 0.5, -8], [8, 5.5, 0]])
+    assert task.close_calls({"logits": logits}).tolist() == [True, False, False]
+
+
+def test_texts_are_predicted_in_what_the_hardware_multiplies_and_others_in_float32(run, file, monkeypatch):
+    asked = []
+    build = process.build_accelerator
+
+    def noted(precision, threads):
+        asked.append(precision)
+        return build("no", threads)
+
+    monkeypatch.setattr(process, "build_accelerator", noted)
+    list(predict_inputs(run, [file]))
+    list(predict_inputs(run, [file], mixed_precision="no"))
+    assert asked == ["auto", "no"]
+    assert ImageClassification.predict_precision == SpeechRecognition.predict_precision == "no"
 
 
 @pytest.fixture
@@ -96,13 +142,13 @@ def shapes(monkeypatch):
 
 def test_batches_hold_so_many_tokens_whatever_their_number_of_rows(run, file, shapes, monkeypatch):
     monkeypatch.setattr(inference, "CPU_POSITIONS", 400)
-    list(predict_inputs(run, [file]))
+    list(predict_inputs(run, [file], mixed_precision="no"))
     assert sum(rows for rows, _ in shapes) == 300
     assert all(rows * width <= 400 for rows, width in shapes)
     assert max(rows for rows, _ in shapes) > 32  # of short texts, more than evaluation's rows in a batch
     assert any(width % 8 for _, width in shapes)  # what is predicted is padded no further than to the longest row
     shapes.clear()
-    list(predict_inputs(run, [file], batch_size=6))
+    list(predict_inputs(run, [file], batch_size=6, mixed_precision="no"))
     assert all(rows == 6 for rows, _ in shapes)
 
 

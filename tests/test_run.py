@@ -81,7 +81,7 @@ def test_a_transformers_pipeline_gives_the_same_labels_and_scores(trained, data_
     with open(data_folder / "test.csv", newline="") as file:
         texts = [row["text"] for row in csv.DictReader(file)]
     ours = read_rows(trained.output_dir / "predictions.jsonl")
-    predicted = list(predict_inputs(trained.output_dir, texts))
+    predicted = list(predict_inputs(trained.output_dir, texts, mixed_precision="no"))
     for text, row, new in zip(texts, ours, predicted, strict=True):
         (theirs,) = classify([text], truncation=True)
         assert theirs["label"] == row["prediction"] == new["prediction"]
@@ -112,7 +112,7 @@ def test_predict_takes_texts_files_and_standard_input(trained, tmp_path, monkeyp
         str(tmp_path / "c.jsonl"),
         "-",
     ]
-    rows = list(predict_inputs(trained.output_dir, inputs, batch_size=2))
+    rows = list(predict_inputs(trained.output_dir, inputs, batch_size=2, mixed_precision="no"))
     texts = [
         "player score goal team",
         "goal match team of win",

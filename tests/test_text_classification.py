@@ -65,7 +65,7 @@ def test_a_column_of_lists_makes_it_multi_label(multi_label_run, tmp_path):
     classify = pipeline(
         "text-classification", model=str(multi_label_run.output_dir / "model"), top_k=None, device="cpu"
     )
-    (ours,) = predict_inputs(multi_label_run.output_dir, ["goal match team bank rate dollar"])
+    (ours,) = predict_inputs(multi_label_run.output_dir, ["goal match team bank rate dollar"], mixed_precision="no")
     theirs = {entry["label"]: entry["score"] for entry in classify(["goal match team bank rate dollar"])[0]}
     for label, score in ours["scores"].items():
         assert score == pytest.approx(theirs[label], abs=1e-5)
@@ -88,7 +88,7 @@ def test_pairs_are_given_to_the_tokenizer_as_pairs(make_recipe, tmp_path):
     columns = {"data__text_column": "premise", "data__text_pair_column": "hypothesis"}
     result = finetune(make_recipe(data__name=str(tmp_path / "data"), train__max_steps=3, **columns))
     rows = jsonl(tmp_path / "new.jsonl", pair_rows(3, 3))
-    predicted = list(predict_inputs(result.output_dir, [str(rows)]))
+    predicted = list(predict_inputs(result.output_dir, [str(rows)], mixed_precision="no"))
     assert [set(row) for row in predicted] == [{"id", "premise", "hypothesis", "prediction", "confidence"}] * 3
 
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -218,7 +218,7 @@ def test_a_pipeline_cuts_long_texts_where_training_did(make_recipe, tmp_path):
 
     result = finetune(make_recipe(task__max_length=8, train__max_steps=4))
     long = "goal match team coach league " + "bank rate dollar market share " * 20
-    (ours,) = predict_inputs(result.output_dir, [long])
+    (ours,) = predict_inputs(result.output_dir, [long], mixed_precision="no")
     classify = pipeline("text-classification", model=str(result.output_dir / "model"), device="cpu")
     theirs = classify(long, truncation=True)[0]
     assert (theirs["label"], theirs["score"]) == (ours["prediction"], pytest.approx(ours["confidence"], abs=1e-5))
@@ -238,7 +238,7 @@ def test_a_decoder_without_a_padding_token_classifies_too(make_recipe, checkpoin
     from transformers import pipeline
 
     classify = pipeline("text-classification", model=str(result.output_dir / "model"), device="cpu")
-    (ours,) = predict_inputs(result.output_dir, ["goal match team"])
+    (ours,) = predict_inputs(result.output_dir, ["goal match team"], mixed_precision="no")
     theirs = classify("goal match team")[0]
     assert theirs["label"] == ours["prediction"]
     assert theirs["score"] == pytest.approx(ours["confidence"], abs=1e-5)

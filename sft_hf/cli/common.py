@@ -178,9 +178,7 @@ output_dir_option = click.option("--output-dir", metavar="DIR", help="The run fo
 trust_option = click.option(
     "--trust-remote-code", is_flag=True, help="Run Python code that came with the run's checkpoint."
 )
-precision_option = click.option(
-    "--mixed-precision", type=click.Choice(["no", "bf16", "fp16", "auto"]), default="no", show_default=True
-)
+PRECISIONS = click.Choice(["no", "bf16", "fp16", "auto"])
 
 
 def read_recipe(name: str | None, recipe_name: str | None, overrides: tuple[str, ...], output_dir: str | None) -> Any:

@@ -126,6 +126,9 @@ class Task(ABC, Generic[SettingsT]):
     pipeline_tag: ClassVar[str]
     """The name of the `transformers.pipeline` that opens the saved model."""
 
+    predict_precision: ClassVar[str] = "no"
+    """Mixed precision of `sft-hf predict` where nobody says. auto: `close_calls` are found, and answers not changed."""
+
     peft_task_type: ClassVar[str | None] = None
     """PEFT's name of the task, where it has one that does something."""
 
@@ -203,6 +206,10 @@ class Task(ABC, Generic[SettingsT]):
     @abstractmethod
     def predict_batch(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Forward pass without gradient; tensors whose first dimension is the row (and `loss` [rows] given labels)."""
+
+    def close_calls(self, outputs: dict[str, Tensor]) -> Tensor | None:
+        """Rows that float32 might answer otherwise than reduced precision did, bool [rows]; None: cannot be told."""
+        return None
 
     @abstractmethod
     def metric_names(self) -> list[str]:

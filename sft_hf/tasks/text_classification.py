@@ -86,6 +86,7 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
 
     Settings = TextClassificationSettings
     pipeline_tag = "text-classification"
+    predict_precision = "auto"
     peft_task_type = "SEQ_CLS"
     tokenizer: Any = None
     max_length: int

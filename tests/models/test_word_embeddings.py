@@ -255,7 +255,9 @@ def test_a_transformers_pipeline_gives_our_predictions(trained):
     classify = pipeline("text-classification", model=str(trained.output_dir / "model"), device="cpu")
     assert isinstance(classify.model, WordEmbeddingsForSequenceClassification)
     texts = ["the Goal of the match", "bank profit, and stock", "cheese", "words nobody knows", "dinner " * 30]
-    for text, row in zip(texts, predict_inputs(trained.output_dir, texts, batch_size=3), strict=True):
+    for text, row in zip(
+        texts, predict_inputs(trained.output_dir, texts, batch_size=3, mixed_precision="no"), strict=True
+    ):
         (theirs,) = classify([text])
         assert theirs["label"] == row["prediction"]
         assert theirs["score"] == pytest.approx(row["confidence"], abs=1e-6)
@@ -356,7 +358,7 @@ def test_a_model2vec_model_brings_its_own_tokenizer(make, tmp_path):
     own = AutoTokenizer.from_pretrained(result.output_dir / "model")
     assert own.get_vocab() == tokenizer.get_vocab()
     assert own.pad_token == "<pad>" and own.unk_token == "[UNK]"
-    (row,) = predict_inputs(result.output_dir, ["bank market"])
+    (row,) = predict_inputs(result.output_dir, ["bank market"], mixed_precision="no")
     assert row["prediction"] == "money"
 
 

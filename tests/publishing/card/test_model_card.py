@@ -122,7 +122,7 @@ def test_a_text_run(text_run: RunRecord, tmp_path: Path, capsys: Any) -> None:
     assert "at most the first 32 tokens" in card
     text = "goal match team bread"
     printed = run_snippet(card, {f"{text_run.name}/model": str(tmp_path / "run" / "model"), "a text": text}, capsys)
-    (ours,) = predict_inputs(tmp_path / "run", [text])
+    (ours,) = predict_inputs(tmp_path / "run", [text], mixed_precision="no")
     agrees(printed, ours)
 
 
@@ -171,7 +171,7 @@ def test_a_multi_label_run(make_recipe: Any, tmp_path: Path, capsys: Any) -> Non
     card = checked(record, TEXT, tmp_path)
     assert "any number of 2 labels" in card and "Micro-F1" in card and "the decision threshold" in card
     printed = run_snippet(card, {f"{record.name}/model": str(run / "model"), "a text": "goal bank the"}, capsys)
-    (ours,) = predict_inputs(run, ["goal bank the"])
+    (ours,) = predict_inputs(run, ["goal bank the"], mixed_precision="no")
     assert sorted(ours["prediction"]) == sorted(json.loads(printed.replace("'", '"'))) == ["bank", "goal"]
 
 
