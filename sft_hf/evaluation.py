@@ -55,9 +55,10 @@ def predict(
     collected: list[dict[str, Tensor]] = []
     interrupted = False
     try:
-        with torch.inference_mode():
+        # One context around all batches, in which a weight is cast once.
+        with torch.inference_mode(), accelerator.autocast() if autocast else nullcontext():
             for batch_rows in progress(mine, description, len(mine)):
-                collected += _forward(task, model, examples, batch_rows, accelerator, autocast)
+                collected += _forward(task, model, examples, batch_rows, accelerator)
     except Terminated:
         interrupted = True
     for module, mode in modes:
@@ -68,14 +69,14 @@ def predict(
 
 
 def _forward(
-    task: Task[Any], model: nn.Module, examples: Examples, rows: list[int], accelerator: Accelerator, autocast: bool
+    task: Task[Any], model: nn.Module, examples: Examples, rows: list[int], accelerator: Accelerator
 ) -> list[dict[str, Tensor]]:
     """Run the model over some rows; in halves, where memory does not suffice. Raises TrainingError for a single row."""
     try:
         # Outside autocast, which would take spectrograms and resized images for matrix products of the model.
-        batch = to_device(task.collate([examples.features[row] for row in rows]), accelerator.device)
-        with accelerator.autocast() if autocast else nullcontext():
-            outputs = task.predict_batch(model, batch)
+        with torch.autocast(accelerator.device.type, enabled=False):
+            batch = to_device(task.collate([examples.features[row] for row in rows]), accelerator.device)
+        outputs = task.predict_batch(model, batch)
         return [{name: tensor.cpu() for name, tensor in outputs.items()}]
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -88,7 +89,7 @@ def _forward(
     )
     middle = len(rows) // 2
     halves = rows[:middle], rows[middle:]
-    return [part for half in halves for part in _forward(task, model, examples, half, accelerator, autocast)]
+    return [part for half in halves for part in _forward(task, model, examples, half, accelerator)]
 
 
 def _in_row_order(
