@@ -55,8 +55,8 @@ def predict(
     collected: list[dict[str, Tensor]] = []
     interrupted = False
     try:
-        # One context around all batches, in which a weight is cast once.
-        with torch.inference_mode(), accelerator.autocast() if autocast else nullcontext():
+        # One context around all batches, in which a weight is cast once: but not in `inference_mode`.
+        with torch.no_grad(), accelerator.autocast() if autocast else nullcontext():
             for batch_rows in progress(mine, description, len(mine)):
                 collected += _forward(task, model, examples, batch_rows, accelerator)
     except Terminated:
