@@ -39,10 +39,11 @@ def drawn_by_torchvision(view, augmentation, seed):
         return v2.RandomResizedCrop(SIZE, scale=(area, 1.0), interpolation=v2.InterpolationMode.BICUBIC, **options)
 
     flip, to_tensor = v2.RandomHorizontalFlip(), v2.PILToTensor()
-    weak = [crop(0.8, ratio=(0.9, 1 / 0.9)), flip]
+    as_picture = v2.ToPILImage()
+    weak = [to_tensor, crop(0.8, ratio=(0.9, 1 / 0.9)), as_picture, flip]
     extra = {"none": [], "trivial": [v2.TrivialAugmentWide()], "rand": [v2.RandAugment()]}[augmentation]
     transform = {
-        "train": [crop(0.35), flip, *extra, to_tensor],
+        "train": [to_tensor, crop(0.35), as_picture, flip, *extra, to_tensor],
         "weak": [*weak, to_tensor],
         "strong": [*weak, v2.RandAugment(), to_tensor, v2.RandomErasing(p=1.0, value=128)],
     }[view]
