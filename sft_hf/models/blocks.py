@@ -1,72 +1,72 @@
-"""The repeated layers of any architecture, bottom to top, found by structure alone.
+"""The layers of a model, bottom to top, as modules: found by name and structure, whatever the architecture.
 
-A *stack* is a list of layers that a module runs one after the other: the layers of an encoder, those of a decoder, all
-stages of a CNN. A *block* is one of its layers, whose module can be skipped; layers.py sorts all parameters, with stem
-and head, by their depth, where a stage may be one layer.
+A *stack* is a list of layers that run one after the other: those of an encoder, those of a decoder, all stages of a
+CNN. A layer is a *block*, also where blocks are sorted into stages (Swin, ConvNeXt, ResNet): that is what can be
+skipped, and what a layer is to the layer-wise learning rates of BEiT (`get_num_layer_for_vit`), SimMIM's Swin
+(`get_swin_layer`), ConvNeXt (`get_num_layer_for_convnext_single`) and timm. layers.py sorts parameters by them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from string import digits
+
 from torch import nn
 
+LISTS = frozenset(
+    {"layer", "layers", "block", "blocks", "h", "stage", "stages", "levels"}
+    | {"albert_layer_groups", "albert_layers", "self_attends"}  # ALBERT, Perceiver
+    | {"network", "transformers", "transformer_encoder", "serial_blocks"}  # VOLO, SwiftFormer; PiT, NesT, CoaT
+)
+"""What lists of layers, or of stages, are called in Transformers and timm (`layer1`, `layer2`, ... too).
 
-def block_stacks(model: nn.Module) -> list[list[tuple[str, nn.Module]]]:
+Not among them: wav2vec2's `conv_layers`, `patch_embeddings`, `branches`; and XLM's `attentions` and `ffns`, which are
+halves of layers without what leads around them.
+"""
+
+Block = tuple[str, nn.Module]
+
+
+def block_stacks(model: nn.Module) -> list[list[Block]]:
     """Return the blocks of every stack with their names, in the order in which the model lists them.
 
-    Lists (`nn.ModuleList`, `nn.Sequential`) whose members are all of one class with parts of its own hold blocks, or
-    stages that hold such a list themselves, as in Swin, ConvNeXt, ResNet or timm's CNNs. What the blocks consist of is
-    not looked into. Lists that one module holds side by side (timm's layer1, layer2, ...) are one stack. A model with
-    no such list has no stacks.
+    A list (`nn.ModuleList`, `nn.Sequential`) has one of the names of LISTS and members that have parts. Its members are
+    the blocks, or they are stages: lists themselves, or modules that hold lists. What blocks consist of is not looked
+    into, so that a ResNet's convolutions are no blocks. Of layers that share their parameters (ALBERT) there is one.
+    Lists that one module holds side by side are one stack. A model without such lists has no stacks.
     """
-    return [stack for stack in _stacks(model, "") if stack]
+    stacks: dict[str, list[Block]] = {}
+    for path, members in _lists(model):
+        stack = stacks.setdefault(path.rpartition(".")[0], [])
+        for name, layer in _members(path, members):
+            inside = [(name, layer)] if _is_list(layer) else _lists(layer, name)
+            blocks = [block for inner in inside if not _is_of_parts(*inner) for block in _members(*inner)]
+            stack += blocks or [(name, layer)]
+    return list(stacks.values())
 
 
-def _stacks(module: nn.Module, prefix: str) -> list[list[tuple[str, nn.Module]]]:
-    own: list[tuple[str, nn.Module]] = []
-    below: list[list[tuple[str, nn.Module]]] = []
-    for name, child in module.named_children():
-        path = f"{prefix}{name}"
-        if _is_list_of_layers(child):
-            own += _blocks(child, path)
+def _lists(module: nn.Module, path: str = "") -> Iterator[Block]:
+    """Lists of layers that are in no other one, by their names."""
+    for name, child in _members(path, module):
+        if name.rpartition(".")[2].rstrip(digits) in LISTS and _is_list(child):
+            yield name, child
         else:
-            below += _stacks(child, f"{path}.")
-    return [own, *below]
+            yield from _lists(child, name)
 
 
-def _blocks(container: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
-    """The members of a list, or of the lists that its members hold."""
-    found: list[tuple[str, nn.Module]] = []
-    for name, layer in container.named_children():
-        inside = f"{path}.{name}"
-        if _is_list_of_layers(layer):  # timm: a list of lists
-            found += [(f"{inside}.{key}", block) for key, block in layer.named_children()]
-            continue
-        lists = [(key, part) for key, part in layer.named_children() if _is_list_of_layers(part)]
-        if lists and _is_stage(layer):
-            found += [
-                (f"{inside}.{key}.{number}", block) for key, part in lists for number, block in part.named_children()
-            ]
-        else:
-            found.append((inside, layer))
-    return found
+def _members(path: str, module: nn.Module) -> list[Block]:
+    return [(f"{path}.{name}" if path else name, child) for name, child in module.named_children()]
 
 
-def _is_list_of_layers(module: nn.Module) -> bool:
-    if not isinstance(module, nn.ModuleList | nn.Sequential) or not len(module):
-        return False
-    kinds = {type(layer) for layer in module}
-    return len(kinds) == 1 and all(_is_compound(layer) for layer in module)
+def _is_list(module: nn.Module) -> bool:
+    """Whether a module is a list of modules that all have parts, and parameters."""
+    return (
+        isinstance(module, nn.ModuleList | nn.Sequential)
+        and len(module) > 0
+        and all(any(True for _ in part.children()) and any(True for _ in part.parameters()) for part in module)
+    )
 
 
-def _is_compound(layer: nn.Module) -> bool:
-    """Whether a layer has parts, and parameters."""
-    return any(True for _ in layer.children()) and any(True for _ in layer.parameters())
-
-
-def _is_stage(layer: nn.Module) -> bool:
-    """Whether a layer only holds a list of others, and what leads from one stage to the next.
-
-    A block of a ResNet holds a list, too: of convolutions, around which its shortcut leads.
-    """
-    names = {name for name, _ in layer.named_children()}
-    return not names & {"shortcut", "attention", "attn", "self_attn"}
+def _is_of_parts(path: str, members: nn.Module) -> bool:
+    """Whether a list inside a layer is what T5's block calls `layer`: attention and feed-forward."""
+    return path.endswith(".layer") and len({type(part) for part in members.children()}) > 1

@@ -1,9 +1,7 @@
-"""The layers of a model, bottom to top: read off its structure, whatever the architecture.
+"""The parameters of a model by depth: what is below its layers, in each of them, and in the head.
 
-timm says of each of its models which parameters belong together (`group_matcher`), and Transformers keeps the layers of
-a model in a list of a few names (`encoder.layer`, `model.layers`, ...). Where such a list holds stages of several
-blocks (Swin, ConvNeXt), a stage is a layer; timm goes down to the block. The modules that can be skipped are in
-blocks.py.
+What a layer is, blocks.py says: a block, also where several make a stage (Swin, ConvNeXt, ResNet). Of its own models
+timm says itself which parameters belong together (`group_matcher`): blocks, too, but for a few architectures.
 """
 
 from __future__ import annotations
@@ -16,9 +14,7 @@ from torch import nn
 
 from sft_hf.errors import RecipeError
 from sft_hf.freezing import head_names
-
-LISTS = frozenset({"layer", "layers", "block", "blocks", "h", "stage", "stages", "albert_layer_groups"})
-"""What lists of layers are called in Transformers; wav2vec2's `conv_layers` are below the layers."""
+from sft_hf.models.blocks import block_stacks
 
 
 @dataclass(frozen=True)
@@ -26,7 +22,8 @@ class Stack:
     """Layers on top of each other, as names of parameters.
 
     `below` are embeddings, a stem, convolutions over the waveform; `layers` go from bottom to top. What stands above
-    the last layer without being the head (a final norm, a pooler) goes with that layer, as in timm.
+    the last layer without being the head (a final norm, a pooler) goes with that layer, and what leads from one stage
+    to the next with the layer above it, as in timm and ConvNeXt (in SimMIM's Swin: with the one below).
     """
 
     below: tuple[str, ...]
@@ -39,7 +36,8 @@ def layer_stacks(model: nn.Module) -> list[Stack]:
     Raises RecipeError for a model without such layers.
     """
     head = set(head_names(model))
-    groups = _groups_of_timm(model) if hasattr(model, "timm_model") else _groups(model)
+    grouped = hasattr(getattr(model, "timm_model", None), "group_matcher")  # a few of timm's have none
+    groups = _groups_of_timm(model) if grouped else _groups(model)
     if not groups:
         raise RecipeError(
             f"techniques: no layers can be told apart in {type(model).__name__}; discriminative_learning_rates and "
@@ -85,56 +83,43 @@ def _groups_of_timm(model: Any) -> list[list[list[str]]]:
 
 def _groups(model: nn.Module) -> list[list[list[str]]]:
     """Names of what is below the layers and of each layer, of one stack or two."""
-    lists = _lists_of_layers(model)
-    sides: list[str] = ["encoder", "decoder"] if _is_encoder_decoder(model) else [""]
+    stacks = [[name for name, _ in stack] for stack in block_stacks(model)]
+    if not _is_encoder_decoder(model):
+        return [_around(model, max(stacks, key=len), "")] if stacks else []  # the longest, and of equals the first
     groups = []
-    for side in sides:
-        mine = {name: count for name, count in lists.items() if not side or side in name.split(".")}
+    for side in ("encoder", "decoder"):
+        mine = [stack for stack in stacks if side in stack[0].split(".")]
         if mine:
-            chosen = max(mine, key=lambda name: mine[name])  # the longest, and of equals the first
-            scope = f"{chosen.partition(side)[0]}{side}." if side else ""
-            groups.append(_around(model, chosen, scope))
+            longest = max(mine, key=len)
+            groups.append(_around(model, longest, f"{longest[0].partition(side)[0]}{side}."))
     return groups
 
 
-def _lists_of_layers(model: nn.Module) -> dict[str, int]:
-    """Lists of layers that are in no other one: name -> layers."""
-    found: dict[str, int] = {}
-    for name, module in model.named_modules():
-        inside = any(name.startswith(f"{outer}.") for outer in found) or ".adapter." in name  # on top
-        if inside or name.rpartition(".")[2] not in LISTS or not isinstance(module, (nn.ModuleList, nn.Sequential)):
-            continue
-        if count := sum(1 for child in module if any(True for _ in child.parameters())):
-            found[name] = count
-    return found
+def _around(model: nn.Module, blocks: list[str], scope: str) -> list[list[str]]:
+    """Sort the parameters under `scope` into what is below the blocks, and the blocks with what is around them.
 
-
-def _around(model: nn.Module, chosen: str, scope: str) -> list[list[str]]:
-    """Sort the parameters under `scope` into what is below a list of layers, and its layers, the top with the rest."""
-    names = [name for name, _ in model.named_parameters() if name.startswith(scope)]
-    layers: dict[int, list[str]] = {}
-    for name in names:
-        if name.startswith(f"{chosen}."):
-            layers.setdefault(int(name[len(chosen) + 1 :].partition(".")[0]), []).append(name)
-    first = names.index(next(iter(layers.values()))[0])
-    inside = {name for layer in layers.values() for name in layer}
-    below: list[str] = []
-    above: list[str] = []
-    for place, name in enumerate(names):
-        if name not in inside:
-            (above if _is_above(model, name, place > first) else below).append(name)
-    ordered = [layers[number] for number in sorted(layers)]
-    ordered[-1] = ordered[-1] + above
-    return [below, *ordered]
-
-
-def _is_above(model: nn.Module, name: str, registered_later: bool) -> bool:
-    """Modules stand in the order in which they are run, but for embeddings, and for wav2vec2's norm in its newer form,
-    which comes after the layers."""
-    if isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Embedding):
-        return False
+    Modules stand in the order in which they are run, but for embeddings, and for wav2vec2's norm in its newer form,
+    which comes after the layers.
+    """
+    number = {
+        f"{block}.{name}": place
+        for place, block in enumerate(blocks, start=1)
+        for name, _ in model.get_submodule(block).named_parameters()
+    }
     stable = getattr(getattr(model, "config", None), "do_stable_layer_norm", False)
-    return registered_later or (stable and ".encoder.layer_norm." in name)
+    groups: list[list[str]] = [[] for _ in range(len(blocks) + 1)]
+    reached = 0
+    for name in (name for name, _ in model.named_parameters() if name.startswith(scope)):
+        if name in number:
+            place = reached = number[name]
+        elif isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Embedding):
+            place = 0
+        elif stable and ".encoder.layer_norm." in name:
+            place = len(blocks)
+        else:
+            place = min(reached + 1, len(blocks)) if reached else 0
+        groups[place].append(name)
+    return groups
 
 
 def _is_encoder_decoder(model: nn.Module) -> bool:

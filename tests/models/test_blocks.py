@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import timm
 import torch
+import transformers as hf
 from torch import nn
 from transformers import (
     AutoModelForCTC,
@@ -54,6 +57,44 @@ def test_stages_are_one_stack_and_blocks_are_not_looked_into():
     assert names(swin) == [[f"{stages}.0.blocks.0", f"{stages}.0.blocks.1", f"{stages}.1.blocks.0"]]
     assert len(blocks[0]) == 16 and blocks[0][:2] == ["blocks.0.0", "blocks.1.0"] and len(blocks) == 1
     assert layers == [[f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1)]]
+
+
+def config(kind, **settings):
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "vocab_size": 30}
+    return kind(**{**sizes, **settings})
+
+
+WAVE = {"conv_dim": (8, 8), "conv_kernel": (8, 8), "conv_stride": (4, 4), "num_feat_extract_layers": 2}
+T5 = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 2, "num_heads": 2, "num_decoder_layers": 1}
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [  # T5's block has a list `layer`, of parts
+        (lambda: hf.T5ForConditionalGeneration(config(hf.T5Config, **T5)), ["encoder.block.#", "decoder.block.#"]),
+        (lambda: hf.AlbertModel(config(hf.AlbertConfig)), ["encoder.albert_layer_groups.#.albert_layers.#"]),
+        # attention and feed-forward in lists of their own, without what leads around them
+        (lambda: hf.XLMModel(hf.XLMConfig(emb_dim=16, n_heads=2, n_layers=2)), []),
+        (  # convolutions over the waveform, all of one class in this form
+            lambda: hf.Wav2Vec2Model(config(hf.Wav2Vec2Config, num_hidden_layers=2, feat_extract_norm="layer", **WAVE)),
+            ["encoder.layers.#"],
+        ),
+        (  # all stages' embeddings in a list
+            lambda: hf.PvtModel(
+                hf.PvtConfig(depths=[1] * 4, hidden_sizes=[8] * 4, num_attention_heads=[1] * 4, image_size=64)
+            ),
+            ["encoder.block.#.#"],
+        ),
+        (lambda: timm.create_model("edgenext_xx_small"), ["stages.#.blocks.#"]),  # blocks of two classes
+        (lambda: timm.create_model("twins_svt_small"), ["blocks.#.#"]),  # and not its patch_embeds
+    ],
+    ids=["t5", "albert", "xlm", "wav2vec2", "pvt", "edgenext", "twins"],
+)
+def test_lists_of_other_things_and_parts_of_layers_are_no_blocks(make, expected):
+    with torch.device("meta"):
+        model = make()
+    found = [{re.sub(r"\d+", "#", name) for name in stack} for stack in names(model)]
+    assert found == [{name} for name in expected]
 
 
 def test_a_model_without_repeated_layers_has_none():

@@ -10,6 +10,7 @@ import transformers as hf
 
 from sft_hf.errors import RecipeError
 from sft_hf.freezing import head_names, note_new_weights, set_modes, set_trained
+from sft_hf.models.blocks import block_stacks
 from sft_hf.models.layers import layer_depths, layer_stacks, names_at
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
@@ -55,10 +56,29 @@ MODELS = {  # model, layers, {pattern of names: depth}; what no pattern fits is 
         3,
         {r"vit\.layers\.(\d)": None, r"vit\.layernorm": 3, "classifier": 4},
     ),
-    "swin": (  # a stage is a layer
+    "swin": (  # a block is a layer
         lambda: image(hf.SwinConfig(image_size=16, embed_dim=8, depths=[1, 2], num_heads=[1, 2], window_size=2)),
-        2,
-        {r"swin\.encoder\.layers\.(\d)": None, r"swin\.layernorm": 2, "classifier": 3},
+        3,
+        {
+            r"swin\.encoder\.layers\.0\.blocks\.0": 1,
+            r"swin\.encoder\.layers\.0\.downsample": 2,  # with the block above, as in timm
+            r"swin\.encoder\.layers\.1\.blocks\.0": 2,
+            r"swin\.encoder\.layers\.1\.blocks\.1": 3,
+            r"swin\.layernorm": 3,
+            "classifier": 4,
+        },
+    ),
+    "convnext": (
+        lambda: image(hf.ConvNextConfig(depths=[1, 2], hidden_sizes=[8, 8], num_stages=2)),
+        3,
+        {
+            r"convnext\.encoder\.stages\.0\.layers\.0": 1,
+            r"convnext\.encoder\.stages\.1\.downsampling_layer": 2,
+            r"convnext\.encoder\.stages\.1\.layers\.0": 2,
+            r"convnext\.encoder\.stages\.1\.layers\.1": 3,
+            r"convnext\.layernorm": 3,
+            "classifier": 4,
+        },
     ),
     "wav2vec2": (
         speech,
@@ -99,6 +119,28 @@ def test_depths_follow_the_structure(name):
             expected[parameter] = int(match[1]) + 1 if depth is None else depth
     assert layer_depths(model) == expected
     assert {depth for depth in expected.values() if depth} == set(range(1, layers + 2))
+
+
+@pytest.mark.parametrize("name", [*MODELS, "test_efficientnet"])
+def test_a_layer_is_what_can_be_skipped(name):
+    model = MODELS[name][0]() if name in MODELS else timm(name)
+    depths = layer_depths(model)
+    blocks = block_stacks(model)[0]
+    for depth, (path, block) in enumerate(blocks, start=1):
+        assert {depths[f"{path}.{inner}"] for inner, _ in block.named_parameters()} == {depth}
+    assert len(blocks) == len(layer_stacks(model)[0].layers)
+
+
+def test_where_timm_says_nothing_its_blocks_are_the_layers():
+    with torch.device("meta"):
+        model = timm("pit_ti_224")
+    assert not hasattr(model.timm_model, "group_matcher")
+    depths = layer_depths(model)
+    assert max(depths.values()) == 13 and depths["timm_model.patch_embed.conv.weight"] == 0
+    names = ("0.blocks.1", "1.pool", "1.blocks.0", "2.blocks.3")  # the stages have 2, 6 and 4 blocks
+    for name, depth in zip(names, (2, 3, 3, 12), strict=True):
+        inside = {value for key, value in depths.items() if key.startswith(f"timm_model.transformers.{name}.")}
+        assert inside == {depth}
 
 
 def test_timm_groups_the_blocks_of_its_cnns_itself():
