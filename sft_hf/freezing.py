@@ -82,7 +82,8 @@ def head_names(model: nn.Module) -> list[str]:
     """Return the parameters of the head; none where a model has none of its own (Whisper), and comes whole.
 
     The head is what Transformers puts on top of its base model, or timm's own classifier, and whatever else the
-    checkpoint had no weights for (`note_new_weights`).
+    checkpoint had no weights for (`note_new_weights`). Where no part has the base model's name (CLIP's vision model
+    alone), it is these new weights, or without any, all of the model.
     """
     names = [name for name, _ in model.named_parameters()]
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
@@ -91,7 +92,8 @@ def head_names(model: nn.Module) -> list[str]:
     if inner is not None:
         classifier = {id(parameter) for parameter in _modules_parameters(inner.get_classifier())}
         head = {name for name, parameter in model.named_parameters() if id(parameter) in classifier}
-    head |= set(names) & set(getattr(model, "new_weights", ()))
+    new = set(names) & set(getattr(model, "new_weights", ()))
+    head = new if new and len(head) == len(names) else head | new
     return [name for name in names if name in head]
 
 

@@ -35,6 +35,15 @@ class ImageStore:
     def __len__(self) -> int:
         return len(self.places)
 
+    def holds(self, index: int) -> bool:
+        """Whether an image is in memory."""
+        return index in self._kept
+
+    def pixels(self, index: int) -> np.ndarray:
+        """Return an image as uint8 [height, width, 3], not to be written to. Raises DataError, StorageError."""
+        kept = self._kept.get(index)
+        return np.asarray(self.open(index)) if kept is None else kept
+
     def open(self, index: int) -> Image.Image:
         """Return an image. Raises DataError, StorageError."""
         kept = self._kept.get(index)

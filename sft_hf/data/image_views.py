@@ -97,31 +97,28 @@ class ImageViews:
 
     def __call__(self, image: Image.Image, view: str, seed: Sequence[int] = ()) -> Tensor:
         """Return an RGB image as float32 [3, height, width]; the same for the same view and `seed`."""
-        pixels = np.empty((*self.size, 3), dtype=np.float32)
-        self.write(pixels, image, view, seed)
-        return torch.from_numpy(pixels).permute(2, 0, 1)
-
-    def write(self, pixels: np.ndarray, image: Image.Image, view: str, seed: Sequence[int] = ()) -> None:
-        """Write a view into `pixels`, float32 [height, width, 3]. Threads may write random views at the same time.
-
-        NumPy normalizes, for torch would do so with several threads in each of these.
-        """
         if view == "eval":
-            pixels[:] = self.process(image).numpy().transpose(1, 2, 0)
-            return
+            return self.process(image)
+        return self.normalized(self.drawn(np.asarray(image), view, seed)).permute(2, 0, 1)
+
+    def drawn(self, image: np.ndarray, view: str, seed: Sequence[int]) -> np.ndarray:
+        """Return a random view of an image, uint8 [rows, columns, 3], not yet normalized: uint8 [height, width, 3]."""
         seeded = Seeded(*seed, VIEWS.index(view))
-        values = self._crops[view](np.asarray(image), seeded.generator)
+        values = self._crops[view](image, seeded.generator)
         if transforms := self._transforms[view]:
-            drawn: Any = Image.fromarray(values)
+            changed: Any = Image.fromarray(values)
             with seeded:
                 for transform in transforms:
-                    drawn = transform(drawn)
-            values = np.asarray(drawn)
-        # Row by row: NumPy is slow where the innermost dimension, the channels here, is short.
-        rows = pixels.reshape(len(pixels), -1)
-        rows[:] = (values[..., self._order] if self._reordered else values).reshape(rows.shape)
-        rows *= self._scale
-        rows += self._shift
+                    changed = transform(changed)
+            values = np.asarray(changed).copy()
+        return values
+
+    def normalized(self, values: np.ndarray) -> Tensor:
+        """Return float32 of uint8, [..., height, width, 3], as the processor scales colours."""
+        ordered = values[..., self._order] if self._reordered else values
+        # Row by row: arithmetic is slow where the innermost dimension, the channels here, is short.
+        rows = torch.from_numpy(ordered).flatten(-2) * self._scale
+        return rows.add_(self._shift).view(values.shape)
 
     def process(self, image: Image.Image) -> Tensor:
         """Return what the checkpoint's processor makes of an image, float32 [3, height, width]."""
@@ -147,7 +144,7 @@ class ImageViews:
         scale = response.gather(1, order[:, None])[:, 0] / 255
         self._order, width = order.numpy(), self.size[1]
         self._reordered = self._order.tolist() != [0, 1, 2]
-        self._scale, self._shift = (np.tile(values.numpy(), width) for values in (scale, black))  # [width * channel]
+        self._scale, self._shift = (values.repeat(width) for values in (scale, black))  # [width * channel]
 
 
 class _Crop:
@@ -165,8 +162,8 @@ class _Crop:
         """Return uint8 [*size, 3] of uint8 [height, width, 3]."""
         height, width = image.shape[:2]
         top, left, rows, columns = random_part(height, width, self.area, self.ratio, generator)
-        part = torch.tensor(image[top : top + rows, left : left + columns]).permute(2, 0, 1)
-        return resize_image(part, self.size, self.mode).permute(1, 2, 0).numpy()
+        part = torch.from_numpy(image[top : top + rows, left : left + columns].copy())
+        return resize_image(part.permute(2, 0, 1), self.size, self.mode).permute(1, 2, 0).numpy()
 
 
 def random_part(

@@ -38,7 +38,7 @@ def layer_stacks(model: nn.Module) -> list[Stack]:
     head = set(head_names(model))
     grouped = hasattr(getattr(model, "timm_model", None), "group_matcher")  # a few of timm's have none
     groups = _groups_of_timm(model) if grouped else _groups(model)
-    if not groups:
+    if not groups or all(name in head for name, _ in model.named_parameters()):
         raise RecipeError(
             f"techniques: no layers can be told apart in {type(model).__name__}; discriminative_learning_rates and "
             "train.freeze take names of parameters"

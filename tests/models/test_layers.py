@@ -187,6 +187,17 @@ def test_new_weights_are_in_the_head():
     assert set(head_names(model)) == {name for name, depth in depths.items() if depth == 4}
 
 
+def test_a_model_without_a_part_of_the_base_models_name_has_its_new_weights_for_a_head():
+    """CLIP's classifier of images holds the vision model alone, beside its classifier."""
+    vision = {**SMALL, "image_size": 8, "patch_size": 4}
+    model = image(hf.CLIPConfig(vision_config=vision, text_config={**SMALL, **WORDS}, num_labels=3))
+    with pytest.raises(RecipeError, match="no layers can be told apart in CLIPForImageClassification"):
+        layer_depths(model)  # as good as all is head
+    note_new_weights(model, ["classifier.weight", "classifier.bias"])
+    assert head_names(model) == ["classifier.weight", "classifier.bias"]
+    assert set(layer_depths(model).values()) == {0, 1, 2, 3, 4}
+
+
 def test_a_model_without_layers_is_a_mistake_of_one_line():
     with pytest.raises(RecipeError, match="no layers can be told apart in Linear") as caught:
         layer_depths(torch.nn.Linear(2, 2))
