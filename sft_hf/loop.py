@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from sft_hf import console, interruption
+from sft_hf.data import prefetch
 from sft_hf.data.batching import Window
 from sft_hf.data.prefetch import OneAhead
 from sft_hf.errors import Terminated
@@ -113,7 +114,8 @@ def train(training: Training, state: TrainState) -> None:
         while not (state.stopped_early or state.step >= training.num_steps):
             examples, plan = training.data.epoch(state.epoch)
             for place, window in enumerate(plan[state.window :], start=state.window + 1):
-                training.upcoming = plan[place] if place < len(plan) and state.step + 1 < training.num_steps else None
+                more = place < len(plan) and state.step + 1 < training.num_steps
+                training.upcoming = plan[place] if more and prefetch.pays(training.accelerator.device) else None
                 _step(training, state, examples, window, len(plan), bar)
                 _after_step(training, state, clock)
                 if state.stopped_early or state.step >= training.num_steps:

@@ -1,4 +1,4 @@
-"""The next step's batches, made in a thread while this step computes.
+"""The next step's batches, made in a thread while this step computes on a GPU.
 
 What a batch holds is a function of the plan and of seeds of its own, not of any generator's state, so that it is the
 same whenever it is made.
@@ -10,7 +10,14 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
+import torch
+
 T = TypeVar("T")
+
+
+def pays(device: torch.device) -> bool:
+    """Whether batches are made ahead for a device: a CPU has no core to spare while it computes a step."""
+    return device.type != "cpu"
 
 
 class OneAhead(Generic[T]):

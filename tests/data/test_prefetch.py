@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from sft_hf import step as steps
+from sft_hf.data import prefetch
 from sft_hf.data.prefetch import OneAhead
 from sft_hf.errors import DataError
 from sft_hf.run import finetune
@@ -32,6 +33,10 @@ def test_what_was_started_is_taken_and_anything_else_is_made():
     assert threads[1] == threading.current_thread().name != threads[0]
     ahead.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("next-batch")]
+
+
+def test_only_what_computes_elsewhere_leaves_the_cpu_time_to_make_batches_ahead():
+    assert [prefetch.pays(torch.device(kind)) for kind in ("cpu", "cuda", "mps")] == [False, True, True]
 
 
 def test_an_error_is_raised_where_the_batch_is_taken():
@@ -65,9 +70,11 @@ def test_a_run_makes_its_batches_ahead_with_the_same_result(maker, request, tmp_
         return found
 
     monkeypatch.setattr(steps, "_collate", watched)
+    monkeypatch.setattr(prefetch, "pays", lambda device: True)
     ahead = finetune(make(output_dir=str(tmp_path / "ahead"), **settings))
     assert sum(made) == 3 and not made[0]
-    monkeypatch.setattr(OneAhead, "start", lambda *_: None)
+    monkeypatch.undo()  # this is a CPU
+    monkeypatch.setattr(steps, "_collate", watched)
     made.clear()
     alone = finetune(make(output_dir=str(tmp_path / "alone"), **settings))
     assert made == [False] * 4
