@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+import tiny_data
+from tiny_data import FILLER, SPOKEN, TOPICS, make_rows, make_speech, spoken_texts, write_csv, write_speech_folder
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that would need the Hub fails at once
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -25,39 +25,16 @@ def _log_as_it_was() -> Any:
     log.propagate, log.handlers = before[1], before[2]
 
 
-TOPICS = {
-    "sport": "goal match team coach league player score win".split(),
-    "money": "bank rate dollar market share profit loss stock".split(),
-    "food": "bread cheese soup cook taste salt dinner apple".split(),
-}
-FILLER = "the a of and to in said was on for with at by".split()
-
-
-def make_rows(count: int, seed: int = 0, topics: tuple[str, ...] = ("sport", "money", "food")) -> list[dict[str, str]]:
-    """Sentences whose words tell the topic."""
-    generator = np.random.default_rng(seed)
-    rows = []
-    for index in range(count):
-        topic = topics[index % len(topics)]
-        length = int(generator.integers(3, 20))
-        words = [str(generator.choice(TOPICS[topic] if generator.random() < 0.5 else FILLER)) for _ in range(length)]
-        rows.append({"text": " ".join([TOPICS[topic][index % 8], *words]), "label": topic})
-    return rows
-
-
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
-    """Write rows as CSV, columns from the first row."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of the test's own."""
+    monkeypatch.setenv("SFT_HF_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT of two layers and 32 dimensions, without a classifier's head, that knows the words above."""
+    """A BERT of two layers and 32 dimensions, without a classifier's head, that knows the words of tiny_data.py."""
     import torch
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
@@ -124,46 +101,24 @@ def make_recipe(checkpoint: Path, data_folder: Path, tmp_path: Path) -> Any:
     return make
 
 
-COLOURS = {"blue": (30, 40, 200), "green": (40, 180, 50), "red": (200, 40, 30)}
-
-
-def _make_image(label: str, seed: int, size: tuple[int, int] = (40, 32)) -> Any:
-    """A noisy picture whose colour tells the class."""
-    from PIL import Image
-
-    noise = np.random.default_rng(seed).integers(-60, 60, (size[1], size[0], 3))
-    return Image.fromarray(np.clip(np.array(COLOURS[label]) + noise, 0, 255).astype(np.uint8))
-
-
-def _write_image_folder(folder: Path, per_class: int, seed: int = 0, suffix: str = ".jpg") -> Path:
-    """`per_class` images in a folder per class; sizes vary."""
-    for number, label in enumerate(COLOURS):
-        (folder / label).mkdir(parents=True, exist_ok=True)
-        for index in range(per_class):
-            size = (30 + 3 * (index % 5), 28 + index % 7)
-            image = _make_image(label, seed * 10_000 + number * 1000 + index, size)
-            image.save(folder / label / f"{index:03}{suffix}")
-    return folder
-
-
 @pytest.fixture(scope="session")
 def make_image() -> Any:
-    """Return the function above."""
-    return _make_image
+    """The function that makes a picture of a class."""
+    return tiny_data.make_image
 
 
 @pytest.fixture(scope="session")
 def write_image_folder() -> Any:
-    """Return the function above."""
-    return _write_image_folder
+    """The function that writes a folder of pictures."""
+    return tiny_data.write_image_folder
 
 
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """train/<colour>/*.jpg with 30 images and test/<colour>/*.png with 12; no validation."""
     folder = tmp_path_factory.mktemp("images")
-    _write_image_folder(folder / "train", 10, seed=1)
-    _write_image_folder(folder / "test", 4, seed=2, suffix=".png")
+    tiny_data.write_image_folder(folder / "train", 10, seed=1)
+    tiny_data.write_image_folder(folder / "test", 4, seed=2, suffix=".png")
     return folder
 
 
@@ -186,6 +141,22 @@ def image_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     ViTModel(config).save_pretrained(folder)
     ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cnn_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny timm CNN with batch norm."""
+    import torch
+    from transformers import AutoModelForImageClassification, TimmWrapperConfig
+
+    folder = tmp_path_factory.mktemp("timm")
+    shape = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 1.0}
+    config = TimmWrapperConfig(
+        architecture="test_efficientnet", num_labels=5, pretrained_cfg={**shape, "interpolation": "bilinear"}
+    )
+    torch.manual_seed(0)
+    AutoModelForImageClassification.from_config(config).save_pretrained(folder)
     return folder
 
 
@@ -216,44 +187,7 @@ def make_image_recipe(image_checkpoint: Path, image_folder: Path, tmp_path: Path
     return make
 
 
-# --- speech: each word is a chord of its own, and models that are made of nothing --------------------------------
-
-SPOKEN = {"one": 220.0, "two": 330.0, "three": 470.0, "four": 640.0, "five": 850.0, "six": 1100.0}
-RATE = 16_000
-
-
-def make_speech(text: str, seed: int = 0, rate: int = RATE) -> np.ndarray:
-    """A chord of 0.15 s for each word, with a pause behind it and a little noise."""
-    generator = np.random.default_rng(seed)
-    time = np.arange(round(0.15 * rate)) / rate
-    parts = []
-    for word in text.split():
-        tone = sum(np.sin(2 * np.pi * SPOKEN[word] * harmonic * time) / harmonic for harmonic in (1, 2, 3))
-        parts += [0.2 * tone * np.hanning(len(time)), np.zeros(round(0.05 * rate))]
-    samples = np.concatenate(parts)
-    return (samples + 0.001 * generator.standard_normal(len(samples))).astype(np.float32)
-
-
-def spoken_texts(count: int, seed: int = 0) -> list[str]:
-    """Different texts of one to four words."""
-    generator = np.random.default_rng(seed)
-    found: dict[str, None] = {}
-    while len(found) < count:
-        found.setdefault(" ".join(generator.choice(list(SPOKEN), int(generator.integers(1, 5)))))
-    return list(found)
-
-
-def write_speech_folder(folder: Path, texts: list[str], seed: int = 0) -> Path:
-    """metadata.csv with file_name, transcription and speaker, and the recordings beside it."""
-    import soundfile
-
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for index, text in enumerate(texts):
-        soundfile.write(folder / f"{index:02}.wav", make_speech(text, seed * 1000 + index), RATE)
-        rows.append({"file_name": f"{index:02}.wav", "transcription": text, "speaker": "ab"[index % 2]})
-    write_csv(folder / "metadata.csv", rows)
-    return folder
+# --- speech ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -272,7 +206,7 @@ def speech_clip() -> Any:
 
 
 def write_whisper(folder: Path, languages: list[str]) -> Path:
-    """A Whisper of one layer and 32 dimensions that hears 4 s, and writes bytes and the words above."""
+    """A Whisper of one layer and 32 dimensions that hears 4 s, and writes bytes and the words of tiny_data.py."""
     import torch
     from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
     from transformers import WhisperTokenizer as Tokenizer

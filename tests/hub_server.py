@@ -7,8 +7,8 @@
     hub.requests                            # what was asked, and how it was answered
 
 Errors carry the status and headers by which huggingface_hub 2.4 (`hf_raise_for_status`) tells them apart. A repository
-is a list of commits, each a whole folder named by its 40-hex id; branches and tags are names for commits. The endpoints
-that read stand here in `_ROUTES`; those that write, and what can go wrong on purpose, in hub_server_write.py.
+is a list of commits, each a whole folder named by its 40-hex id (see hub_repository.py). The endpoints that read stand
+here in `_ROUTES`; those that write, and what can go wrong on purpose, in hub_server_write.py.
 """
 
 from __future__ import annotations
@@ -17,103 +17,20 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import socket
 import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import hub_server_write
+from hub_repository import LFS_SUFFIXES, Repository, User, entry_of
 from hub_server_write import Refusal as _Refusal
-
-LFS_SUFFIXES = (".bin", ".safetensors", ".parquet", ".onnx", ".pt", ".pth")
-"""Files that the Hub's default .gitattributes gives to LFS; their ETag is the SHA-256, that of others git's blob id."""
-
-
-@dataclass
-class Repository:
-    """A model or data set: its commits on disk, its branches and tags, and who may read it."""
-
-    kind: str  # "models" or "datasets", as in the API's paths
-    name: str
-    folder: Path
-    private: bool = False
-    gated: bool = False
-    readers: frozenset[str] = frozenset()  # tokens that may read it although it is private or gated
-    writers: frozenset[str] = frozenset()  # tokens that may write to it
-    commits: list[str] = field(default_factory=list)
-    branches: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-    messages: dict[str, str] = field(default_factory=dict)  # of commits that a client made
-
-    def commit(
-        self, files: Mapping[str, str | bytes] | Path, *, branch: str = "main", delete: tuple[str, ...] = ()
-    ) -> str:
-        """Add to the branch's newest commit the files given, or those of a folder, and return the new commit's id."""
-        if isinstance(files, Path):
-            names = [path for path in files.rglob("*") if path.is_file()]
-            files = {path.relative_to(files).as_posix(): path.read_bytes() for path in names}
-        parent = self.branches.get(branch)
-        contents = {name: text.encode() if isinstance(text, str) else text for name, text in files.items()}
-        seed = [self.kind, self.name, parent, sorted(contents.items()), delete]
-        new = hashlib.sha1(repr(seed).encode()).hexdigest()
-        self.folder.joinpath(new).mkdir(parents=True)
-        if parent is not None:
-            shutil.copytree(self.folder / parent, self.folder / new, dirs_exist_ok=True)
-        for name in delete:
-            (self.folder / new / name).unlink()
-        for name, content in contents.items():
-            path = self.folder / new / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        self.commits.append(new)
-        self.branches[branch] = new
-        return new
-
-    def resolve(self, revision: str) -> str | None:
-        """Return the commit that a branch, a tag or a (whole) commit id names."""
-        for names in (self.branches, self.tags):
-            if revision in names:
-                return names[revision]
-        return revision if revision in self.commits else None
-
-    def files(self, commit: str) -> list[str]:
-        """Return the files of a commit, as paths inside the repository."""
-        root = self.folder / commit
-        return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
-
-    def path(self, commit: str, name: str) -> Path | None:
-        """Return where a file or folder of a commit lies, None if there is none."""
-        root = self.folder / commit
-        path = root / name
-        return path if ".." not in path.relative_to(root).parts and path.exists() else None
-
-
-@dataclass(frozen=True)
-class User:
-    """Whose a token is, and what the token is good for."""
-
-    name: str
-    role: str = "write"
-    organizations: tuple[str, ...] = ()
-    only_reads: tuple[str, ...] = ()  # organizations in which the user may not write
-    scopes: Mapping[str, tuple[str, ...]] | None = None  # of a fine-grained token: owner -> permissions
-
-    def may_write_under(self, owner: str) -> bool:
-        """Whether this token may write to, and create, what `owner` has."""
-        if self.scopes is not None and "repo.write" not in self.scopes.get(owner, ()):
-            return False
-        return self.role != "read" and owner in (self.name, *self.organizations)
-
-    def may_read_under(self, owner: str) -> bool:
-        """Whether this token may see what `owner` has and does not show to all."""
-        return owner in (self.name, *self.organizations, *self.only_reads)
 
 
 @dataclass(frozen=True)
@@ -282,7 +199,7 @@ class _Handler(hub_server_write.WriteSide, BaseHTTPRequestHandler):
         self._send(200, json.dumps(value).encode())
 
     def _entry(self, repository: Repository, commit: str, name: str) -> dict[str, Any]:
-        return _entry(repository, commit, name)
+        return entry_of(repository, commit, name)
 
     # --- who may see what -----------------------------------------------------------------------------------
 
@@ -322,7 +239,7 @@ class _Handler(hub_server_write.WriteSide, BaseHTTPRequestHandler):
         commit = self._commit(repository, revision)
         siblings = []
         for file in repository.files(commit):
-            entry = _entry(repository, commit, file)
+            entry = entry_of(repository, commit, file)
             sibling = {"rfilename": file}
             if "blobs" in self.query:
                 sibling |= {"size": entry["size"], "blobId": entry["oid"]}
@@ -358,7 +275,7 @@ class _Handler(hub_server_write.WriteSide, BaseHTTPRequestHandler):
         recursive = self.query.get("recursive", ["false"])[0].lower() in ("true", "1")
         below = [folder] if folder.is_file() else sorted(folder.rglob("*") if recursive else folder.iterdir())
         root = repository.folder / commit
-        self._send_json([_entry(repository, commit, entry.relative_to(root).as_posix()) for entry in below])
+        self._send_json([entry_of(repository, commit, entry.relative_to(root).as_posix()) for entry in below])
 
     def paths_info(self, kind: str, name: str, revision: str) -> None:
         """`get_paths_info`: of the paths in the body (a form, or JSON), those that exist."""
@@ -367,7 +284,7 @@ class _Handler(hub_server_write.WriteSide, BaseHTTPRequestHandler):
         is_json = "json" in self.headers.get("Content-Type", "")
         paths = (json.loads(self.body) if is_json else parse_qs(self.body.decode())).get("paths", [])
         found = [path for path in paths if repository.path(commit, path)]
-        self._send_json([_entry(repository, commit, path) for path in found])
+        self._send_json([entry_of(repository, commit, path) for path in found])
 
     def refs(self, kind: str, name: str) -> None:
         """`list_repo_refs`."""
@@ -396,7 +313,7 @@ class _Handler(hub_server_write.WriteSide, BaseHTTPRequestHandler):
         if file is None or not file.is_file():
             raise _Refusal(404, "Entry not found", "EntryNotFound", commit)
         content = file.read_bytes()
-        entry = _entry(repository, commit, path)
+        entry = entry_of(repository, commit, path)
         headers = {
             "X-Repo-Commit": commit,
             "ETag": f'"{entry["lfs"]["oid"] if "lfs" in entry else entry["oid"]}"',
@@ -427,24 +344,6 @@ _ROUTES: list[tuple[str, str, Any]] = [
     ("GET", _API + r"/commits/(?P<revision>[^/]+)", _Handler.commits),
     ("GET HEAD", rf"/(?P<prefix>datasets/)?{_NAME}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", _Handler.resolve),
 ]
-
-
-def _entry(repository: Repository, commit: str, name: str) -> dict[str, Any]:
-    """What the tree and paths-info say of a file or folder."""
-    path = repository.folder / commit / name
-    if path.is_dir():
-        return {"type": "directory", "oid": hashlib.sha1(name.encode()).hexdigest(), "size": 0, "path": name}
-    content = path.read_bytes()
-    if path.suffix not in LFS_SUFFIXES:
-        return {"type": "file", "oid": _blob_id(content), "size": len(content), "path": name}
-    digest = hashlib.sha256(content).hexdigest()
-    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {len(content)}\n".encode()
-    lfs = {"oid": digest, "size": len(content), "pointerSize": len(pointer)}
-    return {"type": "file", "oid": _blob_id(pointer), "size": len(content), "lfs": lfs, "path": name}
-
-
-def _blob_id(content: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def client_environment(endpoint: str, home: Path) -> dict[str, str]:

@@ -7,44 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_runs import interrupted_and_resumed, prepared, weights
 
-from sft_hf import loop, process
-from sft_hf.errors import RecipeError, Terminated
+from sft_hf import loop
+from sft_hf.errors import RecipeError
 from sft_hf.freezing import backbone_names, evaluate_frozen_parts, matching
-from sft_hf.run import _Run, finetune
-from sft_hf.run_folder import RunFolder
+from sft_hf.run import finetune
 
 LOWER = ["bert.embeddings", "bert.encoder.layer.0"]
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """A cache folder of the test's own."""
-    monkeypatch.setenv("SFT_HF_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture(scope="session")
-def timm_checkpoint(tmp_path_factory):
-    """A tiny timm CNN with batch norm."""
-    from transformers import AutoModelForImageClassification, TimmWrapperConfig
-
-    folder = tmp_path_factory.mktemp("timm")
-    shape = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 1.0}
-    config = TimmWrapperConfig(
-        architecture="test_efficientnet", num_labels=5, pretrained_cfg={**shape, "interpolation": "bilinear"}
-    )
-    AutoModelForImageClassification.from_config(config).save_pretrained(folder)
-    return folder
-
-
-def prepared(recipe):
-    run = _Run(recipe, RunFolder(Path(recipe.output_dir)), process.build_accelerator("no", 1))
-    run.prepare()
-    return run
-
-
-def weights(folder):
-    return load_file(Path(folder) / "model" / "model.safetensors")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def moved(before, after):
@@ -81,10 +53,8 @@ def test_a_pattern_that_cannot_be_meant_is_a_mistake(make_recipe, patterns, word
     assert not Path(recipe.output_dir).exists()
 
 
-def test_the_head_of_timm_is_its_classifier_and_whisper_has_none(
-    make_image_recipe, make_speech_recipe, timm_checkpoint
-):
-    model = prepared(make_image_recipe(model__name=str(timm_checkpoint))).training.model
+def test_the_head_of_timm_is_its_classifier_and_whisper_has_none(make_image_recipe, make_speech_recipe, cnn_checkpoint):
+    model = prepared(make_image_recipe(model__name=str(cnn_checkpoint))).training.model
     left = {name for name, _ in model.named_parameters()} - set(backbone_names(model))
     assert left == {"timm_model.classifier.weight", "timm_model.classifier.bias"}
     with pytest.raises(RecipeError, match=r"no head apart from its backbone.*model\.encoder"):
@@ -111,8 +81,8 @@ def test_frozen_parameters_have_no_optimizer_state_and_are_counted(make_recipe):
 
 @pytest.mark.parametrize("cache", ["auto", "off"])
 @pytest.mark.parametrize("evaluation", ["evaluation", "none"])
-def test_batch_norm_of_a_frozen_backbone_stands_still(make_image_recipe, timm_checkpoint, tmp_path, evaluation, cache):
-    changes = {"model__name": str(timm_checkpoint), "task__augmentation": evaluation, "train__prefix_cache": cache}
+def test_batch_norm_of_a_frozen_backbone_stands_still(make_image_recipe, cnn_checkpoint, tmp_path, evaluation, cache):
+    changes = {"model__name": str(cnn_checkpoint), "task__augmentation": evaluation, "train__prefix_cache": cache}
     folders = [tmp_path / name for name in "ab"]
     for folder, steps in zip(folders, (1, 3), strict=True):
         finetune(
@@ -151,7 +121,7 @@ KINDS = ["text", "text_probe", "image", "speech"]
 @pytest.mark.parametrize("cache", ["auto", "off"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_resumed_run_with_frozen_parts_has_the_same_bits(
-    make_recipe, make_image_recipe, make_speech_recipe, tmp_path, monkeypatch, kind, cache
+    make_recipe, make_image_recipe, make_speech_recipe, tmp_path, kind, cache
 ):
     make, changes = {
         "text": (make_recipe, {"train__freeze": LOWER}),
@@ -162,19 +132,7 @@ def test_a_resumed_run_with_frozen_parts_has_the_same_bits(
     changes |= {"train__prefix_cache": cache, "train__num_train_epochs": 3, "checkpoint__save_steps": 1}
     whole = finetune(make(output_dir=str(tmp_path / "whole"), **changes))
     stop_at = whole.metrics["train"]["num_steps"] // 2
-    step = loop.train_step
-
-    def interrupted(training, examples, window, state):
-        if state.step == stop_at:
-            raise Terminated("here")
-        return step(training, examples, window, state)
-
-    recipe = make(output_dir=str(tmp_path / "cut"), **changes)
-    monkeypatch.setattr(loop, "train_step", interrupted)
-    with pytest.raises(Terminated):
-        finetune(recipe)
-    monkeypatch.setattr(loop, "train_step", step)
-    resumed = finetune(recipe, resume=True)
+    resumed = interrupted_and_resumed(make(output_dir=str(tmp_path / "cut"), **changes), stop_at)
     assert not moved(weights(whole.output_dir), weights(resumed.output_dir))
     rows = [(result.output_dir / "predictions.jsonl").read_text() for result in (whole, resumed)]
     assert rows[0] == rows[1]

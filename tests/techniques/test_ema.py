@@ -6,8 +6,8 @@ import json
 
 import pytest
 import torch
+from moving_model import model_with_statistics, move
 from safetensors.torch import load_file
-from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sft_hf.run import finetune
@@ -25,17 +25,8 @@ SHORT = {
 EMA = [{"name": "ema", "decay": 0.15}]
 
 
-def move(model, step):
-    torch.manual_seed(step)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter))
-    model(torch.randn(5, 3))
-
-
 def test_it_is_what_torch_averages():
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    model = model_with_statistics()
     theirs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.8), use_buffers=True)
     theirs.update_parameters(model)  # the first time it copies
     average = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -55,8 +46,7 @@ def test_it_forgets_its_beginning_and_reaches_the_decay():
 
 
 def test_frozen_weights_are_not_averaged_and_the_state_comes_back():
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    model = model_with_statistics()
     model[0].bias.requires_grad_(False)
     first, second = Ema(EmaSettings(), None), Ema(EmaSettings(), None)
     first.prepare_model(model)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_runs import interrupted_and_resumed
 
 from sft_hf import loop
-from sft_hf.errors import RecipeError, Terminated
+from sft_hf.errors import RecipeError
 from sft_hf.run import finetune
 from sft_hf.techniques.gradual_unfreezing import groups_trained
 
@@ -110,22 +111,10 @@ def test_the_frozen_part_may_come_from_the_prefix_cache(make_recipe, tmp_path, m
 
 
 @pytest.mark.parametrize("stop_at", [1, 2, 5])
-def test_a_run_that_is_resumed_between_two_layers_has_the_same_bits(make_recipe, tmp_path, monkeypatch, stop_at):
+def test_a_run_that_is_resumed_between_two_layers_has_the_same_bits(make_recipe, tmp_path, stop_at):
     options = {"techniques": ["gradual_unfreezing"], "checkpoint__save_steps": 1, **SHORT}
     whole = finetune(make_recipe(output_dir=str(tmp_path / "whole"), **options))
-    step = loop.train_step
-
-    def interrupted(training, examples, window, state):
-        if state.step == stop_at:
-            raise Terminated("here")
-        return step(training, examples, window, state)
-
-    recipe = make_recipe(output_dir=str(tmp_path / "cut"), **options)
-    monkeypatch.setattr(loop, "train_step", interrupted)
-    with pytest.raises(Terminated):
-        finetune(recipe)
-    monkeypatch.setattr(loop, "train_step", step)
-    resumed = finetune(recipe, resume=True)
+    resumed = interrupted_and_resumed(make_recipe(output_dir=str(tmp_path / "cut"), **options), stop_at)
     first, second = (load_file(run.output_dir / "model" / "model.safetensors") for run in (whole, resumed))
     assert all(torch.equal(first[name], second[name]) for name in first)
     lines = [Path(run.output_dir, "log.jsonl").read_text().count('"grad_norm"') for run in (whole, resumed)]

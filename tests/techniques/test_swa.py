@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from moving_model import model_with_statistics, move
 from safetensors.torch import load_file
-from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from sft_hf.errors import RecipeError
@@ -17,19 +17,6 @@ from sft_hf.techniques.swa import Swa, SwaSettings, is_collected, update_mean
 
 def make(num_steps=8, steps_per_epoch=2, **settings):
     return Swa(SwaSettings(**settings), SimpleNamespace(num_steps=num_steps, steps_per_epoch=steps_per_epoch))
-
-
-def model_with_statistics():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-
-
-def move(model, step):
-    torch.manual_seed(step)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter))
-    model(torch.randn(5, 3))
 
 
 def test_the_mean_is_what_torch_averages_and_what_the_sum_says():

@@ -1,241 +1,30 @@
-"""Model cards: valid front matter, the run's own numbers, a snippet that works, and nothing that data can break."""
+"""Model cards of records made by hand: what is told when, and nothing that data can break."""
 
 from __future__ import annotations
 
-import ast
 import copy
-import json
 import math
 import re
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
-import yaml
-from huggingface_hub import ModelCard, metadata_eval_result
-from huggingface_hub.repocard import metadata_load
-from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
-from markdown_it import MarkdownIt
+from huggingface_hub import metadata_eval_result
+from publishing.card.card_records import (
+    CANARY,
+    SPEECH,
+    TEXT,
+    body,
+    card_of,
+    html,
+    parsed,
+    recipe_of,
+    record_of,
+    scores_of,
+    snippet,
+)
 
-from sft_hf.inference import predict_inputs
-from sft_hf.publishing.card.model_card import build_card
-from sft_hf.publishing.numbers import metric_value, percent
-from sft_hf.recipe import Recipe, validate_recipe
-from sft_hf.run import finetune
-from sft_hf.run_record import RunRecord, read_record
-
-TEXT, IMAGE, SPEECH = "text-classification", "image-classification", "automatic-speech-recognition"
-CANARY = "hf_" + "c4n4ry" * 5
-
-
-def parsed(card: str) -> dict[str, Any]:
-    """The front matter, checked by every offline check that huggingface_hub has."""
-    opened = ModelCard(card)
-    data = opened.data.to_dict()
-    assert ModelCard(str(opened)).data.to_dict() == data == yaml.safe_load(card.split("\n---\n")[0][4:])
-    assert data["library_name"] == "transformers"
-    if "model-index" in data:
-        name, results = model_index_to_eval_results(data["model-index"])
-        assert eval_results_to_model_index(name, results) == data["model-index"]
-        assert all(result.dataset_type and result.dataset_name and result.dataset_split for result in results)
-        assert re.fullmatch(r"[\w./-]+", results[0].dataset_type)
-    return data
-
-
-def body(card: str) -> str:
-    return card.split("\n---\n", 1)[1]
-
-
-def html(card: str) -> str:
-    return MarkdownIt("commonmark", {"html": True}).enable("table").render(body(card))
-
-
-def snippet(card: str) -> str:
-    ((_, found),) = re.findall(r"^(`{3,})python\n(.*?)^\1$", card, flags=re.MULTILINE | re.DOTALL)
-    return found
-
-
-def run_snippet(card: str, replace: dict[str, str], capsys: Any) -> str:
-    """What the card's Python prints, with its placeholders replaced."""
-    code = snippet(card)
-    for old, new in replace.items():
-        assert old in code
-        code = code.replace(old, new)
-    capsys.readouterr()
-    exec(compile(code, "snippet", "exec"), {})
-    return capsys.readouterr().out.strip()
-
-
-def agrees(printed: str, ours: dict[str, Any]) -> None:
-    theirs = ast.literal_eval(printed)
-    assert theirs == {"label": ours["prediction"], "score": pytest.approx(ours["confidence"], abs=1e-5)}
-
-
-@pytest.fixture
-def text_run(make_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> RunRecord:
-    monkeypatch.setenv("HF_TOKEN", CANARY)
-    return read_record(finetune(make_recipe()).output_dir)
-
-
-def checked(record: RunRecord, pipeline_tag: str, tmp_path: Path) -> str:
-    """The card of a run; what holds for every run is checked."""
-    card = build_card(record, pipeline_tag=pipeline_tag)
-    data = parsed(card)
-    assert card == build_card(record, pipeline_tag=pipeline_tag)
-    assert data["pipeline_tag"] == pipeline_tag and data["license"] == "unknown" and "sft-hf" in data["tags"]
-    assert "base_model" not in data and "datasets" not in data  # local ones are no Hub ids
-    _, results = model_index_to_eval_results(data["model-index"])
-    scores = record.metrics["test"]
-    assert results[0].metric_value == scores[record.primary] and results[0].dataset_split == "test"
-    assert {result.metric_value for result in results} <= {v for v in scores.values() if isinstance(v, float)}
-    file = tmp_path / "README.md"
-    file.write_text(card, encoding="utf-8")
-    assert metadata_load(file) == data
-    low, high = scores[f"{record.primary}_ci95"]
-    assert f"{percent(scores[record.primary])}**" in card
-    assert (f"(95 % interval {percent(low)} to {percent(high)})" in card) == (low < high)
-    assert f"on {scores['num_examples']} test " in card
-    for private in (str(tmp_path), str(Path.home()), str(Path.cwd()), "/tmp", "output_dir", CANARY):
-        assert private not in card
-    recipe = re.search(r"```yaml\n(.*?)```", card, flags=re.DOTALL)
-    assert recipe is not None and validate_recipe(yaml.safe_load(recipe[1])).seed == record.recipe.seed
-    return card
-
-
-# --- the three tasks ---------------------------------------------------------------------------------------------
-
-
-def test_a_text_run(text_run: RunRecord, tmp_path: Path, capsys: Any) -> None:
-    card = checked(text_run, TEXT, tmp_path)
-    test = text_run.metrics["test"]
-    assert "one of 3 labels: sport, money, food" in card
-    for row in test["per_class"]:
-        figures = " | ".join([*(percent(row[name]) for name in ("precision", "recall", "f1")), str(row["support"])])
-        assert f"| {row['label']} | {figures} |" in card
-    for name in ("macro_f1", "loss"):
-        assert (
-            metric_value(name, test[name]) in card and metric_value(name, text_run.metrics["validation"][name]) in card
-        )
-    assert "Validation chose the best weights; test was scored once" in card
-    assert "at most the first 32 tokens" in card
-    text = "goal match team bread"
-    printed = run_snippet(card, {f"{text_run.name}/model": str(tmp_path / "run" / "model"), "a text": text}, capsys)
-    (ours,) = predict_inputs(tmp_path / "run", [text], mixed_precision="no")
-    agrees(printed, ours)
-
-
-def test_the_card_stands_beside_the_model(text_run: RunRecord, tmp_path: Path) -> None:
-    written = (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
-    assert written == build_card(text_run, pipeline_tag=TEXT)
-
-
-def test_an_image_run(make_image_recipe: Any, image_folder: Path, tmp_path: Path, capsys: Any) -> None:
-    record = read_record(finetune(make_image_recipe()).output_dir)
-    card = checked(record, IMAGE, tmp_path)
-    assert "Gives an image one of 3 labels: blue, green, red" in card and "test images" in card
-    picture = next((image_folder / "test" / "green").glob("*.png"))
-    names = {f"{record.name}/model": str(tmp_path / "run" / "model"), "picture.jpg": str(picture)}
-    (ours,) = predict_inputs(tmp_path / "run", [str(picture)])
-    agrees(run_snippet(card, names, capsys), ours)
-
-
-def test_a_speech_run(
-    make_speech_recipe: Any, speech_folder: Path, speech_clip: Any, tmp_path: Path, capsys: Any
-) -> None:
-    # Enough steps to know the recordings by heart: of a model that knows nothing, the likeliest token is a toss-up.
-    recipe = make_speech_recipe(task__language="english", train__max_steps=120, eval__eval_steps=120)
-    record = read_record(finetune(recipe).output_dir)
-    card = checked(record, SPEECH, tmp_path)
-    assert parsed(card)["language"] == "en" and parsed(card)["metrics"] == ["wer", "cer", "exact_match"]
-    assert "Writes down English speech." in card and "(lower is better)" in card
-    clip = next((speech_folder / "test").glob("*.wav"))
-    names = {f"{record.name}/model": str(tmp_path / "run" / "model"), "recording.wav": str(clip)}
-    (ours,) = predict_inputs(tmp_path / "run", [str(clip)])
-    assert soundfile.info(clip).samplerate == 16_000 and ours["prediction"]
-    assert " ".join(run_snippet(card, names, capsys).split()) == ours["prediction"]
-
-
-def test_a_multi_label_run(make_recipe: Any, tmp_path: Path, capsys: Any) -> None:
-    generator = np.random.default_rng(0)
-    for name, count in (("train", 80), ("validation", 30), ("test", 30)):
-        rows = []
-        for _ in range(count):
-            labels = [label for label in ("goal", "bank") if generator.random() < 0.6]
-            rows.append(json.dumps({"text": " ".join([*labels, "the"]), "label": labels}) + "\n")
-        (tmp_path / "data").mkdir(exist_ok=True)
-        (tmp_path / "data" / f"{name}.jsonl").write_text("".join(rows))
-    run = finetune(make_recipe(data__name=str(tmp_path / "data"), train__num_train_epochs=4)).output_dir
-    record = read_record(run)
-    card = checked(record, TEXT, tmp_path)
-    assert "any number of 2 labels" in card and "Micro-F1" in card and "the decision threshold" in card
-    printed = run_snippet(card, {f"{record.name}/model": str(run / "model"), "a text": "goal bank the"}, capsys)
-    (ours,) = predict_inputs(run, ["goal bank the"], mixed_precision="no")
-    assert sorted(ours["prediction"]) == sorted(json.loads(printed.replace("'", '"'))) == ["bank", "goal"]
-
-
-# --- records made by hand ----------------------------------------------------------------------------------------
-
-
-def recipe_of(**changes: Any) -> Recipe:
-    data: dict[str, Any] = {
-        "task": {"name": "text_classification"},
-        "model": {"name": "org/base"},
-        "data": {"name": "org/reviews", "config_name": "en"},
-        "output_dir": "/home/someone/runs/reviews",
-    }
-    return validate_recipe({**data, **changes})
-
-
-def scores_of(labels: list[str], support: int = 50, accuracy: float = 0.9) -> dict[str, Any]:
-    per_class = [
-        {"label": label, "precision": 0.9, "recall": 0.8, "f1": 0.5 + 0.4 * index / len(labels), "support": support}
-        for index, label in enumerate(labels)
-    ]
-    return {
-        "loss": 0.3,
-        "num_examples": support * len(labels),
-        "accuracy": accuracy,
-        "macro_f1": 0.85,
-        "accuracy_ci95": [accuracy - 0.02, accuracy + 0.02],
-        "macro_f1_ci95": [0.8, 0.9],
-        "per_class": per_class,
-        "confusion_matrix": (40 * np.eye(len(labels), dtype=int) + np.eye(len(labels), k=1, dtype=int) * 10).tolist(),
-        "ece": 0.06,
-        "calibration": [
-            {"low": 0.4, "high": 0.466, "count": 20, "confidence": 0.45, "accuracy": 0.4},
-            {"low": 0.933, "high": 1.0, "count": 80, "confidence": 0.99, "accuracy": 0.9},
-        ],
-    }
-
-
-def record_of(labels: list[str], **changes: Any) -> RunRecord:
-    metrics: dict[str, Any] = {
-        "task": "text_classification",
-        "primary_metric": "accuracy",
-        "test": scores_of(labels),
-        "validation": scores_of(labels, accuracy=0.93),
-        "baseline": {
-            "name": "majority class",
-            "description": "always answering 'a'",
-            "split": "test",
-            "metrics": {"accuracy": 0.5, "accuracy_ci95": [0.45, 0.55]},
-        },
-        "train": {"num_steps": 10, "num_epochs": 2.0, "num_examples": 500, "best_step": 5, "runtime_seconds": 61.0},
-        "model": {"name": "org/base", "revision": "a" * 40, "num_parameters": 1000},
-        "data": {"name": "org/reviews", "revision": "b" * 40},
-        "environment": {"python": "3.11", "device": "cpu", "num_processes": 1, "num_threads": 2, "versions": {}},
-        "seed": 42,
-    }
-    recipe = changes.pop("recipe", None) or recipe_of()
-    return RunRecord("reviews", recipe, {**metrics, **changes}, [], [])
-
-
-def card_of(record: RunRecord, pipeline_tag: str = TEXT, repo_id: str | None = None) -> str:
-    card = build_card(record, pipeline_tag=pipeline_tag, repo_id=repo_id)
-    parsed(card)
-    return card
+from sft_hf.publishing.numbers import percent
+from sft_hf.run_record import RunRecord
 
 
 def test_what_is_on_the_hub_is_named() -> None:

@@ -1,0 +1,55 @@
+"""What tests ask of runs in their own process: prepared, interrupted and resumed, and what they leave."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sft_hf import loop, process
+from sft_hf.errors import Terminated
+from sft_hf.recipe import Recipe
+from sft_hf.run import RunResult, _Run, finetune
+from sft_hf.run_folder import RunFolder
+
+
+def prepared(recipe: Recipe) -> _Run:
+    """A run before its first step."""
+    run = _Run(recipe, RunFolder(Path(recipe.output_dir)), process.build_accelerator("no", 1))
+    run.prepare()
+    return run
+
+
+def interrupted_and_resumed(recipe: Recipe, stop_at: int) -> RunResult:
+    """A run that a signal stops after `stop_at` steps, and that goes on from what it saved then."""
+    step = loop.train_step
+
+    def interrupted(training, examples, window, state):
+        if state.step == stop_at:
+            raise Terminated("here")
+        return step(training, examples, window, state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "train_step", interrupted)
+        with pytest.raises(Terminated):
+            finetune(recipe)
+    return finetune(recipe, resume=True)
+
+
+def weights(folder: str | Path) -> dict[str, torch.Tensor]:
+    """The weights that a run saved."""
+    return load_file(Path(folder) / "model" / "model.safetensors")
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    """Whether two sets of weights are equal to the last bit."""
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of predictions.jsonl, or the lines of log.jsonl."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
