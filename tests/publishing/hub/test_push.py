@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 import shutil
 import socket
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import hub_server
 import pytest
 import safetensors.torch
+import torch
 import yaml
 from hub_server_write import SIGNATURE
 from publishing.hub.hub_pusher import Pusher, error_of
@@ -34,12 +36,12 @@ WEIGHTS = "model.safetensors"
 QUICK = {"mixed_precision": "no", "num_threads": 1, "max_steps": 2, "per_device_train_batch_size": 4}
 
 
-def finetune(task: dict[str, Any], checkpoint: Path, data: Path, folder: Path, seed: int = 42) -> Path:
+def finetune(task: dict[str, Any], checkpoint: Path, data: Path, folder: Path, seed: int = 42, **others: Any) -> Path:
     from sft_hf.recipe import validate_recipe
     from sft_hf.run import finetune as run_finetune
 
     sections: dict[str, Any] = {"model": {"name": str(checkpoint)}, "data": {"name": str(data)}, "train": QUICK}
-    run_finetune(validate_recipe({"task": task, **sections, "seed": seed, "output_dir": str(folder)}))
+    run_finetune(validate_recipe({"task": task, **sections, "seed": seed, "output_dir": str(folder), **others}))
     return folder
 
 
@@ -47,6 +49,15 @@ def finetune(task: dict[str, Any], checkpoint: Path, data: Path, folder: Path, s
 def text_run(checkpoint, data_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "text"
     return finetune({"name": "text_classification", "max_length": 32}, checkpoint, data_folder, folder)
+
+
+@pytest.fixture(scope="module")
+def adapter_run(checkpoint, data_folder, tmp_path_factory):
+    """A model with its adapter merged, and the adapter."""
+    folder = tmp_path_factory.mktemp("runs") / "adapted"
+    task = {"name": "text_classification", "max_length": 32}
+    section = {"peft_type": "LORA", "r": 4, "lora_alpha": 8}
+    return finetune(task, checkpoint, data_folder, folder, peft=section, optim={"learning_rate": 3e-2})
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +168,79 @@ def test_a_push_is_one_private_commit_of_what_may_be_published(hub, pusher, text
     assert yaml.safe_load(files["recipe.yaml"])["task"]["name"] == "text_classification"
     assert json.loads(files["metrics.json"])["test"] == json.loads((run / "metrics.json").read_text())["test"]
     assert b"ann/first" in files["README.md"]
+
+
+def test_an_adapter_is_published_beside_its_merged_model_and_opens_as_the_card_says(
+    hub, pusher, adapter_run, checkpoint, tmp_path
+):
+    run = tmp_path / "tuned"
+    shutil.copytree(adapter_run, run)
+    (run / "adapter" / "adapter_model.bin").write_text("private")
+    answer = pusher.push(run, "ann/adapted", ANN)
+    assert len(hub.repositories["models", "ann/adapted"].commits) == 2  # the Hub's own first one, and ours
+    assert "not published: adapter/adapter_model.bin\n" in answer["said"]
+    files = at_head(hub, "ann/adapted")
+    beside = {f"adapter/{name}" for name in ("README.md", "adapter_config.json", "adapter_model.safetensors")}
+    assert {name for name in files if "/" in name} == beside < set(answer["files"]) == set(files)
+    weights = (run / "adapter" / "adapter_model.safetensors").read_bytes()
+    assert files["adapter/adapter_model.safetensors"] == weights
+    # no file tells where on this machine it was made, and otherwise the config is the run's
+    assert not [name for name, content in files.items() if str(tmp_path.parent.parent).encode() in content]
+    config = json.loads((run / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(checkpoint)
+    assert json.loads(files["adapter/adapter_config.json"]) == {**config, "base_model_name_or_path": None}
+    for card in ("README.md", "adapter/README.md"):
+        code = re.findall(r"```python\n(.*?)```", files[card].decode(), re.DOTALL)[-1]
+        assert 'PeftModel.from_pretrained(base, "ann/adapted", subfolder="adapter")' in code
+        assert code.count(f'"./{checkpoint.name}"') == 1
+        code = code.replace(f'"./{checkpoint.name}"', repr(str(checkpoint)))
+        done = pusher.run("logits", code, "ann/adapted", HF_TOKEN=ANN)
+        assert done.wait() == 0, done.said()
+        base, adapted, merged = (torch.tensor(value) for value in json.loads(done.said().splitlines()[-1]))
+        assert torch.allclose(adapted, merged, rtol=0, atol=1e-4) and (base - merged).abs().max() > 1e-2
+    again = pusher.push(run, "ann/adapted", ANN)
+    assert not again["changed"] and again["commit"] == answer["commit"]
+
+
+def test_an_adapter_is_replaced_and_removed_with_its_run_and_nothing_else_is(hub, pusher, adapter_run, text_run):
+    pusher.push(adapter_run, "ann/once-adapted", ANN)
+    hub.repositories["models", "ann/once-adapted"].commit({"adapter/notes.txt": "somebody's"})
+    pusher.push(text_run, "ann/once-adapted", ANN)
+    assert [name for name in at_head(hub, "ann/once-adapted") if "/" in name] == ["adapter/notes.txt"]
+
+
+def test_an_adapter_with_a_secret_a_link_or_a_part_missing_is_refused(hub, pusher, adapter_run, tmp_path):
+    before = len(hub.requests)
+    (tmp_path / "outside.json").write_text("{}")
+    config, weights = "adapter_config.json", "adapter_model.safetensors"
+
+    def with_secret(folder: Path) -> None:
+        tensors = safetensors.torch.load((folder / weights).read_bytes())
+        safetensors.torch.save_file(tensors, folder / weights, {"format": "pt", "by": SECRET})
+
+    def move_out(folder: Path) -> None:
+        folder.rename(folder.parents[1] / "elsewhere")
+        folder.symlink_to(folder.parents[1] / "elsewhere")
+
+    def link(folder: Path) -> None:
+        (folder / config).unlink()
+        (folder / config).symlink_to(tmp_path / "outside.json")
+
+    cases = {
+        "secret": (f"adapter/{weights}: holds a token", with_secret),
+        "pickle": ("is no safetensors file", lambda folder: (folder / weights).write_bytes(b"\x80\x04")),
+        "link": ("is a link to", link),
+        "moved": ("is a link out of the run folder", move_out),
+        "part": (f"has no {weights}", lambda folder: (folder / weights).unlink()),
+        "gone": (f"has no {config}", shutil.rmtree),
+        "config": ("is no adapter's config", lambda folder: (folder / config).write_text("[]")),
+    }
+    for name, (words, change) in cases.items():
+        run = tmp_path / name
+        shutil.copytree(adapter_run, run)
+        change(run / "adapter")
+        assert words in pusher.refused(run, "ann/none", ANN)
+    assert len(hub.requests) == before
 
 
 def test_an_edited_card_is_published_as_it_is(hub, pusher, text_run, tmp_path):
