@@ -32,16 +32,21 @@ _FILES = ("vocab", "merges", "spm")  # keys that name a file, besides those that
 
 def check_folder(folder: Path) -> None:
     """Raise CheckpointError if a file in a checkpoint's folder is, or names, one outside of it."""
-    root = _root(folder)
-    for path in sorted(folder.iterdir()):
-        if path.is_symlink() and not path.resolve().is_relative_to(root):
-            raise CheckpointError(f"{path}: is a link to {path.resolve()}, outside its folder; copy the file here")
+    check_links(folder)
     for name in CONFIGS:
         if (folder / name).is_file():
             check_config(folder / name, folder)
     for name in INDEXES:
         if (folder / name).is_file():
             check_index(folder / name)
+
+
+def check_links(folder: Path) -> None:
+    """Raise CheckpointError if a file in a folder is a link to one outside of it."""
+    root = _root(folder)
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() and not path.resolve().is_relative_to(root):
+            raise CheckpointError(f"{path}: is a link to {path.resolve()}, outside its folder; copy the file here")
 
 
 def _root(folder: Path) -> Path:

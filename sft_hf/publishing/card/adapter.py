@@ -23,8 +23,11 @@ def adapter_facts(record: RunRecord) -> dict[str, Any]:
     return dict(facts) if isinstance(facts, dict) else {}
 
 
-def adapter_card(record: RunRecord) -> str:
-    """Return README.md of the folder adapter/. The record is of a run with an adapter."""
+def adapter_card(record: RunRecord, *, repo_id: str | None = None) -> str:
+    """Return README.md of the folder adapter/, beside a local model or in a Hub repository.
+
+    The record is of a run with an adapter.
+    """
     facts, model = adapter_facts(record), record.metrics["model"]
     front = ModelCardData(library_name="peft", base_model=base_model(record)).to_yaml()
     trained, whole = finite(model.get("num_trainable_parameters")), finite(model.get("num_parameters"))
@@ -34,13 +37,13 @@ def adapter_card(record: RunRecord) -> str:
         f"# {escape(plain(record.name))}: the adapter alone",
         f"A {escape(facts.get('peft_type'))} adapter of {code(_base_name(record))}{share}, a new head included. "
         "What it was trained on, and how well it does, says the card of the model.",
-        open_adapter(record, "adapter"),
+        open_adapter(record, "adapter") if repo_id is None else open_adapter(record, repo_id, subfolder="adapter"),
     ]
     return redact("\n\n".join(sections) + "\n")
 
 
-def open_adapter(record: RunRecord, folder: str) -> str:
-    """Return how the adapter in `folder` of the run is opened with plain PEFT."""
+def open_adapter(record: RunRecord, place: str, *, subfolder: str | None = None) -> str:
+    """Return how the adapter in `place`, a folder or a Hub repository, is opened with plain PEFT."""
     facts, name = adapter_facts(record), _base_name(record)
     if name.lower().endswith(_STATE_DICTS):
         return (
@@ -59,9 +62,10 @@ def open_adapter(record: RunRecord, folder: str) -> str:
     elif (revision := record.metrics["model"].get("revision")) is not None:
         base += f", revision={_text(revision)}"
     options = "".join(f", {key}={value}" for key, value in (facts.get("head") or {}).items())
+    where = _text(place) + ("" if subfolder is None else f", subfolder={_text(subfolder)}")
     lines += [
         f"base = {plain(facts.get('architecture'))}.from_pretrained({base}{options})",
-        f"model = PeftModel.from_pretrained(base, {_text(folder)}).eval()",
+        f"model = PeftModel.from_pretrained(base, {where}).eval()",
     ]
     return f"With plain PEFT:\n\n{fenced(chr(10).join(lines), 'python')}"
 

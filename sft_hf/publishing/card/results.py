@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sft_hf.publishing.card.markdown import escape, table
+from sft_hf.publishing.confidence import confidence_sentences
 from sft_hf.publishing.names import without_paths
 from sft_hf.publishing.numbers import (
     LOWER_IS_BETTER,
@@ -191,7 +192,7 @@ def calibration(record: RunRecord) -> list[str]:
         f"{percent(top['low'])}, {percent(top['accuracy'])} are right. Expected calibration error: {percent(error)} "
         "(15 bins)."
     )
-    return ["## Calibration", text]
+    return ["## Calibration", text, " ".join(confidence_sentences(record))]
 
 
 def _verdict(gap: float, error: float) -> str:

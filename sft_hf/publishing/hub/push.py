@@ -29,7 +29,7 @@ from sft_hf.publishing.hub.access import (
     one_line_errors,
     write_access,
 )
-from sft_hf.publishing.hub.files import Files, files_of_run, is_publishable, refuse_secrets, with_named_card
+from sft_hf.publishing.hub.files import Files, files_of_run, is_publishable, refuse_secrets, with_named_cards
 from sft_hf.redaction import redact
 from sft_hf.run_folder import open_run
 
@@ -65,7 +65,7 @@ def push(
     card: str | None = None,
     timeout: float = PATIENCE,
 ) -> PushResult:
-    """Publish the model of a finished run, with its card, recipe and metrics, in one commit.
+    """Publish the model of a finished run, with its adapter, card, recipe and metrics, in one commit.
 
     The commit also deletes what an earlier push left and this run has not (old shards, say); other files of the
     repository stay. A push that was killed or cut off leaves the old state or the new one, and the same call again
@@ -104,8 +104,7 @@ def push(
     if any(name.endswith(".py") for name in left_out):
         log.warning("code is never published: without its .py files this model may not open elsewhere")
     access = write_access(repo_id, timeout=timeout)
-    if card is None:
-        files = with_named_card(files, folder, access.repo_id)
+    files = with_named_cards(files, folder, access.repo_id, keep=None if card is None else "README.md")
     target = _Target(HfApi(), access.repo_id, branch)
     with answers_within(timeout), _quiet_hub(), one_line_errors(access.repo_id):
         if not access.exists:
@@ -206,7 +205,9 @@ class _Target:
         return _State(head, self._files(head) if head else {}, tags)
 
     def _files(self, commit: str) -> dict[str, RepoFile]:
-        entries = self.api.list_repo_tree(self.repo_id, revision=commit)
+        entries = list(self.api.list_repo_tree(self.repo_id, revision=commit))
+        if any(entry.path == "adapter" and not isinstance(entry, RepoFile) for entry in entries):
+            entries += self.api.list_repo_tree(self.repo_id, "adapter", revision=commit)
         return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
     def _commit(self, files: Files, operations: Operations, head: str | None, message: str) -> str:

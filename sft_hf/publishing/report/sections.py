@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from sft_hf.filesystem import human_bytes
+from sft_hf.publishing.confidence import confidence_sentences
 from sft_hf.publishing.names import without_paths
 from sft_hf.publishing.numbers import (
     UNKNOWN,
@@ -140,6 +141,7 @@ def calibration(record: RunRecord) -> dict[str, Any] | None:
     bounds, heights = _confidence_histogram(bins)
     return {
         "sentence": calibration_sentence(claimed, right, ece, record.metrics.get("task") == "speech_recognition"),
+        "chosen": " ".join(confidence_sentences(record)),
         "diagram": reliability_panel(
             title,
             f"Confidence against share right: {told}.",

@@ -18,7 +18,7 @@ from publishing.card.card_records import CANARY, IMAGE, SPEECH, TEXT, parsed, sn
 
 from sft_hf.inference import predict_inputs
 from sft_hf.publishing.card.model_card import build_card
-from sft_hf.publishing.numbers import metric_value, percent
+from sft_hf.publishing.numbers import decimal, metric_value, percent
 from sft_hf.recipe import validate_recipe
 from sft_hf.run import finetune
 from sft_hf.run_record import RunRecord, read_record
@@ -88,6 +88,19 @@ def test_a_text_run(text_run: RunRecord, tmp_path: Path, capsys: Any) -> None:
     printed = run_snippet(card, {f"{text_run.name}/model": str(tmp_path / "run" / "model"), "a text": text}, capsys)
     (ours,) = predict_inputs(tmp_path / "run", [text], mixed_precision="no")
     agrees(printed, ours)
+
+
+def test_a_run_with_temperature_and_abstention(make_recipe: Any, tmp_path: Path) -> None:
+    techniques = ["temperature_scaling", {"name": "abstention", "error_rate": 0.9, "bound": "plain"}]
+    run = finetune(make_recipe(techniques=techniques)).output_dir
+    record = read_record(run)
+    card = checked(record, TEXT, tmp_path)
+    told = record.metrics["techniques"]["temperature_scaling"]
+    assert f"a temperature of {decimal(told['temperature'])}, fitted on validation" in card
+    assert f"there {percent(told['validation_ece'])}, before {percent(told['validation_ece_before'])}." in card
+    assert f"on test it answers {percent(record.metrics['test']['coverage'])} of the rows, and " in card
+    report = " ".join((run / "report.html").read_text(encoding="utf-8").split())
+    assert "scaled by a temperature of" in report and "It abstains below a confidence of" in report
 
 
 def test_the_card_stands_beside_the_model(text_run: RunRecord, tmp_path: Path) -> None:

@@ -116,6 +116,47 @@ def test_what_the_confidence_means(accuracies: tuple[float, float], error: float
     assert f"Of the 80 answers with a confidence above {percent(0.933)}, {percent(accuracies[1])} are right" in card
 
 
+def test_temperature_and_abstention_are_told_where_they_were_chosen() -> None:
+    told = {
+        "temperature_scaling": {"temperature": 1.8312, "validation_ece_before": 0.0831, "validation_ece": 0.0214},
+        "abstention": {"threshold": 0.7131, "coverage": 0.9, "selective_error": 0.03},
+    }
+    test = {**scores_of(["a", "b"]), "coverage": 0.874, "selective_error": 0.041}
+    validation = {**scores_of(["a", "b"]), "coverage": 0.9, "selective_error": 0.03}
+    card = card_of(record_of(["a", "b"], techniques=told, test=test, validation=validation))
+    section = card.split("## Calibration")[1].split("\n## ")[0]
+    temperature = f"a temperature of 1.831, fitted on validation: expected calibration error there {percent(0.0214)}"
+    assert f"{temperature}, before {percent(0.0831)}." in section
+    assert "abstains below a confidence of 0.7131; on test it answers " in section
+    for coverage, wrong in ((0.874, 0.041), (0.9, 0.03)):
+        assert f"it answers {percent(coverage)} of the rows, and {percent(wrong)} of these answers are wrong" in section
+    assert "a plain pipeline does not" in section
+    alone = card_of(record_of(["a", "b"], techniques={"abstention": {**told["abstention"], "threshold": None}}))
+    assert "It abstains from every answer" in alone and "temperature" not in alone
+    without = card_of(record_of(["a", "b"]))
+    for words in ("temperature", "abstain", "plain pipeline"):
+        assert words not in without
+    other = card_of(record_of(["a", "b"], techniques={"swa": {"epochs": 2}, "abstention": {}}))
+    assert other == without
+
+
+def test_the_adapter_of_a_merged_model_is_opened_from_its_folder() -> None:
+    facts = {"peft_type": "LORA", "architecture": "BertForSequenceClassification", "head": {"num_labels": 2}}
+    model = {"name": "org/base", "revision": "a" * 40, "num_parameters": 1000}
+    merged = record_of(["a", "b"], model={**model, "peft": {**facts, "output": "merged"}})
+    use = card_of(merged, repo_id="me/reviews").split("## Use")[1].split("\n## ")[0]
+    assert 'pipeline("text-classification", model="me/reviews")' in use
+    base = f'BertForSequenceClassification.from_pretrained("org/base", revision="{"a" * 40}", num_labels=2)'
+    assert f"base = {base}\n" in use
+    assert 'PeftModel.from_pretrained(base, "me/reviews", subfolder="adapter")' in use
+    assert 'PeftModel.from_pretrained(base, "runs/reviews/adapter")' in card_of(merged)
+    apart = card_of(
+        record_of(["a", "b"], model={**model, "peft": {**facts, "output": "adapter"}}), repo_id="me/reviews"
+    )
+    assert 'PeftModel.from_pretrained(base, "me/reviews")' in apart and "subfolder" not in apart
+    assert "PeftModel" not in card_of(record_of(["a", "b"], model=model), repo_id="me/reviews")
+
+
 def test_limits_come_from_the_data(tmp_path: Path) -> None:
     labels = ["common", "rare"]
     test = scores_of(labels)

@@ -19,6 +19,15 @@ def text_run(checkpoint, data_folder, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def adapter_run(checkpoint, data_folder, tmp_path_factory):
+    """A model with its adapter merged, and the adapter."""
+    folder = tmp_path_factory.mktemp("runs") / "adapted"
+    task = {"name": "text_classification", "max_length": 32}
+    section = {"peft_type": "LORA", "r": 4, "lora_alpha": 8}
+    return finetune(task, checkpoint, data_folder, folder, peft=section, optim={"learning_rate": 3e-2})
+
+
+@pytest.fixture(scope="session")
 def other_run(text_run, tmp_path_factory):
     """The same model with other weights, in two shards."""
     folder = tmp_path_factory.mktemp("runs") / "other"

@@ -1,7 +1,8 @@
 """Pushes in processes that can be killed, against the Hub of tests/hub_server.py.
 
 Run as a script, this is the process that they are forked from: huggingface_hub reads HF_ENDPOINT when it is imported.
-There are two commands: `call`, which is `push(...)`, and `load`, a stranger with plain Transformers.
+There are three commands: `call`, which is `push(...)`, `load`, a stranger with plain Transformers, and `logits`, a
+stranger who follows the card of an adapter.
 """
 
 from __future__ import annotations
@@ -117,9 +118,32 @@ def _load(arguments: list[str]) -> int:
     return 0
 
 
+def _logits(arguments: list[str]) -> int:
+    """Logits of a checkpoint, of the adapter that lines of Python put into it, and of the model at a place."""
+    import warnings
+
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    warnings.simplefilter("ignore")  # what PEFT and Transformers warn each other of
+    code, place = arguments
+    lines = code.rstrip().splitlines()
+    inputs = {"input_ids": torch.arange(5, 21).reshape(2, 8)}
+    found: dict[str, Any] = {}
+    logits = []
+    with torch.no_grad():
+        exec("\n".join(lines[:-1]), found)
+        logits.append(found["base"].eval()(**inputs).logits)
+        exec(lines[-1], found)
+        logits.append(found["model"](**inputs).logits)
+        logits.append(AutoModelForSequenceClassification.from_pretrained(place).eval()(**inputs).logits)
+    print(json.dumps([value.tolist() for value in logits]))
+    return 0
+
+
 def _run(arguments: list[str]) -> int:
     try:
-        return {"call": _call, "load": _load}[arguments[0]](arguments[1:])
+        return {"call": _call, "load": _load, "logits": _logits}[arguments[0]](arguments[1:])
     except Exception:
         traceback.print_exc()
         return 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sft_hf.errors import UserError
-from sft_hf.publishing.hub.files import is_publishable, public_metrics, refuse_secrets
+from sft_hf.publishing.hub.files import is_publishable, public_adapter_config, public_metrics, refuse_secrets
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,7 @@ from sft_hf.publishing.hub.files import is_publishable, public_metrics, refuse_s
         *("README.md", "config.json", "model.safetensors", "model-00001-of-00002.safetensors"),
         *("model.safetensors.index.json", "tokenizer.json", "vocab.txt", "merges.txt", "spiece.model"),
         *("recipe.yaml", "metrics.json", "generation_config.json", "preprocessor_config.json"),
+        *("adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/README.md"),
     ],
 )
 def test_published(name):
@@ -29,6 +30,7 @@ def test_published(name):
         *("pytorch_model.bin", "model.pth", "model.pkl", "training_args.bin", "modeling_own.py", ".env", ".token.json"),
         *("predictions.jsonl", "log.jsonl", "report.html", "events.out.tfevents.1", "data.csv", "notes.txt", "id.json"),
         *("Config.json", "config.json.bak", ".model.safetensors", "onnx/config.json", "checkpoints"),
+        *("onnx/model.safetensors", "adapter/adapter_model.bin", "adapter/config.json", "adapter/sub/README.md"),
     ],
 )
 def test_not_published(name):
@@ -55,6 +57,25 @@ def test_hub_ids_in_metrics_stay(make_recipe):
     recipe = make_recipe(model__name="google/bert", data__name="org/set")
     metrics = {"model": {"name": "google/bert"}, "data": {"name": "org/set"}}
     assert public_metrics(metrics, recipe) == metrics
+
+
+@pytest.mark.parametrize(
+    ("base", "revision", "public"),
+    [
+        ("google/bert", "a" * 40, "google/bert"),
+        ("pypi://some-model==1.0/inside", None, "pypi://some-model==1.0/inside"),
+        ("/home/me/bert", None, None),
+        ("/home/me/bert", "a" * 40, None),
+        ("models/bert", None, None),  # a folder that reads like a Hub id
+        (None, None, None),
+    ],
+)
+def test_an_adapter_names_no_place_of_the_machine(tmp_path, base, revision, public):
+    config = {"peft_type": "LORA", "r": 4, "target_modules": r".*\.(query|value)", "exclude_modules": ["~x", r".\d"]}
+    config |= {"base_model_name_or_path": base, "revision": revision, "tokenizer_name_or_path": "/home/me/words"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    found = json.loads(public_adapter_config(tmp_path / "adapter_config.json"))
+    assert found == {**config, "base_model_name_or_path": public, "tokenizer_name_or_path": "words"}
 
 
 def test_marks_between_the_strings_of_compact_json_are_no_password():

@@ -5,11 +5,13 @@ and what is refused, and to whom. Every push runs in a process of its own.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 
 import pytest
 import safetensors.torch
+import torch
 import yaml
 from publishing.hub.hub_pusher import Pusher, error_of
 from publishing.hub.pushed import ANN, BOB, NARROW, READS, WEIGHTS, at_head, changed, finetune, weights_of
@@ -51,6 +53,79 @@ def test_a_push_is_one_private_commit_of_what_may_be_published(hub, pusher, text
     assert yaml.safe_load(files["recipe.yaml"])["task"]["name"] == "text_classification"
     assert json.loads(files["metrics.json"])["test"] == json.loads((run / "metrics.json").read_text())["test"]
     assert b"ann/first" in files["README.md"]
+
+
+def test_an_adapter_is_published_beside_its_merged_model_and_opens_as_the_card_says(
+    hub, pusher, adapter_run, checkpoint, tmp_path
+):
+    run = tmp_path / "tuned"
+    shutil.copytree(adapter_run, run)
+    (run / "adapter" / "adapter_model.bin").write_text("private")
+    answer = pusher.push(run, "ann/adapted", ANN)
+    assert len(hub.repositories["models", "ann/adapted"].commits) == 2  # the Hub's own first one, and ours
+    assert "not published: adapter/adapter_model.bin\n" in answer["said"]
+    files = at_head(hub, "ann/adapted")
+    beside = {f"adapter/{name}" for name in ("README.md", "adapter_config.json", "adapter_model.safetensors")}
+    assert {name for name in files if "/" in name} == beside < set(answer["files"]) == set(files)
+    weights = (run / "adapter" / "adapter_model.safetensors").read_bytes()
+    assert files["adapter/adapter_model.safetensors"] == weights
+    # no file tells where on this machine it was made, and otherwise the config is the run's
+    assert not [name for name, content in files.items() if str(tmp_path.parent.parent).encode() in content]
+    config = json.loads((run / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(checkpoint)
+    assert json.loads(files["adapter/adapter_config.json"]) == {**config, "base_model_name_or_path": None}
+    for card in ("README.md", "adapter/README.md"):
+        code = re.findall(r"```python\n(.*?)```", files[card].decode(), re.DOTALL)[-1]
+        assert 'PeftModel.from_pretrained(base, "ann/adapted", subfolder="adapter")' in code
+        assert code.count(f'"./{checkpoint.name}"') == 1
+        code = code.replace(f'"./{checkpoint.name}"', repr(str(checkpoint)))
+        done = pusher.run("logits", code, "ann/adapted", HF_TOKEN=ANN)
+        assert done.wait() == 0, done.said()
+        base, adapted, merged = (torch.tensor(value) for value in json.loads(done.said().splitlines()[-1]))
+        assert torch.allclose(adapted, merged, rtol=0, atol=1e-4) and (base - merged).abs().max() > 1e-2
+    again = pusher.push(run, "ann/adapted", ANN)
+    assert not again["changed"] and again["commit"] == answer["commit"]
+
+
+def test_an_adapter_is_replaced_and_removed_with_its_run_and_nothing_else_is(hub, pusher, adapter_run, text_run):
+    pusher.push(adapter_run, "ann/once-adapted", ANN)
+    hub.repositories["models", "ann/once-adapted"].commit({"adapter/notes.txt": "somebody's"})
+    pusher.push(text_run, "ann/once-adapted", ANN)
+    assert [name for name in at_head(hub, "ann/once-adapted") if "/" in name] == ["adapter/notes.txt"]
+
+
+def test_an_adapter_with_a_secret_a_link_or_a_part_missing_is_refused(hub, pusher, adapter_run, tmp_path):
+    before = len(hub.requests)
+    (tmp_path / "outside.json").write_text("{}")
+    config, weights = "adapter_config.json", "adapter_model.safetensors"
+
+    def with_secret(folder: Path) -> None:
+        tensors = safetensors.torch.load((folder / weights).read_bytes())
+        safetensors.torch.save_file(tensors, folder / weights, {"format": "pt", "by": SECRET})
+
+    def move_out(folder: Path) -> None:
+        folder.rename(folder.parents[1] / "elsewhere")
+        folder.symlink_to(folder.parents[1] / "elsewhere")
+
+    def link(folder: Path) -> None:
+        (folder / config).unlink()
+        (folder / config).symlink_to(tmp_path / "outside.json")
+
+    cases = {
+        "secret": (f"adapter/{weights}: holds a token", with_secret),
+        "pickle": ("is no safetensors file", lambda folder: (folder / weights).write_bytes(b"\x80\x04")),
+        "link": ("is a link to", link),
+        "moved": ("is a link out of the run folder", move_out),
+        "part": (f"has no {weights}", lambda folder: (folder / weights).unlink()),
+        "gone": (f"has no {config}", shutil.rmtree),
+        "config": ("is no adapter's config", lambda folder: (folder / config).write_text("[]")),
+    }
+    for name, (words, change) in cases.items():
+        run = tmp_path / name
+        shutil.copytree(adapter_run, run)
+        change(run / "adapter")
+        assert words in pusher.refused(run, "ann/none", ANN)
+    assert len(hub.requests) == before
 
 
 def test_an_edited_card_is_published_as_it_is(hub, pusher, text_run, tmp_path):

@@ -100,6 +100,25 @@ def test_the_numbers_are_the_records():
     assert "1985" not in page.text and "2.0 GB" in page.text and "22,716,296" in page.text
 
 
+def test_temperature_and_abstention_stand_beside_calibration():
+    record = records.single_label()
+    test = {**record.metrics["test"], "coverage": 0.874, "selective_error": 0.041}
+    told = {
+        "temperature_scaling": {"temperature": 1.8312, "validation_ece_before": 0.0831, "validation_ece": 0.0214},
+        "abstention": {"threshold": 0.7131, "coverage": 0.9, "selective_error": 0.03},
+    }
+    page = check(build_report(replace(record, metrics={**record.metrics, "techniques": told, "test": test}), {}))
+    section = page.text.split("Can its confidence be believed?")[1].split("Share right (up)")[0]
+    assert "a temperature of 1.831" in section and "calibration error there 2.1 %, before 8.3 %." in section
+    answered = "on test it answers 87.4 % of the rows, and 4.1 % of these answers are wrong."
+    assert f"abstains below a confidence of 0.7131; {answered}" in section
+    nothing = replace(record, metrics={**record.metrics, "test": {**test, "coverage": 0.0, "selective_error": None}})
+    nothing.metrics["techniques"] = {"abstention": {"threshold": 0.7}}
+    assert "on test it answers 0.0 % of the rows." in check(build_report(nothing, {})).text
+    without = check(build_report(record, {})).text
+    assert "temperature" not in without and "abstain" not in without
+
+
 def test_the_best_step_is_marked_in_every_panel():
     record = records.single_label()
     text = check(build_report(record, {})).text
