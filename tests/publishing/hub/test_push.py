@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import socket
+from pathlib import Path
 
 import pytest
 import safetensors.torch
