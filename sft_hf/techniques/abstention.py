@@ -26,8 +26,8 @@ def upper_bound(errors: np.ndarray, answered: np.ndarray, level: float) -> np.nd
         errors, answered: int [cases], k wrong ones of n answers, n >= 1.
         level: of the one-sided bound, e.g. 0.95.
 
-    Source: C. J. Clopper and E. S. Pearson, The use of confidence or fiducial limits, 1934: the p at which k or fewer
-    errors among n have the probability 1 - level; 1 where all are wrong.
+    Source: C. J. Clopper and E. S. Pearson, The use of confidence or fiducial limits illustrated in the case of the
+    binomial, 1934: the p at which k or fewer errors among n have the probability 1 - level; 1 where all are wrong.
     """
     bound = beta.ppf(level, errors + 1, np.maximum(answered - errors, 1))
     return np.where(errors == answered, 1.0, bound)
@@ -47,7 +47,8 @@ def choose_abstention(
         level: compare the upper bound at this level instead of the rate itself. It holds for each threshold by itself,
             and is not corrected for their being many.
 
-    Source: Y. Geifman and R. El-Yaniv, Selective Classification for Deep Neural Networks, 2017, section 3.
+    Source: Y. Geifman and R. El-Yaniv, Selective Classification for Deep Neural Networks, 2017, section 3. Algorithm 1
+    there finds the threshold by halving, and divides 1 - level by the number of its steps.
     """
     order = np.argsort(-confidences, kind="stable")
     ordered = confidences[order]

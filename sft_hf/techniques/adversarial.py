@@ -29,7 +29,8 @@ def perturbation(gradients: Tensor, epsilon: float) -> Tensor:
         epsilon: |r|_2, in the units of the inputs.
 
     Source: T. Miyato, A. M. Dai and I. Goodfellow, Adversarial Training Methods for Semi-Supervised Text
-    Classification, 2017, section 3 (there the gradient is that of the log-likelihood, hence a minus).
+    Classification, 2017, equation 5 (there the gradient is that of the log-likelihood, hence a minus, and the vectors
+    of words are normalized first).
     """
     norms = gradients.float().flatten(1).norm(dim=1).clamp(min=TINY)
     scale = (epsilon / norms).view(-1, *[1] * (gradients.ndim - 1))
@@ -58,7 +59,7 @@ class Adversarial(Technique[AdversarialSettings]):
     Settings = AdversarialSettings
     paper = (
         "T. Miyato, A. M. Dai and I. Goodfellow, Adversarial Training Methods for Semi-Supervised Text Classification, "
-        "2017, section 3"
+        "2017, section 3, equation 5"
     )
     order = 80
     neutral = {"weight": 0.0}

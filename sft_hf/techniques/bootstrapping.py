@@ -22,7 +22,7 @@ def soft(losses: Tensor, beta: float) -> Tensor:
         losses: float32 [items, classes], L = -log p.
         beta: b, how much the label counts.
 
-    Source: S. Reed et al., Training Deep Neural Networks on Noisy Labels with Bootstrapping, 2015, section 3.2 (soft).
+    Source: S. Reed et al., Training Deep Neural Networks on Noisy Labels with Bootstrapping, 2015, soft bootstrapping.
     """
     return beta * losses + (1 - beta) * (torch.exp(-losses) * losses).sum(dim=1, keepdim=True)
 
@@ -30,7 +30,7 @@ def soft(losses: Tensor, beta: float) -> Tensor:
 def hard(losses: Tensor, beta: float) -> Tensor:
     """Return b L_c + (1 - b) min_k L_k for every class c: the loss against b one-hot + (1 - b) the likeliest class.
 
-    Args, source: as of `soft` (hard).
+    Args, source: as of `soft`; hard bootstrapping.
     """
     return beta * losses + (1 - beta) * losses.amin(dim=1, keepdim=True)
 
@@ -57,8 +57,8 @@ class Bootstrapping(Technique[BootstrappingSettings]):
 
     Settings = BootstrappingSettings
     paper = (
-        "S. Reed et al., Training Deep Neural Networks on Noisy Labels with Bootstrapping, 2015, section 3.2 "
-        "(soft and hard)"
+        "S. Reed et al., Training Deep Neural Networks on Noisy Labels with Bootstrapping, 2015, soft and hard "
+        "bootstrapping"
     )
     order = 10
     excluded = {

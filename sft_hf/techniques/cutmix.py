@@ -32,7 +32,8 @@ def draw_box(height: int, width: int, share: float, generator: np.random.Generat
         height, width: of the picture, in pixels.
         share: the part of the picture's area that the box would have away from the edges: 1 - lambda.
 
-    Source: S. Yun et al., CutMix, 2019, equation 2.
+    Source: S. Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features, 2019,
+    equation 2.
     """
     side = math.sqrt(share)
     tall, wide = int(height * side), int(width * side)
@@ -52,7 +53,7 @@ def pasted(first: Tensor, second: Tensor, boxes: list[Box]) -> tuple[Tensor, Ten
         Pictures as `first`, and float32 [rows].
 
     Source: S. Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features, 2019,
-    equation 1 (x = M x_a + (1 - M) x_b), with lambda from the box as it was cut off, as in appendix A.
+    equation 1 (x = M x_a + (1 - M) x_b), with lambda from the box as it was cut off, as in algorithm A1.
     """
     height, width = first.shape[-2:]
     inside = torch.zeros((len(first), 1, height, width), dtype=torch.bool, device=first.device)
@@ -80,7 +81,10 @@ class Cutmix(Technique[CutmixSettings]):
     """
 
     Settings = CutmixSettings
-    paper = "S. Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers, 2019, equations 1 and 2"
+    paper = (
+        "S. Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features, 2019, "
+        "equations 1 and 2"
+    )
     order = 90
     excluded = {
         "text_classification": "a text has no area to cut a box out of; mixup mixes the vectors of tokens",

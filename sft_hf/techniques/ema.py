@@ -27,7 +27,8 @@ def update(average: dict[str, Tensor], weights: Mapping[str, Tensor], decay: flo
     """Set a <- d a + (1 - d) w in place; whole numbers (batch norm's counts) are copied.
 
     Source: B. T. Polyak and A. B. Juditsky, Acceleration of stochastic approximation by averaging, 1992; with
-    exponential weights as in A. Tarvainen and H. Valpola, Mean teachers are better role models, 2017, equation 1.
+    exponential weights as in A. Tarvainen and H. Valpola, Mean teachers are better role models, 2017, the update of the
+    teacher's weights.
     """
     for name, value in weights.items():
         if average[name].is_floating_point():
@@ -49,7 +50,7 @@ class Ema(Technique[EmaSettings]):
     """Evaluate and save a moving average of the weights instead of the last ones."""
 
     Settings = EmaSettings
-    paper = "A. Tarvainen and H. Valpola, Mean teachers are better role models, 2017, equation 1"
+    paper = "A. Tarvainen and H. Valpola, Mean teachers are better role models, 2017, update of the teacher's weights"
     excluded = {"swa": "both decide which average of the weights is evaluated and saved; take one of the two"}
     neutral = {"decay": 0.0}
     keeps_prefix = True

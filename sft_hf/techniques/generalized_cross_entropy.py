@@ -43,7 +43,10 @@ class GeneralizedCrossEntropy(Technique[GeneralizedCrossEntropySettings]):
     """
 
     Settings = GeneralizedCrossEntropySettings
-    paper = "Z. Zhang and M. R. Sabuncu, Generalized Cross Entropy Loss, 2018, equation 6"
+    paper = (
+        "Z. Zhang and M. R. Sabuncu, Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy "
+        "Labels, 2018, equation 6"
+    )
     order = 10
     excluded = {
         "focal_loss": "each of the two is a loss of its own in place of cross-entropy",

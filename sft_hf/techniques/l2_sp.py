@@ -17,7 +17,7 @@ def pull(weights: Tensor, start: Tensor, strength: float) -> Tensor:
     """Return a (w - w0), the gradient of a/2 |w - w0|^2.
 
     Source: X. Li, Y. Grandvalet and F. Davoine, Explicit Inductive Bias for Transfer Learning with Convolutional
-    Networks, 2018, equation 2.
+    Networks, 2018, the L2-SP penalty.
     """
     return strength * (weights - start)
 
@@ -36,7 +36,10 @@ class L2Sp(Technique[L2SpSettings]):
     """Pull the pretrained weights back to where they began, instead of to zero."""
 
     Settings = L2SpSettings
-    paper = "X. Li, Y. Grandvalet and F. Davoine, Explicit Inductive Bias for Transfer Learning, 2018, equation 2"
+    paper = (
+        "X. Li, Y. Grandvalet and F. Davoine, Explicit Inductive Bias for Transfer Learning with Convolutional "
+        "Networks, 2018, L2-SP penalty"
+    )
     order = 10
     excluded = {"peft": "adapters begin at zero, so that optim.weight_decay does the same"}
     neutral = {"alpha": 0.0, "beta": 0.0}

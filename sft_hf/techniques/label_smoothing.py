@@ -18,7 +18,7 @@ def smoothed(losses: Tensor, smoothing: float) -> Tensor:
         losses: float32 [items, classes], the loss of an item for each class that it might have.
         smoothing: e.
 
-    Source: C. Szegedy et al., Rethinking the Inception Architecture, 2016, section 7.
+    Source: C. Szegedy et al., Rethinking the Inception Architecture for Computer Vision, 2016, section 7.
     """
     return (1 - smoothing) * losses + smoothing * losses.mean(dim=1, keepdim=True)
 

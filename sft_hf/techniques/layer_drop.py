@@ -22,7 +22,8 @@ SALT = 7  # tells these draws from other techniques'
 def dropped_layers(layers: int, probability: float, seed: int, step: int) -> np.ndarray:
     """Return which layers are left out in a step, bool [layers]: each with the probability, by itself.
 
-    Source: A. Fan, E. Grave and A. Joulin, Reducing Transformer Depth on Demand, 2020, section 3.2.
+    Source: A. Fan, E. Grave and A. Joulin, Reducing Transformer Depth on Demand with Structured Dropout, 2020, section
+    3.2.
     """
     return np.random.default_rng([SALT, seed, step]).random(layers) < probability
 
@@ -45,7 +46,10 @@ class LayerDrop(Technique[LayerDropSettings]):
     """
 
     Settings = LayerDropSettings
-    paper = "A. Fan, E. Grave and A. Joulin, Reducing Transformer Depth on Demand, 2020, section 3.2"
+    paper = (
+        "A. Fan, E. Grave and A. Joulin, Reducing Transformer Depth on Demand with Structured Dropout, 2020, "
+        "section 3.2"
+    )
     order = 5  # before techniques that change gradients
     excluded = {"stochastic_depth": "both skip layers at random; take one of the two"}
     example = {"probability": 0.5}

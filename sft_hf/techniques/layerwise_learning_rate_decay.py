@@ -16,7 +16,7 @@ def decayed(depths: dict[str, int], decay: float) -> dict[str, float]:
     """Return the factor of each parameter's learning rate, decay^(D - d), for depths d of which D is the largest.
 
     Source: J. Howard and S. Ruder, Universal Language Model Fine-tuning for Text Classification, 2018, section 3.2
-    (there eta^(l-1) = eta^l / 2.6); H. Bao et al., BEiT, 2021, appendix; timm's `param_groups_layer_decay`.
+    (there eta^(l-1) = eta^l / 2.6); the code of H. Bao et al., BEiT, 2021; timm's `param_groups_layer_decay`.
     """
     top = max(depths.values())
     return {name: decay ** (top - depth) for name, depth in depths.items()}
@@ -42,7 +42,7 @@ class LayerwiseLearningRateDecay(Technique[LayerwiseLearningRateDecaySettings]):
     Settings = LayerwiseLearningRateDecaySettings
     paper = (
         "J. Howard and S. Ruder, Universal Language Model Fine-tuning for Text Classification, 2018, section 3.2; "
-        "K. Clark et al., ELECTRA, 2020, appendix B; H. Bao et al., BEiT, 2021"
+        "K. Clark et al., ELECTRA, 2020, fine-tuning; H. Bao et al., BEiT, 2021, fine-tuning"
     )
     neutral = {"decay": 1.0}
     keeps_prefix = True

@@ -45,7 +45,7 @@ class Mixup(Technique[MixupSettings]):
     Settings = MixupSettings
     paper = (
         "H. Zhang et al., mixup, 2018, section 2; of token vectors H. Guo et al., Augmenting Data with Mixup for "
-        "Sentence Classification, 2019 (wordMixup); of spectrograms L. Meng et al., MixSpeech, 2021, equation 3"
+        "Sentence Classification, 2019 (wordMixup); of spectrograms L. Meng et al., MixSpeech, 2021, the mixed loss"
     )
     order = 90
     excluded = {"cutmix": "each mixes every row with another one already; use one of them"}

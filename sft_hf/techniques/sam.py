@@ -24,7 +24,7 @@ def perturbation(gradients: list[Tensor], weights: list[Tensor], rho: float, ada
     down changes nothing.
 
     Source: P. Foret et al., Sharpness-Aware Minimization for Efficiently Improving Generalization, 2021, equation 2;
-    J. Kwon et al., ASAM, 2021, equation 4.
+    J. Kwon et al., ASAM, 2021, its step of ascent with T = |w| by element (without the eta that its code adds).
     """
     scaled = [g * w.abs() for g, w in zip(gradients, weights, strict=True)] if adaptive else gradients
     norm = torch.stack([g.float().norm() for g in scaled]).norm() + TINY
@@ -47,7 +47,10 @@ class Sam(Technique[SamSettings]):
     """Take the gradient where the loss is highest nearby, for flat minima; every step costs two."""
 
     Settings = SamSettings
-    paper = "P. Foret et al., Sharpness-Aware Minimization, 2021, equation 2; J. Kwon et al., ASAM, 2021, equation 4"
+    paper = (
+        "P. Foret et al., Sharpness-Aware Minimization for Efficiently Improving Generalization, 2021, equation 2; "
+        "adaptive J. Kwon et al., ASAM, 2021, step of ascent"
+    )
     neutral = {"rho": 0.0}
     keeps_prefix = True
 

@@ -58,8 +58,8 @@ class SpecAugmentSettings(TechniqueSettings):
 class SpecAugment(Technique[SpecAugmentSettings]):
     """Mask spans of time and of frequency in every spectrogram, others in each epoch.
 
-    For Whisper. Widths are a half of the paper's LibriSpeech double policy (27 of 80 bands, 100 frames), in which clips
-    were longer and models learned from nothing. It costs no time, and wants more epochs than plain training.
+    For Whisper. Spans of bands are about half as wide as in the paper's LibriSpeech double policy (27 of 80; 100
+    frames), whose models learned from nothing. It costs no time, and wants more epochs than plain training.
     """
 
     Settings = SpecAugmentSettings

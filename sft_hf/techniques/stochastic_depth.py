@@ -33,7 +33,7 @@ def thinned(before: Tensor, after: Tensor, kept: Tensor, probability: float) -> 
         probability: p, with which b is 0.
 
     Source: G. Huang et al., Deep Networks with Stochastic Depth, 2016, equations 2 and 5; here training is scaled up
-    rather than evaluation down, as in M. Tan and Q. Le, EfficientNet, 2019.
+    rather than evaluation down, as in timm's `drop_path`, which had it from EfficientNet's code.
     """
     scale = kept.to(after.dtype).view(-1, *[1] * (after.ndim - 1)) / (1 - probability)
     return before + scale * (after - before)

@@ -21,7 +21,7 @@ def update_mean(mean: dict[str, Tensor], weights: Mapping[str, Tensor], count: i
 
     Whole numbers (batch norm's counts) are copied.
 
-    Source: P. Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018, algorithm 1.
+    Source: P. Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018, section 3.2.
     """
     for name, value in weights.items():
         if mean[name].is_floating_point():
@@ -60,7 +60,7 @@ class Swa(Technique[SwaSettings]):
     """
 
     Settings = SwaSettings
-    paper = "P. Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018, algorithm 1"
+    paper = "P. Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018, section 3.2"
     excluded = {"ema": "both decide which average of the weights is evaluated and saved; take one of the two"}
     example = {"fraction": 1.0, "every": 1}
     neutral = {"fraction": 0.0}

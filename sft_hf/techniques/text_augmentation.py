@@ -20,8 +20,9 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 def rearranged(words: int, deletion: float, swap: float, generator: np.random.Generator) -> list[int]:
     """Return which words of a text stay, as they stand: some swapped with the next one, some left out, never all.
 
-    Source: J. Wei and K. Zou, EDA: Easy Data Augmentation Techniques, 2019, section 2 (random swap, random deletion);
-    swapped are neighbours alone, for which a text means the same more often.
+    Source: J. Wei and K. Zou, EDA: Easy Data Augmentation Techniques for Boosting Performance on Text Classification
+    Tasks, 2019, section 2 (random swap, random deletion); swapped are neighbours alone, for which a text means the same
+    more often.
     """
     order = list(range(words))
     chances = generator.random((2, words))
@@ -53,7 +54,10 @@ class TextAugmentation(Technique[TextAugmentationSettings]):
     """
 
     Settings = TextAugmentationSettings
-    paper = "J. Wei and K. Zou, EDA: Easy Data Augmentation Techniques for Text Classification, 2019, section 2"
+    paper = (
+        "J. Wei and K. Zou, EDA: Easy Data Augmentation Techniques for Boosting Performance on Text Classification "
+        "Tasks, 2019, section 2"
+    )
     excluded = {
         "image_classification": "a picture has no words; task.augmentation changes pictures",
         "speech_recognition": "the words are what is to be recognized; spec_augment changes recordings",

@@ -25,12 +25,12 @@ WEIGHTS = "model.safetensors"
 QUICK = {"mixed_precision": "no", "num_threads": 1, "max_steps": 2, "per_device_train_batch_size": 4}
 
 
-def finetune(task: dict[str, Any], checkpoint: Path, data: Path, folder: Path, seed: int = 42) -> Path:
+def finetune(task: dict[str, Any], checkpoint: Path, data: Path, folder: Path, seed: int = 42, **others: Any) -> Path:
     from sft_hf.recipe import validate_recipe
     from sft_hf.run import finetune as run_finetune
 
     sections: dict[str, Any] = {"model": {"name": str(checkpoint)}, "data": {"name": str(data)}, "train": QUICK}
-    run_finetune(validate_recipe({"task": task, **sections, "seed": seed, "output_dir": str(folder)}))
+    run_finetune(validate_recipe({"task": task, **sections, "seed": seed, "output_dir": str(folder), **others}))
     return folder
 
 
