@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sft_hf.bootstrap import CONFIDENCE_SAMPLES
 from sft_hf.errors import RecipeError
-from sft_hf.evaluation import predict
+from sft_hf.evaluation import batch_sizes, predict
 from sft_hf.recipe import Recipe
 from sft_hf.sources import Source
 from sft_hf.tasks.base import Batch, Examples, Task
@@ -74,13 +74,12 @@ def _zero_shot(
     recipe: Recipe, task: Task[Any], source: Source, accelerator: Accelerator, examples: Examples
 ) -> tuple[str, dict[str, Any]]:
     model = _fresh_model(recipe, task, source, accelerator)
-    size = recipe.eval.per_device_eval_batch_size
     outputs = predict(
         task,
         model,
         examples,
         accelerator,
-        batch_size=size,
+        **batch_sizes(recipe, task, accelerator, autocast=False),
         description="scoring the untrained checkpoint",
         autocast=False,
     )
@@ -113,7 +112,7 @@ def _probe(
         )
     model = _fresh_model(recipe, task, source, accelerator)
     wrapped = _Features(task, last_linear(model, len(labels)))
-    options: dict[str, Any] = {"batch_size": recipe.eval.per_device_eval_batch_size, "autocast": False}
+    options = {**batch_sizes(recipe, task, accelerator, autocast=False), "autocast": False}
     features = [
         predict(cast(Any, wrapped), model, rows, accelerator, description=f"probing {name} rows", **options)["features"]
         for name, rows in (("training", train), ("scored", examples))

@@ -13,16 +13,12 @@ from torch import Tensor, nn
 from sft_hf import process
 from sft_hf.bootstrap import CONFIDENCE_SAMPLES
 from sft_hf.errors import DataError, UserError, did_you_mean
-from sft_hf.evaluation import predict
+from sft_hf.evaluation import batch_sizes, predict
 from sft_hf.models.cpu_kernels import with_cpu_kernels
 from sft_hf.recipe import Recipe
 from sft_hf.registry import load_component
 from sft_hf.run_folder import load_run_recipe, open_run
 from sft_hf.tasks.base import Examples, Task
-
-CPU_POSITIONS = 2048
-"""Tokens of a forward pass in float32 on a CPU: larger ones leave its caches, and take a quarter longer for each token.
-In bf16, of half the size, twice as many: for fewer, a sixth longer."""
 
 
 def open_trained(
@@ -63,7 +59,7 @@ def evaluate_run(
         model.to(accelerator.device),
         examples,
         accelerator,
-        **_batches(recipe, task, accelerator, None),
+        **batch_sizes(recipe, task, accelerator),
         description=f"evaluating {split}",
     )
     return task.score(outputs, examples, CONFIDENCE_SAMPLES)
@@ -94,7 +90,7 @@ def predict_inputs(
     number = 0
     for rows in task.read_inputs(inputs):
         examples = task.prepare_inputs(rows)
-        outputs = _outputs(task, model, examples, accelerator, _batches(recipe, task, accelerator, batch_size))
+        outputs = _outputs(task, model, examples, accelerator, batch_sizes(recipe, task, accelerator, rows=batch_size))
         for row, decoded in zip(rows, task.decode_inputs(outputs, examples), strict=True):
             yield {"id": number, **row, **decoded}
             number += 1
@@ -115,15 +111,3 @@ def _outputs(
     again = replace(examples, features=features, lengths=examples.lengths[rows], row_ids=examples.row_ids[rows])
     exact = predict(task, model, again, accelerator, **sizes, description="close calls", autocast=False)
     return {name: tensor.index_put((close,), exact[name]) for name, tensor in outputs.items()}
-
-
-def _batches(recipe: Recipe, task: Task[Any], accelerator: Accelerator, rows: int | None) -> dict[str, Any]:
-    """How many rows share a forward pass: `rows`, or no more positions than the run's evaluation had in its largest."""
-    size = rows or recipe.eval.per_device_eval_batch_size
-    longest = task.longest_row()
-    if rows or longest is None:
-        return {"batch_size": size}
-    positions = size * longest
-    if accelerator.device.type == "cpu":
-        positions = min(positions, CPU_POSITIONS * (1 if accelerator.mixed_precision == "no" else 2))
-    return {"batch_size": size, "positions": positions}

@@ -175,7 +175,11 @@ class OptimSection(Section):
 class EvalSection(Section):
     """Evaluation and the choice of the best model, on validation only."""
 
-    per_device_eval_batch_size: PositiveInt = Field(32, description="Rows per process and forward pass.")
+    per_device_eval_batch_size: PositiveInt = Field(
+        32,
+        description="Rows per process and forward pass; of texts, no more tokens than so many of the longest have, and "
+        "on a CPU no more than 2,048 (4,096 in reduced precision).",
+    )
     eval_steps: PositiveInt | None = Field(
         None, description="Evaluate every so many updates; default: after each epoch."
     )

@@ -23,7 +23,7 @@ from sft_hf.data.overview import data_overview
 from sft_hf.data.preflight import Finding
 from sft_hf.data.training_data import WholeSet
 from sft_hf.errors import RecipeError, StorageError, Terminated, UserError, did_you_mean
-from sft_hf.evaluation import predict
+from sft_hf.evaluation import batch_sizes, predict
 from sft_hf.filesystem import committed_folder, free_bytes, human_bytes
 from sft_hf.freezing import freeze
 from sft_hf.loop import Training, TrainState, train
@@ -288,7 +288,7 @@ class _Run:
             model,
             self.examples[role],
             self.accelerator,
-            batch_size=self.recipe.eval.per_device_eval_batch_size,
+            **batch_sizes(self.recipe, self.task, self.accelerator, autocast=autocast),
             description=f"evaluating {role}",
             autocast=autocast,
         )

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from sft_hf import classification, inference, process
+from sft_hf import classification, evaluation, process
 from sft_hf.inference import evaluate_run, open_trained, predict_inputs
 from sft_hf.models import cpu_kernels
 from sft_hf.run import finetune
@@ -141,7 +141,7 @@ def shapes(monkeypatch):
 
 
 def test_batches_hold_so_many_tokens_whatever_their_number_of_rows(run, file, shapes, monkeypatch):
-    monkeypatch.setattr(inference, "CPU_POSITIONS", 400)
+    monkeypatch.setattr(evaluation, "CPU_POSITIONS", 400)
     list(predict_inputs(run, [file], mixed_precision="no"))
     assert sum(rows for rows, _ in shapes) == 300
     assert all(rows * width <= 400 for rows, width in shapes)
