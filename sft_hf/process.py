@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import logging
@@ -14,6 +15,7 @@ from importlib import metadata
 from typing import Any
 
 import torch
+import torch.distributed
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils.memory import should_reduce_batch_size
@@ -40,6 +42,8 @@ def build_accelerator(mixed_precision: str, num_threads: int | str) -> Accelerat
     if world_size == 1:
         PartialState._reset_state()  # type: ignore[no-untyped-call]
     accelerator = Accelerator(cpu=cpu, mixed_precision=precision)
+    if accelerator.num_processes > 1:
+        atexit.register(leave_process_group)
     threads = set_threads(num_threads)
     make_deterministic()
     if cpu:
@@ -55,6 +59,12 @@ def build_accelerator(mixed_precision: str, num_threads: int | str) -> Accelerat
         precision,
     )
     return accelerator
+
+
+def leave_process_group() -> None:
+    """End this process's part in the group, if there is one: else its threads may abort the interpreter at its end."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def sum_over_ranks(value: Tensor, accelerator: Accelerator) -> Tensor:
