@@ -24,20 +24,35 @@ def prepared(recipe: Recipe) -> _Run:
     return run
 
 
+class Killed(Exception):
+    """The end of a run that had no time to save anything."""
+
+
 def interrupted_and_resumed(recipe: Recipe, stop_at: int) -> RunResult:
     """A run that a signal stops after `stop_at` steps, and that goes on from what it saved then."""
+    stop(recipe, stop_at, Terminated("here"))
+    return finetune(recipe, resume=True)
+
+
+def killed_and_resumed(recipe: Recipe, stop_at: int) -> RunResult:
+    """A run that dies after `stop_at` steps, and that goes on from its last checkpoint."""
+    stop(recipe, stop_at, Killed())
+    return finetune(recipe, resume=True)
+
+
+def stop(recipe: Recipe, stop_at: int, error: Exception) -> None:
+    """Run `stop_at` steps of a run, in the next of which it ends with the error."""
     step = loop.train_step
 
-    def interrupted(training, examples, window, state):
+    def stopping(training, examples, window, state):
         if state.step == stop_at:
-            raise Terminated("here")
+            raise error
         return step(training, examples, window, state)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "train_step", interrupted)
-        with pytest.raises(Terminated):
+        patch.setattr(loop, "train_step", stopping)
+        with pytest.raises(type(error)):
             finetune(recipe)
-    return finetune(recipe, resume=True)
 
 
 def weights(folder: str | Path) -> dict[str, torch.Tensor]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_runs import Killed, stop
 from two_processes import run_on_two_processes
 
 from sft_hf.data.batching import MicroBatch
@@ -71,25 +72,11 @@ def test_smaller_passes_give_the_same_gradients(make_recipe, tmp_path, memory_fo
 
 def test_a_resumed_run_remembers_how_much_memory_there_is(make_recipe, tmp_path, memory_for, monkeypatch):
     """And so has the bits of one that was never interrupted, dropout included."""
-    from sft_hf import loop
 
     memory_for(4)
     whole = finetune(make_recipe(output_dir=str(tmp_path / "whole"), checkpoint__save_steps=4))
-    plain = loop.train_step
-
-    class Killed(Exception):
-        pass
-
-    def dying(training, examples, window, state):
-        if state.step == 9:
-            raise Killed
-        return plain(training, examples, window, state)
-
-    monkeypatch.setattr(loop, "train_step", dying)
     recipe = make_recipe(output_dir=str(tmp_path / "died"), checkpoint__save_steps=4)
-    with pytest.raises(Killed):
-        finetune(recipe)
-    monkeypatch.setattr(loop, "train_step", plain)
+    stop(recipe, 9, Killed())
     calls = memory_for(4)
     resumed = finetune(recipe, resume=True)
     assert max(calls) == 4  # not one pass that is too large

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_runs import killed_and_resumed
 
 from sft_hf.errors import DataError, RecipeError, RunFolderError, StorageError
 from sft_hf.inference import evaluate_run, predict_inputs
@@ -190,31 +191,13 @@ def test_overwrite_replaces_the_run_and_nothing_else(make_recipe, tmp_path):
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize("stop_after", [4, 9, 13])
 @pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "sgd"])
-def test_a_run_that_died_resumes_to_the_same_bits(make_recipe, tmp_path, monkeypatch, stop_after, optimizer):
+def test_a_run_that_died_resumes_to_the_same_bits(make_recipe, tmp_path, stop_after, optimizer):
     settings = {"checkpoint__save_steps": 4, "eval__eval_steps": 5, "optim__name": optimizer, "train__logging_steps": 3}
     whole = finetune(make_recipe(output_dir=str(tmp_path / "whole"), **settings))
 
-    from sft_hf import loop
-
-    plain = loop.train_step
-
-    def dying(training, examples, window, state):
-        if state.step == stop_after:
-            raise Killed
-        return plain(training, examples, window, state)
-
-    recipe = make_recipe(output_dir=str(tmp_path / "died"), **settings)
-    monkeypatch.setattr(loop, "train_step", dying)
-    with pytest.raises(Killed):
-        finetune(recipe)
-    monkeypatch.setattr(loop, "train_step", plain)
-    resumed = finetune(recipe, resume=True)
+    resumed = killed_and_resumed(make_recipe(output_dir=str(tmp_path / "died"), **settings), stop_after)
 
     first, second = (load_file(run.output_dir / "model" / "model.safetensors") for run in (whole, resumed))
     assert all(torch.equal(first[name], second[name]) for name in first)

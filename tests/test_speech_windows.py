@@ -11,6 +11,7 @@ import pytest
 import torch
 from distributed_gradients import relative_difference, window_gradients
 from safetensors.torch import load_file
+from small_runs import killed_and_resumed
 from two_processes import run_on_two_processes
 
 from sft_hf.inference import evaluate_run, open_trained, predict_inputs
@@ -144,12 +145,7 @@ def test_a_clip_longer_than_any_in_training_leaves_the_others_their_window(make_
     assert batch["frames"].tolist() == [200, 400]
 
 
-class Killed(Exception):
-    pass
-
-
-def test_a_run_that_died_resumes_to_the_same_bits(make, tmp_path, monkeypatch):
-    from sft_hf import loop
+def test_a_run_that_died_resumes_to_the_same_bits(make, tmp_path):
 
     settings = {
         "train__max_steps": 6,
@@ -161,19 +157,7 @@ def test_a_run_that_died_resumes_to_the_same_bits(make, tmp_path, monkeypatch):
         "train__group_by_length": False,
     }
     whole = finetune(make(output_dir=str(tmp_path / "whole"), **settings))
-    plain = loop.train_step
-
-    def dying(training, examples, window, state):
-        if state.step == 5:
-            raise Killed
-        return plain(training, examples, window, state)
-
-    recipe = make(output_dir=str(tmp_path / "died"), **settings)
-    monkeypatch.setattr(loop, "train_step", dying)
-    with pytest.raises(Killed):
-        finetune(recipe)
-    monkeypatch.setattr(loop, "train_step", plain)
-    resumed = finetune(recipe, resume=True)
+    resumed = killed_and_resumed(make(output_dir=str(tmp_path / "died"), **settings), 5)
     first, second = (load_file(run.output_dir / "model" / "model.safetensors") for run in (whole, resumed))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert whole.metrics["test"] == resumed.metrics["test"]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_runs import killed_and_resumed
 from two_processes import run_on_two_processes
 
 from sft_hf.errors import DataError
@@ -128,8 +129,7 @@ def test_a_stream_trains_for_so_many_steps(make_recipe, data_folder):
     assert result.metrics["test"]["accuracy"] > 0.8
 
 
-def test_a_stream_resumes_to_the_same_bits(make_recipe, tmp_path, monkeypatch):
-    from sft_hf import loop
+def test_a_stream_resumes_to_the_same_bits(make_recipe, tmp_path):
 
     stream = {
         "data__streaming": True,
@@ -140,19 +140,7 @@ def test_a_stream_resumes_to_the_same_bits(make_recipe, tmp_path, monkeypatch):
         "checkpoint__save_steps": 4,
     }
     whole = finetune(make_recipe(output_dir=str(tmp_path / "whole"), **stream))
-    plain = loop.train_step
-
-    def dying(training, examples, window, state):
-        if state.step == 6:
-            raise KeyboardInterrupt
-        return plain(training, examples, window, state)
-
-    recipe = make_recipe(output_dir=str(tmp_path / "died"), **stream)
-    monkeypatch.setattr(loop, "train_step", dying)
-    with pytest.raises(KeyboardInterrupt):
-        finetune(recipe)
-    monkeypatch.setattr(loop, "train_step", plain)
-    resumed = finetune(recipe, resume=True)
+    resumed = killed_and_resumed(make_recipe(output_dir=str(tmp_path / "died"), **stream), 6)
     first, second = (load_file(run.output_dir / "model" / "model.safetensors") for run in (whole, resumed))
     assert all(torch.equal(first[name], second[name]) for name in first)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_runs import killed_and_resumed
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -298,24 +299,11 @@ def test_other_settings_make_runs_too(make, settings):
 
 
 @pytest.mark.parametrize("encoder", ["none", "bilstm"])
-def test_a_run_that_died_resumes_to_the_same_bits(make, tmp_path, monkeypatch, encoder):
-    from sft_hf import loop
+def test_a_run_that_died_resumes_to_the_same_bits(make, tmp_path, encoder):
 
     settings = {"checkpoint__save_steps": 4, "train__max_steps": 11, "task__embeddings": {"encoder": encoder}}
     whole = finetune(make(output_dir=str(tmp_path / "whole"), **settings))
-    plain = loop.train_step
-
-    def dying(training, examples, window, state):
-        if state.step == 9:
-            raise KeyboardInterrupt
-        return plain(training, examples, window, state)
-
-    recipe = make(output_dir=str(tmp_path / "died"), **settings)
-    monkeypatch.setattr(loop, "train_step", dying)
-    with pytest.raises(KeyboardInterrupt):
-        finetune(recipe)
-    monkeypatch.setattr(loop, "train_step", plain)
-    resumed = finetune(recipe, resume=True)
+    resumed = killed_and_resumed(make(output_dir=str(tmp_path / "died"), **settings), 9)
     for name in ("model/model.safetensors", "model/tokenizer.json", "predictions.jsonl"):
         assert (whole.output_dir / name).read_bytes() == (resumed.output_dir / name).read_bytes()
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
-from small_runs import read_rows
+from small_runs import killed_and_resumed, read_rows
 
 from sft_hf.errors import DataError
 from sft_hf.inference import evaluate_run, predict_inputs
@@ -140,30 +140,12 @@ def test_many_labels_per_image(make_image_recipe, tmp_path, make_image):
 # --- resuming, augmentation, data of other kinds ---------------------------------------------------------------
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize("stop_after", [2, 5])
-def test_a_run_with_augmentation_resumes_to_the_same_bits(make_image_recipe, tmp_path, monkeypatch, stop_after):
+def test_a_run_with_augmentation_resumes_to_the_same_bits(make_image_recipe, tmp_path, stop_after):
     settings = {"task__augmentation": "trivial", "checkpoint__save_steps": 2, "optim__learning_rate": 1e-3}
     whole = finetune(make_image_recipe(output_dir=str(tmp_path / "whole"), **settings))
 
-    from sft_hf import loop
-
-    plain = loop.train_step
-
-    def dying(training, examples, window, state):
-        if state.step == stop_after:
-            raise Killed
-        return plain(training, examples, window, state)
-
-    recipe = make_image_recipe(output_dir=str(tmp_path / "died"), **settings)
-    monkeypatch.setattr(loop, "train_step", dying)
-    with pytest.raises(Killed):
-        finetune(recipe)
-    monkeypatch.setattr(loop, "train_step", plain)
-    resumed = finetune(recipe, resume=True)
+    resumed = killed_and_resumed(make_image_recipe(output_dir=str(tmp_path / "died"), **settings), stop_after)
     first, second = (load_file(run.output_dir / "model" / "model.safetensors") for run in (whole, resumed))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert (whole.output_dir / "predictions.jsonl").read_text() == (

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import read_rows
+from small_runs import Killed, read_rows, stop
 from speech_examples import FAMILIES
 
 from sft_hf.inference import evaluate_run, predict_inputs
@@ -185,14 +185,9 @@ def test_long_recordings_are_cut_joined_and_timed(trained, speech_clip, speech_f
     assert "rename one of them" in capsys.readouterr().err
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_run_that_died_resumes_to_the_same_bits(make_speech_recipe, checkpoints, tmp_path, monkeypatch, family):
+def test_a_run_that_died_resumes_to_the_same_bits(make_speech_recipe, checkpoints, tmp_path, family):
     """With everything random that there is: SpecAugment, speed, noise, dropout."""
-    from sft_hf import loop
 
     settings = {
         "model__name": checkpoints[family],
@@ -208,18 +203,8 @@ def test_a_run_that_died_resumes_to_the_same_bits(make_speech_recipe, checkpoint
         "model__config_overrides": {"dropout": 0.1} if family == "whisper" else {"hidden_dropout": 0.1},
     }
     whole = finetune(make_speech_recipe(output_dir=str(tmp_path / "whole"), **settings))
-    plain = loop.train_step
-
-    def dying(training, examples, window, state):
-        if state.step == 5:
-            raise Killed
-        return plain(training, examples, window, state)
-
     recipe = make_speech_recipe(output_dir=str(tmp_path / "died"), **settings)
-    monkeypatch.setattr(loop, "train_step", dying)
-    with pytest.raises(Killed):
-        finetune(recipe)
-    monkeypatch.setattr(loop, "train_step", plain)
+    stop(recipe, 5, Killed())
     np.random.rand(7)  # what others draw changes nothing
     resumed = finetune(recipe, resume=True)
     first, second = (load_file(run.output_dir / "model" / "model.safetensors") for run in (whole, resumed))
