@@ -316,7 +316,8 @@ def test_a_reader_that_stops_reading_is_no_failure():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_run_whose_log_nobody_reads_goes_on(recipe_file, tmp_path):
+def test_a_run_whose_log_nobody_reads_goes_on(recipe_file, tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # what is left in a buffer is written at the end
     command = [sys.executable, "-c", "from sft_hf.cli import main; main()", "finetune", str(recipe_file)]
     reading, writing = os.pipe()
     os.close(reading)

@@ -61,6 +61,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with the code of the contract: 0, 1, 2, 74 or 143."""
     redaction.guard_tracebacks()
     code = run(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:  # Python would try once more at its end, fail, and exit with 120
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     gc.freeze()  # else Python goes through a million objects once more, a second, to find out which are garbage
     sys.exit(code)
 

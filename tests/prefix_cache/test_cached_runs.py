@@ -77,14 +77,13 @@ def test_pictures_are_opened_no_more_once_they_are_in_the_cache(make_image_recip
     from sft_hf.data.image_store import ImageStore
 
     opened, step = [], loop.train_step
-    plain = ImageStore.open
 
     def train_step(*arguments):
-        monkeypatch.setattr(ImageStore, "open", lambda *place: opened.append(place) or plain(*place))
-        try:
+        with monkeypatch.context() as patch:
+            for name in ("open", "pixels"):
+                plain = getattr(ImageStore, name)
+                patch.setattr(ImageStore, name, lambda *place, plain=plain: opened.append(place) or plain(*place))
             return step(*arguments)
-        finally:
-            monkeypatch.setattr(ImageStore, "open", plain)
 
     monkeypatch.setattr(loop, "train_step", train_step)
     finetune(make_image_recipe(train__freeze=["backbone"], task__augmentation="evaluation"))
