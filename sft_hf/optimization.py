@@ -39,7 +39,7 @@ def parameter_groups(
     """Split the trainable parameters into those that decay and those that do not, and by their learning rate.
 
     Biases and the gains of normalisation layers (every parameter with fewer than two dimensions) do not decay: it pulls
-    them to zero without regularising anything (Goyal et al. 2017, section 5.3).
+    them to zero without regularising anything (Goyal et al. 2017, section 5.1).
 
     Args:
         scales: factors of the learning rate by name; 1 for those left out.
