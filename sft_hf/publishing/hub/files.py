@@ -105,7 +105,7 @@ def _adapter_files(folder: RunFolder) -> tuple[Files, list[str]]:
     for name in (CONFIG, WEIGHTS):
         if f"{folder.adapter.name}/{name}" not in files:
             raise RunFolderError(
-                f"{folder.adapter}: has no {name}; delete metrics.json and continue the run with --resume"
+                f"{folder.adapter}: has no {name}, which the run wrote; put it back, or train again (--overwrite)"
             )
     return files, [name for name in names if name not in files]
 
