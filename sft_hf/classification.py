@@ -67,6 +67,7 @@ class ClassifierTask(Task[SettingsT]):
     def set_multi_label(self, multi_label: bool) -> None:
         """Choose between one label per row and any number."""
         self.multi_label = multi_label
+        self.model_kind = "multi_label" if multi_label else ""
         self.primary_metric = "micro_f1" if multi_label else "accuracy"
 
     def fit_labels(self, train: Any, where: str, kind: str, config: Any) -> None:

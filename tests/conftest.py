@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,29 +77,10 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_recipe(checkpoint: Path, data_folder: Path, tmp_path: Path) -> Any:
-    """Return a function that makes a recipe on the tiny model and data, with keys changed by dotted path."""
-    from sft_hf.recipe import Recipe, apply_overrides, validate_recipe
+    """Return a function that makes a recipe on the tiny model and data, with keys changed: see `tiny_recipe`."""
+    from tiny_recipes import tiny_recipe
 
-    def make(**changes: Any) -> Recipe:
-        data: dict[str, Any] = {
-            "task": {"name": "text_classification", "max_length": 32},
-            "model": {"name": str(checkpoint)},
-            "data": {"name": str(data_folder)},
-            "train": {
-                "num_train_epochs": 2,
-                "per_device_train_batch_size": 8,
-                "mixed_precision": "no",
-                "num_threads": 1,
-            },
-            "optim": {"learning_rate": 1e-2},
-            "output_dir": str(tmp_path / "run"),
-        }
-        import json
-
-        overrides = [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in changes.items()]
-        return validate_recipe(apply_overrides(data, overrides))
-
-    return make
+    return partial(tiny_recipe, "text_classification", checkpoint, data_folder, tmp_path / "run")
 
 
 @pytest.fixture(scope="session")
@@ -163,28 +145,9 @@ def cnn_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def make_image_recipe(image_checkpoint: Path, image_folder: Path, tmp_path: Path) -> Any:
     """Like `make_recipe`, on the tiny ViT and the coloured images."""
-    import json
+    from tiny_recipes import tiny_recipe
 
-    from sft_hf.recipe import Recipe, apply_overrides, validate_recipe
-
-    def make(**changes: Any) -> Recipe:
-        data: dict[str, Any] = {
-            "task": {"name": "image_classification"},
-            "model": {"name": str(image_checkpoint)},
-            "data": {"name": str(image_folder)},
-            "train": {
-                "num_train_epochs": 2,
-                "per_device_train_batch_size": 8,
-                "mixed_precision": "no",
-                "num_threads": 1,
-            },
-            "optim": {"learning_rate": 1e-2},
-            "output_dir": str(tmp_path / "run"),
-        }
-        overrides = [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in changes.items()]
-        return validate_recipe(apply_overrides(data, overrides))
-
-    return make
+    return partial(tiny_recipe, "image_classification", image_checkpoint, image_folder, tmp_path / "run")
 
 
 # --- speech ----------------------------------------------------------------------------------------------------
@@ -317,28 +280,9 @@ def wav2vec2_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def make_speech_recipe(whisper_checkpoint: Path, speech_folder: Path, tmp_path: Path) -> Any:
     """Like `make_recipe`, on the tiny Whisper and the recordings of chords."""
-    import json
+    from tiny_recipes import tiny_recipe
 
-    from sft_hf.recipe import Recipe, apply_overrides, validate_recipe
-
-    def make(**changes: Any) -> Recipe:
-        data: dict[str, Any] = {
-            "task": {"name": "speech_recognition"},
-            "model": {"name": str(whisper_checkpoint)},
-            "data": {"name": str(speech_folder)},
-            "train": {
-                "num_train_epochs": 2,
-                "per_device_train_batch_size": 4,
-                "mixed_precision": "no",
-                "num_threads": 1,
-            },
-            "optim": {"learning_rate": 5e-3},
-            "output_dir": str(tmp_path / "run"),
-        }
-        overrides = [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in changes.items()]
-        return validate_recipe(apply_overrides(data, overrides))
-
-    return make
+    return partial(tiny_recipe, "speech_recognition", whisper_checkpoint, speech_folder, tmp_path / "run")
 
 
 # --- commands in processes of their own ----------------------------------------------------------------------

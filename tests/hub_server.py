@@ -18,6 +18,7 @@ import json
 import os
 import re
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -359,3 +360,17 @@ def client_environment(endpoint: str, home: Path) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[:2])),  # the package, and helpers beside this one
     }
+
+
+def run_client(endpoint: str, home: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code to which `endpoint` is the Hub, beside its `home`; it has to succeed."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=home.parent,
+        env=client_environment(endpoint, home),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,16 +144,7 @@ def run_all(
             }
         )
     (folder / "steps.json").write_text(json.dumps(described))
-    command = [sys.executable, "-c", DRIVER, str(folder / "steps.json")]
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=hub_server.client_environment(endpoint, home),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = hub_server.run_client(endpoint, home, DRIVER, str(folder / "steps.json"))
     codes = {line["name"]: line["code"] for line in map(json.loads, done.stdout.splitlines())}
     return {
         name: Ran(code, (folder / f"{name}.out").read_text(), (folder / f"{name}.err").read_text(), folder / name)
@@ -247,16 +236,8 @@ def ran_alone(ran, tmp_path_factory) -> dict[str, Ran]:
 
 
 def test_the_shipped_recipe_runs_on_repositories_like_its_own(hub, tmp_path):
-    command = [sys.executable, "-c", "from sft_hf.cli import main; main()", "finetune", RECIPE, *SMALL]
-    done = subprocess.run(
-        [*command, "--output-dir", "run"],
-        cwd=tmp_path,
-        env=hub_server.client_environment(hub.url, tmp_path / "home"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    code, home = "from sft_hf.cli import main; main()", tmp_path / "home"
+    done = hub_server.run_client(hub.url, home, code, "finetune", RECIPE, *SMALL, "--output-dir", "run")
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["test"]["num_examples"] == 10  # the set's validation split; its test split hides the labels
     assert metrics["train"]["num_steps"] == 2

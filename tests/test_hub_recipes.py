@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -109,15 +107,7 @@ def runs(
     content = {f"clean/{name}/0000.parquet": books for name in splits}
     hub.create("openslr/librispeech_asr", "datasets").commit({**content, "README.md": card("clean", splits)})
     with hub:
-        done = subprocess.run(
-            [sys.executable, "-c", DRIVER, " ".join(SMALL), *RECIPES],
-            cwd=folder,
-            env=hub_server.client_environment(hub.url, folder / "home"),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    assert done.returncode == 0, done.stderr
+        hub_server.run_client(hub.url, folder / "home", DRIVER, " ".join(SMALL), *RECIPES)
     return folder
 
 

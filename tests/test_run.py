@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import killed_and_resumed
+from small_runs import killed_and_resumed, read_rows
+from tiny_recipes import tiny_recipe
 
 from sft_hf.errors import DataError, RecipeError, RunFolderError, StorageError
 from sft_hf.inference import evaluate_run, predict_inputs
@@ -18,30 +19,10 @@ from sft_hf.run import finetune
 
 
 @pytest.fixture(scope="module")
-def trained(request, tmp_path_factory, checkpoint, data_folder):
+def trained(tmp_path_factory, checkpoint, data_folder):
     """A finished run that several tests look at, and none changes."""
-    from sft_hf.recipe import validate_recipe
-
-    recipe = validate_recipe(
-        {
-            "task": {"name": "text_classification", "max_length": 32},
-            "model": {"name": str(checkpoint)},
-            "data": {"name": str(data_folder)},
-            "train": {
-                "num_train_epochs": 3,
-                "per_device_train_batch_size": 8,
-                "mixed_precision": "no",
-                "num_threads": 1,
-            },
-            "optim": {"learning_rate": 1e-2},
-            "output_dir": str(tmp_path_factory.mktemp("runs") / "trained"),
-        }
-    )
-    return finetune(recipe)
-
-
-def read_rows(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    folder = tmp_path_factory.mktemp("runs") / "trained"
+    return finetune(tiny_recipe("text_classification", checkpoint, data_folder, folder, train__num_train_epochs=3))
 
 
 def test_metrics_are_those_of_the_contract(trained):

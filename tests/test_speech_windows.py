@@ -12,6 +12,7 @@ import torch
 from distributed_gradients import relative_difference, window_gradients
 from safetensors.torch import load_file
 from small_runs import killed_and_resumed
+from tiny_recipes import tiny_recipe
 from two_processes import run_on_two_processes
 
 from sft_hf.inference import evaluate_run, open_trained, predict_inputs
@@ -55,17 +56,16 @@ def make(make_speech_recipe, long_folder):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, whisper_checkpoint, long_folder):
     """A run in buckets, trained for a moment: what it writes is no longer chance."""
-    from sft_hf.recipe import validate_recipe
-
-    recipe = {
-        "task": {"name": "speech_recognition", "language": "english", "window": "buckets"},
-        "model": {"name": str(whisper_checkpoint)},
-        "data": {"name": str(long_folder), "validation_fraction": 0},
-        "train": {"per_device_train_batch_size": 9, "mixed_precision": "no", "num_threads": 1, "max_steps": 150},
-        "optim": {"learning_rate": 6e-3},
-        "output_dir": str(tmp_path_factory.mktemp("runs") / "buckets"),
+    folder = tmp_path_factory.mktemp("runs") / "buckets"
+    changes = {
+        "task__language": "english",
+        "task__window": "buckets",
+        "data__validation_fraction": 0,
+        "train__per_device_train_batch_size": 9,
+        "train__max_steps": 150,
+        "optim__learning_rate": 6e-3,
     }
-    return finetune(validate_recipe(recipe))
+    return finetune(tiny_recipe("speech_recognition", whisper_checkpoint, long_folder, folder, **changes))
 
 
 def gradients(recipe):

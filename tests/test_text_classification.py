@@ -116,29 +116,22 @@ def test_truncation_is_counted(make_recipe, caplog):
     assert "of 30 rows" in note and "longer than 8 tokens" in note and "% of all tokens lost" in note
 
 
-def test_a_stream_trains_for_so_many_steps(make_recipe, data_folder):
-    stream = {
-        "data__streaming": True,
-        "data__stream_buffer_size": 20,
-        "data__label_names": ["sport", "money", "food"],
-        "data__validation_fraction": 0,
-        "train__max_steps": 30,
-    }
-    result = finetune(make_recipe(**stream))
+STREAM = {
+    "data__streaming": True,
+    "data__stream_buffer_size": 20,
+    "data__label_names": ["sport", "money", "food"],
+    "data__validation_fraction": 0,
+}
+
+
+def test_a_stream_trains_for_so_many_steps(make_recipe):
+    result = finetune(make_recipe(**STREAM, train__max_steps=30))
     assert result.metrics["train"]["num_steps"] == 30
     assert result.metrics["test"]["accuracy"] > 0.8
 
 
 def test_a_stream_resumes_to_the_same_bits(make_recipe, tmp_path):
-
-    stream = {
-        "data__streaming": True,
-        "data__stream_buffer_size": 20,
-        "data__label_names": ["sport", "money", "food"],
-        "data__validation_fraction": 0,
-        "train__max_steps": 10,
-        "checkpoint__save_steps": 4,
-    }
+    stream = {**STREAM, "train__max_steps": 10, "checkpoint__save_steps": 4}
     whole = finetune(make_recipe(output_dir=str(tmp_path / "whole"), **stream))
     resumed = killed_and_resumed(make_recipe(output_dir=str(tmp_path / "died"), **stream), 6)
     first, second = (load_file(run.output_dir / "model" / "model.safetensors") for run in (whole, resumed))

@@ -184,7 +184,7 @@ class Task(ABC, Generic[SettingsT]):
         raise NotImplementedError(self.no_items)
 
     model_kind: str = ""
-    """A name for what the model is, where techniques tell models of one task apart (ctc). Known after `fit`."""
+    """What the model is, where techniques tell models of one task apart: ctc, multi_label. Known after `fit`."""
 
     no_continuous: str | None = None
     """Why `continuous` cannot be asked for, as a user reads it; None where it can. Known after `fit`."""

@@ -105,8 +105,8 @@ class Technique(Generic[SettingsT]):
     """Lower ones come first; of two that wrap the same thing, the higher one is outside."""
 
     excluded: ClassVar[Mapping[str, str]] = {}
-    """Names of tasks, of other techniques, peft, and kinds of models (`Task.model_kind`: ctc), that it cannot go with:
-    the reason, as a user reads it."""
+    """Names of tasks, of other techniques, peft, and kinds of models (`Task.model_kind`: ctc, multi_label), that it
+    cannot go with: the reason, as a user reads it."""
 
     example: ClassVar[Mapping[str, Any]] = {}
     """Settings under which it does something in a run of two steps, where its defaults would not (for the tests)."""

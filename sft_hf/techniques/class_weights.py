@@ -89,6 +89,7 @@ class ClassWeights(Technique[ClassWeightsSettings]):
     order = 30
     excluded = {
         "speech_recognition": "a transcript has no label whose rows could be counted",
+        "multi_label": "every label is a question of its own, answered yes or no; focal_loss and balanced_sampling do",
         "logit_adjustment": "each of the two makes up for rare labels, and both would do it twice",
         "balanced_sampling": "each of the two makes up for rare labels, and both would do it twice",
     }
@@ -99,11 +100,6 @@ class ClassWeights(Technique[ClassWeightsSettings]):
 
     def __init__(self, settings: ClassWeightsSettings, context: Context) -> None:
         super().__init__(settings, context)
-        if getattr(context.task, "multi_label", False):
-            raise RecipeError(
-                "techniques: class_weights does not serve multi-label data: there every label is a question of its "
-                "own, answered yes or no; focal_loss and balanced_sampling do"
-            )
         counts = np.asarray(context.label_counts, dtype=np.int64)
         self.weights = torch.from_numpy(normalized(self._raw(counts), counts)).float()
 

@@ -9,7 +9,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sft_hf.errors import RecipeError
 from sft_hf.recipe_sections import TechniqueSettings
 from sft_hf.techniques.base import Context, Criterion, Technique
 
@@ -51,7 +50,7 @@ class LogitAdjustment(Technique[LogitAdjustmentSettings]):
 
     For unbalanced labels where every label matters alike (macro-F1, balanced accuracy): the model answers as if all
     labels were equally frequent, so plain accuracy on data as unbalanced as training may fall, and the evaluation's
-    loss, which knows nothing of it, rises. Not for multi-label data. It costs no time.
+    loss, which knows nothing of it, rises. It costs no time.
     """
 
     Settings = LogitAdjustmentSettings
@@ -59,6 +58,7 @@ class LogitAdjustment(Technique[LogitAdjustmentSettings]):
     order = 80  # outside of whatever is made of probabilities: they are those of the adjusted logits
     excluded = {
         "speech_recognition": "a transcript has no label whose rows could be counted",
+        "multi_label": "every label is a question of its own, answered yes or no; focal_loss and balanced_sampling do",
         "class_weights": "each of the two makes up for rare labels, and both would do it twice",
         "balanced_sampling": "each of the two makes up for rare labels, and both would do it twice",
     }
@@ -69,11 +69,6 @@ class LogitAdjustment(Technique[LogitAdjustmentSettings]):
 
     def __init__(self, settings: LogitAdjustmentSettings, context: Context) -> None:
         super().__init__(settings, context)
-        if getattr(context.task, "multi_label", False):
-            raise RecipeError(
-                "techniques: logit_adjustment does not serve multi-label data: there every label is a question of its "
-                "own, answered yes or no; focal_loss and balanced_sampling do"
-            )
         self.prior = log_prior(context.label_counts or ())
 
     def wrap_criterion(self, criterion: Criterion) -> Criterion:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 
 import hub_server
 import pytest
@@ -115,13 +113,6 @@ def test_write_access_to_the_hub(hub, tmp_path):
         "    try: print(_hub_access(repository)[0])\n"
         "    except UserError as error: print(error)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(cases)],
-        capture_output=True,
-        text=True,
-        env=hub_server.client_environment(hub.url, tmp_path / "home"),
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = hub_server.run_client(hub.url, tmp_path / "home", code, json.dumps(cases))
     for (_, _, words), said in zip(cases, done.stdout.splitlines(), strict=True):
         assert words in said

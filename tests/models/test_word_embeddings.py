@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from small_runs import killed_and_resumed
+from tiny_recipes import tiny_recipe
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -229,20 +230,14 @@ def test_a_pooling_that_is_none_is_refused():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, vectors, data_folder):
     """A finished run that several tests look at, and none changes."""
-    from sft_hf.recipe import validate_recipe
-
-    return finetune(
-        validate_recipe(
-            {
-                "task": {"name": "text_classification", "embeddings": {"min_count": 1, "dropout": 0.1}},
-                "model": {"name": str(vectors)},
-                "data": {"name": str(data_folder)},
-                "train": {"num_train_epochs": 4, "mixed_precision": "no", "num_threads": 1},
-                "optim": {"learning_rate": 0.05},
-                "output_dir": str(tmp_path_factory.mktemp("runs") / "trained"),
-            }
-        )
-    )
+    folder = tmp_path_factory.mktemp("runs") / "trained"
+    changes = {
+        "task__max_length": None,
+        "task__embeddings": {"min_count": 1, "dropout": 0.1},
+        "train__num_train_epochs": 4,
+        "optim__learning_rate": 0.05,
+    }
+    return finetune(tiny_recipe("text_classification", vectors, data_folder, folder, **changes))
 
 
 def test_a_run_learns_and_is_scored_alike_ever_after(trained):

@@ -50,6 +50,9 @@ ADAPTER_FILES = (ADAPTER_CARD, f"adapter/{CONFIG}", f"adapter/{WEIGHTS}")
 BINARY = (".safetensors", ".model")
 MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
 
+REMEDY = "put it back, or train again (--overwrite)"
+"""What to do where a part of a finished run is gone or broken: nothing but training writes it."""
+
 _PLACE = re.compile(r"~?/|[A-Za-z]:[/\\]")
 
 Files = dict[str, "bytes | Path"]
@@ -104,9 +107,7 @@ def _adapter_files(folder: RunFolder) -> tuple[Files, list[str]]:
     files = {name: _content(path) for name, path in names.items() if is_publishable(name) and path.is_file()}
     for name in (CONFIG, WEIGHTS):
         if f"{folder.adapter.name}/{name}" not in files:
-            raise RunFolderError(
-                f"{folder.adapter}: has no {name}, which the run wrote; put it back, or train again (--overwrite)"
-            )
+            raise RunFolderError(f"{folder.adapter}: has no {name}, which the run wrote; {REMEDY}")
     return files, [name for name in names if name not in files]
 
 
@@ -155,8 +156,7 @@ def _refuse_missing_weights(folder: RunFolder, files: Files) -> None:
     missing = sorted(wanted - set(files))
     if missing or not any(name.endswith(".safetensors") for name in files):
         raise RunFolderError(
-            f"{folder.model}: has no weights in {missing[0] if missing else 'model.safetensors'}; "
-            "score the run again with --resume"
+            f"{folder.model}: has no weights in {missing[0] if missing else 'model.safetensors'}; {REMEDY}"
         )
 
 
@@ -271,4 +271,4 @@ def _header(path: Path) -> str:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, struct.error):
-        raise UserError(f"{path}: is no safetensors file; score the run again with --resume") from None
+        raise UserError(f"{path}: is no safetensors file; {REMEDY}") from None

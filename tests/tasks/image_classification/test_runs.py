@@ -9,32 +9,20 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from small_runs import killed_and_resumed, read_rows
+from tiny_recipes import tiny_recipe
 
 from sft_hf.errors import DataError
 from sft_hf.inference import evaluate_run, predict_inputs
-from sft_hf.recipe import load_recipe, validate_recipe
+from sft_hf.recipe import load_recipe
 from sft_hf.run import finetune
 from sft_hf.tasks.image_classification import ImageClassification
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, image_checkpoint, image_folder):
-    recipe = validate_recipe(
-        {
-            "task": {"name": "image_classification", "augmentation": "none", "min_crop_area": 0.5},
-            "model": {"name": str(image_checkpoint)},
-            "data": {"name": str(image_folder)},
-            "train": {
-                "num_train_epochs": 6,
-                "per_device_train_batch_size": 8,
-                "mixed_precision": "no",
-                "num_threads": 1,
-            },
-            "optim": {"learning_rate": 1e-2},
-            "output_dir": str(tmp_path_factory.mktemp("runs") / "trained"),
-        }
-    )
-    return finetune(recipe)
+    folder = tmp_path_factory.mktemp("runs") / "trained"
+    changes = {"task__augmentation": "none", "task__min_crop_area": 0.5, "train__num_train_epochs": 6}
+    return finetune(tiny_recipe("image_classification", image_checkpoint, image_folder, folder, **changes))
 
 
 def check_pipeline(run, image_folder):

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from small_runs import Killed, read_rows, stop
 from speech_examples import FAMILIES
+from tiny_recipes import tiny_recipe
 
 from sft_hf.inference import evaluate_run, predict_inputs
 from sft_hf.run import finetune
@@ -27,23 +28,16 @@ LEARN_BY_HEART = {
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, whisper_checkpoint, wav2vec2_checkpoint, speech_folder):
     """A run of each family that knows its 8 recordings by heart; several tests look at them, and none changes them."""
-    from sft_hf.recipe import apply_overrides, validate_recipe
-
     runs = {}
 
     def train(family):
         if family not in runs:
             model = whisper_checkpoint if family == "whisper" else wav2vec2_checkpoint
-            data = {
-                "task": {"name": "speech_recognition", "language": "english"},
-                "model": {"name": str(model)},
-                "data": {"name": str(speech_folder), "group_column": "speaker"},
-                "train": {"per_device_train_batch_size": 4, "mixed_precision": "no", "num_threads": 1},
-                "output_dir": str(tmp_path_factory.mktemp("runs") / family),
-            }
-            settings = {**LEARN_BY_HEART, "train__max_steps": 120 if family == "whisper" else 320}
-            overrides = [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in settings.items()]
-            runs[family] = finetune(validate_recipe(apply_overrides(data, overrides)))
+            folder = tmp_path_factory.mktemp("runs") / family
+            steps = 120 if family == "whisper" else 320
+            settings = {"task__language": "english", "data__group_column": "speaker", **LEARN_BY_HEART}
+            recipe = tiny_recipe("speech_recognition", model, speech_folder, folder, train__max_steps=steps, **settings)
+            runs[family] = finetune(recipe)
         return runs[family]
 
     return train
