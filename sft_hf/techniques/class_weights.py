@@ -81,7 +81,7 @@ class ClassWeights(Technique[ClassWeightsSettings]):
 
     For unbalanced labels where every label matters alike, or, with weights of your own, where one mistake is worse than
     another. The few rows of a rare label are learned by heart sooner, and probabilities are no longer those of the
-    data. Not for multi-label data. It costs no time.
+    data. It costs no time.
     """
 
     Settings = ClassWeightsSettings
