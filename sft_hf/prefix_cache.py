@@ -143,7 +143,7 @@ class _Builder:
         if data.examples.views is not None:
             raise Declined(
                 "training rows are changed at random (for images, task.augmentation: evaluation turns that off; for "
-                "speech, task.speed_factors: [1.0] and task.noise_snr_db: null)"
+                "speech, task.speed_factors: [1.0] and task.noise_probability: 0)"
             )
         return data.examples
 

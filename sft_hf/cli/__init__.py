@@ -58,7 +58,7 @@ for command in (
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command and exit with the code of the contract: 0, 1, 2, 74 or 143."""
+    """Run a command and exit with the code of the contract: 0, 1, 2, 74, 130 or 143."""
     redaction.guard_tracebacks()
     code = run(arguments)
     for stream in (sys.stdout, sys.stderr):

@@ -152,9 +152,9 @@ def report(runs: tuple[str, ...], output: str | None, trust_remote_code: bool) -
 def push(run: str, repo_id: str, public: bool, revision: str | None, tag: str | None, message: str | None) -> None:
     """Publish the model of run folder RUN on the Hugging Face Hub, as REPO_ID (owner/name), in one commit.
 
-    The model, its card, the recipe and the metrics go; checkpoints, predictions and the report stay. A push that was
-    cut off leaves the repository as it was; the same command again goes on. The token comes from HF_TOKEN or
-    `hf auth login`.
+    The model, its adapter if it has one, the card, the recipe and the metrics go; checkpoints, predictions and the
+    report stay. A push that was cut off leaves the repository as it was; the same command again goes on. The token
+    comes from HF_TOKEN or `hf auth login`.
 
     \b
     sft-hf push runs/text me/reuters-topics
