@@ -7,11 +7,12 @@
     python scripts/benchmark.py text --random-weights bert-base     # sizes whose weights are not at hand
 
 Peers: `trainer` (its defaults, the checkpoint as it comes, dynamic padding; for speech the 30-second features of the
-well-known example script), `tuned` (bf16, texts grouped by length, fused AdamW), `bare` (the plain PyTorch step on our
-own batches, prepared before: the floor, which shows what the loop costs), `ours`, and with --epochs `probe` (logistic
-regression on frozen features). Speed is that of the second of two epochs over `--rows` rows, from the end of one update to the end of the
-next. `predict` trains the recipe, then times whole commands on its test split, from start to the last answer written,
-and tells their start-up apart (benchmark_predict.py). Everything runs on the CPU unless there is a GPU.
+well-known example script), `tuned` (bf16, texts grouped by length, fused AdamW), `bare` (the plain PyTorch step on
+our own batches, prepared before: the floor, which shows what the loop costs), `ours`, and with --epochs `probe`
+(logistic regression on frozen features). Speed is that of the second of two epochs over `--rows` rows, from the end
+of one update to the end of the next. `predict` trains the recipe, then times whole commands on its test split, from
+start to the last answer written, and tells their start-up apart (benchmark_predict.py). Everything runs on the CPU
+unless there is a GPU.
 """
 
 from __future__ import annotations
