@@ -86,7 +86,7 @@ class ClassifierTask(Task[SettingsT]):
             self.set_multi_label(is_multi_label(train, data.label_column))
         else:
             self.set_multi_label(kind == "multi_label_classification")
-        self.label_map = build_label_map(train, data.label_column, data.label_names, where)
+        self.label_map = build_label_map(train, data.label_column, data.label_names, where, self.multi_label)
         if data.label_names is None:
             self.label_map = reuse_order(self.label_map, getattr(config, "id2label", None))
 

@@ -53,6 +53,8 @@ def evaluate_run(
     splits = load_data(recipe, task, None)
     if split not in splits.by_role:
         raise DataError(f"no split {split!r} in this run's data; {did_you_mean(split, splits.by_role)}")
+    if recipe.data.streaming and split == "train":
+        raise DataError("the rows of a stream (data.streaming) are not kept to be scored; evaluate another split")
     examples = task.prepare(splits.by_role[split], splits.where[split])
     outputs = predict(
         task,

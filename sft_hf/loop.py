@@ -20,7 +20,7 @@ from sft_hf.data import prefetch
 from sft_hf.data.batching import Window
 from sft_hf.data.prefetch import OneAhead
 from sft_hf.errors import Terminated
-from sft_hf.freezing import evaluate_frozen_parts
+from sft_hf.freezing import set_modes
 from sft_hf.process import on_any_rank
 from sft_hf.recipe import Recipe
 from sft_hf.step import StepResult, train_step
@@ -104,9 +104,7 @@ def train(training: Training, state: TrainState) -> None:
     Raises TrainingError when a loss or gradient is not finite, before the update that it would have spoilt, and
     Terminated when a signal asked for it, after a checkpoint was saved.
     """
-    training.model.train()
-    if training.recipe.train.freeze or training.recipe.peft:
-        evaluate_frozen_parts(training.model)
+    set_modes(training.model)
     clock = _Clock(training.recipe.checkpoint.save_minutes)
     with closing(training.ahead), console.bar("training", training.num_steps, initial=state.step) as bar:
         if state.awaiting_evaluation:  # saved by a signal that came during the evaluation

@@ -13,7 +13,7 @@ from typing import IO, Any
 import click
 
 from sft_hf.errors import DataError, UserError
-from sft_hf.filesystem import storage_errors, write_text
+from sft_hf.filesystem import aside, storage_errors, write_text
 
 FORMATS = ("jsonl", "json", "txt", "srt", "vtt")
 SUBTITLES = ("srt", "vtt")
@@ -82,15 +82,15 @@ def _opened(output: str | None) -> Iterator[IO[str] | None]:
     path = Path(output)
     if path.is_dir():
         raise UserError(f"--output {output}: is a folder; name a file")
-    aside = path.with_name(f".{path.name}.tmp")
+    unfinished = aside(path)
     try:
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(aside, "w", encoding="utf-8") as file:
+            with open(unfinished, "w", encoding="utf-8") as file:
                 yield file
-            os.replace(aside, path)
+            os.replace(unfinished, path)
     finally:
-        aside.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
 def _write_subtitles(rows: Iterable[dict[str, Any]], output: str | None, kind: str) -> None:

@@ -28,7 +28,7 @@ from sft_hf.console import progress
 from sft_hf.data.training_data import WholeSet
 from sft_hf.errors import SftError, Terminated
 from sft_hf.filesystem import free_bytes, human_bytes
-from sft_hf.freezing import evaluate_frozen_parts
+from sft_hf.freezing import set_modes
 from sft_hf.prefix_replay import Replay, record
 from sft_hf.prefix_serving import ServedRows, ServedSet, ServedTask
 from sft_hf.prefix_store import PrefixStore
@@ -60,8 +60,7 @@ def with_prefix_cache(training: Training, state: TrainState) -> Training:
     section = training.recipe.train
     if not section.freeze or section.prefix_cache == "off":
         return training
-    training.model.train()
-    evaluate_frozen_parts(training.model)
+    set_modes(training.model)
     try:
         served = _Builder(training).build()
     except Declined as reason:

@@ -22,7 +22,7 @@ _FORMS = (
     "a path in a Python distribution (pypi://some-dist==1.0/some_dist/model)"
 )
 _PATH_SUFFIXES = (
-    *(".csv", ".tsv", ".tab", ".json", ".jsonl", ".parquet", ".txt", ".yaml"),
+    *(".csv", ".tsv", ".tab", ".json", ".jsonl", ".ndjson", ".parquet", ".txt", ".yaml"),
     *(".safetensors", ".pth", ".pt", ".bin"),
     *(".vec", ".npy", ".gz"),
 )

@@ -195,7 +195,7 @@ def _halve(training: Training, state: TrainState) -> None:
     if 2**state.halvings >= size:
         raise TrainingError(
             f"out of memory in step {state.step + 1} with one row per forward pass; nothing was updated. Use a smaller "
-            "model, shorter rows (task.max_length, task.max_duration), or train.mixed_precision: bf16"
+            "model, shorter rows (task.max_length, task.max_seconds), or train.mixed_precision: bf16"
         )
     state.halvings += 1
     log.warning(

@@ -134,6 +134,8 @@ def test_a_row_has_the_loss_that_it_has_alone_in_the_smallest_window_that_it_fit
             alone = task.collate([row])
             assert alone["input_features"].shape[-1] == frames and "frames" not in alone
             assert float(task.losses(model, alone)[0]) == pytest.approx(float(loss), rel=1e-5)
+    row = next(row for row in map(examples.features.__getitem__, range(27)) if 2 < row["seconds"] < 2.5)
+    assert task.collate([{**row, "windows": (2.5, 3.0)}])["input_features"].shape[-1] == 250  # no whole second
     others = [float(task.losses(model, task.collate([{**row, "windows": (4.0,)}]))[0].detach()) for row in rows]
     assert not np.allclose(others, together, rtol=1e-3)  # the window does matter
 

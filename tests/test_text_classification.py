@@ -102,8 +102,10 @@ def test_pairs_are_given_to_the_tokenizer_as_pairs(make_recipe, tmp_path):
         assert model.config.id2label[int(logits.argmax())] == row["prediction"]
         assert float(logits.softmax(0).max()) == pytest.approx(row["confidence"], abs=1e-5)
 
-    with pytest.raises(DataError, match="takes pairs of texts"):
-        list(predict_inputs(result.output_dir, ["one text"]))
+    (tmp_path / "new.txt").write_text("one text\n")
+    for single in ("one text", str(tmp_path / "new.txt")):
+        with pytest.raises(DataError, match="takes pairs of texts"):
+            list(predict_inputs(result.output_dir, [single]))
 
 
 def test_truncation_is_counted(make_recipe, caplog):
@@ -128,6 +130,8 @@ def test_a_stream_trains_for_so_many_steps(make_recipe):
     result = finetune(make_recipe(**STREAM, train__max_steps=30))
     assert result.metrics["train"]["num_steps"] == 30
     assert result.metrics["test"]["accuracy"] > 0.8
+    with pytest.raises(DataError, match="the rows of a stream"):
+        evaluate_run(result.output_dir, "train")
 
 
 def test_a_stream_resumes_to_the_same_bits(make_recipe, tmp_path):
@@ -136,6 +140,14 @@ def test_a_stream_resumes_to_the_same_bits(make_recipe, tmp_path):
     resumed = killed_and_resumed(make_recipe(output_dir=str(tmp_path / "died"), **stream), 6)
     first, second = (load_file(run.output_dir / "model" / "model.safetensors") for run in (whole, resumed))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_kind_of_problem_says_how_labels_are_read(make_recipe, tmp_path):
+    rows = [{"text": f"goal {index}", "label": ('["a", "b"]', '["b"]')[index % 2]} for index in range(24)]
+    data = str(jsonl(tmp_path / "train.jsonl", rows))
+    changes = {"data__name": data, "task__problem_type": "single_label_classification", "train__max_steps": 1}
+    result = finetune(make_recipe(**changes))
+    assert [row["label"] for row in result.metrics["test"]["per_class"]] == ['["a", "b"]', '["b"]']
 
 
 def test_labels_that_are_numbers_keep_their_order(make_recipe, tmp_path):

@@ -161,7 +161,7 @@ def verify_resume(
         lines.append(f"killed {verdict.kills} times in {verdict.steps} steps, and the same to the bit")
     found = {key: getattr(verdict, key) for key in ("exact", "compared", "differing", "kills", "steps")}
     proved = bool(verdict.kills) and verdict.exact
-    answer(found, lines, f"sft-hf finetune {name or recipe_name}" if proved else None)
+    answer(found, lines, _finetune(recipe_name, name, overrides) if proved else None)
     if not verdict.kills:
         raise SftError("the run ended before it could be killed, so nothing is proved; give more --steps")
     if not verdict.exact:
@@ -190,8 +190,12 @@ def _title(path: Path) -> str:
 def show(name: str | None, recipe_name: str | None, overrides: tuple[str, ...], output_dir: str | None) -> None:
     """Print a recipe as it would run: defaults filled in, KEY=VALUE applied."""
     recipe = read_recipe(name, recipe_name, overrides, output_dir)
-    given = " ".join(map(for_shell, filter(None, (recipe_name, name, *overrides))))
-    answer(recipe.model_dump(mode="json"), recipe.to_yaml().rstrip("\n"), f"sft-hf finetune {given}")
+    answer(recipe.model_dump(mode="json"), recipe.to_yaml().rstrip("\n"), _finetune(recipe_name, name, overrides))
+
+
+def _finetune(recipe_name: str | None, name: str | None, overrides: tuple[str, ...]) -> str:
+    """The command that trains what was asked about; with --recipe, `name` is an override."""
+    return "sft-hf finetune " + " ".join(map(for_shell, filter(None, (recipe_name, name, *overrides))))
 
 
 @click.command(cls=Command)

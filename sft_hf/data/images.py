@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
+from sft_hf.data.media import URL
 from sft_hf.errors import DataError, StorageError, did_you_mean
 from sft_hf.filesystem import STORAGE_ERRNOS
 
@@ -37,7 +38,6 @@ MAX_ASPECT = 200
 STRIP = 256  # rows of an image that are converted at once
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM", "JPEG2000", "AVIF")
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
 _PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL(\.|$)"), 0)
 
 T = TypeVar("T")
@@ -72,7 +72,7 @@ def open_image(value: Any, place: str = "") -> Image.Image:
         raise DataError(f"{where}: {str(value)[:40]!r} ({type(value).__name__}) is neither a path nor an image file")
     if content is None:
         raise DataError(f"{where}: there is no image; fill it in or remove the row")
-    if isinstance(content, str) and _URL.match(content):
+    if isinstance(content, str) and URL.match(content):
         raise DataError(f"{where}: is a URL, and none is fetched; download the image and give its path")
     try:
         if isinstance(content, Image.Image):

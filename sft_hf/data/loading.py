@@ -161,13 +161,13 @@ def _from_files(paths: list[Path], section: DataSection, role: str, files: Seque
         "skip_lines": section.skip_lines,
     }
     if section.streaming and role == "train":
-        features = [table_features(path, **options) for path in paths]
+        features = [_name_features(table_features(path, **options), files) for path in paths]
         if any(other != features[0] for other in features):
             raise DataError(f"{paths[0]} and its other parts differ in their columns; one split needs the same in all")
         names = {"paths": [str(path) for path in paths], "options": options, "files": tuple(files)}
         return media.undecoded(IterableDataset.from_generator(_stream, features=features[0], gen_kwargs=names))
     parts = [
-        media.absolute_paths(media.undecoded(media.name_files(read_table(path, **options), files)), files, path.parent)
+        media.absolute_paths(media.undecoded(_name_files(read_table(path, **options), files)), files, path.parent)
         for path in paths
     ]
     for path, part in zip(paths, parts, strict=True):
@@ -183,9 +183,22 @@ def _from_files(paths: list[Path], section: DataSection, role: str, files: Seque
         raise DataError(f"{paths[0]} and its other parts do not fit together: {reason}") from error
 
 
+def _name_files(table: Dataset, files: Sequence[str]) -> Dataset:
+    return table.rename_columns(media.file_column(table.column_names, files))
+
+
+def _name_features(features: datasets.Features | None, files: Sequence[str]) -> datasets.Features | None:
+    if features is None:
+        return None
+    other = media.file_column(features, files)
+    return datasets.Features({other.get(name, name): feature for name, feature in features.items()})
+
+
 def _stream(paths: list[str], options: dict[str, Any], files: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     for path in paths:
         for batch in iter_rows(path, **options):
+            other = media.file_column(batch, files)
+            batch = {other.get(name, name): values for name, values in batch.items()}
             names = list(batch)
             for column in set(files) & set(names):
                 batch[column] = [media.absolute_path(value, Path(path).parent) for value in batch[column]]

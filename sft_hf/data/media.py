@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,18 +31,23 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ti
 
 LISTED = 20  # rows left out that a note names
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
 _DIGITS = re.compile(r"([0-9]+)")
 
 AnyDataset = TypeVar("AnyDataset", "Dataset", "IterableDataset")
 
 
 def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the image files below a folder, at any depth, and the files with other endings; each sorted by path.
+    """Return the image files below a folder, and the files with other endings: see `find_files`."""
+    return find_files(folder, IMAGE_SUFFIXES)
+
+
+def find_files(folder: Path, suffixes: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
+    """Return the files below a folder, at any depth, with and without these endings; each sorted by path.
 
     Hidden files and folders are passed over, links to folders followed, a circle of links not.
     """
-    images: list[Path] = []
+    chosen: list[Path] = []
     others: list[Path] = []
     seen: set[str] = set()
     for top, folders, files in os.walk(folder, followlinks=True):
@@ -53,9 +58,9 @@ def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
         seen.add(real)
         for name in files:
             if not name.startswith("."):
-                kind = images if name.lower().endswith(IMAGE_SUFFIXES) else others
+                kind = chosen if name.lower().endswith(suffixes) else others
                 kind.append(Path(top, name))
-    return sorted(images), sorted(others)
+    return sorted(chosen), sorted(others)
 
 
 def image_folder_splits(folder: Path, split_names: Sequence[str]) -> dict[str, Path] | None:
@@ -143,11 +148,14 @@ def metadata_tables(folder: Path, train_split: str) -> dict[str, Path]:
     return found
 
 
-def name_files(table: Dataset, columns: Sequence[str]) -> Dataset:
-    """Return the table with the column of paths under its name; in a metadata.csv it is called `file_name`."""
-    if len(columns) == 1 and columns[0] not in table.column_names and FILE_NAME in table.column_names:
-        return table.rename_column(FILE_NAME, columns[0])
-    return table
+def file_column(names: Iterable[str], columns: Sequence[str]) -> dict[str, str]:
+    """Return {as it is called: as it should be called} of a table's column of paths; {} where that is no other name.
+
+    In a metadata.csv it is called `file_name`.
+    """
+    names = set(names)
+    other = len(columns) == 1 and columns[0] not in names and FILE_NAME in names
+    return {FILE_NAME: columns[0]} if other else {}
 
 
 def absolute_paths(table: Dataset, columns: Sequence[str], folder: Path) -> Dataset:
@@ -164,7 +172,7 @@ def absolute_paths(table: Dataset, columns: Sequence[str], folder: Path) -> Data
 
 def absolute_path(value: Any, folder: Path) -> Any:
     """Return a path absolute, relative to `folder`; what is none (missing, a URL, bytes) as it is."""
-    if not isinstance(value, str) or not value.strip() or _URL.match(value):
+    if not isinstance(value, str) or not value.strip() or URL.match(value):
         return value
     return str(folder / value)
 

@@ -102,3 +102,13 @@ def _mark_of(names: Sequence[str]) -> str:
     }
     mark = max(counts, key=counts.__getitem__)
     return mark if counts[mark] else ""
+
+
+def beside_tokens(row: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Return a row's fields that have a value for each token of `input_ids`: attention mask, token types, ..."""
+    shape = row["input_ids"].shape
+    return {
+        name: value
+        for name, value in row.items()
+        if isinstance(value, np.ndarray) and value.shape == shape and name not in ("labels", "input_ids")
+    }

@@ -17,6 +17,7 @@ from sft_hf.data.batching import Window
 from sft_hf.data.training_data import WholeSet
 from sft_hf.errors import RunFolderError, SftError
 from sft_hf.filesystem import free_bytes, human_bytes
+from sft_hf.freezing import set_modes
 from sft_hf.loop import TrainState
 from sft_hf.publishing.hub.access import write_access
 from sft_hf.recipe import Recipe
@@ -114,7 +115,7 @@ def _longest_step(run: _Run) -> tuple[str, str | None]:
     """Train on the longest rows: the memory that a run needs at most, and the time that it takes at least."""
     examples, window = longest_window(run)
     state, size = TrainState(), run.recipe.train.per_device_train_batch_size
-    run.training.model.train()
+    set_modes(run.training.model)
     started = time.perf_counter()
     result = train_step(run.training, examples, window, state)
     seconds = time.perf_counter() - started

@@ -21,7 +21,7 @@ from typing import Any
 
 from sft_hf.checkpoint import list_checkpoints
 from sft_hf.errors import SftError, UserError
-from sft_hf.recipe import Recipe, validate_recipe
+from sft_hf.recipe import TRUST, Recipe, validate_recipe
 
 log = logging.getLogger("sft_hf")
 
@@ -73,9 +73,10 @@ def verify_resume(recipe: Recipe, *, kills: int = 3, steps: int | None = 20, see
         file = work / "recipe.yaml"
         file.write_text(recipe.to_yaml(), encoding="utf-8")
         log.info("one run without a fault")
-        _Process(file, work / "whole").finish()
+        trust = recipe.model.trust_remote_code
+        _Process(file, work / "whole", trust).finish()
         log.info("the same run, killed %d times", kills)
-        done = _killed_and_resumed(file, work / "killed", kills, random.Random(seed))  # noqa: S311 - no secret
+        done = _killed_and_resumed(file, work / "killed", kills, random.Random(seed), trust)  # noqa: S311 - no secret
         first, second = _contents(work / "whole"), _contents(work / "killed")
     differing = tuple(name for name in first if first[name] != second[name])
     return Verdict(tuple(first), differing, done, first["metrics.json"]["train"]["num_steps"])
@@ -94,29 +95,31 @@ def _work_folder(output_dir: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _killed_and_resumed(file: Path, folder: Path, kills: int, generator: random.Random) -> int:
+def _killed_and_resumed(file: Path, folder: Path, kills: int, generator: random.Random, trust: bool) -> int:
     """Run to the end under so many kills; return how many there were."""
     # What is left of the training after its first checkpoint, divided so that every kill finds a run to kill.
     seconds = 0.7 * _training_seconds(file.parent / "whole") / kills
     for done in range(kills):
-        process = _Process(file, folder)
+        process = _Process(file, folder, trust)
         if not process.gets_going():
             return done
         time.sleep(generator.uniform(0, seconds))
         if not process.kill():
             return done
         log.info("killed after step %d", _last_step(folder))
-    _Process(file, folder).finish()
+    _Process(file, folder, trust).finish()
     return kills
 
 
 class _Process:
-    """A run in a process of its own, resumed where there is something to resume."""
+    """A run in a process of its own, resumed where there is something to resume; `trust` remote code, if one did."""
 
-    def __init__(self, file: Path, folder: Path) -> None:
+    def __init__(self, file: Path, folder: Path, trust: bool) -> None:
         self.folder, self.output = folder, folder.with_suffix(".txt")
         self.lines_before = _lines(folder)
         command = [sys.executable, "-m", "sft_hf", "finetune", str(file), "--output-dir", str(folder)]
+        if trust:  # a file alone may not say so
+            command.append(f"{TRUST}=true")
         if (folder / "recipe.yaml").is_file():
             command.append("--resume")
         with open(self.output, "wb") as output:

@@ -13,8 +13,9 @@ from sft_hf.recipe import TrainSection
 
 
 def speed_up(model: Any, section: TrainSection) -> None:
-    """Do to a model, in place, what `train.gradient_checkpointing` and `train.torch_compile` ask for.
+    """Make a model's training faster in place, or smaller, as `train.gradient_checkpointing` and `torch_compile` say.
 
+    Unless one of them is on, it gets the fast kernels of `cpu_kernels`, and `depthwise`'s where it has such layers.
     Compiling leaves the names of weights as they are, and dropout draws other numbers; `auto` compiles nothing, as it
     was measured to pay nowhere yet.
     Raises RecipeError for a model that cannot recompute its activations.

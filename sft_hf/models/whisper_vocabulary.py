@@ -12,7 +12,7 @@ from sft_hf.errors import CheckpointError
 
 END = "<|endoftext|>"  # also begins and pads
 TIMESTAMPS = 1501  # <|0.00|> to <|30.00|>
-FIRST_MULTILINGUAL = 51865  # the English models have one token fewer
+FIRST_MULTILINGUAL = 51865  # tokens, by Whisper's own rule; the English models have one fewer
 
 
 def read_json(path: Path, hint: str = "") -> dict[str, Any]:

@@ -19,6 +19,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from sft_hf.data.media import find_files
 from sft_hf.errors import DataError, StorageError, did_you_mean
 from sft_hf.filesystem import STORAGE_ERRNOS
 
@@ -103,7 +104,7 @@ def encode_audio(samples: np.ndarray, rate: int) -> bytes:
 
 def find_audio(folder: Path) -> list[Path]:
     """Return the recordings in a folder and the folders below it, by name. Raises DataError if there are none."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
+    found, _ = find_files(folder, AUDIO_SUFFIXES)
     if not found:
         raise DataError(f"{folder}: holds no recordings ({', '.join(AUDIO_SUFFIXES)})")
     return found

@@ -14,7 +14,7 @@ from transformers import AutoModelForCTC, AutoTokenizer
 from sft_hf.errors import CheckpointError, RecipeError
 from sft_hf.models.loading import load_pretrained, open_checkpoint, quiet_transformers
 from sft_hf.speech import ctc
-from sft_hf.speech.family import Family, mask_of, pad_rows, seed_numpy
+from sft_hf.speech.family import Family, mask_of, pad_rows
 from sft_hf.speech.transcripts import Word
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class CtcFamily(Family):
         """`input_values` (or what the model calls it), `attention_mask`, `input_lengths`, `seconds`, `labels`."""
         features = [row["features"] for row in rows]
         lengths = [len(array) for array in features]
-        width = max(*lengths, self._least) if len(lengths) > 1 else max(lengths[0], self._least)
+        width = max(*lengths, self._least)
         batch: Batch = {
             self.extractor.model_input_names[0]: pad_rows(features, width, float(self.extractor.padding_value)),
             "input_lengths": torch.tensor(lengths, dtype=torch.int64),
@@ -160,8 +160,6 @@ class CtcFamily(Family):
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """See `Family.losses`: the negative log-likelihood of all alignments of the row's labels."""
-        if model.training:
-            seed_numpy()
         return self._losses(*self._forward(model, batch), batch["labels"])
 
     def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:

@@ -150,17 +150,3 @@ def pad_rows(arrays: Sequence[np.ndarray], width: int, value: float, dtype: Any 
 def mask_of(lengths: Sequence[int], width: int) -> Tensor:
     """Return int64 [rows, width]: 1 for what is real, 0 for padding."""
     return (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
-
-
-def unwrapped(model: Any) -> Any:
-    """Return the model inside a wrapper for several processes."""
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-
-
-def seed_numpy() -> None:
-    """Draw NumPy's seed from PyTorch's generator.
-
-    SpecAugment in Transformers draws from `numpy.random`, which the loop does not seed: without this, its masks would
-    not be a function of (seed, step, rank), and a resumed run would not be the same.
-    """
-    np.random.seed(int(torch.randint(2**31, ())))

@@ -16,10 +16,12 @@ from transformers import AutoModelForSpeechSeq2Seq, AutoTokenizer, GenerationCon
 
 from sft_hf.errors import RecipeError, did_you_mean
 from sft_hf.models.loading import load_pretrained, open_checkpoint, quiet_transformers
-from sft_hf.speech.family import Family, mask_of, pad_rows, seed_numpy, unwrapped
+from sft_hf.models.whisper_vocabulary import FIRST_MULTILINGUAL
+from sft_hf.speech.family import Family, mask_of, pad_rows
 from sft_hf.speech.transcripts import Word, spread_words
 from sft_hf.speech.whisper_window import (
     FRAMES_PER_POSITION,
+    MIN_SECONDS,
     fit_to_window,
     log_mel,
     order_of,
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 SECONDS_PER_TIMESTAMP = 0.02
-FIRST_MULTILINGUAL_VOCABULARY = 51865  # Whisper's own rule: smaller vocabularies are English only
 
 
 class Seq2SeqFamily(Family):
@@ -154,8 +155,9 @@ class Seq2SeqFamily(Family):
 
     def _window_of(self, row: dict[str, Any]) -> float:
         """The smallest window that the row fits into; of a clip longer than any in training, the next whole second."""
-        needed = window_seconds(row["seconds"], self.max_seconds)
-        return min((window for window in row.get("windows", self.windows) if window >= needed), default=needed)
+        least = max(row["seconds"], MIN_SECONDS)
+        fitting = [window for window in row.get("windows", self.windows) if window >= least]
+        return min(fitting, default=window_seconds(row["seconds"], self.max_seconds))
 
     def _frames(self, window: float) -> int:
         """Frames of the spectrogram in a window, as many as the encoder has positions for at most."""
@@ -195,8 +197,6 @@ class Seq2SeqFamily(Family):
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """See `Family.losses`: cross-entropy of each token given the ones before it."""
-        if model.training:
-            seed_numpy()
         parts = split_by_frames(batch)
         losses = [self._part_losses(model, part) for _, part in parts]
         return losses[0] if len(parts) == 1 else torch.cat(losses)[order_of(parts)]
@@ -213,8 +213,6 @@ class Seq2SeqFamily(Family):
 
     def items(self, model: nn.Module, batch: Batch) -> Items:
         """See `Task.items`: the tokens to be written, the end among them, row by row."""
-        if model.training:
-            seed_numpy()
         parts = split_by_frames(batch)
         logits = torch.cat([self._logits(model, part) for _, part in parts])
         if len(parts) > 1:
@@ -244,32 +242,31 @@ class Seq2SeqFamily(Family):
         order = order_of(parts)
         return {name: torch.cat([outputs[name] for outputs in found])[order] for name in found[0]}
 
-    def _predict_part(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        inner = unwrapped(model)
+    def _predict_part(self, model: Any, batch: Batch) -> dict[str, Tensor]:
         name = self.extractor.model_input_names[0]
         mask = {} if self.is_whisper else {"attention_mask": batch["attention_mask"]}
         with self._window(model, batch), quiet_transformers():
-            encoded = inner.get_encoder()(batch[name], **mask)
+            encoded = model.get_encoder()(batch[name], **mask)
             known = {"encoder_outputs": encoded, **mask}
             options: dict[str, Any] = {"max_new_tokens": self._limit(batch), "num_beams": 1, "do_sample": False}
             if self.is_whisper and self.settings.timestamps:
-                tokens, texts = self._with_timestamps(inner, batch[name], options)
+                tokens, texts = self._with_timestamps(model, batch[name], options)
             else:
                 # Not Whisper's own `generate`, which goes on after two timestamps in a row, and then cannot cope with
                 # the encoder's output, which is computed once here.
                 prompt = torch.tensor(self.prompt, device=batch[name].device).expand(len(batch[name]), -1)
-                sequences = GenerationMixin.generate(inner, decoder_input_ids=prompt, **known, **options)
+                sequences = GenerationMixin.generate(model, decoder_input_ids=prompt, **known, **options)
                 texts = [self._said(row) for row in sequences[:, len(self.prompt) :].tolist()]
                 tokens = texts
             outputs = {
                 "tokens": pad_rows(
                     [np.asarray(row, dtype=np.int64) for row in tokens], _width(tokens), IGNORED, np.int64
                 ),
-                "confidence": self._score(inner, known, texts, batch[name].device),
+                "confidence": self._score(model, known, texts, batch[name].device),
                 "seconds": batch["seconds"],
             }
             if "labels" in batch:
-                outputs["loss"] = self._losses_of(inner, known, batch)
+                outputs["loss"] = self._losses_of(model, known, batch)
         return {key: value.to(batch[name].device) for key, value in outputs.items()}
 
     def _limit(self, batch: Batch) -> int:
@@ -358,7 +355,7 @@ def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _width(rows: Sequence[Sequence[int]]) -> int:
-    return max(1, *map(len, rows)) if len(rows) > 1 else max(1, len(rows[0]))
+    return max(1, *map(len, rows))
 
 
 def _first(value: Any) -> Any:
@@ -372,4 +369,4 @@ def _is_multilingual(config: PretrainedConfig, source: Source) -> bool:
     except (OSError, ValueError):
         saved = None
     told = getattr(saved, "is_multilingual", None)
-    return bool(config.vocab_size >= FIRST_MULTILINGUAL_VOCABULARY if told is None else told)
+    return bool(config.vocab_size >= FIRST_MULTILINGUAL if told is None else told)

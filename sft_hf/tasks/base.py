@@ -302,9 +302,6 @@ def vocabulary_digest(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
 
 
-LossFunction = Callable[[nn.Module, Batch], Tensor]
-
-
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """Return the batch on `device`."""
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}

@@ -310,10 +310,13 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         if texts:
             yield self._text_rows(texts)
 
-    def _text_rows(self, texts: list[str]) -> list[dict[str, Any]]:
+    def _refuse_single_texts(self) -> None:
         if len(self.text_columns) > 1:
             columns = " and ".join(self.text_columns)
             raise DataError(f"this model takes pairs of texts: give a CSV or JSONL file with columns {columns}")
+
+    def _text_rows(self, texts: list[str]) -> list[dict[str, Any]]:
+        self._refuse_single_texts()
         for text in texts:
             if not text.strip():
                 raise DataError("an input is empty; give some text")
@@ -334,7 +337,9 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         data = self.recipe.data
         first_row = 1
         options: dict[str, Any] = {}
-        if path.suffix.lower() != ".txt":
+        if path.suffix.lower() == ".txt":
+            self._refuse_single_texts()
+        else:
             options = {
                 "columns": self.text_columns,
                 "delimiter": data.delimiter,

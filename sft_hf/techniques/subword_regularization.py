@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from sft_hf.data.subwords import Subwords
+from sft_hf.data.subwords import Subwords, beside_tokens
 from sft_hf.errors import RecipeError
 from sft_hf.recipe_sections import TechniqueSettings
 from sft_hf.techniques.base import Context, Technique
@@ -80,9 +80,5 @@ class SubwordRegularization(Technique[SubwordRegularizationSettings]):
         pieces: list[int] = []
         for number, way, is_split in zip(ids.tolist(), ways, split, strict=True):
             pieces += way[int(generator.integers(len(way)))] if is_split else (number,)
-        along = {
-            name: np.repeat(value, 1 + split)
-            for name, value in row.items()
-            if isinstance(value, np.ndarray) and value.shape == ids.shape and name not in ("labels", "input_ids")
-        }
+        along = {name: np.repeat(value, 1 + split) for name, value in beside_tokens(row).items()}
         return {**row, **along, "input_ids": np.asarray(pieces, dtype=ids.dtype)}

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from sft_hf.data.subwords import Subwords
+from sft_hf.data.subwords import Subwords, beside_tokens
 from sft_hf.errors import RecipeError
 from sft_hf.recipe_sections import TechniqueSettings
 from sft_hf.techniques.base import Context, Technique
@@ -103,9 +103,5 @@ class TextAugmentation(Technique[TextAugmentationSettings]):
             places += [place for word in order for place in words[word]]
         places += range(end, len(ids))
         chosen = np.array(places, dtype=np.int64)
-        along = {
-            name: value[chosen]
-            for name, value in row.items()
-            if isinstance(value, np.ndarray) and value.shape == ids.shape and name not in ("labels", "input_ids")
-        }
+        along = {name: value[chosen] for name, value in beside_tokens(row).items()}
         return {**row, **along, "input_ids": ids[chosen]}

@@ -49,6 +49,19 @@ def test_one_that_is_not_is_found(recipe_file, tmp_path):
     assert "error: resuming is not exact: " in done.stderr
 
 
+def test_remote_code_that_the_command_allows_is_allowed_in_its_runs_too(recipe_file, tmp_path):
+    command = [
+        *COMMAND,
+        "--recipe",
+        str(recipe_file),
+        "model.trust_remote_code=true",
+        f"output_dir={tmp_path / 'tiny'}",
+    ]
+    done = subprocess.run([*command, "--kills", "1"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"sft-hf finetune {recipe_file} model.trust_remote_code=true" in done.stderr  # the next command
+
+
 def test_a_recipe_that_does_not_run_says_why(recipe_file, tmp_path):
     done = subprocess.run(
         [*COMMAND, str(recipe_file), "data.label_column=labl"],

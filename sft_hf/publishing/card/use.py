@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePath
 
 from sft_hf.publishing.card.adapter import adapter_facts, open_adapter
-from sft_hf.publishing.card.markdown import fenced, plain
+from sft_hf.publishing.card.markdown import fenced, python_text
 from sft_hf.publishing.numbers import finite
 from sft_hf.run_record import RunRecord
 
@@ -32,7 +32,7 @@ def _use_model(record: RunRecord, pipeline_tag: str, repo_id: str | None) -> str
     if _on_word_vectors(record):
         lines.insert(0, "import sft_hf.models.word_embeddings  # pip install sft-hf")
     options = ", trust_remote_code=True" if record.recipe.model.trust_remote_code else ""
-    model = f"{_python(repo_id or _local_name(record))}{options}"
+    model = f"{python_text(repo_id or _local_name(record))}{options}"
     if pipeline_tag == "automatic-speech-recognition":
         lines.insert(0, "import soundfile")
         lines += [
@@ -89,8 +89,3 @@ def _local_run(record: RunRecord) -> str:
     """The run's folder as seen from where runs are started: runs/NAME."""
     runs = PurePath(record.recipe.output_dir or "runs/run").parent.name == "runs"
     return f"{'runs/' if runs else ''}{record.name}"
-
-
-def _python(text: str) -> str:
-    """A string literal in double quotes on one line."""
-    return '"' + plain(text, 300).replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -132,7 +132,6 @@ def _name(name: str) -> str:
     return {
         "majority class": "Most frequent label",
         "zero-shot": "Before fine-tuning",
-        "zero-shot checkpoint": "Before fine-tuning",
         "frozen probe": "Probe, frozen features",
     }.get(name, name)
 

@@ -106,7 +106,10 @@ LOG_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm", "examples_
 
 
 def log_table(record: RunRecord) -> tuple[list[str], list[list[str]], int]:
-    """Return columns, rows and how many rows there are in all, of which at most MOST_LOG_LINES are returned."""
+    """Return columns, some rows, and how many there are in all.
+
+    Rows are evenly spaced, with every evaluation between them: at most twice MOST_LOG_LINES.
+    """
     metric = f"eval_{record.primary}"
     columns = [*LOG_COLUMNS, "eval_loss", *([metric] if metric != "eval_loss" else [])]
     present = [column for column in columns if any(column in line for line in record.log)]

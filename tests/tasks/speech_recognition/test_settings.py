@@ -62,8 +62,8 @@ def test_settings_that_cannot_be_met_are_recipe_errors(
     make_speech_recipe, checkpoints, multilingual, kind, changes, words
 ):
     name = str(multilingual) if kind == "multilingual" else checkpoints[kind]
-    if "data__streaming" in changes:  # a stream has no other name for its column
-        changes = {**changes, "data__audio_column": "file_name", "data__validation_fraction": 0}
+    if "data__streaming" in changes:
+        changes = {**changes, "data__validation_fraction": 0}
     with pytest.raises(RecipeError) as caught:
         finetune(make_speech_recipe(model__name=name, **changes))
     assert all(word in str(caught.value) for word in words), caught.value
