@@ -135,9 +135,7 @@ class RunFolder:
 
     def read_log(self) -> list[dict[str, Any]]:
         """Return the lines of log.jsonl so far."""
-        if not self.log_file.is_file():
-            return []
-        return [json.loads(line) for line in self.log_file.read_text(encoding="utf-8").splitlines()]
+        return read_json_lines(self.log_file)
 
     def write_results(
         self,
@@ -153,6 +151,15 @@ class RunFolder:
         if report is not None:
             write_text(self.report_file, report)
         write_json(self.metrics_file, metrics)
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a file with one a line; none of a file that is not there. Raises OSError, ValueError."""
+    if not path.is_file():
+        return []
+    # Not str.splitlines, which also cuts at U+0085, U+2028 and U+2029: labels and texts may hold these.
+    with open(path, encoding="utf-8", newline="\n") as file:
+        return [json.loads(line) for line in file]
 
 
 def open_run(path: str | Path) -> RunFolder:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sft_hf.errors import RunFolderError
 from sft_hf.recipe import Recipe
-from sft_hf.run_folder import load_run_recipe, open_run
+from sft_hf.run_folder import load_run_recipe, open_run, read_json_lines
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,10 @@ def read_record(path: str | Path, *, trust_remote_code: bool = False) -> RunReco
     recipe = load_run_recipe(folder.path, trust_remote_code=trust_remote_code)
     try:
         metrics = json.loads(folder.metrics_file.read_text(encoding="utf-8"))
-        predictions = _lines(folder.predictions_file)
+        predictions = read_json_lines(folder.predictions_file)
         log = folder.read_log()
     except (OSError, ValueError) as error:
         raise RunFolderError(
             f"{path}: its results cannot be read ({error}); score the run again with --resume"
         ) from None
     return RunRecord(folder.path.resolve().name, recipe, metrics, predictions, log)
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
