@@ -24,6 +24,9 @@ OWN_ENTRIES = (
 # What a run that was killed before its first line may have left; no reason to refuse the folder.
 LEFTOVERS = (LOCK, OWNER, ".recipe.yaml.tmp")
 
+REMEDY = "put it back, or train again (--overwrite)"
+"""What to do where a part of a finished run is gone or broken: nothing but training writes it."""
+
 
 class RunFolder:
     """Paths of a run, and the few rules of touching them."""
@@ -83,9 +86,12 @@ class RunFolder:
         try:
             return json.loads(self.metrics_file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise RunFolderError(
-                f"{self.metrics_file}: cannot be read ({error}); delete it to score the run again"
-            ) from None
+            raise RunFolderError(f"{self.metrics_file}: cannot be read ({error}); {REMEDY}") from None
+
+    def refuse_unfinished(self) -> None:
+        """Raise RunFolderError for a run without metrics.json, which is written last."""
+        if not self.metrics_file.is_file():
+            raise RunFolderError(f"{self.path}: the run is not finished (no metrics.json); continue it with --resume")
 
     def start(self, recipe: Recipe, overwrite: bool) -> None:
         """Take the lock, remove what an earlier run left here and write the resolved recipe.
