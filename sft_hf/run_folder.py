@@ -24,6 +24,9 @@ OWN_ENTRIES = (
 # What a run that was killed before its first line may have left; no reason to refuse the folder.
 LEFTOVERS = (LOCK, OWNER, ".recipe.yaml.tmp")
 
+REMEDY = "put it back, or train again (--overwrite)"
+"""What to do where a part of a finished run is gone or broken: nothing but training writes it."""
+
 
 class RunFolder:
     """Paths of a run, and the few rules of touching them."""
@@ -83,9 +86,12 @@ class RunFolder:
         try:
             return json.loads(self.metrics_file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise RunFolderError(
-                f"{self.metrics_file}: cannot be read ({error}); delete it to score the run again"
-            ) from None
+            raise RunFolderError(f"{self.metrics_file}: cannot be read ({error}); {REMEDY}") from None
+
+    def refuse_unfinished(self) -> None:
+        """Raise RunFolderError for a run without metrics.json, which is written last."""
+        if not self.metrics_file.is_file():
+            raise RunFolderError(f"{self.path}: the run is not finished (no metrics.json); continue it with --resume")
 
     def start(self, recipe: Recipe, overwrite: bool) -> None:
         """Take the lock, remove what an earlier run left here and write the resolved recipe.
@@ -135,9 +141,7 @@ class RunFolder:
 
     def read_log(self) -> list[dict[str, Any]]:
         """Return the lines of log.jsonl so far."""
-        if not self.log_file.is_file():
-            return []
-        return [json.loads(line) for line in self.log_file.read_text(encoding="utf-8").splitlines()]
+        return read_json_lines(self.log_file)
 
     def write_results(
         self,
@@ -153,6 +157,15 @@ class RunFolder:
         if report is not None:
             write_text(self.report_file, report)
         write_json(self.metrics_file, metrics)
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a file with one a line; none of a file that is not there. Raises OSError, ValueError."""
+    if not path.is_file():
+        return []
+    # Not str.splitlines, which also cuts at U+0085, U+2028 and U+2029: labels and texts may hold these.
+    with open(path, encoding="utf-8", newline="\n") as file:
+        return [json.loads(line) for line in file]
 
 
 def open_run(path: str | Path) -> RunFolder:

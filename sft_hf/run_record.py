@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sft_hf.errors import RunFolderError
 from sft_hf.recipe import Recipe
-from sft_hf.run_folder import load_run_recipe, open_run
+from sft_hf.run_folder import REMEDY, load_run_recipe, open_run, read_json_lines
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,15 @@ class RunRecord:
 def read_record(path: str | Path, *, trust_remote_code: bool = False) -> RunRecord:
     """Read the record of a finished run. Raises RunFolderError, RecipeError."""
     folder = open_run(path)
+    folder.refuse_unfinished()
     recipe = load_run_recipe(folder.path, trust_remote_code=trust_remote_code)
-    try:
-        metrics = json.loads(folder.metrics_file.read_text(encoding="utf-8"))
-        predictions = _lines(folder.predictions_file)
-        log = folder.read_log()
-    except (OSError, ValueError) as error:
-        raise RunFolderError(
-            f"{path}: its results cannot be read ({error}); score the run again with --resume"
-        ) from None
+    metrics = _whole(folder.metrics_file, lambda file: json.loads(file.read_text(encoding="utf-8")))
+    predictions, log = (_whole(file, read_json_lines) for file in (folder.predictions_file, folder.log_file))
     return RunRecord(folder.path.resolve().name, recipe, metrics, predictions, log)
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def _whole(file: Path, read: Callable[[Path], Any]) -> Any:
+    try:
+        return read(file)
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{file}: cannot be read ({error}); {REMEDY}") from None

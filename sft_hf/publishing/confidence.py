@@ -1,11 +1,53 @@
-"""What was made of a model's confidence after training, in sentences: scaled, and too little of it for an answer."""
+"""A model's confidence: how far it can be believed, and what was made of it after training, in sentences."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from sft_hf.publishing.numbers import decimal, finite, percent
 from sft_hf.run_record import RunRecord
+
+CALIBRATED = 0.02  # a mean confidence this near to the share of right answers is taken at its word
+OFF_IN_PLACES = 0.05  # expected calibration error
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Bins of a reliability diagram, means over their `count` rows, expected calibration error and its verdict."""
+
+    bins: list[dict[str, Any]]
+    count: int
+    confidence: float
+    accuracy: float
+    error: float
+    verdict: str
+
+
+def measured_calibration(record: RunRecord) -> Calibration | None:
+    """Return what card and report both say of the split that was scored; None where it was not measured."""
+    error = finite(record.scores.get("ece"))
+    bins = [
+        entry
+        for entry in record.scores.get("calibration") or []
+        if entry.get("count") and None not in map(finite, (entry.get("confidence"), entry.get("accuracy")))
+    ]
+    total = sum(entry["count"] for entry in bins)
+    if error is None or not total:
+        return None
+    confidence = sum(entry["count"] * entry["confidence"] for entry in bins) / total
+    accuracy = sum(entry["count"] * entry["accuracy"] for entry in bins) / total
+    return Calibration(bins, total, confidence, accuracy, error, _verdict(confidence - accuracy, error))
+
+
+def _verdict(gap: float, error: float) -> str:
+    """Words for mean confidence minus share of right answers, and for the expected calibration error."""
+    if abs(gap) > CALIBRATED:
+        word = "over-confident" if gap > 0 else "under-confident"
+        return f"the model is {word}, by {abs(gap) * 100:.1f} points"
+    if error > OFF_IN_PLACES:
+        return "right on average, but too sure of some answers and too unsure of others"
+    return "its confidence can be taken at its word"
 
 
 def confidence_sentences(record: RunRecord) -> list[str]:

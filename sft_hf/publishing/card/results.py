@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sft_hf.publishing.card.markdown import escape, table
-from sft_hf.publishing.confidence import confidence_sentences
+from sft_hf.publishing.confidence import confidence_sentences, measured_calibration
 from sft_hf.publishing.names import without_paths
 from sft_hf.publishing.numbers import (
     LOWER_IS_BETTER,
@@ -23,8 +23,6 @@ from sft_hf.run_record import RunRecord
 
 MOST_CLASSES = 30  # rows of the table of classes, and of groups
 MOST_CONFUSIONS = 10
-CALIBRATED = 0.02  # a mean confidence this near to the share of right answers is taken at its word
-OFF_IN_PLACES = 0.05  # expected calibration error
 
 _TABLE = (
     *("accuracy", "micro_f1", "macro_f1", "map", "subset_accuracy"),
@@ -174,32 +172,18 @@ def _word(word: Any) -> str:
 
 def calibration(record: RunRecord) -> list[str]:
     """Return the section Calibration; empty where it was not measured."""
-    scores = record.scores
-    bins, error = scores.get("calibration") or [], finite(scores.get("ece"))
-    total = sum(entry["count"] for entry in bins)
-    if error is None or not total:
+    found = measured_calibration(record)
+    if found is None:
         return []
-    said = sum(entry["count"] * entry["confidence"] for entry in bins) / total
-    right = sum(entry["count"] * entry["accuracy"] for entry in bins) / total
-    top = bins[-1]
+    top = found.bins[-1]
     confidence, share = {
         "wer": ("mean confidence, which is one per token,", "of the transcripts are without any error"),
         "micro_f1": ("mean confidence in a row's likeliest label", "of these labels are right"),
     }.get(record.primary, ("mean confidence", "of the answers are right"))
     text = (
-        f"On {rows(total, f'{record.split} row')} the {confidence} is {percent(said)}, and {percent(right)} {share}: "
-        f"{_verdict(said - right, error)} Of the {rows(top['count'], 'answer')} with a confidence above "
-        f"{percent(top['low'])}, {percent(top['accuracy'])} are right. Expected calibration error: {percent(error)} "
-        "(15 bins)."
+        f"On {rows(found.count, f'{record.split} row')} the {confidence} is {percent(found.confidence)}, and "
+        f"{percent(found.accuracy)} {share}: {found.verdict}. Of the {rows(top['count'], 'answer')} with a confidence "
+        f"above {percent(top['low'])}, {percent(top['accuracy'])} are right. Expected calibration error: "
+        f"{percent(found.error)} (15 bins)."
     )
     return ["## Calibration", text, " ".join(confidence_sentences(record))]
-
-
-def _verdict(gap: float, error: float) -> str:
-    """Words for mean confidence minus share of right answers, and for the expected calibration error."""
-    if abs(gap) > CALIBRATED:
-        word = "over-confident" if gap > 0 else "under-confident"
-        return f"the model is {word}, by {abs(gap) * 100:.1f} points."
-    if error > OFF_IN_PLACES:
-        return "right on average, but too sure of some answers and too unsure of others."
-    return "its confidence can be taken at its word."

@@ -24,7 +24,7 @@ from sft_hf.publishing.public_recipe import public_recipe
 from sft_hf.recipe import Recipe
 from sft_hf.redaction import redact
 from sft_hf.registry import load_component
-from sft_hf.run_folder import RunFolder, load_run_recipe
+from sft_hf.run_folder import REMEDY, RunFolder, load_run_recipe
 from sft_hf.run_record import read_record
 from sft_hf.yaml_files import write_yaml
 
@@ -50,9 +50,6 @@ ADAPTER_FILES = (ADAPTER_CARD, f"adapter/{CONFIG}", f"adapter/{WEIGHTS}")
 BINARY = (".safetensors", ".model")
 MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
 
-REMEDY = "put it back, or train again (--overwrite)"
-"""What to do where a part of a finished run is gone or broken: nothing but training writes it."""
-
 _PLACE = re.compile(r"~?/|[A-Za-z]:[/\\]")
 
 Files = dict[str, "bytes | Path"]
@@ -74,8 +71,7 @@ def files_of_run(folder: RunFolder) -> tuple[Files, list[str]]:
     Raises RunFolderError for a run that is not finished or not whole, CheckpointError for a link out of one of these
     folders or a config that names a file outside of it, UserError for a file that cannot be read.
     """
-    if not folder.metrics_file.is_file():
-        raise RunFolderError(f"{folder.path}: the run is not finished (no metrics.json); continue it with --resume")
+    folder.refuse_unfinished()
     for name in (*RUN_FILES, folder.adapter.name):
         if not (folder.path / name).resolve().is_relative_to(folder.path.resolve()):
             raise RunFolderError(f"{folder.path / name}: is a link out of the run folder; copy the file here")
@@ -164,7 +160,7 @@ def _public_json(path: Path, recipe: Recipe) -> bytes:
     try:
         metrics = json.loads(_read(path))
     except ValueError as error:
-        raise RunFolderError(f"{path}: cannot be read ({error}); delete it and score the run again") from None
+        raise RunFolderError(f"{path}: cannot be read ({error}); {REMEDY}") from None
     return (json.dumps(public_metrics(metrics, recipe), indent=2) + "\n").encode()
 
 

@@ -234,11 +234,9 @@ def bar_panel(
     x_format: Callable[[float], str] = lambda value: f"{value:,.10g}",
     height: float = 170,
 ) -> Markup:
-    """Return a histogram; `edges` are one more than `counts`."""
+    """Return a histogram; `edges` are one more than `counts`, and are written by `x_format`."""
     frame = _Frame((edges[0], edges[-1]), (0.0, max([*counts, 1]) * 1.05), left=46, height=height)
-    body = _axes(
-        frame, ticks(*frame.x), _whole(ticks(*frame.y, 3)), lambda value: f"{value:,.10g}", lambda v: f"{v:,.0f}"
-    )
+    body = _axes(frame, ticks(*frame.x), _whole(ticks(*frame.y, 3)), x_format, lambda value: f"{value:,.0f}")
     base = frame.at_y(0)
     for low, high, number in zip(edges[:-1], edges[1:], counts, strict=True):
         left, right, top = frame.at_x(low), frame.at_x(high), frame.at_y(number)

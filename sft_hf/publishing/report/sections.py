@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from sft_hf.filesystem import human_bytes
-from sft_hf.publishing.confidence import confidence_sentences
+from sft_hf.publishing.confidence import Calibration, confidence_sentences, measured_calibration
 from sft_hf.publishing.names import without_paths
 from sft_hf.publishing.numbers import (
     UNKNOWN,
@@ -126,29 +126,22 @@ def log_table(record: RunRecord) -> tuple[list[str], list[list[str]], int]:
 
 def calibration(record: RunRecord) -> dict[str, Any] | None:
     """Return the reliability diagram, the histogram of confidence, a sentence and the bins; None without a record."""
-    bins = [
-        item
-        for item in record.scores.get("calibration") or []
-        if finite(item.get("confidence")) is not None and finite(item.get("accuracy")) is not None and item.get("count")
-    ]
-    total = sum(item["count"] for item in bins)
-    if not total:
+    found = measured_calibration(record)
+    if found is None:
         return None
-    claimed = sum(item["confidence"] * item["count"] for item in bins) / total
-    right = sum(item["accuracy"] * item["count"] for item in bins) / total
-    ece = record.scores.get("ece")
     told = "; ".join(
-        f"{rows(item['count'])} at {percent(item['confidence'])}: {percent(item['accuracy'])} right" for item in bins
+        f"{rows(item['count'])} at {percent(item['confidence'])}: {percent(item['accuracy'])} right"
+        for item in found.bins
     )
     title = f"Reliability diagram on {record.split}"
-    bounds, heights = _confidence_histogram(bins)
+    bounds, heights = _confidence_histogram(found.bins)
     return {
-        "sentence": calibration_sentence(claimed, right, ece, record.metrics.get("task") == "speech_recognition"),
+        "sentence": _calibration_sentence(found, record.metrics.get("task") == "speech_recognition"),
         "chosen": " ".join(confidence_sentences(record)),
         "diagram": reliability_panel(
             title,
             f"Confidence against share right: {told}.",
-            [(item["confidence"], item["accuracy"], item["count"]) for item in bins],
+            [(item["confidence"], item["accuracy"], item["count"]) for item in found.bins],
         ),
         "histogram": bar_panel(
             f"How confident the model is on {record.split}",
@@ -157,24 +150,18 @@ def calibration(record: RunRecord) -> dict[str, Any] | None:
             heights,
             x_format=axis_percent,
         ),
-        "bins": bins,
-        "ece": percent(ece),
+        "bins": found.bins,
+        "ece": percent(found.error),
     }
 
 
-def calibration_sentence(claimed: float, right: float, ece: Any, transcripts: bool) -> str:
+def _calibration_sentence(found: Calibration, transcripts: bool) -> str:
     """Say in plain words how far the confidence can be believed."""
-    gap = claimed - right
-    kind = "a transcript counts as right when every word is" if transcripts else ""
-    if abs(gap) < 0.01:
-        verdict = "its confidence can be taken at its word, on average"
-    else:
-        verdict = f"it is {'over' if gap > 0 else 'under'}-confident by {abs(gap) * 100:.1f} percentage points"
-    sentence = f"The model claims {percent(claimed)} confidence on average and is right in {percent(right)} of rows: "
-    sentence += f"{verdict}."
-    if (value := finite(ece)) is not None:
-        sentence += f" Bin by bin, confidence is off by {value * 100:.1f} points (the expected calibration error)."
-    return sentence + (f" ({kind[:1].upper()}{kind[1:]}.)" if kind else "")
+    return (
+        f"The model claims {percent(found.confidence)} confidence on average and is right in {percent(found.accuracy)} "
+        f"of rows: {found.verdict}. Bin by bin, confidence is off by {found.error * 100:.1f} points (the expected "
+        "calibration error)." + (" (A transcript counts as right when every word is.)" if transcripts else "")
+    )
 
 
 def _confidence_histogram(bins: list[dict[str, Any]]) -> tuple[list[float], list[float]]:

@@ -24,6 +24,7 @@ from publishing.card.card_records import (
 )
 
 from sft_hf.publishing.numbers import percent
+from sft_hf.publishing.report.run_report import build_report
 from sft_hf.run_record import RunRecord
 
 
@@ -104,6 +105,7 @@ def test_lower_is_better_for_word_error_rates() -> None:
         ((0.4, 0.9), 0.082, "over-confident, by 8.2 points"),
         ((0.9, 1.0), 0.1, "under-confident, by 9.8 points"),
         ((0.45, 0.99), 0.0, "can be taken at its word"),
+        ((0.45, 0.97), 0.016, "can be taken at its word"),
         ((0.85, 0.89), 0.16, "too sure of some answers"),
     ],
 )
@@ -111,7 +113,9 @@ def test_what_the_confidence_means(accuracies: tuple[float, float], error: float
     test = scores_of(["a", "b"])
     for entry, accuracy in zip(test["calibration"], accuracies, strict=True):
         entry["accuracy"] = accuracy
-    card = card_of(record_of(["a", "b"], test={**test, "ece": error}))
+    record = record_of(["a", "b"], test={**test, "ece": error})
+    card = card_of(record)
+    assert words in build_report(record, {}), "card and report agree"
     assert words in card and f"calibration error: {percent(error)}" in card
     assert f"Of the 80 answers with a confidence above {percent(0.933)}, {percent(accuracies[1])} are right" in card
 

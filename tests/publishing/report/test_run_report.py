@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from publishing.report import report_records as records
 
 from sft_hf.publishing import numbers
-from sft_hf.publishing.report import charts
+from sft_hf.publishing.report import charts, sections
 from sft_hf.publishing.report.run_report import build_report, worst_errors
 from sft_hf.tasks.base import Shown
 
@@ -255,3 +256,9 @@ def test_a_line_breaks_where_a_value_is_missing():
     drawn = charts.line_panel("title", "text", [charts.Line("loss", points)], (0.0, 5.0))
     assert drawn is not None and drawn.count("<polyline") == 2
     assert charts.line_panel("title", "text", [charts.Line("loss", [(1.0, None)])], (0.0, 5.0)) is None
+
+
+def test_the_histogram_of_confidence_is_labelled_in_percent():
+    drawn = sections.calibration(records.single_label())["histogram"]
+    labels = re.findall(r'class="tick"[^>]*>([^<]+)<', drawn)
+    assert labels[-6:] == [f"{part}\u00a0%" for part in (0, 20, 40, 60, 80, 100)]
