@@ -19,6 +19,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from sft_hf.models.fast_dropout import drop
+from sft_hf.models.forward_context import surround_forward
 
 REDUCED = torch.bfloat16
 MAX_SCORES = 1024 * 1024
@@ -27,18 +28,7 @@ MAX_SCORES = 1024 * 1024
 
 def with_cpu_kernels(model: nn.Module) -> None:
     """Have a model's forward pass, in place, use the functions of this module while autocast to bf16 is on."""
-    entered: list[Any] = []
-
-    def enter(*_: Any) -> None:
-        mode = _Intercept() if _in_bf16() else nullcontext()
-        mode.__enter__()
-        entered.append(mode)
-
-    def leave(*_: Any) -> None:
-        entered.pop().__exit__(None, None, None)
-
-    model.register_forward_pre_hook(enter)
-    model.register_forward_hook(leave, always_call=True)  # after an error too
+    surround_forward(model, lambda: _Intercept() if _in_bf16() else nullcontext())
 
 
 class _Intercept(TorchFunctionMode):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from sft_hf.models.forward_context import surround_forward
 from sft_hf.models.relu6 import Relu6
 
 
@@ -30,17 +31,7 @@ def has_depthwise(model: nn.Module) -> bool:
 
 def with_fast_backward(model: nn.Module) -> None:
     """Have a model's forward pass, in place, record the backward pass of this module where it applies."""
-    entered: list[_Intercept] = []
-
-    def enter(*_: Any) -> None:
-        entered.append(_Intercept())
-        entered[-1].__enter__()
-
-    def leave(*_: Any) -> None:
-        entered.pop().__exit__(None, None, None)
-
-    model.register_forward_pre_hook(enter)
-    model.register_forward_hook(leave, always_call=True)  # after an error too
+    surround_forward(model, _Intercept)
 
 
 class _Intercept(TorchFunctionMode):

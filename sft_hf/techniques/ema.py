@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from sft_hf.averaging import move_towards
 from sft_hf.freezing import trained_tensors
 from sft_hf.recipe_sections import TechniqueSettings
 from sft_hf.techniques.base import Technique
@@ -22,7 +22,6 @@ def decay_at(step: int, decay: float) -> float:
     return min(decay, (1 + step) / (10 + step))
 
 
-@torch.no_grad()
 def update(average: dict[str, Tensor], weights: Mapping[str, Tensor], decay: float) -> None:
     """Set a <- d a + (1 - d) w in place; whole numbers (batch norm's counts) are copied.
 
@@ -30,11 +29,7 @@ def update(average: dict[str, Tensor], weights: Mapping[str, Tensor], decay: flo
     exponential weights as in A. Tarvainen and H. Valpola, Mean teachers are better role models, 2017, the update of the
     teacher's weights.
     """
-    for name, value in weights.items():
-        if average[name].is_floating_point():
-            average[name].lerp_(value.to(average[name].dtype), 1 - decay)
-        else:
-            average[name].copy_(value)
+    move_towards(average, weights, 1 - decay)
 
 
 class EmaSettings(TechniqueSettings):

@@ -9,13 +9,13 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from sft_hf.averaging import move_towards
 from sft_hf.errors import RecipeError
 from sft_hf.freezing import trained_tensors
 from sft_hf.recipe_sections import TechniqueSettings
 from sft_hf.techniques.base import Context, Schedule, Technique
 
 
-@torch.no_grad()
 def update_mean(mean: dict[str, Tensor], weights: Mapping[str, Tensor], count: int) -> None:
     """Set m <- (n m + w) / (n + 1) in place, for the mean m of `count` = n earlier weights.
 
@@ -23,11 +23,7 @@ def update_mean(mean: dict[str, Tensor], weights: Mapping[str, Tensor], count: i
 
     Source: P. Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018, section 3.2.
     """
-    for name, value in weights.items():
-        if mean[name].is_floating_point():
-            mean[name].lerp_(value.to(mean[name].dtype), 1 / (count + 1))
-        else:
-            mean[name].copy_(value)
+    move_towards(mean, weights, 1 / (count + 1))
 
 
 def is_collected(step: int, first: int, every: int, num_steps: int) -> bool:

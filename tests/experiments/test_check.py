@@ -56,6 +56,21 @@ def test_leaks_and_rare_labels_are_warnings_and_strict_fails_on_them(commands, r
     assert "error: 2 warnings, and --strict: 1 of 30 test rows" in strict.said()
 
 
+def test_frozen_parts_are_measured_as_they_will_run(make_recipe, monkeypatch):
+    from sft_hf.experiments import check as checking
+
+    step, modes = checking.train_step, {}
+
+    def watched(training, *others):
+        model = training.model
+        modes.update(frozen=[part.training for part in model.bert.modules()], head=model.classifier.training)
+        return step(training, *others)
+
+    monkeypatch.setattr(checking, "train_step", watched)
+    checking.check(make_recipe(train__freeze=["backbone"]))
+    assert modes["head"] and not any(modes["frozen"])
+
+
 def test_a_run_warns_of_them_too(commands, recipe_file, data_folder, tmp_path):
     data = with_train(data_folder, tmp_path, lambda train, test: train.append(test[4]))
     done = commands.run("finetune", str(recipe_file), data, "train.max_steps=1", "--output-dir", str(tmp_path / "run"))
