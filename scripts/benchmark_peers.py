@@ -63,6 +63,8 @@ def recipe_of(settings: SimpleNamespace) -> Recipe:
         changes.append(f"train.per_device_train_batch_size={settings.batch_size}")
     if (Path(settings.work) / "random").is_dir():
         changes.append(f"model={{name: {settings.work}/random}}")
+        if settings.scenario == "image":
+            changes.append("task.crop_pct=null")  # ViT's processor has no such setting
     return load_recipe(settings.recipe or RECIPES[settings.scenario], changes)
 
 
