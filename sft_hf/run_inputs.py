@@ -8,7 +8,6 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 
-from sft_hf.data.batching import padding_waste
 from sft_hf.data.loading import Splits, load_splits
 from sft_hf.data.media import MEDIA_KEYS
 from sft_hf.data.preflight import Finding, find_duplicates
@@ -75,5 +74,7 @@ def training_data(recipe: Recipe, task: Task[Any], splits: Splits, num_processes
         return Stream(train, recipe.data.stream_buffer_size, lambda rows: task.prepare(rows, where), sizes, where)
     data = WholeSet(prepare_split(task, train, where), sizes)
     batches = [micro.rows for window in data.epoch(0)[1] for rank in window.micro_batches for micro in rank]
-    log.info("padding: %.1f%% of the training positions", 100 * padding_waste(data.examples.lengths, batches))
+    padding = task.padding(data.examples, batches)
+    if padding is not None:
+        log.info("padding: %.1f%% of the training positions", 100 * padding)
     return data

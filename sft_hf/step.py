@@ -149,9 +149,11 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
 def _collate(training: Training, examples: Examples, window: Window, state: TrainState) -> list[TrainBatch]:
     """Return this rank's forward passes of the step, a function of its arguments alone; any thread may make them."""
+    techniques, device = training.techniques, training.accelerator.device
     mine = cut(window.micro_batches[training.accelerator.process_index], state.halvings)
-    partners = training.techniques.partners(window.rows(), state.step)
-    return [training.techniques.collate(training.task, examples, one.rows, partners, state.step) for one in mine]
+    partners = techniques.partners(window.rows(), state.step)
+    batches = (techniques.collate(training.task, examples, one.rows, partners, state.step) for one in mine)
+    return [batch.pinned(device) for batch in batches]
 
 
 def _forward_backward(training: Training, mine: tuple[MicroBatch, ...], batches: list[TrainBatch]) -> _Passes:

@@ -165,6 +165,15 @@ def test_a_run_that_died_resumes_to_the_same_bits(make, tmp_path):
     assert whole.metrics["test"] == resumed.metrics["test"]
 
 
+@pytest.mark.parametrize(("window", "windows"), [("auto", (4.0,)), ("buckets", (2.0, 3.0, 4.0))])
+def test_the_log_counts_the_silence_up_to_the_window_as_padding(make, caplog, tmp_path, window, windows):
+    seconds = [round((0.8 + index * 3 / 26) * 16_000) / 16_000 for index in range(27)]
+    heard = sum(min(each for each in windows if each >= value) for value in seconds)
+    with caplog.at_level("INFO", "sft_hf"):
+        finetune(make(task__window=window, train__max_steps=1, output_dir=str(tmp_path / "run")))
+    assert f"padding: {100 * (1 - sum(seconds) / heard):.1f}% of the training positions" in caplog.text
+
+
 def test_a_restored_model_hears_in_the_windows_of_training(trained, long_folder):
     config = json.loads((trained.output_dir / "model" / "config.json").read_text())
     assert config["audio_window_buckets"] == [2, 3, 4] and config["audio_window_seconds"] == 4

@@ -59,6 +59,10 @@ class Family(ABC):
         """Learn from the train split how long clips and transcripts are; return what there is to say about it."""
         return []
 
+    def window_lengths(self, seconds: np.ndarray) -> np.ndarray | None:
+        """The seconds that clips of these lengths are each padded to; None: to the longest clip of a batch."""
+        return None
+
     @abstractmethod
     def recall(self, config: Any) -> None:
         """Take from a trained model's config what `learn_texts` and `learn_lengths` had learned."""

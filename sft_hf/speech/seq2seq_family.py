@@ -108,6 +108,10 @@ class Seq2SeqFamily(Family):
         windows = " or ".join(f"{window:g}" for window in self.windows)
         return [f"Whisper's window: {windows} of {self.max_seconds:g} s (the longest clip has {heard:.1f} s)"]
 
+    def window_lengths(self, seconds: np.ndarray) -> np.ndarray | None:
+        """See `Family.window_lengths`: Whisper's windows."""
+        return np.array([self._window_of({"seconds": value}) for value in seconds]) if self.is_whisper else None
+
     def recall(self, config: Any) -> None:
         """See `Family.recall`: lengths."""
         self.max_new_tokens = int(getattr(config, "transcript_max_new_tokens", self.max_new_tokens))

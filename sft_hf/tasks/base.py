@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sft_hf.confidence import Confidence
+from sft_hf.data.batching import padding_waste
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -263,6 +264,10 @@ class Task(ABC, Generic[SettingsT]):
         """How long the rows are, and in which unit; None where rows have no length."""
         return None
 
+    def padding(self, examples: Examples, batches: Sequence[tuple[int, ...]]) -> float | None:
+        """The share of what is computed for these batches of rows that is padding; None where rows have no length."""
+        return None if self.measured_lengths(examples) is None else padding_waste(examples.lengths, batches)
+
     @abstractmethod
     def show(self, split: Dataset, indices: Sequence[int]) -> list[Shown]:
         """The rows as a person perceives them. Raises DataError for a file that is no longer there."""
@@ -305,3 +310,15 @@ def vocabulary_digest(tokenizer: Any) -> str:
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """Return the batch on `device`."""
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def pinned(batch: Batch, device: torch.device) -> Batch:
+    """Return the batch in page-locked memory, whence it goes to a GPU while the host goes on; for others as it is."""
+    if device.type != "cuda":
+        return batch
+    with torch.cuda.device(device):  # in a new thread it is the first, whichever is this process's
+        return {name: tensor if _is_expanded(tensor) else tensor.pin_memory() for name, tensor in batch.items()}
+
+
+def _is_expanded(tensor: Tensor) -> bool:
+    return tensor.untyped_storage().nbytes() < tensor.nbytes

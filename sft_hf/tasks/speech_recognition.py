@@ -313,6 +313,12 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
         """See `Task.measured_lengths`."""
         return "seconds", examples.lengths / FRAMES_PER_SECOND
 
+    def padding(self, examples: Examples, batches: Sequence[tuple[int, ...]]) -> float | None:
+        """See `Task.padding`: Whisper pads a clip to its window, whatever the clips beside it."""
+        seconds = self.measured_lengths(examples)[1]
+        windows = self.family.window_lengths(seconds)
+        return super().padding(examples, batches) if windows is None else 1.0 - float(seconds.sum() / windows.sum())
+
     def show(self, split: Dataset, indices: Sequence[int]) -> list[Shown]:
         """See `Task.show`: the first `SHOWN_SECONDS` as a compressed file that browsers play."""
         from sft_hf.speech.audio import encode_audio, read_audio

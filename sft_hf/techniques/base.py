@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from sft_hf.errors import RecipeError
 from sft_hf.recipe_sections import TechniqueSettings
-from sft_hf.tasks.base import Batch, Examples, Items, Task, to_device
+from sft_hf.tasks.base import Batch, Examples, Items, Task, pinned, to_device
 
 if TYPE_CHECKING:
     from sft_hf.recipe import Recipe
@@ -66,8 +66,15 @@ class TrainBatch:
 
     def to(self, device: torch.device) -> TrainBatch:
         """Return the batch on `device`."""
-        partner = None if self.partner is None else to_device(self.partner, device)
-        return replace(self, inputs=to_device(self.inputs, device), partner=partner)
+        return self._each(to_device, device)
+
+    def pinned(self, device: torch.device) -> TrainBatch:
+        """Return the batch where it is fastest copied to `device`."""
+        return self._each(pinned, device)
+
+    def _each(self, move: Callable[[Batch, torch.device], Batch], device: torch.device) -> TrainBatch:
+        partner = None if self.partner is None else move(self.partner, device)
+        return replace(self, inputs=move(self.inputs, device), partner=partner)
 
     def with_inputs(self, inputs: Batch) -> TrainBatch:
         """Return the batch with other inputs, for the loss inside; it has no partner any more."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from sft_hf.data import prefetch
 from sft_hf.data.prefetch import OneAhead
 from sft_hf.errors import DataError
 from sft_hf.run import finetune
+from sft_hf.techniques.base import TrainBatch
 
 
 def test_what_was_started_is_taken_and_anything_else_is_made():
@@ -37,6 +39,21 @@ def test_what_was_started_is_taken_and_anything_else_is_made():
 
 def test_only_what_computes_elsewhere_leaves_the_cpu_time_to_make_batches_ahead():
     assert [prefetch.pays(torch.device(kind)) for kind in ("cpu", "cuda", "mps")] == [False, True, True]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here, and memory is page-locked for one alone")
+def test_batches_for_a_gpu_are_page_locked():
+    batch = TrainBatch({"pixel_values": torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last)})
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(batch.pinned, torch.device("cuda", torch.cuda.current_device())).result()
+    assert found.inputs["pixel_values"].is_pinned() and not batch.inputs["pixel_values"].is_pinned()
+    assert found.inputs["pixel_values"].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_batch_that_stays_on_the_cpu_is_not_copied():
+    batch = TrainBatch({"input_ids": torch.zeros(2, 3)}, partner={"input_ids": torch.ones(2, 3)})
+    found = batch.pinned(torch.device("cpu"))
+    assert found.inputs["input_ids"] is batch.inputs["input_ids"] and found.partner is batch.partner
 
 
 def test_an_error_is_raised_where_the_batch_is_taken():
