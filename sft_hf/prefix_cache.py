@@ -25,13 +25,13 @@ from torch import Tensor, nn
 
 from sft_hf import process
 from sft_hf.console import progress
+from sft_hf.data.row_store import RowStore
 from sft_hf.data.training_data import WholeSet
 from sft_hf.errors import SftError, Terminated
 from sft_hf.filesystem import free_bytes, human_bytes
 from sft_hf.freezing import set_modes
 from sft_hf.prefix_replay import Replay, record
 from sft_hf.prefix_serving import ServedRows, ServedSet, ServedTask
-from sft_hf.prefix_store import PrefixStore
 from sft_hf.prefix_trace import Declined, Prefix, find_prefix
 from sft_hf.step import seed_step
 from sft_hf.tasks.base import Batch, Examples, to_device
@@ -85,7 +85,7 @@ class _Builder:
         with self._together("it could not be cut off"):
             self.examples = self._examples()
             self.prefix, self.tried_bytes = self._try()
-            self.store = PrefixStore(self._key(), int(self.training.recipe.train.prefix_cache_gb * 1e9))
+            self.store = RowStore("prefix", self._key(), int(self.training.recipe.train.prefix_cache_gb * 1e9))
             self._check_room()
         with self._together("its results could not be kept"):
             self.store.open()

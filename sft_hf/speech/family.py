@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoFeatureExtractor
 
+from sft_hf.data.row_cache import RowCache
 from sft_hf.errors import RecipeError
 from sft_hf.models.loading import open_checkpoint, quiet_transformers
 from sft_hf.speech.transcripts import Word
@@ -87,6 +88,17 @@ class Family(ABC):
         features = np.asarray(out[name][0], dtype=np.float32)
         mask = out.get("attention_mask")
         return features if mask is None else features[: int(mask[0].sum())]
+
+    def feature_cache(self, gigabytes: float) -> RowCache:
+        """Return the cache of what `extract` makes of recordings, by the SHA-256 of their files."""
+        made_by = {
+            "rows": "features",
+            "family": type(self).__name__,
+            "model": self.config.model_type,
+            "extractor": [type(self.extractor).__qualname__, self.extractor.to_json_string()],
+            "threads": torch.get_num_threads(),
+        }
+        return RowCache(made_by, ("transformers", "torch", "numpy", "soundfile", "soxr"), gigabytes)
 
     @abstractmethod
     def collate(self, rows: Sequence[dict[str, Any]]) -> Batch:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sft_hf.data.columns import Column
-from sft_hf.speech.audio import read_audio
+from sft_hf.data.row_cache import RowCache
+from sft_hf.speech.audio import digest, read_audio
 from sft_hf.speech.augmentation import add_noise, change_speed, clip_generator
 
 if TYPE_CHECKING:
@@ -70,10 +71,13 @@ class ClipStore:
         extract: Callable[[np.ndarray], np.ndarray],
         keep_samples: bool = False,
         budget: int = CACHE_BYTES,
+        disk: RowCache | None = None,
     ) -> None:
-        self.clips, self.rate, self.extract, self.keep_samples = clips, rate, extract, keep_samples
+        """`disk` has the features of whole recordings that earlier runs made; see `Family.feature_cache`."""
+        self.clips, self.rate, self.extract, self.keep_samples, self.disk = clips, rate, extract, keep_samples, disk
         self._left = budget
         self._kept: dict[tuple[str, int], np.ndarray] = {}
+        self._names: dict[int, str | None] = {}
 
     def samples(self, index: int) -> np.ndarray:
         """Mono float32 at the model's rate. Raises DataError, StorageError."""
@@ -86,15 +90,30 @@ class ClipStore:
 
     def features(self, index: int) -> np.ndarray:
         """What the model's feature extractor makes of the clip. Raises DataError, StorageError."""
-        return self._cached(("features", index), lambda: self.extract(self.samples(index)), keep=True)
+        return self._cached(("features", index), lambda: self._from_disk(index), keep=True)
+
+    def _from_disk(self, index: int) -> np.ndarray:
+        if self.disk is None:
+            return self.extract(self.samples(index))
+        if index not in self._names:
+            self._names[index] = digest(self.clips[index].recording)
+        name = self._names[index]
+        found = None if name is None else self.disk.find(name)
+        if found is not None:
+            return found[0]
+        features = self.extract(self.samples(index))
+        if name is not None:
+            self.disk.keep(name, [features])
+        return features
 
     def only(self, indices: Sequence[int]) -> ClipStore:
         """Return the store of these clips, with what is in memory of them."""
-        chosen = ClipStore([], self.rate, self.extract, self.keep_samples, self._left)
+        chosen = ClipStore([], self.rate, self.extract, self.keep_samples, self._left, self.disk)
         chosen.clips = _Chosen(self.clips, indices)
         names = ("samples", "features")
         found = {(name, new): self._kept.get((name, old)) for new, old in enumerate(indices) for name in names}
         chosen._kept = {key: value for key, value in found.items() if value is not None}
+        chosen._names = {new: self._names[old] for new, old in enumerate(indices) if old in self._names}
         return chosen
 
     def _cached(self, key: tuple[str, int], make: Callable[[], np.ndarray], keep: bool) -> np.ndarray:

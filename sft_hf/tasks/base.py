@@ -138,6 +138,11 @@ class Task(ABC, Generic[SettingsT]):
         self.settings: SettingsT = recipe.task  # type: ignore[assignment]
         self.confidence = Confidence()
 
+    @property
+    def row_cache_gigabytes(self) -> float:
+        """What `RowCache` may take: nothing for a stream, whose rows may have no end."""
+        return 0.0 if self.recipe.data.streaming else self.recipe.data.row_cache_gb
+
     @abstractmethod
     def columns(self) -> dict[str, str]:
         """The columns that the task reads: {key of the recipe: column}."""

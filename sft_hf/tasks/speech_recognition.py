@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
 
+    from sft_hf.data.row_cache import RowCache
     from sft_hf.recipe import Recipe
     from sft_hf.sources import Source
     from sft_hf.speech.family import Family
@@ -146,7 +148,9 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
 
         data, augmentation = self.recipe.data, self._augmentation()
         clips = Recordings(split, data.audio_column)
-        store = ClipStore(clips, self.family.rate, self.family.extract, keep_samples=bool(augmentation))
+        store = ClipStore(
+            clips, self.family.rate, self.family.extract, keep_samples=bool(augmentation), disk=self._feature_cache
+        )
         texts, row_ids = split[data.transcription_column], np.asarray(split["row_id"], dtype=np.int64)
         good: list[int] = []
         labels: list[list[int]] = []
@@ -166,6 +170,8 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
             labels.append(ids)
         if not good:
             raise DataError(f"{where}: none of its rows can be used; the first: {bad[0]}")
+        if self._feature_cache is not None:
+            self._feature_cache.flush()
         notes = skipped_rows(where, bad, len(split))
         store = store.only(good)
         row_ids, lengths = row_ids[good], np.asarray(seconds)
@@ -184,6 +190,11 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
 
         rows, blank = SpeechRows(store, lengths, labels), SpeechRows(store, lengths, labels, blank=True)
         return Examples(rows, _cost(lengths), row_ids, references, notes, views if augmentation else None, blank)
+
+    @cached_property
+    def _feature_cache(self) -> RowCache | None:
+        gigabytes = self.row_cache_gigabytes
+        return self.family.feature_cache(gigabytes) if gigabytes else None
 
     def _augmentation(self) -> Any:
         from sft_hf.speech.rows import Augmentation

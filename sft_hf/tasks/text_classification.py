@@ -7,6 +7,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,9 +25,10 @@ from transformers import (
 )
 
 from sft_hf.classification import ClassifierTask
-from sft_hf.console import progress
 from sft_hf.data.files import TABLE_SUFFIXES, iter_rows
 from sft_hf.data.labels import check_texts, encode_labels
+from sft_hf.data.row_cache import RowCache
+from sft_hf.data.tokens import TOKENIZE_CHUNK, open_token_cache, tokenize
 from sft_hf.errors import CheckpointError, DataError, RecipeError
 from sft_hf.models.embedding_files import EmbeddingSource, find_embeddings
 from sft_hf.models.loading import load_pretrained, open_checkpoint, opens, quiet_transformers
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
     from sft_hf.recipe import Recipe
     from sft_hf.sources import Source
 
-TOKENIZE_CHUNK = 1000
 PAD_TO_MULTIPLE_OF = 8
 PREDICT_ROWS, PREDICT_CHARACTERS = 8 * TOKENIZE_CHUNK, 2**24  # of the texts that are answered together, or so
 
@@ -59,26 +60,6 @@ class TextClassificationSettings(TaskSettings):
     embeddings: WordEmbeddingSettings | None = Field(
         None, description="Only where model.name is a file or folder of word vectors: the model on top of them."
     )
-
-
-class TokenTable(Sequence[dict[str, Any]]):
-    """Tokenized rows in two flat arrays per field, so that a million rows cost no million Python lists."""
-
-    def __init__(self, fields: dict[str, list[np.ndarray]], labels: Sequence[Any] | None) -> None:
-        self.lengths = np.array([len(row) for row in fields["input_ids"]], dtype=np.int64)
-        self._offsets = np.concatenate([[0], np.cumsum(self.lengths)])
-        self._flat = {name: np.concatenate(rows or [np.empty(0, np.int32)]) for name, rows in fields.items()}
-        self._labels = labels
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __getitem__(self, index: Any) -> dict[str, Any]:  # type: ignore[override]
-        span = slice(self._offsets[index], self._offsets[index + 1])
-        row: dict[str, Any] = {name: flat[span] for name, flat in self._flat.items()}
-        if self._labels is not None:
-            row["labels"] = self._labels[index]
-        return row
 
 
 class TextClassification(ClassifierTask[TextClassificationSettings]):
@@ -174,9 +155,15 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         labels = encode_labels(split, data.label_column, self.label_map, where, self.multi_label)
         is_train = where == self.train_where
         self._choose_vocabulary(chain.from_iterable(split[column] for column in self.text_columns) if is_train else ())
-        table, notes = self._tokenize([split[column] for column in self.text_columns], labels, where)
+        columns = [split[column] for column in self.text_columns]
+        table, notes = tokenize(self.tokenizer, columns, self.max_length, where, labels, self._token_cache)
         row_ids = np.asarray(split["row_id"], dtype=np.int64)
         return Examples(table, table.lengths, row_ids, labels, notes)
+
+    @cached_property
+    def _token_cache(self) -> RowCache | None:
+        gigabytes = self.row_cache_gigabytes
+        return open_token_cache(self.tokenizer, self.max_length, gigabytes) if gigabytes else None
 
     def measured_lengths(self, examples: Examples) -> tuple[str, np.ndarray]:
         """See `Task.measured_lengths`: tokens, after cutting."""
@@ -186,43 +173,6 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         """See `Task.show`: the text, and the second one of a pair below it."""
         rows = [split[int(index)] for index in indices]
         return [Shown("\n".join(str(row[column]) for column in self.text_columns)) for row in rows]
-
-    def _tokenize(
-        self, columns: Sequence[Sequence[str]], labels: Sequence[Any] | None, where: str
-    ) -> tuple[TokenTable, list[str]]:
-        fields: dict[str, list[np.ndarray]] = {}
-        cut_rows, cut_tokens = 0, 0
-        total = len(columns[0])
-        for start in progress(range(0, total, TOKENIZE_CHUNK), f"tokenizing {where}", total // TOKENIZE_CHUNK + 1):
-            texts = [list(column[start : start + TOKENIZE_CHUNK]) for column in columns]
-            encoded, lost = self._encode(texts)
-            cut_rows, cut_tokens = cut_rows + int((lost > 0).sum()), cut_tokens + int(lost.sum())
-            for name, rows in encoded.items():
-                fields.setdefault(name, []).extend(np.asarray(row, dtype=np.int32) for row in rows)
-        table = TokenTable(fields or {"input_ids": []}, labels)
-        if not cut_rows:
-            return table, []
-        share = cut_tokens / (cut_tokens + int(table.lengths.sum()))
-        return table, [
-            f"{where}: {cut_rows} of {total} rows ({cut_rows / total:.1%}) are longer than {self.max_length} tokens "
-            f"and were cut; {share:.1%} of all tokens lost (task.max_length)"
-        ]
-
-    def _encode(self, texts: Sequence[list[str]]) -> tuple[dict[str, list[list[int]]], np.ndarray]:
-        """Return the rows' tokens by field, and how many each row lost; only rows that are cut are read twice."""
-        options = {"return_attention_mask": False, "verbose": False}
-        encoded = dict(self.tokenizer(*texts, truncation=False, **options))
-        lengths = np.array([len(row) for row in encoded["input_ids"]], dtype=np.int64)
-        long = np.flatnonzero(lengths > self.max_length).tolist()
-        lost = np.zeros_like(lengths)
-        if long:
-            again = [[column[index] for index in long] for column in texts]
-            short = self.tokenizer(*again, truncation=True, max_length=self.max_length, **options)
-            for name, rows in short.items():
-                for index, row in zip(long, rows, strict=True):
-                    encoded[name][index] = row
-            lost[long] = lengths[long] - [len(row) for row in short["input_ids"]]
-        return encoded, lost
 
     def longest_row(self) -> int | None:
         """See `Task.longest_row`: tokens."""
@@ -369,5 +319,5 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
     def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:
         """See `Task.prepare_inputs`."""
         columns = [[row[column] for row in rows] for column in self.text_columns]
-        table, notes = self._tokenize(columns, None, "input")
+        table, notes = tokenize(self.tokenizer, columns, self.max_length, "input")
         return Examples(table, table.lengths, np.arange(len(rows)), [], notes)

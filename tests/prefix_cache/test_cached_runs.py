@@ -14,7 +14,7 @@ from small_runs import same, weights
 from two_processes import ROOT, run_on_two_processes
 
 from sft_hf import loop
-from sft_hf.prefix_store import INDEX
+from sft_hf.data.row_store import INDEX
 from sft_hf.run import finetune
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

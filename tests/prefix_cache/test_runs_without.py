@@ -10,8 +10,8 @@ import pytest
 from small_runs import same, weights
 
 from sft_hf import loop, prefix_cache
+from sft_hf.data.row_store import RowStore
 from sft_hf.errors import Terminated
-from sft_hf.prefix_store import PrefixStore
 from sft_hf.run import finetune
 
 STREAM = {
@@ -85,7 +85,7 @@ def full_disk(*_, **__):
 
 
 def test_a_full_disk_only_costs_the_cache(kinds, monkeypatch, caplog):
-    monkeypatch.setattr("sft_hf.prefix_store.np.save", full_disk)
+    monkeypatch.setattr("sft_hf.data.row_store.np.save", full_disk)
     caplog.set_level(logging.INFO, "sft_hf")
     result = finetune(kinds["bert_probe"](train__max_steps=1))
     assert "could not be kept" in caplog.text and "No space left" in caplog.text
@@ -128,7 +128,7 @@ def test_a_run_that_goes_on_without_its_cache_says_so(kinds, monkeypatch, caplog
     with pytest.raises(Terminated):
         finetune(recipe)
     monkeypatch.setattr(loop, "train_step", step)
-    monkeypatch.setattr(PrefixStore, "flush", full_disk)
+    monkeypatch.setattr(RowStore, "flush", full_disk)
     monkeypatch.setattr(prefix_cache, "FORMAT", 2)
     finetune(recipe, resume=True)
     assert "the run began with the cache: the last bits may differ" in caplog.text

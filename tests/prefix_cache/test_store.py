@@ -7,8 +7,8 @@ import os
 import pytest
 import torch
 
+from sft_hf.data.row_store import RowStore
 from sft_hf.prefix_replay import stack_like
-from sft_hf.prefix_store import PrefixStore
 from sft_hf.prefix_trace import Declined
 
 
@@ -19,11 +19,11 @@ def test_tensors_come_back_as_they_went(dtype):
         if (dtype != torch.bool)
         else {f"{number:064x}": [torch.tensor([True, False])] for number in range(3)}
     )
-    store = PrefixStore("key", 10**6)
+    store = RowStore("prefix", "key", 10**6)
     for name, tensors in rows.items():
         store.add(name, tensors)
     store.flush()
-    again = PrefixStore("key", 10**6)
+    again = RowStore("prefix", "key", 10**6)
     again.open()
     for name, tensors in rows.items():
         (found,) = again.read(name)
@@ -33,12 +33,12 @@ def test_tensors_come_back_as_they_went(dtype):
 
 def test_shards_that_were_not_used_for_longest_make_room(cache):
     for age, key in enumerate(("new", "old", "older")):
-        store = PrefixStore(key, 10**6)
+        store = RowStore("prefix", key, 10**6)
         store.add("0" * 64, [torch.zeros(1000)])
         store.flush()
         (shard,) = (cache / key).iterdir()
         os.utime(shard, (10**9 - age, 10**9 - age))
-    own = PrefixStore("older", 10_500)  # three shards of about 4.2 kB
+    own = RowStore("prefix", "older", 10_500)  # three shards of about 4.2 kB
     own.open()
     own.make_room(1000)
     assert {path.parent.name for path in cache.glob("*/*")} == {"new", "older"}  # what is open stays

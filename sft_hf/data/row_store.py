@@ -1,10 +1,10 @@
 """Rows' tensors on the disk: written in shards that are whole or not there, verified before use, read through a map.
 
-    ~/.cache/sft-hf/prefix/<key>/<shard>/index.json    where each row lies, dtypes, size and SHA-256 of the files
-    ~/.cache/sft-hf/prefix/<key>/<shard>/<n>.npy       the n-th tensor of all its rows, one after the other, flat
+    ~/.cache/sft-hf/<kind>/<key>/<shard>/index.json    where each row lies, dtypes, size and SHA-256 of the files
+    ~/.cache/sft-hf/<kind>/<key>/<shard>/<n>.npy       the n-th tensor of all its rows, one after the other, flat
 
-The key says what made the tensors (weights, architecture, precision, versions), a row's name what they were made from;
-so rows are found again by other runs on the same, or on some of the same, rows. Any of it can be deleted any time.
+The key says what made the tensors (weights, tokenizer, precision, versions), a row's name what they were made from; so
+rows are found again by other runs on the same, or on some of the same, rows. Any of it can be deleted any time.
 """
 
 from __future__ import annotations
@@ -42,20 +42,25 @@ class _Place:
     shapes: tuple[tuple[int, ...], ...]
 
 
-class PrefixStore:
-    """The tensors of rows that one frozen prefix made."""
+class RowStore:
+    """The tensors that one and the same thing made of rows."""
 
-    def __init__(self, key: str, limit: int) -> None:
-        """`limit`: bytes that all stores together may take."""
-        self.root = cache_root() / "prefix"
+    def __init__(self, kind: str, key: str, limit: int) -> None:
+        """`limit`: bytes that all stores of a kind may take together."""
+        self.root = cache_root() / kind
         self.folder, self.limit = self.root / key, limit
         self._places: dict[str, _Place] = {}
         self._files: dict[str, list[tuple[np.ndarray, torch.dtype]]] = {}
         self._waiting: dict[str, list[Tensor]] = {}
         self._waiting_bytes = 0
+        self._written: set[str] = set()
 
     def __contains__(self, row: str) -> bool:
         return row in self._places or row in self._waiting
+
+    def is_written(self, row: str) -> bool:
+        """Whether `read` has a row, which is not still waiting to be written."""
+        return row in self._places
 
     def open(self) -> None:
         """Find out which rows are there; what does not verify is deleted. Raises OSError."""
@@ -119,6 +124,7 @@ class PrefixStore:
         name = hashlib.sha256("".join([*waiting, str(os.getpid())]).encode()).hexdigest()[:24]
         rows: dict[str, list[Any]] = {row: [] for row in waiting}
         files = []
+        self._written.add(name)
         with committed_folder(self.folder / name) as aside:
             for number, column in enumerate(zip(*waiting.values(), strict=True)):
                 start = 0
@@ -143,9 +149,9 @@ class PrefixStore:
     def make_room(self, size: int) -> None:
         """Delete the shards that were not used for longest until `size` more bytes fit below the limit.
 
-        Those that this store has open stay, and so may be too large.
+        Those that this store has open or has written stay, and so may be too large.
         """
-        own = {self.folder / name for name in self._files}
+        own = {self.folder / name for name in (*self._files, *self._written)}
         shards = [found for path in self.root.glob("*/*") if (found := _age_and_size(path))]
         total = sum(size for _, _, size in shards)
         for _, path, taken in sorted(shards):

@@ -1,0 +1,80 @@
+"""What is made of rows before training (tokens, features), kept on the disk for the runs to come.
+
+It is found again by what it was made from and by what made it, so that a run has the same bits with it and without.
+Nothing that goes wrong with it stops a run: it is said once, and rows are made anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import torch
+
+from sft_hf.console import is_main_process
+from sft_hf.data.row_store import RowStore
+from sft_hf.errors import StorageError
+from sft_hf.filesystem import free_bytes
+
+log = logging.getLogger("sft_hf")
+
+FORMAT = 1
+KIND = "rows"  # its folder below ~/.cache/sft-hf
+WORTH_BYTES = 1 << 20  # what is smaller is made as soon as it is found
+
+
+class RowCache:
+    """The arrays that one and the same thing makes of rows; the main process writes them, every one reads them."""
+
+    def __init__(self, made_by: Mapping[str, Any], packages: Sequence[str], gigabytes: float) -> None:
+        """Open it.
+
+        Args:
+            made_by: all that the arrays depend on besides the rows, ready for JSON.
+            packages: distributions whose versions count too.
+            gigabytes: that all caches of rows may take together on the disk.
+        """
+        versions = {name: metadata.version(name) for name in packages}
+        what = {"format": FORMAT, "cpu": torch.backends.cpu.get_cpu_capability(), "versions": versions, **made_by}
+        key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
+        store = RowStore(KIND, key, int(gigabytes * 1e9))
+        self._store: RowStore | None = store  # None: given up
+        self._try(store.open)
+        self._room = min(store.limit - store.size(), free_bytes(store.root) // 2)
+        self._new_bytes = 0
+
+    def find(self, row: str) -> list[np.ndarray] | None:
+        """Return the arrays that were made of a row, named by what it is; None if they are not on the disk."""
+        if self._store is None or not self._store.is_written(row):
+            return None
+        return [tensor.numpy() for tensor in self._store.read(row)]
+
+    def keep(self, row: str, arrays: Sequence[np.ndarray]) -> None:
+        """Have a row's arrays written, now or by `flush`, if there is room for them."""
+        size = sum(array.nbytes for array in arrays)
+        if self._store is None or row in self._store or not is_main_process() or size > self._room:
+            return
+        self._room -= size
+        self._new_bytes += size
+        store, tensors = self._store, [torch.from_numpy(array) for array in arrays]
+        self._try(lambda: store.add(row, tensors))
+
+    def flush(self) -> None:
+        """Write what is waiting, if it is worth it, and read it from now on; what was used longest ago makes room."""
+        store = self._store
+        if store is not None and self._new_bytes >= WORTH_BYTES:
+            self._try(store.flush)
+            self._try(store.open)
+            store.make_room(0)
+
+    def _try(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except (StorageError, OSError) as error:
+            log.warning("rows are not kept for other runs: %s (data.row_cache_gb: 0 does without)", error)
+            self._store = None

@@ -1,0 +1,138 @@
+"""Texts as tokens: in flat arrays, cut to what the model takes, and found again by other runs on the same texts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from sft_hf.console import progress
+from sft_hf.data.row_cache import RowCache
+
+TOKENIZE_CHUNK = 1000
+
+
+class TokenTable(Sequence[dict[str, Any]]):
+    """Tokenized rows in one flat array per field, so that a million rows cost no million Python lists."""
+
+    def __init__(self, lengths: np.ndarray, fields: dict[str, np.ndarray], labels: Sequence[Any] | None = None) -> None:
+        """`lengths`: tokens of each row, int64 [rows]; `fields`: the values of all rows' tokens, int32 [tokens]."""
+        self.lengths, self._flat, self._labels = lengths, fields, labels
+        self._offsets = np.concatenate([[0], np.cumsum(lengths)])
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: Any) -> dict[str, Any]:  # type: ignore[override]
+        span = slice(self._offsets[index], self._offsets[index + 1])
+        row: dict[str, Any] = {name: flat[span] for name, flat in self._flat.items()}
+        if self._labels is not None:
+            row["labels"] = self._labels[index]
+        return row
+
+
+def open_token_cache(tokenizer: Any, max_length: int, gigabytes: float) -> RowCache | None:
+    """Return the cache of what this tokenizer makes of texts; None if it cannot be told all that the tokenizer does."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:  # it is written in Python
+        return None
+    pipeline = json.loads(backend.to_str())
+    for name in ("truncation", "padding"):  # what it was asked for last
+        pipeline.pop(name, None)
+    made_by = {
+        "rows": "tokens",
+        "class": type(tokenizer).__qualname__,
+        "pipeline": hashlib.sha256(json.dumps(pipeline, sort_keys=True).encode()).hexdigest(),
+        "inputs": tokenizer.model_input_names,
+        "sides": [tokenizer.truncation_side, tokenizer.padding_side],
+        "max_length": max_length,
+    }
+    return RowCache(made_by, ("transformers", "tokenizers"), gigabytes)
+
+
+def tokenize(
+    tokenizer: Any,
+    columns: Sequence[Sequence[str]],
+    max_length: int,
+    where: str,
+    labels: Sequence[Any] | None = None,
+    cache: RowCache | None = None,
+) -> tuple[TokenTable, list[str]]:
+    """Return rows as tokens, and what there is to say of those that were cut.
+
+    Args:
+        columns: the texts, and where rows are pairs the second ones.
+        where: how messages name the split.
+        cache: of `open_token_cache`, with the same tokenizer and length.
+    """
+    name = _digest(columns) if cache else ""
+    found = cache.find(name) if cache else None
+    if found is None:
+        found = _encode_all(tokenizer, columns, max_length, where)
+        if cache:
+            cache.keep(name, found)
+            cache.flush()
+    names, lengths, lost, *flat = found
+    table = TokenTable(lengths, dict(zip(json.loads(names.tobytes()), flat, strict=True)), labels)
+    return table, _notes(table, lost, max_length, where)
+
+
+def _encode_all(tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int, where: str) -> list[np.ndarray]:
+    """Return the fields' names (JSON in uint8), each row's tokens and how many it lost (int64), and the flat fields."""
+    fields: dict[str, list[np.ndarray]] = {"input_ids": []}
+    lost = [np.zeros(0, np.int64)]
+    total = len(columns[0])
+    for start in progress(range(0, total, TOKENIZE_CHUNK), f"tokenizing {where}", total // TOKENIZE_CHUNK + 1):
+        texts = [list(column[start : start + TOKENIZE_CHUNK]) for column in columns]
+        encoded, cut = _encode(tokenizer, texts, max_length)
+        lost.append(cut)
+        for name, rows in encoded.items():
+            fields.setdefault(name, []).extend(np.asarray(row, dtype=np.int32) for row in rows)
+    lengths = np.array([len(row) for row in fields["input_ids"]], dtype=np.int64)
+    names = np.frombuffer(json.dumps(list(fields)).encode(), np.uint8).copy()
+    flat = [np.concatenate(rows or [np.empty(0, np.int32)]) for rows in fields.values()]
+    return [names, lengths, np.concatenate(lost), *flat]
+
+
+def _encode(
+    tokenizer: Any, texts: Sequence[list[str]], max_length: int
+) -> tuple[dict[str, list[list[int]]], np.ndarray]:
+    """Return the rows' tokens by field, and how many each row lost; only rows that are cut are read twice."""
+    options = {"return_attention_mask": False, "verbose": False}
+    encoded = dict(tokenizer(*texts, truncation=False, **options))
+    lengths = np.array([len(row) for row in encoded["input_ids"]], dtype=np.int64)
+    long = np.flatnonzero(lengths > max_length).tolist()
+    lost = np.zeros_like(lengths)
+    if long:
+        again = [[column[index] for index in long] for column in texts]
+        short = tokenizer(*again, truncation=True, max_length=max_length, **options)
+        for name, rows in short.items():
+            for index, row in zip(long, rows, strict=True):
+                encoded[name][index] = row
+        lost[long] = lengths[long] - [len(row) for row in short["input_ids"]]
+    return encoded, lost
+
+
+def _notes(table: TokenTable, lost: np.ndarray, max_length: int, where: str) -> list[str]:
+    cut, tokens = int((lost > 0).sum()), int(lost.sum())
+    if not cut:
+        return []
+    share = tokens / (tokens + int(table.lengths.sum()))
+    return [
+        f"{where}: {cut} of {len(table)} rows ({cut / len(table):.1%}) are longer than {max_length} tokens "
+        f"and were cut; {share:.1%} of all tokens lost (task.max_length)"
+    ]
+
+
+def _digest(columns: Sequence[Iterable[str]]) -> str:
+    """Return the SHA-256 of the rows' texts, each with its length: where one ends counts."""
+    digest = hashlib.sha256()
+    for column in columns:
+        digest.update(b"column\n")
+        for text in column:
+            content = text.encode("utf-8", errors="surrogatepass")
+            digest.update(b"%d " % len(content) + content)
+    return digest.hexdigest()
