@@ -110,7 +110,8 @@ class DataSection(Section):
     max_validation_samples: PositiveInt | None = Field(None, description="Use at most so many validation rows.")
     max_test_samples: PositiveInt | None = Field(None, description="Use at most so many test rows.")
     row_cache_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        10.0, description="GB of tokens and speech features that all runs may keep in ~/.cache/sft-hf/rows; 0: nothing."
+        10.0,
+        description="GB of tokens, speech features and pixels each that all runs keep in ~/.cache/sft-hf; 0: none.",
     )
     streaming: bool = Field(False, description="Read training rows as they come; needs train.max_steps.")
     stream_buffer_size: PositiveInt = Field(

@@ -9,6 +9,7 @@ A class is called like its folder. Nothing is opened here: a row holds a path, o
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sft_hf.data.files import table_stem
 from sft_hf.errors import DataError, first_few
+from sft_hf.filesystem import sha256_of
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -156,6 +158,20 @@ def file_column(names: Iterable[str], columns: Sequence[str]) -> dict[str, str]:
     names = set(names)
     other = len(columns) == 1 and columns[0] not in names and FILE_NAME in names
     return {FILE_NAME: columns[0]} if other else {}
+
+
+def content_digest(cell: Any) -> str | None:
+    """Return the SHA-256 of the file that a cell names or holds; None where there is none that can be read."""
+    if isinstance(cell, dict):
+        cell = cell.get("path") if cell.get("bytes") is None else cell["bytes"]
+    if isinstance(cell, (bytes, bytearray, memoryview)):
+        return hashlib.sha256(cell).hexdigest()
+    if not isinstance(cell, (str, os.PathLike)) or not os.path.isfile(cell):
+        return None
+    try:
+        return sha256_of(Path(cell))
+    except OSError:
+        return None
 
 
 def absolute_paths(table: Dataset, columns: Sequence[str], folder: Path) -> Dataset:

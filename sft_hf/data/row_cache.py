@@ -1,4 +1,4 @@
-"""What is made of rows before training (tokens, features), kept on the disk for the runs to come.
+"""What is made of rows before training (tokens, features, pixels), kept on the disk for the runs to come.
 
 It is found again by what it was made from and by what made it, so that a run has the same bits with it and without.
 Nothing that goes wrong with it stops a run: it is said once, and rows are made anew.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
@@ -23,30 +24,34 @@ from sft_hf.filesystem import free_bytes
 
 log = logging.getLogger("sft_hf")
 
-FORMAT = 1
-KIND = "rows"  # its folder below ~/.cache/sft-hf
+FORMAT = 1  # to be raised when anything else is made of rows
 WORTH_BYTES = 1 << 20  # what is smaller is made as soon as it is found
 
 
 class RowCache:
-    """The arrays that one and the same thing makes of rows; the main process writes them, every one reads them."""
+    """The arrays that one and the same thing makes of rows; the main process writes them, every one reads them.
 
-    def __init__(self, made_by: Mapping[str, Any], packages: Sequence[str], gigabytes: float) -> None:
+    Threads may find and keep at the same time.
+    """
+
+    def __init__(self, kind: str, made_by: Mapping[str, Any], packages: Sequence[str], gigabytes: float) -> None:
         """Open it.
 
         Args:
+            kind: what it holds, and the name of its folder below ~/.cache/sft-hf.
             made_by: all that the arrays depend on besides the rows, ready for JSON.
             packages: distributions whose versions count too.
-            gigabytes: that all caches of rows may take together on the disk.
+            gigabytes: that all caches of a kind may take together on the disk.
         """
         versions = {name: metadata.version(name) for name in packages}
         what = {"format": FORMAT, "cpu": torch.backends.cpu.get_cpu_capability(), "versions": versions, **made_by}
         key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
-        store = RowStore(KIND, key, int(gigabytes * 1e9))
+        store = RowStore(kind, key, int(gigabytes * 1e9))
         self._store: RowStore | None = store  # None: given up
         self._try(store.open)
         self._room = min(store.limit - store.size(), free_bytes(store.root) // 2)
         self._new_bytes = 0
+        self._lock = threading.Lock()
 
     def find(self, row: str) -> list[np.ndarray] | None:
         """Return the arrays that were made of a row, named by what it is; None if they are not on the disk."""
@@ -57,12 +62,14 @@ class RowCache:
     def keep(self, row: str, arrays: Sequence[np.ndarray]) -> None:
         """Have a row's arrays written, now or by `flush`, if there is room for them."""
         size = sum(array.nbytes for array in arrays)
-        if self._store is None or row in self._store or not is_main_process() or size > self._room:
-            return
-        self._room -= size
-        self._new_bytes += size
-        store, tensors = self._store, [torch.from_numpy(array) for array in arrays]
-        self._try(lambda: store.add(row, tensors))
+        with self._lock:
+            store = self._store
+            if store is None or row in store or not is_main_process() or size > self._room:
+                return
+            self._room -= size
+            self._new_bytes += size
+            tensors = [torch.from_numpy(np.require(array, requirements="W")) for array in arrays]
+            self._try(lambda: store.add(row, tensors))
 
     def flush(self) -> None:
         """Write what is waiting, if it is worth it, and read it from now on; what was used longest ago makes room."""

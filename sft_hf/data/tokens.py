@@ -43,14 +43,13 @@ def open_token_cache(tokenizer: Any, max_length: int, gigabytes: float) -> RowCa
     for name in ("truncation", "padding"):  # what it was asked for last
         pipeline.pop(name, None)
     made_by = {
-        "rows": "tokens",
         "class": type(tokenizer).__qualname__,
         "pipeline": hashlib.sha256(json.dumps(pipeline, sort_keys=True).encode()).hexdigest(),
         "inputs": tokenizer.model_input_names,
         "sides": [tokenizer.truncation_side, tokenizer.padding_side],
         "max_length": max_length,
     }
-    return RowCache(made_by, ("transformers", "tokenizers"), gigabytes)
+    return RowCache("tokens", made_by, ("transformers", "tokenizers"), gigabytes)
 
 
 def tokenize(

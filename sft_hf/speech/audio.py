@@ -7,7 +7,6 @@ more is read than the header promises.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 from collections.abc import Iterator
@@ -61,18 +60,6 @@ def audio_info(recording: Any) -> AudioInfo:
     if not MIN_RATE <= info.rate <= MAX_RATE:
         raise DataError(f"{name}: says {info.rate} samples a second; sound has {MIN_RATE} to {MAX_RATE}")
     return info
-
-
-def digest(recording: Any) -> str | None:
-    """Return the SHA-256 of a recording's file; None for one that cannot be read."""
-    found = hashlib.sha256()
-    try:
-        with _byte_stream(recording) as stream:
-            while block := stream.read(_BLOCK):
-                found.update(block)
-    except (OSError, ValueError, TypeError, DataError):
-        return None
-    return found.hexdigest()
 
 
 def read_audio(recording: Any, rate: int, *, start: float = 0.0, end: float | None = None) -> np.ndarray:

@@ -92,13 +92,13 @@ class Family(ABC):
     def feature_cache(self, gigabytes: float) -> RowCache:
         """Return the cache of what `extract` makes of recordings, by the SHA-256 of their files."""
         made_by = {
-            "rows": "features",
             "family": type(self).__name__,
             "model": self.config.model_type,
             "extractor": [type(self.extractor).__qualname__, self.extractor.to_json_string()],
             "threads": torch.get_num_threads(),
         }
-        return RowCache(made_by, ("transformers", "torch", "numpy", "soundfile", "soxr"), gigabytes)
+        packages = ("transformers", "torch", "numpy", "soundfile", "soxr")
+        return RowCache("features", made_by, packages, gigabytes)
 
     @abstractmethod
     def collate(self, rows: Sequence[dict[str, Any]]) -> Batch:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sft_hf.data.columns import Column
+from sft_hf.data.media import content_digest
 from sft_hf.data.row_cache import RowCache
-from sft_hf.speech.audio import digest, read_audio
+from sft_hf.speech.audio import read_audio
 from sft_hf.speech.augmentation import add_noise, change_speed, clip_generator
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class ClipStore:
         if self.disk is None:
             return self.extract(self.samples(index))
         if index not in self._names:
-            self._names[index] = digest(self.clips[index].recording)
+            self._names[index] = content_digest(self.clips[index].recording)
         name = self._names[index]
         found = None if name is None else self.disk.find(name)
         if found is not None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 from tiny_data import TOPICS
 
-from sft_hf.data import row_cache, tokens
+from sft_hf.data import image_store, row_cache, tokens
 from sft_hf.data.row_cache import RowCache
 from sft_hf.run import finetune
 from sft_hf.speech import rows as speech_rows
@@ -24,18 +26,18 @@ STREAM = {
     "data__validation_fraction": 0,
     "train__max_steps": 1,
 }
-MAKERS = ["make_recipe", "make_speech_recipe"]
+MAKERS = ["make_recipe", "make_image_recipe", "make_speech_recipe"]
 
 
 @pytest.fixture(autouse=True)
 def folder(own_cache, monkeypatch):
-    """Where rows lie; the smallest things are kept, too."""
+    """Where rows lie, in folders by kind; the smallest things are kept, too."""
     monkeypatch.setattr(row_cache, "WORTH_BYTES", 1)
-    return own_cache / "rows"
+    return own_cache
 
 
 def cache_of(made_by="this", gigabytes=1.0):
-    return RowCache({"what": made_by}, ("numpy",), gigabytes)
+    return RowCache("kind", {"what": made_by}, ("numpy",), gigabytes)
 
 
 def kept(*names, **options):
@@ -100,7 +102,7 @@ def test_half_of_a_disk_that_is_nearly_full_is_left(monkeypatch):
 
 def test_what_was_used_longest_ago_makes_room(folder):
     kept("a", made_by="old")
-    (shard,) = folder.glob("*/*")
+    (shard,) = folder.glob("*/*/*")
     os.utime(shard, (10**9, 10**9))
     size = sum(file.stat().st_size for file in shard.iterdir())
     kept("a", made_by="new", gigabytes=1.5 * size / 1e9)
@@ -118,7 +120,7 @@ def test_a_full_disk_only_costs_the_cache(monkeypatch, caplog):
 
 def test_damaged_rows_are_made_anew(folder, caplog):
     kept("a")
-    (file,) = folder.glob("*/*/0.npy")
+    (file,) = folder.glob("*/*/*/0.npy")
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
@@ -143,6 +145,7 @@ def test_a_second_run_makes_nothing_anew_and_comes_to_the_same_bits(maker, reque
     monkeypatch.setattr(tokens, "_encode_all", None)
     monkeypatch.setattr(Seq2SeqFamily, "extract", None)
     monkeypatch.setattr(speech_rows, "read_audio", None)
+    monkeypatch.setattr(image_store, "open_image", None)
     runs.append(finetune(make(output_dir=str(tmp_path / "second"), train__max_steps=3)))
     first, *others = map(weights, runs)
     for other in others:
@@ -164,6 +167,34 @@ def test_a_recording_that_changed_is_decoded_again(
     monkeypatch.setattr(speech_rows, "read_audio", lambda file, *a, **k: read.append(file) or plain(file, *a, **k))
     finetune(make_speech_recipe(data__name=str(data), train__max_steps=1), overwrite=True)
     assert read == [str(changed)]
+
+
+def test_a_picture_that_changed_is_decoded_again(make_image_recipe, image_folder, tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    shutil.copytree(image_folder, data)
+    changes = {"data__name": str(data), "train__max_steps": 1, "task__augmentation": "none"}
+    finetune(make_image_recipe(**changes))
+    changed = min(file for file in (data / "train").rglob("*") if file.is_file())
+    Image.new("RGB", (40, 50), "red").save(changed)
+    read, plain = [], image_store.open_image
+    monkeypatch.setattr(image_store, "open_image", lambda image, place: read.append(image) or plain(image, place))
+    finetune(make_image_recipe(**changes), overwrite=True)
+    assert read == [str(changed)]
+
+
+def test_threads_keep_and_find_at_the_same_time(monkeypatch):
+    monkeypatch.setattr("sft_hf.data.row_store.SHARD_BYTES", 5000)
+    cache = cache_of()
+
+    def keep_and_find(number):
+        cache.keep(str(number % 500), [np.full(20, number % 500)])
+        return cache.find(str(number % 500))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(keep_and_find, range(2000))) == {None}  # it is read back once it is all there
+    cache.flush()
+    for again in (cache, cache_of()):
+        assert all((again.find(str(number))[0] == number).all() for number in range(500))
 
 
 def test_augmented_clips_are_made_of_the_recordings(make_speech_recipe, tmp_path):
