@@ -98,9 +98,9 @@ def _check_peft(value: dict[str, Any]) -> dict[str, Any]:
 
 
 ABOUT_THE_RUN = frozenset(
-    {"output_dir", "report_to", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision", "license"}
-)
-"""Keys that change where results go, and not what they are: a run may be resumed with others."""
+    ("output_dir", "report_to", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision", "license")
+) | {"row_cache_gb"}
+"""Keys that change where things lie, and not what comes out: a run may be resumed with others."""
 
 
 class Recipe(Section):
@@ -128,6 +128,10 @@ class Recipe(Section):
         "`sft-hf techniques` lists them with their settings.",
     )
     seed: int = Field(42, ge=0, lt=2**32, description="Seed of initial weights, data order and dropout.")
+    row_cache_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        10.0,
+        description="GB each of tokens, speech features and pixels that runs keep in ~/.cache/sft-hf; 0: none.",
+    )
     output_dir: str | None = Field(None, description="The run folder; default: runs/NAME.")
     report_to: list[Literal["tensorboard", "trackio", "wandb", "mlflow"]] = Field(
         default_factory=list, description="Experiment trackers that hear of every line of log.jsonl."

@@ -109,10 +109,6 @@ class DataSection(Section):
     max_train_samples: PositiveInt | None = Field(None, description="Use at most so many training rows.")
     max_validation_samples: PositiveInt | None = Field(None, description="Use at most so many validation rows.")
     max_test_samples: PositiveInt | None = Field(None, description="Use at most so many test rows.")
-    row_cache_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        10.0,
-        description="GB of tokens, speech features and pixels each that all runs keep in ~/.cache/sft-hf; 0: none.",
-    )
     streaming: bool = Field(False, description="Read training rows as they come; needs train.max_steps.")
     stream_buffer_size: PositiveInt = Field(
         10_000, description="Rows of a streamed set that are read, shuffled and length-bucketed together."

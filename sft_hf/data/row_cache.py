@@ -83,5 +83,5 @@ class RowCache:
         try:
             action()
         except (StorageError, OSError) as error:
-            log.warning("rows are not kept for other runs: %s (data.row_cache_gb: 0 does without)", error)
+            log.warning("rows are not kept for other runs: %s (row_cache_gb: 0 does without)", error)
             self._store = None

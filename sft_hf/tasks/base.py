@@ -141,7 +141,7 @@ class Task(ABC, Generic[SettingsT]):
     @property
     def row_cache_gigabytes(self) -> float:
         """What `RowCache` may take: nothing for a stream, whose rows may have no end."""
-        return 0.0 if self.recipe.data.streaming else self.recipe.data.row_cache_gb
+        return 0.0 if self.recipe.data.streaming else self.recipe.row_cache_gb
 
     @abstractmethod
     def columns(self) -> dict[str, str]:

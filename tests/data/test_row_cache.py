@@ -139,7 +139,7 @@ def weights(result):
 @pytest.mark.parametrize("maker", MAKERS)
 def test_a_second_run_makes_nothing_anew_and_comes_to_the_same_bits(maker, request, tmp_path, monkeypatch, folder):
     make = request.getfixturevalue(maker)
-    runs = [finetune(make(output_dir=str(tmp_path / "none"), train__max_steps=3, data__row_cache_gb=0))]
+    runs = [finetune(make(output_dir=str(tmp_path / "none"), train__max_steps=3, row_cache_gb=0))]
     assert not folder.exists()
     runs.append(finetune(make(output_dir=str(tmp_path / "first"), train__max_steps=3)))
     monkeypatch.setattr(tokens, "_encode_all", None)
