@@ -1,9 +1,10 @@
 """How long a command takes to its first training step: all that comes before it, as a user waits for it.
 
-    python scripts/benchmark_startup.py text image speech      # recipes, by name; median of 3
+    python scripts/benchmark_startup.py text image speech                          # recipes, by name; median of 3
+    python scripts/benchmark_startup.py text image speech --set row_cache_gb=0     # as if no run had prepared the rows
 
-The packages of `pypi://` sources are in the cache after the first run, which does not count. A run writes its folder
-when all is prepared, right before the first step: that moment is taken, and the run is killed.
+The packages of `pypi://` sources, and what is kept of rows, are in the cache after the first run, which does not count.
+A run writes its folder when all is prepared, right before the first step: that moment is taken, and the run is killed.
 """
 
 from __future__ import annotations
@@ -24,20 +25,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="+")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes of the recipes")
     options = parser.parse_args()
     for recipe in options.recipes:
-        seconds_to_first_step(recipe)  # fills caches
-        found = sorted(seconds_to_first_step(recipe) for _ in range(options.runs))
+        seconds_to_first_step(recipe, options.set)  # fills caches
+        found = sorted(seconds_to_first_step(recipe, options.set) for _ in range(options.runs))
         print(f"{recipe}: {statistics.median(found):.1f} s ({found[0]:.1f} to {found[-1]:.1f})", flush=True)
 
 
-def seconds_to_first_step(recipe: str) -> float:
+def seconds_to_first_step(recipe: str, changes: list[str]) -> float:
     """Start a run, wait until its folder is there, and kill it."""
     with tempfile.TemporaryDirectory(prefix="sft-hf-startup-") as folder:
         written = Path(folder, "run", "recipe.yaml")
         started = time.perf_counter()
         run = subprocess.Popen(
-            [sys.executable, "-m", "sft_hf", "finetune", recipe, "--output-dir", str(written.parent)],
+            [sys.executable, "-m", "sft_hf", "finetune", recipe, *changes, "--output-dir", str(written.parent)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.torch import load_file
+from small_runs import stop, weights
 from tiny_data import TOPICS
 
 from sft_hf.data import image_store, row_cache, tokens
@@ -132,10 +132,6 @@ def test_damaged_rows_are_made_anew(folder, caplog):
 # --- runs --------------------------------------------------------------------------------------------------------
 
 
-def weights(result):
-    return load_file(result.output_dir / "model" / "model.safetensors")
-
-
 @pytest.mark.parametrize("maker", MAKERS)
 def test_a_second_run_makes_nothing_anew_and_comes_to_the_same_bits(maker, request, tmp_path, monkeypatch, folder):
     make = request.getfixturevalue(maker)
@@ -147,7 +143,7 @@ def test_a_second_run_makes_nothing_anew_and_comes_to_the_same_bits(maker, reque
     monkeypatch.setattr(speech_rows, "read_audio", None)
     monkeypatch.setattr(image_store, "open_image", None)
     runs.append(finetune(make(output_dir=str(tmp_path / "second"), train__max_steps=3)))
-    first, *others = map(weights, runs)
+    first, *others = (weights(run.output_dir) for run in runs)
     for other in others:
         assert all((first[name] == other[name]).all() for name in first)
     assert runs[0].metrics["test"] == runs[1].metrics["test"] == runs[2].metrics["test"]
@@ -199,8 +195,16 @@ def test_threads_keep_and_find_at_the_same_time(monkeypatch):
 
 def test_augmented_clips_are_made_of_the_recordings(make_speech_recipe, tmp_path):
     changes = {"task__speed_factors": [0.9, 1.0, 1.1], "train__max_steps": 3}
-    first, second = (weights(finetune(make_speech_recipe(output_dir=str(tmp_path / name), **changes))) for name in "ab")
+    first, second = (
+        weights(finetune(make_speech_recipe(output_dir=str(tmp_path / name), **changes)).output_dir) for name in "ab"
+    )
     assert all((first[name] == second[name]).all() for name in first)
+
+
+def test_a_run_may_be_resumed_without_the_cache(make_recipe):
+    stop(make_recipe(checkpoint__save_steps=1, train__max_steps=4), 2, RuntimeError())
+    again = finetune(make_recipe(checkpoint__save_steps=1, train__max_steps=4, row_cache_gb=0), resume=True)
+    assert again.metrics["train"]["num_steps"] == 4
 
 
 def test_a_stream_has_no_cache(make_recipe, folder):
