@@ -130,7 +130,7 @@ class Recipe(Section):
     seed: int = Field(42, ge=0, lt=2**32, description="Seed of initial weights, data order and dropout.")
     row_cache_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         10.0,
-        description="GB each of tokens, speech features and pixels that runs keep in ~/.cache/sft-hf; 0: none.",
+        description="GB of tokens, and of speech features, that runs keep in ~/.cache/sft-hf; 0: none.",
     )
     output_dir: str | None = Field(None, description="The run folder; default: runs/NAME.")
     report_to: list[Literal["tensorboard", "trackio", "wandb", "mlflow"]] = Field(

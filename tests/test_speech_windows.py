@@ -15,6 +15,7 @@ from small_runs import killed_and_resumed
 from tiny_recipes import tiny_recipe
 from two_processes import run_on_two_processes
 
+from sft_hf.errors import RecipeError
 from sft_hf.inference import evaluate_run, open_trained, predict_inputs
 from sft_hf.run import finetune
 
@@ -189,6 +190,14 @@ def test_a_model_trained_again_in_one_window_forgets_its_buckets(trained, make, 
     again = finetune(make(model__name=model, task__window="auto", train__max_steps=1, output_dir=str(tmp_path / "b")))
     _, task, _ = open_trained(again.output_dir)
     assert task.family.windows == (4.0,)
+
+
+def test_only_a_model_that_was_trained_in_buckets_predicts_in_them(make, tmp_path, long_folder):
+    with pytest.raises(RecipeError, match="predict_window: buckets is for models that were trained so"):
+        make(task__window="auto", task__predict_window="buckets")
+    one = finetune(make(task__window="auto", train__max_steps=1, output_dir=str(tmp_path / "one")))
+    with pytest.raises(RecipeError, match="mishears"):
+        list(predict_inputs(one.output_dir, [str(long_folder / "test")], predict_window="buckets"))
 
 
 @pytest.mark.parametrize("window", ["full", "auto", "buckets"])

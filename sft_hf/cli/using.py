@@ -62,8 +62,8 @@ def evaluate(run: str, split: str, mixed_precision: str, trust_remote_code: bool
     "--window",
     type=click.Choice(["full", "auto", "buckets"]),
     help="Whisper: hear a recording in the whole 30 s, like a pipeline, or (auto) in the window of training where it "
-    "fits: several times faster, and a word may come out differently; or (buckets) in the whole seconds that it needs. "
-    "[default: the recipe's, else full]",
+    "fits: several times faster, and a word may come out differently; or (buckets: of models trained with task.window: "
+    "buckets) in the whole seconds that it needs. [default: the recipe's, else full]",
 )
 @click.option("--batch-size", type=click.IntRange(min=1), help="Rows per forward pass. [default: the recipe's]")
 @click.option(

@@ -11,8 +11,6 @@ import numpy as np
 from PIL import Image
 
 from sft_hf.data.images import open_image
-from sft_hf.data.media import content_digest
-from sft_hf.data.row_cache import RowCache
 
 CACHE_BYTES = 2**30
 """Of all splits of a run together, in each process, as 3 bytes a pixel; what is beyond is opened anew each time."""
@@ -27,11 +25,9 @@ class ImageStore:
     Threads may open images at the same time. Which are kept, if not all, is chance; what is returned never is.
     """
 
-    def __init__(
-        self, images: Sequence[Any], places: Sequence[str], budget: int = 0, disk: RowCache | None = None
-    ) -> None:
-        """`images` and `places` are what `open_image` takes; `disk` has the pixels that earlier runs decoded."""
-        self.images, self.places, self.budget, self.disk = images, places, budget, disk
+    def __init__(self, images: Sequence[Any], places: Sequence[str], budget: int = 0) -> None:
+        """`images` and `places` are what `open_image` takes."""
+        self.images, self.places, self.budget = images, places, budget
         self.nbytes = 0
         self._kept: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
@@ -46,37 +42,25 @@ class ImageStore:
     def pixels(self, index: int) -> np.ndarray:
         """Return an image as uint8 [height, width, 3], not to be written to. Raises DataError, StorageError."""
         kept = self._kept.get(index)
-        return self._read(index) if kept is None else kept
+        return np.asarray(self.open(index)) if kept is None else kept
 
     def open(self, index: int) -> Image.Image:
         """Return an image. Raises DataError, StorageError."""
-        if index in self._kept or self.disk is not None or self.nbytes < self.budget:
-            return Image.fromarray(self.pixels(index))
-        return open_image(self.images[index], self.places[index])
-
-    def _read(self, index: int) -> np.ndarray:
-        pixels = self._from_disk(index)
+        kept = self._kept.get(index)
+        if kept is not None:
+            return Image.fromarray(kept)
+        image = open_image(self.images[index], self.places[index])
+        size = 3 * image.width * image.height
         with self._lock:
-            keep = index not in self._kept and self.nbytes + pixels.nbytes <= self.budget
-            self.nbytes += pixels.nbytes if keep else 0
+            keep = index not in self._kept and self.nbytes + size <= self.budget
+            self.nbytes += size if keep else 0
         if keep:
-            self._kept[index] = pixels
-        return pixels
-
-    def _from_disk(self, index: int) -> np.ndarray:
-        image, disk = self.images[index], self.disk
-        name = None if disk is None else content_digest(image)
-        found = None if disk is None or name is None else disk.find(name)
-        if found is not None:
-            return found[0]
-        pixels = np.asarray(open_image(image, self.places[index]))
-        if disk is not None and name is not None:
-            disk.keep(name, [pixels])
-        return pixels
+            self._kept[index] = np.asarray(image)
+        return image
 
     def only(self, indices: Sequence[int], images: Sequence[Any]) -> ImageStore:
         """Return the store of the rows `indices`, whose images are `images`, with what is in memory of them."""
-        chosen = ImageStore(images, [self.places[index] for index in indices], self.budget, self.disk)
+        chosen = ImageStore(images, [self.places[index] for index in indices], self.budget)
         chosen._kept = {new: self._kept[old] for new, old in enumerate(indices) if old in self._kept}
         chosen.nbytes = sum(array.nbytes for array in chosen._kept.values())
         return chosen

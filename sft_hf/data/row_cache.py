@@ -1,4 +1,4 @@
-"""What is made of rows before training (tokens, features, pixels), kept on the disk for the runs to come.
+"""What is made of rows before training (tokens, speech features), kept on the disk for the runs to come.
 
 It is found again by what it was made from and by what made it, so that a run has the same bits with it and without.
 Nothing that goes wrong with it stops a run: it is said once, and rows are made anew.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
@@ -29,10 +28,7 @@ WORTH_BYTES = 1 << 20  # what is smaller is made as soon as it is found
 
 
 class RowCache:
-    """The arrays that one and the same thing makes of rows; the main process writes them, every one reads them.
-
-    Threads may find and keep at the same time.
-    """
+    """The arrays that one and the same thing makes of rows; the main process writes them, every one reads them."""
 
     def __init__(self, kind: str, made_by: Mapping[str, Any], packages: Sequence[str], gigabytes: float) -> None:
         """Open it.
@@ -51,7 +47,6 @@ class RowCache:
         self._try(store.open)
         self._room = min(store.limit - store.size(), free_bytes(store.root) // 2)
         self._new_bytes = 0
-        self._lock = threading.Lock()
 
     def find(self, row: str) -> list[np.ndarray] | None:
         """Return the arrays that were made of a row, named by what it is; None if they are not on the disk."""
@@ -62,14 +57,12 @@ class RowCache:
     def keep(self, row: str, arrays: Sequence[np.ndarray]) -> None:
         """Have a row's arrays written, now or by `flush`, if there is room for them."""
         size = sum(array.nbytes for array in arrays)
-        with self._lock:
-            store = self._store
-            if store is None or row in store or not is_main_process() or size > self._room:
-                return
-            self._room -= size
-            self._new_bytes += size
-            tensors = [torch.from_numpy(np.require(array, requirements="W")) for array in arrays]
-            self._try(lambda: store.add(row, tensors))
+        store = self._store
+        if store is None or row in store or not is_main_process() or size > self._room:
+            return
+        self._room -= size
+        self._new_bytes += size
+        self._try(lambda: store.add(row, [torch.from_numpy(array) for array in arrays]))
 
     def flush(self) -> None:
         """Write what is waiting, if it is worth it, and read it from now on; what was used longest ago makes room."""

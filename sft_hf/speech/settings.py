@@ -31,8 +31,8 @@ class SpeechRecognitionSettings(TaskSettings):
     predict_window: Literal["full", "auto", "buckets"] = Field(
         "full",
         description="Predict in Whisper's whole window, as a pipeline does; or (auto) in training's where a recording "
-        "fits into it: several times faster, and a word may come out differently; or (buckets) in the whole seconds "
-        "that each recording needs, shorter perhaps than any in training.",
+        "fits into it: several times faster, and a word may come out differently; or (buckets), after training with "
+        "window: buckets, in the whole seconds that each recording needs.",
     )
     timestamps: bool = Field(False, description="Predict with times: segments that subtitles are made of.")
     chunk_seconds: PositiveFloat | None = Field(
@@ -60,6 +60,15 @@ class SpeechRecognitionSettings(TaskSettings):
     noise_snr_db: tuple[float, float] = Field(
         (10.0, 30.0), description="Range of the noise's distance from the clip's power, in decibels."
     )
+
+    @model_validator(mode="after")
+    def _windows_fit(self) -> SpeechRecognitionSettings:
+        if self.predict_window == "buckets" and self.window != "buckets":
+            raise ValueError(
+                "predict_window: buckets is for models that were trained so (window: buckets); one that was trained in "
+                "a single window mishears what fills a shorter one. Use auto or full"
+            )
+        return self
 
     @model_validator(mode="after")
     def _range_in_order(self) -> SpeechRecognitionSettings:

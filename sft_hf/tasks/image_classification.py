@@ -7,7 +7,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
     from sft_hf.data.image_store import ImageStore
     from sft_hf.data.image_views import ImageViews
-    from sft_hf.data.row_cache import RowCache
     from sft_hf.recipe import Recipe
     from sft_hf.sources import Source
 
@@ -214,9 +212,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         from sft_hf.data.images import map_ahead
 
         column, skip = self.recipe.data.image_column, self.recipe.data.on_bad_row == "skip"
-        store = ImageStore(
-            Column(split, column), _places(where, split["row_id"]), self.budget.share(), self._pixel_cache
-        )
+        store = ImageStore(Column(split, column), _places(where, split["row_id"]), self.budget.share())
 
         def problem(index: int) -> str | None:
             try:
@@ -233,8 +229,6 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
             if not skip:
                 raise DataError(f"{message} (data.on_bad_row: skip leaves such rows out)")
             bad[index] = message
-        if self._pixel_cache is not None:
-            self._pixel_cache.flush()
         if bad and len(bad) == len(split):
             raise DataError(f"{where}: none of its images can be opened; the first: {bad[0]}")
         notes = skipped_rows(where, list(bad.values()), len(split))
@@ -244,13 +238,6 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
             store = store.only(good, Column(split, column))
         self.budget.count(store)
         return split, store, notes
-
-    @cached_property
-    def _pixel_cache(self) -> RowCache | None:
-        from sft_hf.data.row_cache import RowCache
-
-        gigabytes = self.row_cache_gigabytes
-        return RowCache("pixels", {}, ("pillow",), gigabytes) if gigabytes else None
 
     def collate(self, features: list[dict[str, Any]]) -> Batch:
         """Open the images, a few ahead in threads, and stack their views: `pixel_values` float32 [rows, 3, h, w]."""

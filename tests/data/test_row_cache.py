@@ -5,15 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from PIL import Image
 from small_runs import stop, weights
 from tiny_data import TOPICS
 
-from sft_hf.data import image_store, row_cache, tokens
+from sft_hf.data import row_cache, tokens
 from sft_hf.data.row_cache import RowCache
 from sft_hf.run import finetune
 from sft_hf.speech import rows as speech_rows
@@ -26,7 +24,7 @@ STREAM = {
     "data__validation_fraction": 0,
     "train__max_steps": 1,
 }
-MAKERS = ["make_recipe", "make_image_recipe", "make_speech_recipe"]
+MAKERS = ["make_recipe", "make_speech_recipe"]
 
 
 @pytest.fixture(autouse=True)
@@ -141,7 +139,6 @@ def test_a_second_run_makes_nothing_anew_and_comes_to_the_same_bits(maker, reque
     monkeypatch.setattr(tokens, "_encode_all", None)
     monkeypatch.setattr(Seq2SeqFamily, "extract", None)
     monkeypatch.setattr(speech_rows, "read_audio", None)
-    monkeypatch.setattr(image_store, "open_image", None)
     runs.append(finetune(make(output_dir=str(tmp_path / "second"), train__max_steps=3)))
     first, *others = (weights(run.output_dir) for run in runs)
     for other in others:
@@ -163,34 +160,6 @@ def test_a_recording_that_changed_is_decoded_again(
     monkeypatch.setattr(speech_rows, "read_audio", lambda file, *a, **k: read.append(file) or plain(file, *a, **k))
     finetune(make_speech_recipe(data__name=str(data), train__max_steps=1), overwrite=True)
     assert read == [str(changed)]
-
-
-def test_a_picture_that_changed_is_decoded_again(make_image_recipe, image_folder, tmp_path, monkeypatch):
-    data = tmp_path / "data"
-    shutil.copytree(image_folder, data)
-    changes = {"data__name": str(data), "train__max_steps": 1, "task__augmentation": "none"}
-    finetune(make_image_recipe(**changes))
-    changed = min(file for file in (data / "train").rglob("*") if file.is_file())
-    Image.new("RGB", (40, 50), "red").save(changed)
-    read, plain = [], image_store.open_image
-    monkeypatch.setattr(image_store, "open_image", lambda image, place: read.append(image) or plain(image, place))
-    finetune(make_image_recipe(**changes), overwrite=True)
-    assert read == [str(changed)]
-
-
-def test_threads_keep_and_find_at_the_same_time(monkeypatch):
-    monkeypatch.setattr("sft_hf.data.row_store.SHARD_BYTES", 5000)
-    cache = cache_of()
-
-    def keep_and_find(number):
-        cache.keep(str(number % 500), [np.full(20, number % 500)])
-        return cache.find(str(number % 500))
-
-    with ThreadPoolExecutor(4) as pool:
-        assert set(pool.map(keep_and_find, range(2000))) == {None}  # it is read back once it is all there
-    cache.flush()
-    for again in (cache, cache_of()):
-        assert all((again.find(str(number))[0] == number).all() for number in range(500))
 
 
 def test_augmented_clips_are_made_of_the_recordings(make_speech_recipe, tmp_path):
