@@ -79,6 +79,14 @@ def tokenize(
     return table, _notes(table, lost, max_length, where)
 
 
+def forget_last_call(tokenizer: Any) -> None:
+    """Undo what a tokenizer remembers of how it was called, truncation and padding, which its file would hold."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_truncation()
+        backend.no_padding()
+
+
 def _encode_all(tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int, where: str) -> list[np.ndarray]:
     """Return the fields' names (JSON in uint8), each row's tokens and how many it lost (int64), and the flat fields."""
     fields: dict[str, list[np.ndarray]] = {"input_ids": []}

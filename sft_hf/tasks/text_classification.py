@@ -28,7 +28,7 @@ from sft_hf.classification import ClassifierTask
 from sft_hf.data.files import TABLE_SUFFIXES, iter_rows
 from sft_hf.data.labels import check_texts, encode_labels
 from sft_hf.data.row_cache import RowCache
-from sft_hf.data.tokens import TOKENIZE_CHUNK, open_token_cache, tokenize
+from sft_hf.data.tokens import TOKENIZE_CHUNK, forget_last_call, open_token_cache, tokenize
 from sft_hf.errors import CheckpointError, DataError, RecipeError
 from sft_hf.models.embedding_files import EmbeddingSource, find_embeddings
 from sft_hf.models.loading import load_pretrained, open_checkpoint, opens, quiet_transformers
@@ -229,6 +229,7 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         self.confidence.write(model.config)
         # Whoever opens the model cuts long texts where training did: a pipeline with `truncation=True`.
         self.tokenizer.model_max_length = self.max_length
+        forget_last_call(self.tokenizer)
         with quiet_transformers():
             model.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)

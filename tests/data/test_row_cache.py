@@ -131,18 +131,20 @@ def test_damaged_rows_are_made_anew(folder, caplog):
 
 
 @pytest.mark.parametrize("maker", MAKERS)
-def test_a_second_run_makes_nothing_anew_and_comes_to_the_same_bits(maker, request, tmp_path, monkeypatch, folder):
+def test_a_second_run_makes_nothing_anew_and_writes_the_same_model(maker, request, tmp_path, monkeypatch, folder):
     make = request.getfixturevalue(maker)
-    runs = [finetune(make(output_dir=str(tmp_path / "none"), train__max_steps=3, row_cache_gb=0))]
+    changes = {"train__max_steps": 3} | ({"task__max_length": 6} if maker == "make_recipe" else {})  # some are cut
+    runs = [finetune(make(output_dir=str(tmp_path / "none" / "run"), row_cache_gb=0, **changes))]
     assert not folder.exists()
-    runs.append(finetune(make(output_dir=str(tmp_path / "first"), train__max_steps=3)))
+    runs.append(finetune(make(output_dir=str(tmp_path / "first" / "run"), **changes)))
     monkeypatch.setattr(tokens, "_encode_all", None)
     monkeypatch.setattr(Seq2SeqFamily, "extract", None)
     monkeypatch.setattr(speech_rows, "read_audio", None)
-    runs.append(finetune(make(output_dir=str(tmp_path / "second"), train__max_steps=3)))
-    first, *others = (weights(run.output_dir) for run in runs)
+    runs.append(finetune(make(output_dir=str(tmp_path / "second" / "run"), **changes)))
+    first, *others = ({path.name: path.read_bytes() for path in (run.output_dir / "model").iterdir()} for run in runs)
+    assert len(first) > 4
     for other in others:
-        assert all((first[name] == other[name]).all() for name in first)
+        assert [name for name in {**first, **other} if first.get(name) != other.get(name)] in ([], ["README.md"])
     assert runs[0].metrics["test"] == runs[1].metrics["test"] == runs[2].metrics["test"]
 
 
