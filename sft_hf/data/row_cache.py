@@ -27,6 +27,11 @@ FORMAT = 1  # to be raised when anything else is made of rows
 WORTH_BYTES = 1 << 20  # what is smaller is made as soon as it is found
 
 
+def qualified_name(thing: Any) -> str:
+    """Return the name of a thing's class, with its module: that of a checkpoint's own code has its commit in it."""
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"
+
+
 class RowCache:
     """The arrays that one and the same thing makes of rows; the main process writes them, every one reads them."""
 

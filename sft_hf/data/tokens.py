@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sft_hf.console import progress
-from sft_hf.data.row_cache import RowCache
+from sft_hf.data.row_cache import RowCache, qualified_name
 
 TOKENIZE_CHUNK = 1000
 
@@ -43,10 +43,11 @@ def open_token_cache(tokenizer: Any, max_length: int, gigabytes: float) -> RowCa
     for name in ("truncation", "padding"):  # what it was asked for last
         pipeline.pop(name, None)
     made_by = {
-        "class": type(tokenizer).__qualname__,
+        "class": qualified_name(tokenizer),
         "pipeline": hashlib.sha256(json.dumps(pipeline, sort_keys=True).encode()).hexdigest(),
         "inputs": tokenizer.model_input_names,
         "sides": [tokenizer.truncation_side, tokenizer.padding_side],
+        "split_special_tokens": tokenizer.split_special_tokens,
         "max_length": max_length,
     }
     return RowCache("tokens", made_by, ("transformers", "tokenizers"), gigabytes)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoFeatureExtractor
 
-from sft_hf.data.row_cache import RowCache
+from sft_hf.data.row_cache import RowCache, qualified_name
 from sft_hf.errors import RecipeError
 from sft_hf.models.loading import open_checkpoint, quiet_transformers
 from sft_hf.speech.transcripts import Word
@@ -94,7 +94,7 @@ class Family(ABC):
         made_by = {
             "family": type(self).__name__,
             "model": self.config.model_type,
-            "extractor": [type(self.extractor).__qualname__, self.extractor.to_json_string()],
+            "extractor": [qualified_name(self.extractor), self.extractor.to_json_string()],
             "threads": torch.get_num_threads(),
         }
         packages = ("transformers", "torch", "numpy", "soundfile", "soxr")
