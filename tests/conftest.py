@@ -75,6 +75,16 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    """300 of 1 to 60 words of the tiny checkpoint, and one that it does not know: some are cut."""
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    words = "goal match team bank rate dollar bread cheese soup the a of and to unheard".split()
+    return [" ".join(generator.choice(words, int(generator.integers(1, 61)))) for _ in range(300)]
+
+
 @pytest.fixture
 def make_recipe(checkpoint: Path, data_folder: Path, tmp_path: Path) -> Any:
     """Return a function that makes a recipe on the tiny model and data, with keys changed: see `tiny_recipe`."""

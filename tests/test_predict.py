@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -19,14 +18,6 @@ from sft_hf.tasks.image_classification import ImageClassification
 from sft_hf.tasks.speech_recognition import SpeechRecognition
 
 MAX_LENGTH = 32  # of the recipe that `make_recipe` makes
-
-
-@pytest.fixture(scope="module")
-def texts():
-    """300 of 1 to 60 words: some are cut."""
-    generator = np.random.default_rng(0)
-    words = "goal match team bank rate dollar bread cheese soup the a of and to unheard".split()
-    return [" ".join(generator.choice(words, int(generator.integers(1, 61)))) for _ in range(300)]
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
@@ -10,14 +9,6 @@ from sft_hf.data import row_cache, tokens
 from sft_hf.data.tokens import open_token_cache, tokenize
 
 PAIRS = [["ab", "c d"], ["e", ""]]
-
-
-@pytest.fixture(scope="module")
-def texts():
-    """300 of 1 to 60 words: some are cut."""
-    generator = np.random.default_rng(0)
-    words = "goal match team bank rate dollar bread cheese soup the a of and to unheard".split()
-    return [" ".join(generator.choice(words, int(generator.integers(1, 61)))) for _ in range(300)]
 
 
 @pytest.fixture
