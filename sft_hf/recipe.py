@@ -98,8 +98,8 @@ def _check_peft(value: dict[str, Any]) -> dict[str, Any]:
 
 
 ABOUT_THE_RUN = frozenset(
-    ("output_dir", "report_to", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision", "license")
-) | {"row_cache_gb"}
+    "output_dir row_cache_gb report_to push_to_hub hub_model_id hub_private_repo hub_revision license".split()
+)
 """Keys that change where things lie, and not what comes out: a run may be resumed with others."""
 
 
