@@ -83,10 +83,10 @@ class ClassifierTask(Task[SettingsT]):
         """
         data = self.recipe.data
         if kind == "auto":
-            self.set_multi_label(is_multi_label(train, data.label_column))
+            self.set_multi_label(is_multi_label(train, data.target_column))
         else:
             self.set_multi_label(kind == "multi_label_classification")
-        self.label_map = build_label_map(train, data.label_column, data.label_names, where, self.multi_label)
+        self.label_map = build_label_map(train, data.target_column, data.label_names, where, self.multi_label)
         if data.label_names is None:
             self.label_map = reuse_order(self.label_map, getattr(config, "id2label", None))
 

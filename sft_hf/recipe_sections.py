@@ -114,6 +114,11 @@ class DataSection(Section):
         10_000, description="Rows of a streamed set that are read, shuffled and length-bucketed together."
     )
 
+    @property
+    def target_column(self) -> str:
+        """The one column that labels are read from, once the rows are loaded."""
+        return self.label_column
+
 
 class TrainSection(Section):
     """The loop."""

@@ -68,7 +68,7 @@ def test_a_prediction_that_fails_half_way_leaves_no_file(recipe_file, tmp_path, 
         run(["predict", str(tmp_path / "run"), str(tmp_path / "bad.csv"), "--output", str(tmp_path / "p.jsonl")]) == 2
     )
     assert not list(tmp_path.glob("*p.jsonl*"))
-    assert "bad.csv row 1501" in capsys.readouterr().err
+    assert "bad.csv row 1500" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -203,8 +203,8 @@ GOOD = "".join(f"{word} goal,{label}\n" for word in "abcdefghij" for label in ("
     [
         ({}, ["optim.learnign_rate=1"], ["optim.learnign_rate", "did you mean learning_rate"]),
         ({}, ["data.label_column=labl"], ["train.csv", "labl", "did you mean label"]),
-        ({"test.csv": TEXT + "goal,z\n"}, [], ["test.csv row 1", "'z'", "never seen in train", "x, y"]),
-        ({"train.csv": TEXT + GOOD + '"",x\n'}, [], ["train.csv row 21", "'text'", "empty"]),
+        ({"test.csv": TEXT + "goal,z\n"}, [], ["test.csv row 0", "'z'", "never seen in train", "x, y"]),
+        ({"train.csv": TEXT + GOOD + '"",x\n'}, [], ["train.csv row 20", "'text'", "empty"]),
         ({"train.csv": TEXT + GOOD + "one, two,x\n"}, [], ["train.csv", "22", "3", "2"]),
         ({}, ["data.name=nowhere/train.csv"], ["nowhere/train.csv", "not exist"]),
         ({}, ["model.name=./nowhere"], ["nowhere", "not exist"]),

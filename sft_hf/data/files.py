@@ -364,8 +364,8 @@ def _json_rows(path: Path, kind: str) -> Iterator[dict[str, Any]]:
             continue
         if kind == ".json" and line.lstrip().startswith("["):
             whole = _json_value(path, line + "".join(rest for _, rest in lines), f"the array from line {number}")
-            for place, item in enumerate(whole, start=1):
-                yield _json_object(path, item, f"item {place}", shape)
+            for row, item in enumerate(whole):
+                yield _json_object(path, item, f"row {row}", shape)
             return
         yield _json_object(path, _json_value(path, line, f"line {number}"), f"line {number}", shape)
 

@@ -161,13 +161,13 @@ def check_texts(dataset: Dataset, column: str, where: str) -> None:
 
 
 def _numbered(dataset: Dataset, column: str) -> Iterator[tuple[int, Any]]:
-    """Yield (1-based data row in the source, value); no other column is read or decoded."""
+    """Yield (0-based row in the source, value); no other column is read or decoded."""
     numbered = "row_id" in dataset.column_names
     view = dataset.with_format(None).select_columns([column, "row_id"] if numbered else [column])
     for start in range(0, len(view), READ_BATCH):
         batch = view[start : start + READ_BATCH]
         rows = batch["row_id"] if numbered else range(start, start + READ_BATCH)
-        yield from ((row + 1, value) for row, value in zip(rows, batch[column], strict=False))
+        yield from zip(rows, batch[column], strict=False)
 
 
 def _rows_of_names(dataset: Dataset, column: str, where: str, multi_label: bool) -> Iterator[tuple[int, list[str]]]:

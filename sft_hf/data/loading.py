@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 ROLES = ("train", "validation", "test")
 ROW_ID = "row_id"
-"""0-based position of a row in its file or split, before anything was held out or left away."""
+"""Position of a row in its file or split, before anything was held out or left away.
+
+Rows are counted from 0 everywhere, as pandas and `datasets` do: in messages, reports, predictions and outputs. Where a
+message names a line of a text file instead, it says "line", counted from 1 as editors do."""
 
 VALIDATION_NAMES = ("validation", "valid", "val", "dev")
 """Names that stand for each other, the first that is there wins; an exact match comes before them all."""
@@ -238,7 +241,7 @@ def _from_image_folder(section: DataSection, folder: Path) -> Splits | None:
     chosen, notes = ({"train": ""}, []) if "" in found else _choose(section, list(found), str(folder))
     splits = Splits({}, {}, notes + _unused(chosen, list(found)))
     for role, name in chosen.items():
-        table, left_out = media.read_image_folder(found[name], section.image_column, section.label_column)
+        table, left_out = media.read_image_folder(found[name], section.image_column, section.target_column)
         splits.notes.extend(left_out)
         splits.by_role[role] = table.to_iterable_dataset() if section.streaming and role == "train" else table
         splits.where[role] = f"{folder.name}/{name}".rstrip("/")

@@ -55,17 +55,17 @@ def input_paths(
 
 
 def _table_paths(path: Path, data: DataSection, column: str) -> Iterator[str]:
-    number = 0
+    number = 0  # of the row, counted from 0
     rows = iter_rows(path, delimiter=data.delimiter, quote_char=data.quote_char, skip_lines=data.skip_lines)
     for batch in rows:
         name = next((name for name in (column, FILE_NAME) if name in batch), None)
         if name is None:
             raise DataError(f"{path}: no column {column!r}; {did_you_mean(column, list(batch))}")
-        for value in batch[name]:
-            number += 1
+        for number, value in enumerate(batch[name], start=number):
             if not isinstance(value, str) or not value.strip():
                 raise DataError(f"{path} row {number}: column {name!r} holds no path of a file")
             yield absolute_path(value, path.parent)
+        number += 1
 
 
 def _glob(pattern: Path) -> list[Path]:

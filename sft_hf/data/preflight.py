@@ -91,10 +91,10 @@ def _contradictions(keys: list[Any], train: Dataset, label: str) -> list[Finding
 
 
 def _number(split: Dataset, row: int) -> int:
-    """The 1-based number that a person counts in the source."""
+    """The position of a row in its source, counted from 0."""
     from sft_hf.data.loading import ROW_ID  # with `datasets`: half a second, which `predict` need not wait for
 
-    return 1 + (int(split[row][ROW_ID]) if ROW_ID in split.column_names else row)
+    return int(split[row][ROW_ID]) if ROW_ID in split.column_names else row
 
 
 # --- keys --------------------------------------------------------------------------------------------------------

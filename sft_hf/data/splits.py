@@ -70,7 +70,7 @@ def fill_missing_splits(splits: Splits, section: DataSection) -> Splits:
                 f"{len(train) - count}, and {role} needs one row and train two; change data.{role}_fraction "
                 f"({fraction:g}; 0 for none), or give a {role} split"
             )
-        labels = _labels(train, section.label_column)
+        labels = _labels(train, section.target_column)
         seed = (section.split_seed, _HOLD_OUT_STREAM[role])
         kept, held_out = stratified_split(labels, len(train), count / len(train), seed)
         if not len(held_out):
@@ -108,7 +108,7 @@ def limit_splits(splits: Splits, section: DataSection) -> Splits:
             by_role[role] = data.take(limit)
             notes.append(f"{role}: the first {limit} rows of the stream (max_{role}_samples)")
         elif limit < len(data):
-            by_role[role] = limit_rows(data, limit, (section.split_seed, _LIMIT_STREAM[role]), section.label_column)
+            by_role[role] = limit_rows(data, limit, (section.split_seed, _LIMIT_STREAM[role]), section.target_column)
             notes.append(f"{role}: {limit} of {len(data)} rows, drawn by split_seed (max_{role}_samples)")
     return replace(splits, by_role=by_role, notes=notes)
 

@@ -185,7 +185,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         """See `Task.prepare`. Every image is opened once, so that a bad one is found before training."""
         data = self.recipe.data
         split, store, notes = self._without_bad_rows(split, where)
-        labels = encode_labels(split, data.label_column, self.label_map, where, self.multi_label)
+        labels = encode_labels(split, data.target_column, self.label_map, where, self.multi_label)
         row_ids = np.asarray(split["row_id"], dtype=np.int64)
 
         def views(name: str, epoch: int) -> ImageRows:
@@ -311,7 +311,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
 
 
 def _places(where: str, row_ids: Iterable[int]) -> list[str]:
-    return [f"{where} row {int(row_id) + 1}" for row_id in row_ids]
+    return [f"{where} row {int(row_id)}" for row_id in row_ids]
 
 
 def _images_of(folder: Path) -> list[Path]:

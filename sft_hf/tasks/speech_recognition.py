@@ -160,7 +160,7 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
             try:
                 duration, ids = self._check(store, index, texts[index])
             except DataError as error:
-                message = f"{where} row {row_ids[index] + 1}: {error}"
+                message = f"{where} row {row_ids[index]}: {error}"
                 if data.on_bad_row != "skip":
                     raise DataError(f"{message} (data.on_bad_row: skip leaves such rows out)") from error
                 bad.append(message)

@@ -152,7 +152,7 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         data = self.recipe.data
         for column in self.text_columns:
             check_texts(split, column, where)
-        labels = encode_labels(split, data.label_column, self.label_map, where, self.multi_label)
+        labels = encode_labels(split, data.target_column, self.label_map, where, self.multi_label)
         is_train = where == self.train_where
         self._choose_vocabulary(chain.from_iterable(split[column] for column in self.text_columns) if is_train else ())
         columns = [split[column] for column in self.text_columns]
@@ -286,7 +286,7 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
 
     def _read_file(self, path: Path) -> Iterator[list[dict[str, Any]]]:
         data = self.recipe.data
-        first_row = 1
+        first_row = 0
         options: dict[str, Any] = {}
         if path.suffix.lower() == ".txt":
             self._refuse_single_texts()

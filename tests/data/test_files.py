@@ -216,7 +216,7 @@ def test_a_column_that_begins_with_nulls(tmp_path, monkeypatch):
 def test_json_array(tmp_path):
     assert rows_of(write(tmp_path, "a.json", '\n [{"a": 1},\n {"a": 2}]')) == [{"a": 1}, {"a": 2}]
     assert "the array from line 1 is not valid JSON" in refusal(write(tmp_path, "b.json", '[{"a": 1},'))
-    assert "item 2 is no object" in refusal(write(tmp_path, "c.json", '[{"a": 1}, 2]'))
+    assert "row 1 is no object" in refusal(write(tmp_path, "c.json", '[{"a": 1}, 2]'))
 
 
 @pytest.mark.parametrize(

@@ -91,12 +91,12 @@ def test_explicit_names_stand_for_numbers_too():
         (["a", "b"], ["a"], "data.label_names has only the label 'a'"),
         (["a", "b"], ["a", "b", "a"], "data.label_names has a label twice"),
         (["a", "b"], ["a", " "], "data.label_names has a label without a name"),
-        (["a", None], None, "train.csv row 2 (label column 'label'): the label is empty"),
-        (["a", "b", " "], None, "train.csv row 3 (label column 'label'): the label is empty"),
-        ([1.0, float("nan")], None, "row 2 (label column 'label'): the label is empty"),
-        ([1.0, 2.5], None, "row 2 (label column 'label'): label 2.5 is a fraction; regression is not supported"),
-        ([["a"], ["b", ""]], None, "row 2 (label column 'label'): the label is empty"),
-        ([["a"], None, ["b"]], None, "row 2 (label column 'label'): the list of labels is missing"),
+        (["a", None], None, "train.csv row 1 (label column 'label'): the label is empty"),
+        (["a", "b", " "], None, "train.csv row 2 (label column 'label'): the label is empty"),
+        ([1.0, float("nan")], None, "row 1 (label column 'label'): the label is empty"),
+        ([1.0, 2.5], None, "row 1 (label column 'label'): label 2.5 is a fraction; regression is not supported"),
+        ([["a"], ["b", ""]], None, "row 1 (label column 'label'): the label is empty"),
+        ([["a"], None, ["b"]], None, "row 1 (label column 'label'): the list of labels is missing"),
         ([{"a": 1}, {"a": 2}], None, "neither text nor a whole number (dict)"),
     ],
 )
@@ -152,7 +152,7 @@ def test_an_unknown_label_is_named_with_its_row():
     label_map = LabelMap(("ham", "spam"))
     data = table(["ham", "spam "]).add_column("row_id", [3, 17])
     assert refusal(encode_labels, data, "label", label_map, "test.csv", False) == (
-        "test.csv row 18 (label column 'label'): label 'spam ' was never seen in train; "
+        "test.csv row 17 (label column 'label'): label 'spam ' was never seen in train; "
         "did you mean spam? Valid: ham, spam"
     )
 
@@ -160,14 +160,14 @@ def test_an_unknown_label_is_named_with_its_row():
 def test_hidden_labels():
     data = table([-1, -1], ClassLabel(names=["a", "b"]))
     message = refusal(encode_labels, data, "label", LabelMap(("a", "b")), "glue [test]", False)
-    assert message.startswith("glue [test] row 1 ") and "hidden" in message and "data.test_split" in message
+    assert message.startswith("glue [test] row 0 ") and "hidden" in message and "data.test_split" in message
     assert encode_labels(table([-1, 1]), "label", LabelMap(("-1", "1")), "x", False) == [0, 1]
 
 
 def test_numbers_beyond_the_declared_names():
     features = Features({"label": ClassLabel(names=["a", "b"])})
     data = Dataset(pa.table({"label": [0, 5]}, schema=features.arrow_schema))
-    assert "x row 2 (label column 'label'): label 5 is outside the data set's 2 class names" in refusal(
+    assert "x row 1 (label column 'label'): label 5 is outside the data set's 2 class names" in refusal(
         encode_labels, data, "label", LabelMap(("a", "b")), "x", False
     )
 
@@ -189,7 +189,7 @@ def test_multi_label_rows():
 def test_multi_label_rows_that_are_no_lists(value):
     data = table(['["a"]', value])
     message = refusal(encode_labels, data, "label", LabelMap(("a", "b")), "x", True)
-    assert "x row 2 " in message and "write a JSON list" in message
+    assert "x row 1 " in message and "write a JSON list" in message
 
 
 def test_single_numbers_are_no_lists_of_labels():
@@ -232,15 +232,15 @@ def test_is_multi_label_by_type_alone():
 def test_check_texts():
     check_texts(table(["a", "NA", "0", "😀"]), "label", "x")
     data = table(["a", " \n"]).add_column("row_id", [0, 41])
-    expected = "train.csv row 42: column 'label' is empty; remove the row or fill it in"
+    expected = "train.csv row 41: column 'label' is empty; remove the row or fill it in"
     assert refusal(check_texts, data, "label", "train.csv") == expected
-    assert "row 1: column 'label' is empty" in refusal(check_texts, table([None, None]), "label", "x")
-    assert "row 1: column 'label' holds '3' (int), which is no text" in refusal(check_texts, table([3]), "label", "x")
+    assert "row 0: column 'label' is empty" in refusal(check_texts, table([None, None]), "label", "x")
+    assert "row 0: column 'label' holds '3' (int), which is no text" in refusal(check_texts, table([3]), "label", "x")
 
 
 def test_rows_beyond_one_batch_are_found(monkeypatch):
     monkeypatch.setattr("sft_hf.data.labels.READ_BATCH", 3)
-    assert "x row 8:" in refusal(check_texts, table(["a"] * 7 + [""]), "label", "x")
+    assert "x row 7:" in refusal(check_texts, table(["a"] * 7 + [""]), "label", "x")
     assert encode_labels(table(["a", "b"] * 4), "label", LabelMap(("a", "b")), "x", False) == [0, 1] * 4
 
 

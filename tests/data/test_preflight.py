@@ -25,9 +25,9 @@ def test_shared_rows_are_counted_and_named():
     }
     found = texts_of(find_duplicates(splits, ["text"], "label"))
     assert [text.split(";")[0] for text in found] == [
-        "1 of 2 validation rows (50.0%) are in train too: rows 12 (is train row 2)",
-        "2 of 4 test rows (50.0%) are in train too: rows 21 (is train row 1), 23 (is train row 2)",
-        "2 of 4 test rows (50.0%) are in validation too: rows 23 (is validation row 12), 24 (is validation row 11)",
+        "1 of 2 validation rows (50.0%) are in train too: rows 11 (is train row 1)",
+        "2 of 4 test rows (50.0%) are in train too: rows 20 (is train row 0), 22 (is train row 1)",
+        "2 of 4 test rows (50.0%) are in validation too: rows 22 (is validation row 11), 23 (is validation row 10)",
     ]
 
 
@@ -48,7 +48,7 @@ def test_counts_are_those_of_comparing_all_pairs():
 def test_contradictions_are_named():
     train = split(["a", "b", "A", "c", "b"], ["1", "2", "2", "1", "2"])
     (text,) = texts_of(find_duplicates({"train": train}, ["text"], "label"))
-    assert text.startswith("1 inputs stand in train more than once, with different values of 'label': rows 1 and 3;")
+    assert text.startswith("1 inputs stand in train more than once, with different values of 'label': rows 0 and 2;")
 
 
 def test_pairs_are_the_same_only_if_both_texts_are():
@@ -57,7 +57,7 @@ def test_pairs_are_the_same_only_if_both_texts_are():
 
     splits = {"train": pairs(["a", "b"], ["c", "d"]), "test": pairs(["a", "b"], ["d", "d"])}
     (text,) = texts_of(find_duplicates(splits, ["text", "other"]))
-    assert text.startswith("1 of 2 test rows (50.0%) are in train too: rows 2 (is train row 2)")
+    assert text.startswith("1 of 2 test rows (50.0%) are in train too: rows 1 (is train row 1)")
 
 
 def test_files_are_the_same_byte_for_byte_and_only_likely_ones_are_read(tmp_path, monkeypatch):
@@ -77,7 +77,7 @@ def test_files_are_the_same_byte_for_byte_and_only_likely_ones_are_read(tmp_path
         preflight, "open", lambda path, mode: (opened.append(path), plain(path, mode))[1], raising=False
     )
     (text,) = texts_of(find_duplicates(splits, ["image"], files=["image"]))
-    assert text.startswith("1 of 3 test rows (33.3%) are in train too: rows 2 (is train row 1)")
+    assert text.startswith("1 of 3 test rows (33.3%) are in train too: rows 1 (is train row 0)")
     assert sorted(path.rsplit("/", 1)[1] for path in opened) == ["a", "b", "copy"]
 
 

@@ -48,7 +48,7 @@ def test_leaks_and_rare_labels_are_warnings_and_strict_fails_on_them(commands, r
     data = with_train(data_folder, tmp_path, change)
     done = check(commands, recipe_file, tmp_path, data)
     assert done.wait() == 0, done.said()
-    assert "warning  1 of 30 test rows (3.3%) are in train too: rows 4 (is train row 91)" in done.said()
+    assert "warning  1 of 30 test rows (3.3%) are in train too: rows 3 (is train row 90)" in done.said()
     assert "warning  train has fewer than 10 rows of rare (" in done.said()
     assert "test has no row of rare: nothing is measured for these" in done.said()
     strict = check(commands, recipe_file, tmp_path, data, "--strict")
@@ -75,14 +75,14 @@ def test_a_run_warns_of_them_too(commands, recipe_file, data_folder, tmp_path):
     data = with_train(data_folder, tmp_path, lambda train, test: train.append(test[4]))
     done = commands.run("finetune", str(recipe_file), data, "train.max_steps=1", "--output-dir", str(tmp_path / "run"))
     assert done.wait() == 0
-    assert "1 of 30 test rows (3.3%) are in train too: rows 4 (is train row 91)" in done.said()
+    assert "1 of 30 test rows (3.3%) are in train too: rows 3 (is train row 90)" in done.said()
 
 
 def test_bad_data_are_an_error(commands, recipe_file, data_folder, tmp_path):
     data = with_train(data_folder, tmp_path, lambda train, test: train.append(",sport"))
     done = check(commands, recipe_file, tmp_path, data)
     assert done.wait() == 2
-    assert "row 91: column 'text' is empty" in done.said().splitlines()[-1]
+    assert "row 90: column 'text' is empty" in done.said().splitlines()[-1]
 
 
 def test_a_taken_folder_is_a_warning(commands, recipe_file, tmp_path):

@@ -27,7 +27,7 @@ def test_a_bad_row_stops_the_run_before_anything_is_written(make_image_recipe, d
     with pytest.raises(DataError) as caught:
         finetune(make_image_recipe(data__name=str(damaged_folder)))
     message = str(caught.value)
-    assert message.startswith(f"damaged/train row 8: {damaged_folder}/train/green/001.jpg: is truncated")
+    assert message.startswith(f"damaged/train row 7: {damaged_folder}/train/green/001.jpg: is truncated")
     assert "data.on_bad_row: skip" in message
     assert not (tmp_path / "run").exists()
 
@@ -35,7 +35,7 @@ def test_a_bad_row_stops_the_run_before_anything_is_written(make_image_recipe, d
 def test_bad_rows_can_be_skipped_and_are_listed(make_image_recipe, damaged_folder, heard):
     recipe = make_image_recipe(data__name=str(damaged_folder), data__on_bad_row="skip", data__validation_fraction=0)
     result = finetune(recipe)
-    assert "damaged/train: 2 of 18 rows skipped (data.on_bad_row): damaged/train row 8: " in heard.text
+    assert "damaged/train: 2 of 18 rows skipped (data.on_bad_row): damaged/train row 7: " in heard.text
     assert "red/004.jpg: is truncated" in heard.text
     assert "damaged/test: 1 of 6 rows skipped" in heard.text
     assert result.metrics["train"]["num_examples"] == 16
@@ -56,7 +56,7 @@ def test_a_file_that_vanishes_while_training_is_named(make_image_recipe, tmp_pat
     from pathlib import Path
 
     Path(row["store"].images[row["index"]]).unlink()
-    with pytest.raises(DataError, match=rf"set/train row {int(examples['train'].row_ids[0]) + 1}: .*no such file"):
+    with pytest.raises(DataError, match=rf"set/train row {int(examples['train'].row_ids[0])}: .*no such file"):
         task.collate([row])
 
 
@@ -64,7 +64,7 @@ def test_test_images_of_an_unknown_class_are_named(make_image_recipe, tmp_path, 
     write_image_folder(tmp_path / "train", 4)
     write_image_folder(tmp_path / "test", 1)
     (tmp_path / "test" / "red").rename(tmp_path / "test" / "rde")
-    with pytest.raises(DataError, match=r"test row 3 .*'rde'.*did you mean red"):
+    with pytest.raises(DataError, match=r"test row 2 .*'rde'.*did you mean red"):
         finetune(make_image_recipe(data__name=str(tmp_path)))
 
 
