@@ -163,8 +163,6 @@ def _delimiter(table: Table, kind: str) -> str:
 
 def _header(path: Any, names: list[str], columns: Sequence[str] | None) -> list[str]:
     check_width(path, len(names))
-    if not any(name.strip() for name in names):
-        raise DataError(f"{path}: the header has no names; write them into the first line, or set data.column_names")
     longest = max(map(len, names))
     if longest > MAX_NAME:
         raise DataError(f"{path}: the header has a name of {longest} characters; is its first line the header?")
