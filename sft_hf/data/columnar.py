@@ -52,10 +52,19 @@ def _arrow(table: Table, source: Any, size: int, stack: ExitStack) -> tuple[list
     """A file or a stream of Arrow batches, as `datasets` and Feather write them."""
     import pyarrow.ipc as ipc
 
-    opened = stack.enter_context(pa.memory_map(str(source)) if isinstance(source, Path) else pa.BufferReader(source))
+    mapped = pa.memory_map(str(source)) if isinstance(source, Path) else pa.BufferReader(source.getvalue())
+    opened = stack.enter_context(mapped)
     is_file = opened.read(6) == b"ARROW1"
     opened.seek(0)
     reader = stack.enter_context(ipc.open_file(opened) if is_file else ipc.open_stream(opened))
     names = _chosen(table, reader.schema.names)
     batches = (reader.get_batch(place) for place in range(reader.num_record_batches)) if is_file else iter(reader)
-    return names, (batch.slice(start, size) for batch in batches for start in range(0, batch.num_rows, size))
+    return names, _slices(table, batches, size)
+
+
+def _slices(table: Table, batches: Iterator[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:
+    try:
+        for batch in batches:
+            yield from (batch.slice(start, size) for start in range(0, batch.num_rows, size))
+    except pa.ArrowMemoryError as error:  # a damaged file asks for any number of bytes
+        raise DataError(f"{table.path}: is damaged, or too large for the memory: {error}") from error

@@ -133,6 +133,9 @@ class _Survey:
         self.wrong, self.swallowed, self.ordinary, self.backslashes = "", False, True, False
         self._spans: list[tuple[int, list[str]]] = []  # of rows of several lines, those that may be rows themselves
         self._kept = 0
+        mark = re.escape(delimiter)
+        field = rf'(?:"(?:[^"\\]|\\.)*"|[^"{mark}]*)'
+        self._escaped_row = re.compile(f"{field}(?:{mark}{field})*", re.DOTALL)  # csv.reader is not strict about these
         self._walk()
 
     def _walk(self) -> None:
@@ -177,6 +180,10 @@ class _Survey:
         self.backslashes |= any(ESCAPED in line for line in lines)
         if not failed and fields and len(fields) != width:
             self.wrong = self.wrong or f"line {start} has {len(fields)} fields, not {width}"
+        if self.quoting == ESCAPED and not self._escaped_row.fullmatch("".join(lines).rstrip("\r\n")):
+            self.wrong = self.wrong or f"the row that starts on line {start} has a quote inside a field"
+        if len(lines) == 1 and any(QUOTE in field and _enclosed(field) in lines[0] for field in fields):
+            self.ordinary = False  # who doubles quotes inside of quotes means them
         plain = [line for line in lines if line.count(self.delimiter) + 1 == width]
         self.ordinary &= len(plain) == sum(bool(line.strip()) for line in lines)
         if len(lines) > 1 and len(plain) > 1 and not failed and self._kept < MAX_KEPT:
@@ -191,7 +198,7 @@ class _Survey:
         """
         if self.width < 2 or not self._spans or self.wrong:
             return
-        if self.ordinary and self.delimiter != ",":  # a tab in just the right place of every line is no accident
+        if self.ordinary and self.delimiter in "\t|":  # tabs in just the right places of every line are no accident
             self._found(*self._spans[0])
             return
         columns = self._values()
@@ -200,6 +207,9 @@ class _Survey:
             if len(known) > 1:
                 self._found(start, known)
                 return
+        if self.ordinary:  # both rules read the file, and nothing speaks for one
+            self._found(*self._spans[0])
+            self.ordinary = False
 
     def _found(self, start: int, lines: list[str]) -> None:
         self.swallowed = True
@@ -224,6 +234,10 @@ class _Survey:
     def _looks_like_a_row(self, line: str, columns: Sequence[set[str]]) -> bool:
         fields = line.rstrip("\r\n").split(self.delimiter)
         return any(_shape(field) in known for field, known in zip(fields, columns, strict=True))
+
+
+def _enclosed(field: str) -> str:
+    return QUOTE + field.replace(QUOTE, 2 * QUOTE) + QUOTE
 
 
 def _shape(field: str) -> str:
