@@ -73,8 +73,8 @@ def read_table(
         path: the file, or a member of an archive (`reviews.zip/train.csv`); its ending (see `TABLE_SUFFIXES`, and
             .txt: one text per line) says what it is, else its content.
         columns: read only these, which have to be there, in this order.
-        keep: read only those of these that are there. None, or none of them: all. A JSON column that is not among
-            them and cannot be typed is left out.
+        keep: read only those of these that are there; all, where there are none. JSON columns that are not among
+            them and cannot be typed are left out. None: all columns are read, and have to be typed.
         notes: receives lines about what was decided, and rows that were left out.
         options: see `TableOptions`.
 
@@ -119,6 +119,14 @@ def iter_rows(
                 yield arrow_batch.to_pydict()
         else:
             yield from _batches(table, kind, batch_size)
+
+
+def text_lines(path: str | Path, encoding: str | None = None) -> Iterator[str]:
+    """Yield the lines of a text file without their ends, blank ones too. Raises what `read_table` does."""
+    path = Path(path)
+    with plain_errors(path):
+        for line in open_text(path, encoding, []).lines():
+            yield line.rstrip("\r\n")
 
 
 def table_features(path: str | Path, keep: Sequence[str] | None = None, **options: Any) -> Features | None:

@@ -31,7 +31,7 @@ def json_table(table: Table, batches: Iterable[Batch]) -> pa.Table:
         try:
             arrays[name] = _json_array(column)
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-            if table.keep and name not in table.keep:
+            if table.keep is not None and name not in table.keep:
                 table.notes.append(f"{table.path.name}: column {name!r} is left out, because it mixes kinds of values")
                 continue
             raise DataError(

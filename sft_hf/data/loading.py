@@ -113,15 +113,13 @@ def _needed(section: DataSection, columns: Mapping[str, str]) -> tuple[str, ...]
 
 
 def _usable_texts(data: Data, texts: Sequence[str], section: DataSection, where: str, notes: list[str]) -> Data:
-    """Leave rows without a text, or without a label, out, or refuse the first: see `data.on_bad_row`."""
-    # An empty cell may mean "none of the labels" where a separator stands between several.
-    label = None if getattr(section, "label_separator", None) else section.target_column
+    """Leave rows without a text out, or refuse the first: see `data.on_bad_row`."""
     if isinstance(data, IterableDataset):
-        return data if section.on_bad_row == "stop" else leave_out_of_stream(data, texts, label, where)
+        return data if section.on_bad_row == "stop" else leave_out_of_stream(data, texts, where)
     if section.on_bad_row == "stop":
         check_texts(data, texts, where)
         return data
-    kept = leave_out_bad_rows(data, texts, label, where, notes)
+    kept = leave_out_bad_rows(data, texts, where, notes)
     if not len(kept):
         raise DataError(f"{where}: no row can be used: {notes[-1]}")
     return kept

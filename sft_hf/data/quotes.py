@@ -16,7 +16,7 @@ from sft_hf.data.encodings import TextFile
 from sft_hf.errors import DataError
 
 MAX_FIELD = 2**24  # characters of one CSV field: what a quote that is never closed may swallow
-MAX_KEPT = 2**20  # values of a column that are remembered, and lines that may be rows of their own
+MAX_KEPT = 2**20  # values of a column that are remembered
 
 QUOTE = '"'
 ESCAPED = '\\"'
@@ -63,11 +63,11 @@ class Lines:
         left = None if self.has_header else self.skip  # lines still to be left out; None: before the header
         for line in self.text.lines():
             self.number += 1
-            if left:
-                left -= 1
-                continue
-            if left is None and line.strip():
-                left = self.skip
+            if left != 0:
+                if left:
+                    left -= 1
+                    continue
+                left = self.skip if line.strip() else None
             if hide and "\r" in line:
                 body = line.rstrip("\r\n")
                 if "\r" in body:
@@ -94,7 +94,7 @@ def choose_quoting(
     """
     if quote_char is not None:
         return quote_char
-    if not any(QUOTE in line for line in lines.fresh()):
+    if not any(QUOTE in line for line in lines.fresh()) or _is_clean(lines.fresh(), delimiter):
         return QUOTE
     survey = _Survey(lines.fresh(), delimiter, QUOTE, names)
     survey.judge()
@@ -121,6 +121,22 @@ def choose_quoting(
     return QUOTE  # the row that cannot be read is named when it comes
 
 
+def _is_clean(lines: Lines, delimiter: str) -> bool:
+    """Whether every row stands on one line and has as many fields as the first: nothing is in doubt then."""
+    reader = csv.reader(lines, delimiter=delimiter, strict=True, quotechar=QUOTE)
+    count = width = 0
+    try:
+        for fields in reader:
+            count += 1
+            if len(fields) != width and fields:
+                if width:
+                    return False
+                width = len(fields)
+    except csv.Error:
+        return False
+    return count == reader.line_num
+
+
 class _Survey:
     """How a file reads by one rule of quoting.
 
@@ -131,8 +147,8 @@ class _Survey:
     def __init__(self, lines: Lines, delimiter: str, quoting: str, names: Sequence[str] | None) -> None:
         self._source, self.delimiter, self.quoting, self.names = lines, delimiter, quoting, names
         self.wrong, self.swallowed, self.ordinary, self.backslashes = "", False, True, False
-        self._spans: list[tuple[int, list[str]]] = []  # of rows of several lines, those that may be rows themselves
-        self._kept = 0
+        self._spans: list[tuple[int, str, str]] = []  # rows of several lines: where, their first and their last line
+        self._inside: set[int] = set()  # the lines of such rows
         mark = re.escape(delimiter)
         field = rf'(?:"(?:[^"\\]|\\.)*"|[^"{mark}]*)'
         self._escaped_row = re.compile(f"{field}(?:{mark}{field})*", re.DOTALL)  # csv.reader is not strict about these
@@ -182,62 +198,64 @@ class _Survey:
             self.wrong = self.wrong or f"line {start} has {len(fields)} fields, not {width}"
         if self.quoting == ESCAPED and not self._escaped_row.fullmatch("".join(lines).rstrip("\r\n")):
             self.wrong = self.wrong or f"the row that starts on line {start} has a quote inside a field"
-        if len(lines) == 1 and any(QUOTE in field and _enclosed(field) in lines[0] for field in fields):
+        if any('""' in line and self._doubles(line) for line in lines):
             self.ordinary = False  # who doubles quotes inside of quotes means them
         plain = [line for line in lines if line.count(self.delimiter) + 1 == width]
         self.ordinary &= len(plain) == sum(bool(line.strip()) for line in lines)
-        if len(lines) > 1 and len(plain) > 1 and not failed and self._kept < MAX_KEPT:
-            self._kept += len(plain)
-            self._spans.append((start, plain))
+        if len(lines) > 1 and not failed:
+            self._inside.update(range(start, start + len(lines)))
+            if lines[0] in plain and lines[-1] in plain:
+                self._spans.append((start, lines[0], lines[-1]))
+
+    def _doubles(self, line: str) -> bool:
+        """Whether a field on this line is enclosed in quotes and has doubled ones inside."""
+        try:
+            fields = next(csv.reader([line], delimiter=self.delimiter, strict=True), [])
+        except csv.Error:
+            return False
+        return any(QUOTE in field and QUOTE + field.replace(QUOTE, 2 * QUOTE) + QUOTE in line for field in fields)
 
     def judge(self) -> None:
-        """Look for rows of several lines of which two or more are rows themselves.
+        """Look for rows of several lines that begin and end with lines that are rows themselves.
 
-        That a line has enough fields is no proof: a text may hold a comma in each of its lines. One of its fields must
-        also be a value that the same column has elsewhere (a label), or be written like one (a number).
+        That a line has enough fields is no proof: a text may hold a comma in each of its lines. In columns that repeat
+        themselves, such as labels or numbers, it must also hold what other rows hold there.
         """
         if self.width < 2 or not self._spans or self.wrong:
             return
-        if self.ordinary and self.delimiter in "\t|":  # tabs in just the right places of every line are no accident
-            self._found(*self._spans[0])
-            return
-        columns = self._values()
-        for start, lines in self._spans:
-            known = [line for line in lines if self._looks_like_a_row(line, columns)]
-            if len(known) > 1:
-                self._found(start, known)
+        columns = self._repeating()
+        for start, first, last in self._spans:
+            # Tabs in just the right places of every line are no accident.
+            certain = self.ordinary and self.delimiter in "\t|"
+            if certain or (self._looks_like_a_row(first, columns) and self._looks_like_a_row(last, columns)):
+                self._found(start, last)
                 return
         if self.ordinary:  # both rules read the file, and nothing speaks for one
-            self._found(*self._spans[0])
+            self._found(self._spans[0][0], self._spans[0][2])
             self.ordinary = False
 
-    def _found(self, start: int, lines: list[str]) -> None:
+    def _found(self, start: int, line: str) -> None:
         self.swallowed = True
-        shown = " ".join(lines[-1].split())[:60]
+        shown = " ".join(line.split())[:60]
         self.wrong = f"the row that starts on line {start} takes in lines that are rows themselves ({shown!r})"
 
-    def _values(self) -> list[set[str]]:
-        """Return what every column holds in rows of one line; an empty set where that is too much to remember."""
-        columns: list[set[str]] = [set() for _ in range(self.width)]
-        full: set[int] = set()
-        for line in self._source.fresh():
-            if QUOTE in line or line.count(self.delimiter) + 1 != self.width:
+    def _repeating(self) -> dict[int, set[str]]:
+        """Return what the columns hold that say the same again and again, in rows of one line without a quote."""
+        values: list[set[str]] = [set() for _ in range(self.width)]
+        rows = 0
+        lines = self._source.fresh()
+        for line in lines:
+            if QUOTE in line or lines.number in self._inside or line.count(self.delimiter) + 1 != self.width:
                 continue
-            for place, field in enumerate(line.rstrip("\r\n").split(self.delimiter)):
-                if place not in full and field.strip():
-                    columns[place].add(_shape(field))
-                    if len(columns[place]) > MAX_KEPT:
-                        full.add(place)
-                        columns[place] = set()
-        return columns
+            rows += 1
+            for known, field in zip(values, line.rstrip("\r\n").split(self.delimiter), strict=True):
+                if len(known) < MAX_KEPT:
+                    known.add(_shape(field))
+        return {place: known - {""} for place, known in enumerate(values) if 2 * len(known) <= rows}
 
-    def _looks_like_a_row(self, line: str, columns: Sequence[set[str]]) -> bool:
+    def _looks_like_a_row(self, line: str, columns: dict[int, set[str]]) -> bool:
         fields = line.rstrip("\r\n").split(self.delimiter)
-        return any(_shape(field) in known for field, known in zip(fields, columns, strict=True))
-
-
-def _enclosed(field: str) -> str:
-    return QUOTE + field.replace(QUOTE, 2 * QUOTE) + QUOTE
+        return bool(columns) and all(_shape(fields[place]) in known for place, known in columns.items())
 
 
 def _shape(field: str) -> str:

@@ -68,7 +68,7 @@ def _read(path: Path, wanted: Wanted, options: Mapping[str, Any], notes: list[st
     table = read_table(path, keep=wanted.keep, notes=found, **options)
     if not set(wanted.keep) <= set(table.column_names):
         found = []
-        table = read_table(path, notes=found, **options)
+        table = read_table(path, keep=(), notes=found, **options)
     notes += [note for note in found if note not in notes]
     return table
 

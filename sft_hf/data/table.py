@@ -46,8 +46,8 @@ class TableOptions:
 class Table:
     """One file to read: what of it, how, and what there is to say about it.
 
-    `columns` have to be there and come in this order; of `keep`, those that are there are read (none: all are); None
-    for both: everything is read.
+    `columns` have to be there and come in this order; of `keep`, those that are there are read (none: all are). Without
+    `columns` and `keep`, everything is read.
     """
 
     path: Path

@@ -63,8 +63,8 @@ def test_csv_values_stay_text(tmp_path):
 
 
 def test_csv_quotes_newlines_and_blank_lines(tmp_path):
-    text = '\ufefftext,label\r\n"a, ""b""\r\nc",x\r\n\r\n   \r\n5" disk,y\r\n'
-    expected = [{"text": 'a, "b"\r\nc', "label": "x"}, {"text": '5" disk', "label": "y"}]
+    text = '\ufefftext,label\r\n"a, ""b""\r\nc, d",x\r\n\r\n   \r\n5" disk,y\r\n'
+    expected = [{"text": 'a, "b"\r\nc, d', "label": "x"}, {"text": '5" disk', "label": "y"}]
     assert rows_of(write(tmp_path, "a.csv", text)) == expected
     assert rows_of(write(tmp_path, "A.CSV", text.rstrip())) == expected
 

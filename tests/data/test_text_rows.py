@@ -1,4 +1,4 @@
-"""Rows without a text or a label: refused with their number, or left out and counted."""
+"""Rows without a text: refused with their number, or left out and counted."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pytest
 from datasets import Dataset
 from loaded_splits import load, refusal, section
 
-from sft_hf.data.text_rows import check_texts, leave_out_bad_rows
+from sft_hf.data.text_rows import check_texts
 from sft_hf.errors import DataError
 from sft_hf.sources import resolve
 
-ROWS = "text,label\na,x\n,y\nb,\nc,y\n   ,x\nd,x\n"
+ROWS = "text,label\na,x\n,y\nc,y\n   ,x\nd,x\n"
 
 
 def table(**columns):
@@ -44,12 +44,12 @@ def test_skipped_rows_keep_their_numbers(tmp_path):
     splits = load(section(on_bad_row="skip"), local(tmp_path / "a.csv"))
     assert splits.by_role["train"].to_list() == [
         {"text": "a", "label": "x", "row_id": 0},
-        {"text": "c", "label": "y", "row_id": 3},
-        {"text": "d", "label": "x", "row_id": 5},
+        {"text": "c", "label": "y", "row_id": 2},
+        {"text": "d", "label": "x", "row_id": 4},
     ]
     (note,) = splits.notes
-    assert "a.csv: 3 of 6 rows skipped (data.on_bad_row): row 1: column 'text'" in note
-    assert "row 2: column 'label' is empty" in note and "row 4" in note
+    assert "a.csv: 2 of 5 rows skipped (data.on_bad_row): row 1: column 'text'" in note
+    assert "row 3: column 'text'" in note
     assert "a.csv row 1: column 'text' is empty" in refusal(section(), local(tmp_path / "a.csv"))
 
 
@@ -62,13 +62,6 @@ def test_both_texts_of_a_pair_are_needed(tmp_path):
     assert "(2 rows cannot be used" in refusal(section(**names), local(tmp_path / "a.jsonl"))
 
 
-def test_a_split_without_any_label_keeps_its_rows():
-    notes: list[str] = []
-    data = table(text=["a", ""], label=["", ""])
-    assert leave_out_bad_rows(data, ["text"], "label", "test.csv", notes)["text"][:] == ["a"]
-    assert "row 1" in notes[0]
-
-
 def test_rows_that_are_all_bad_are_refused_even_then(tmp_path):
     (tmp_path / "a.csv").write_text("text,label\n,x\n,y\n")
     assert "no row can be used" in refusal(section(on_bad_row="skip"), local(tmp_path / "a.csv"))
@@ -79,7 +72,7 @@ def test_a_stream_leaves_them_out_too(tmp_path, caplog):
     splits = load(section(on_bad_row="skip", streaming=True), local(tmp_path / "a.csv"))
     with caplog.at_level(logging.WARNING, "sft_hf"):
         assert [row["text"] for row in splits.by_role["train"]] == ["a", "c", "d"]
-    assert "rows skipped" in caplog.text
+    assert "without a text skipped" in caplog.text
 
 
 def test_rows_with_other_fields_than_the_header_are_skipped_with_their_lines(tmp_path):
