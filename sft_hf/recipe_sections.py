@@ -65,7 +65,8 @@ class DataSection(Section):
     """The labelled data."""
 
     name: str = Field(
-        description="A Hub id, a local file (CSV, TSV, JSONL, Parquet) or folder, or pypi://DISTRIBUTION==VERSION/path.",
+        description="A Hub id, a local file (CSV, TSV, JSON, JSONL, Parquet, Arrow, XLSX, ODS, also .gz, .zst, .zip) "
+        "or folder, or pypi://DISTRIBUTION==VERSION/path.",
         min_length=1,
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub data set.")
@@ -94,11 +95,31 @@ class DataSection(Section):
         None, description="The labels in the order wanted; default: the data set's own names and order."
     )
     on_bad_row: Literal["stop", "skip"] = Field(
-        "stop", description="When an image or recording cannot be used: stop, or skip (leave its row out and list it)."
+        "stop",
+        description="When a row cannot be used (an empty text, a wrong number of fields, a broken image or recording): "
+        "stop, or skip (leave the row out, count and list it).",
     )
     delimiter: str | None = Field(None, description="Field separator; default: comma for .csv, tab for .tsv and .tab.")
-    quote_char: str = Field('"', description='Quote character; "" makes quotes ordinary characters.', max_length=1)
-    skip_lines: int = Field(0, ge=0, description="Lines after the header that are no data (2 in Orange .tab files).")
+    quote_char: str | None = Field(
+        None,
+        description='Quote character of CSV and TSV; "" makes quotes ordinary characters. Default: \'"\', or none '
+        "where the file shows that it does not quote.",
+        max_length=1,
+    )
+    skip_lines: int = Field(
+        0,
+        ge=0,
+        description="Lines to skip after the header (2 in Orange .tab files), or at the start without a header.",
+    )
+    column_names: list[str] | None = Field(
+        None, description="Names of the columns of files without a header, in order: [id, text, label].", min_length=1
+    )
+    encoding: str | None = Field(
+        None, description="Encoding of text files that are not UTF-8, e.g. cp1252 (Western European Windows), gb18030."
+    )
+    sheet: str | None = Field(
+        None, description="Sheet of a workbook (.xlsx, .ods); default: the first with the columns that are needed."
+    )
     validation_fraction: Fraction = Field(
         0.1, description="Part of train to hold out, stratified, when there is no validation split."
     )

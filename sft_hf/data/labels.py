@@ -143,20 +143,6 @@ def is_multi_label(dataset: Dataset | IterableDataset, column: str) -> bool:
     return bool(texts) and all(_json_list(text) is not None for text in texts)
 
 
-def check_texts(dataset: Dataset, column: str, where: str) -> None:
-    """Check that every row of a column holds text. Raises DataError naming the first row that does not."""
-    for row, text in _numbered(dataset, column):
-        if isinstance(text, str) and text.strip():
-            continue
-        place = f"{where} row {row}: column {column!r}"
-        if text is None or isinstance(text, str):
-            raise DataError(f"{place} is empty; remove the row or fill it in")
-        raise DataError(
-            f"{place} holds {str(text)[:40]!r} ({type(text).__name__}), which is no text; choose another column, or "
-            "write the values as text"
-        )
-
-
 # --- values to names -----------------------------------------------------------------------------------------
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import datasets
 import numpy as np
@@ -15,8 +16,15 @@ import pyarrow as pa
 from datasets import Dataset, IterableDataset
 
 from sft_hf.data import media
-from sft_hf.data.files import TABLE_SUFFIXES, iter_rows, read_table, separator_hint, table_features, table_stem
+from sft_hf.data.archives import ARCHIVE, COMPRESSED, archive_members
+from sft_hf.data.files import (
+    TABLE_SUFFIXES,
+    separator_hint,
+    table_stem,
+)
 from sft_hf.data.hub import Data, hub_name, load_from_hub, refuse
+from sft_hf.data.split_files import Wanted, read_parts
+from sft_hf.data.text_rows import check_texts, leave_out_bad_rows, leave_out_of_stream
 from sft_hf.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -32,6 +40,9 @@ message names a line of a text file instead, it says "line", counted from 1 as e
 
 VALIDATION_NAMES = ("validation", "valid", "val", "dev")
 """Names that stand for each other, the first that is there wins; an exact match comes before them all."""
+
+TEXT_KEYS = ("data.text_column", "data.text_pair_column")
+"""Keys of a recipe that name a column of texts, which must not be empty."""
 
 _SHARD = re.compile(r"(?P<split>.+)-(?P<index>\d+)-of-(?P<count>\d+)")
 
@@ -67,20 +78,51 @@ def load_splits(section: DataSection, source: Source, columns: Mapping[str, str]
     Raises DataError for files, splits or columns that are missing or cannot be used, StorageError for the disk.
     """
     files = [column for key, column in columns.items() if key in media.MEDIA_KEYS]
+    wanted = Wanted(tuple(files), () if files else _needed(section, columns))
     if source.path is None:
         by_name, commit = load_from_hub(section, source)
         loaded = replace(_by_name(section, by_name, source.name, hub_name(source)), revision=commit)
     elif source.path.is_dir():
-        loaded = _from_folder(section, source.path, files, "data.image_column" in columns)
+        loaded = _from_folder(section, source.path, wanted, "data.image_column" in columns)
+    elif _is_archive(source.path) and not files:
+        loaded = _from_archive(section, source.path, wanted)
     elif section.data_files:
         raise DataError(f"data.data_files picks files of a folder, and {source.path} is a file; remove it")
     else:
-        loaded = Splits({"train": _from_files([source.path], section, "train", files)}, {"train": source.path.name})
+        notes: list[str] = []
+        train = read_parts([source.path], section, "train", wanted, notes)
+        loaded = Splits({"train": train}, {"train": source.path.name}, notes)
     by_role = {}
+    texts = [column for key, column in columns.items() if key in TEXT_KEYS]
     for role, data in loaded.by_role.items():
         require_columns(data, columns, loaded.where[role])
         by_role[role] = data if isinstance(data, IterableDataset) else _number(data, loaded.where[role])
+        if texts:
+            by_role[role] = _usable_texts(by_role[role], texts, section, loaded.where[role], loaded.notes)
     return replace(loaded, by_role=by_role)
+
+
+def _needed(section: DataSection, columns: Mapping[str, str]) -> tuple[str, ...]:
+    """The columns that a task on texts reads; no other can stop a run."""
+    known = set(columns.values())
+    for key in ("group_column", "split_by"):
+        known |= {value} if isinstance(value := getattr(section, key, None), str) else set()
+    for value in (section.label_column,):
+        known |= set(value) if isinstance(value, list) else {value}
+    return tuple(sorted(known))
+
+
+def _usable_texts(data: Data, texts: Sequence[str], section: DataSection, where: str, notes: list[str]) -> Data:
+    """Leave rows without a text out, or refuse the first: see `data.on_bad_row`."""
+    if isinstance(data, IterableDataset):
+        return data if section.on_bad_row == "stop" else leave_out_of_stream(data, texts, where)
+    if section.on_bad_row == "stop":
+        check_texts(data, texts, where)
+        return data
+    kept = leave_out_bad_rows(data, texts, where, notes)
+    if not len(kept):
+        raise DataError(f"{where}: no row can be used: {notes[-1]}")
+    return kept
 
 
 def require_columns(dataset: Data, columns: Mapping[str, str], where: str) -> None:
@@ -156,81 +198,66 @@ def _unused(chosen: Mapping[str, str], available: Sequence[str]) -> list[str]:
 # --- local files ---------------------------------------------------------------------------------------------
 
 
-def _from_files(paths: list[Path], section: DataSection, role: str, files: Sequence[str]) -> Data:
-    """Read the parts of a split; `files` are the columns that hold paths, relative to the part's folder."""
-    options: dict[str, Any] = {
-        "delimiter": section.delimiter,
-        "quote_char": section.quote_char,
-        "skip_lines": section.skip_lines,
-    }
-    if section.streaming and role == "train":
-        features = [_name_features(table_features(path, **options), files) for path in paths]
-        if any(other != features[0] for other in features):
-            raise DataError(f"{paths[0]} and its other parts differ in their columns; one split needs the same in all")
-        names = {"paths": [str(path) for path in paths], "options": options, "files": tuple(files)}
-        return media.undecoded(IterableDataset.from_generator(_stream, features=features[0], gen_kwargs=names))
-    parts = [
-        media.absolute_paths(media.undecoded(_name_files(read_table(path, **options), files)), files, path.parent)
-        for path in paths
-    ]
-    for path, part in zip(paths, parts, strict=True):
-        if set(part.column_names) != set(parts[0].column_names):
-            raise DataError(
-                f"{path}: columns {', '.join(part.column_names)}, but {paths[0].name} has "
-                f"{', '.join(parts[0].column_names)}; parts of one split need the same columns"
-            )
-    try:
-        return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
-    except (ValueError, TypeError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise DataError(f"{paths[0]} and its other parts do not fit together: {reason}") from error
-
-
-def _name_files(table: Dataset, files: Sequence[str]) -> Dataset:
-    return table.rename_columns(media.file_column(table.column_names, files))
-
-
-def _name_features(features: datasets.Features | None, files: Sequence[str]) -> datasets.Features | None:
-    if features is None:
-        return None
-    other = media.file_column(features, files)
-    return datasets.Features({other.get(name, name): feature for name, feature in features.items()})
-
-
-def _stream(paths: list[str], options: dict[str, Any], files: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    for path in paths:
-        for batch in iter_rows(path, **options):
-            other = media.file_column(batch, files)
-            batch = {other.get(name, name): values for name, values in batch.items()}
-            names = list(batch)
-            for column in set(files) & set(names):
-                batch[column] = [media.absolute_path(value, Path(path).parent) for value in batch[column]]
-            for values in zip(*batch.values(), strict=True):
-                yield dict(zip(names, values, strict=True))
-
-
-def _from_folder(section: DataSection, folder: Path, files: Sequence[str], images: bool) -> Splits:
+def _from_folder(section: DataSection, folder: Path, wanted: Wanted, images: bool) -> Splits:
     if section.data_files:
-        return _from_mapping(section, folder, section.data_files, files)
+        return _from_mapping(section, folder, section.data_files, wanted)
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return _from_saved(section, folder)
     listing = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     groups: dict[str, list[Path]] = {}
     for name in listing:
-        stem = table_stem(name)
-        if stem is not None and (folder / name).is_file():
-            shard = _SHARD.fullmatch(stem)
-            groups.setdefault(shard["split"] if shard else stem, []).append(folder / name)
+        if (folder / name).is_file():
+            _group(folder / name, groups)
+    files = wanted.files
     if files:
         groups |= {name: [table] for name, table in media.metadata_tables(folder, section.train_split).items()}
     if images and section.train_split not in groups and (found := _from_image_folder(section, folder)):
         return found
     held = did_you_mean("", listing).removeprefix("Valid: ")
-    endings = ", ".join(TABLE_SUFFIXES[:-1])
+    endings = ", ".join(suffix for suffix in TABLE_SUFFIXES if suffix not in COMPRESSED)
     beside = ", or a metadata.csv (file_name, transcription)" if files and not images else ""
     advice = f"; a split is a file named after it ({endings}){beside}, or see data.data_files; the folder holds: {held}"
     chosen, notes = _choose(section, list(groups), str(folder), advice)
-    return _read_groups(section, chosen, {name: groups[name] for name in chosen.values()}, notes, files)
+    return _read_groups(section, chosen, {name: groups[name] for name in chosen.values()}, notes, wanted)
+
+
+def _group(path: Path, groups: dict[str, list[Path]]) -> None:
+    """Put a table among the files of the split that it is called like."""
+    stem = table_stem(path.name)
+    if stem is None and _is_archive(path) and len(tables := _tables_in(path)) == 1:  # train.zip, train.csv.zip
+        stem, path = table_stem(path.stem) or path.stem, tables[0]
+    if stem is not None:
+        shard = _SHARD.fullmatch(stem)
+        groups.setdefault(shard["split"] if shard else stem, []).append(path)
+
+
+def _is_archive(path: Path) -> bool:
+    return path.suffix.lower() == ARCHIVE and path.is_file()
+
+
+def _tables_in(archive: Path) -> list[Path]:
+    return [archive / name for name in sorted(archive_members(archive)) if table_stem(Path(name).name) is not None]
+
+
+def _from_archive(section: DataSection, archive: Path, wanted: Wanted) -> Splits:
+    """Read a zip archive as its tables lie in it: one is train, several are splits by their names."""
+    if section.data_files:
+        return _from_mapping(section, archive, section.data_files, wanted)
+    tables = _tables_in(archive)
+    if not tables:
+        held = did_you_mean("", archive_members(archive)).removeprefix("Valid: ")
+        raise DataError(f"{archive}: no table in the archive; it holds: {held}")
+    groups: dict[str, list[Path]] = {}
+    for path in tables:
+        _group(path, groups)
+    if len(groups) == 1 and section.train_split not in groups:
+        groups = {"train": groups.popitem()[1]}
+        section = section.model_copy(update={"train_split": "train"})
+    advice = "; a split is a table of the archive named after it, or see data.data_files"
+    chosen, notes = _choose(section, list(groups), str(archive), advice)
+    notes += _unused(chosen, list(groups))
+    splits = _read_groups(section, chosen, {name: groups[name] for name in chosen.values()}, notes, wanted)
+    return replace(splits, where={role: f"{archive.name}/{where}" for role, where in splits.where.items()})
 
 
 def _from_image_folder(section: DataSection, folder: Path) -> Splits | None:
@@ -248,7 +275,7 @@ def _from_image_folder(section: DataSection, folder: Path) -> Splits | None:
     return splits
 
 
-def _from_mapping(section: DataSection, folder: Path, data_files: Mapping[str, str], files: Sequence[str]) -> Splits:
+def _from_mapping(section: DataSection, folder: Path, data_files: Mapping[str, str], wanted: Wanted) -> Splits:
     chosen, notes = _choose(section, list(data_files), "data.data_files")
     groups = {}
     for name in chosen.values():
@@ -260,10 +287,12 @@ def _from_mapping(section: DataSection, folder: Path, data_files: Mapping[str, s
             files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
             raise DataError(f"data.data_files: {name}: no file {pattern!r} in {folder}; {did_you_mean(pattern, files)}")
         groups[name] = found
-    return _read_groups(section, chosen, groups, notes + _unused(chosen, list(data_files)), files, ordered=True)
+    return _read_groups(section, chosen, groups, notes + _unused(chosen, list(data_files)), wanted, ordered=True)
 
 
 def _glob(folder: Path, pattern: str) -> list[Path]:
+    if _is_archive(folder):
+        return [folder / name for name in sorted(archive_members(folder)) if name == pattern or fnmatch(name, pattern)]
     if (folder / pattern).is_file():  # a name may hold characters that mean something in a pattern
         return [folder / pattern]
     try:
@@ -277,14 +306,14 @@ def _read_groups(
     chosen: Mapping[str, str],
     groups: Mapping[str, list[Path]],
     notes: list[str],
-    files: Sequence[str],
+    wanted: Wanted,
     ordered: bool = False,
 ) -> Splits:
     splits = Splits({}, {}, notes)
     for role, name in chosen.items():
         paths = groups[name] if ordered else _check_shards(name, groups[name])
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-        splits.by_role[role] = _from_files(paths, section, role, files)
+        splits.by_role[role] = read_parts(paths, section, role, wanted, splits.notes)
         # metadata.csv is every split's name for its table
         place = paths[0].parent.name + "/" if table_stem(paths[0].name) == media.METADATA else ""
         splits.where[role] = place + paths[0].name + more

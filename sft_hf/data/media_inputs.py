@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sft_hf.data.files import TABLE_SUFFIXES, iter_rows
+from sft_hf.data.files import TABLE_SUFFIXES, iter_rows, table_options
 from sft_hf.data.media import FILE_NAME, absolute_path
 from sft_hf.errors import DataError, did_you_mean
 
@@ -56,16 +56,16 @@ def input_paths(
 
 def _table_paths(path: Path, data: DataSection, column: str) -> Iterator[str]:
     number = 0  # of the row, counted from 0
-    rows = iter_rows(path, delimiter=data.delimiter, quote_char=data.quote_char, skip_lines=data.skip_lines)
+    rows = iter_rows(path, **{**table_options(data), "on_bad_row": "stop"})
     for batch in rows:
         name = next((name for name in (column, FILE_NAME) if name in batch), None)
         if name is None:
             raise DataError(f"{path}: no column {column!r}; {did_you_mean(column, list(batch))}")
-        for number, value in enumerate(batch[name], start=number):
+        for value in batch[name]:
             if not isinstance(value, str) or not value.strip():
                 raise DataError(f"{path} row {number}: column {name!r} holds no path of a file")
             yield absolute_path(value, path.parent)
-        number += 1
+            number += 1
 
 
 def _glob(pattern: Path) -> list[Path]:

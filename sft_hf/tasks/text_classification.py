@@ -25,9 +25,10 @@ from transformers import (
 )
 
 from sft_hf.classification import ClassifierTask
-from sft_hf.data.files import TABLE_SUFFIXES, iter_rows
-from sft_hf.data.labels import check_texts, encode_labels
+from sft_hf.data.files import TABLE_SUFFIXES, iter_rows, table_options
+from sft_hf.data.labels import encode_labels
 from sft_hf.data.row_cache import RowCache
+from sft_hf.data.text_rows import check_texts
 from sft_hf.data.tokens import TOKENIZE_CHUNK, forget_last_call, open_token_cache, tokenize
 from sft_hf.errors import CheckpointError, DataError, RecipeError
 from sft_hf.models.embedding_files import EmbeddingSource, find_embeddings
@@ -150,8 +151,7 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
     def prepare(self, split: Dataset, where: str) -> Examples:
         """See `Task.prepare`."""
         data = self.recipe.data
-        for column in self.text_columns:
-            check_texts(split, column, where)
+        check_texts(split, self.text_columns, where)
         labels = encode_labels(split, data.target_column, self.label_map, where, self.multi_label)
         is_train = where == self.train_where
         self._choose_vocabulary(chain.from_iterable(split[column] for column in self.text_columns) if is_train else ())
@@ -291,12 +291,7 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         if path.suffix.lower() == ".txt":
             self._refuse_single_texts()
         else:
-            options = {
-                "columns": self.text_columns,
-                "delimiter": data.delimiter,
-                "quote_char": data.quote_char,
-                "skip_lines": data.skip_lines,
-            }
+            options = {"columns": self.text_columns, **table_options(data), "on_bad_row": "stop"}
         waiting: list[dict[str, Any]] = []
         characters = 0
         for chunk in iter_rows(path, **options):

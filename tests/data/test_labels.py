@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, Features, IterableDataset, LargeList, List, Value
 
-from sft_hf.data.labels import LabelMap, build_label_map, check_texts, encode_labels, is_multi_label
+from sft_hf.data.labels import LabelMap, build_label_map, encode_labels, is_multi_label
 from sft_hf.errors import DataError
 
 
@@ -229,18 +229,8 @@ def test_is_multi_label_by_type_alone():
     assert not is_multi_label(table([], Value("string")), "label")
 
 
-def test_check_texts():
-    check_texts(table(["a", "NA", "0", "😀"]), "label", "x")
-    data = table(["a", " \n"]).add_column("row_id", [0, 41])
-    expected = "train.csv row 41: column 'label' is empty; remove the row or fill it in"
-    assert refusal(check_texts, data, "label", "train.csv") == expected
-    assert "row 0: column 'label' is empty" in refusal(check_texts, table([None, None]), "label", "x")
-    assert "row 0: column 'label' holds '3' (int), which is no text" in refusal(check_texts, table([3]), "label", "x")
-
-
 def test_rows_beyond_one_batch_are_found(monkeypatch):
     monkeypatch.setattr("sft_hf.data.labels.READ_BATCH", 3)
-    assert "x row 7:" in refusal(check_texts, table(["a"] * 7 + [""]), "label", "x")
     assert encode_labels(table(["a", "b"] * 4), "label", LabelMap(("a", "b")), "x", False) == [0, 1] * 4
 
 
