@@ -94,7 +94,7 @@ def test_explicit_names_stand_for_numbers_too():
         (["a", None], None, "train.csv row 1 (label column 'label'): the label is empty"),
         (["a", "b", " "], None, "train.csv row 2 (label column 'label'): the label is empty"),
         ([1.0, float("nan")], None, "row 1 (label column 'label'): the label is empty"),
-        ([1.0, 2.5], None, "row 1 (label column 'label'): label 2.5 is a fraction; regression is not supported"),
+        ([1.0, 2.5], None, "row 1 (label column 'label'): label 2.5 is a fraction; to predict numbers, set task.problem_type: regression"),
         ([["a"], ["b", ""]], None, "row 1 (label column 'label'): the label is empty"),
         ([["a"], None, ["b"]], None, "row 1 (label column 'label'): the list of labels is missing"),
         ([{"a": 1}, {"a": 2}], None, "neither text nor a whole number (dict)"),
