@@ -102,8 +102,8 @@ class DataSection(Section):
     label_separator: str | None = Field(
         None,
         min_length=1,
-        description="What separates the labels of a row that are joined in one text, e.g. ',' in 'sport,food' "
-        "(multi-label); space: any white space.",
+        description="What separates the labels of a row that are joined in one text, as in 'sport,food' (multi-label): "
+        "comma, semicolon, bar, slash, plus, space (any white space), or the separator itself.",
     )
     label_lists: Literal["auto", "labels", "indicators"] = Field(
         "auto",

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sft_hf.data.label_values import (
     DECIMAL_COMMA,
     NUMBERS_ADVICE,
+    SEPARATORS,
     is_fraction,
     is_number,
     normal,
     similar_key,
+    split_labels,
     whole_number,
 )
 from sft_hf.data.preflight import Finding
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 
 MANY_NUMBERS = 20  # different whole numbers that may be quantities rather than classes
 
-_SEPARATORS = {",": ",", ";": ";", "|": "|", "/": "/", "+": "+", "&": "&", "space": r"\s+"}
-_CERTAIN = (",", ";", "|")  # a name of one label seldom holds these
+_CERTAIN = ("comma", "semicolon", "bar")  # a name of one label seldom holds these
 
 
 def refuse_numbers(train: Cells, kind: str) -> None:
@@ -58,38 +58,35 @@ def joined_labels(
     """
     if kind == "single_label_classification":
         return []
-    found = next(
-        (sep for sep, pattern in _SEPARATORS.items() if _recurring(list(names), pattern, label_names)), None
-    )
+    found = next((separator for separator in SEPARATORS if _recurring(list(names), separator, label_names)), None)
     if found is None:
         return []
-    pattern = _SEPARATORS[found] if found == "space" else re.escape(_SEPARATORS[found])
-    value, index = next((value, index) for value, index, _ in train.distinct if re.search(pattern, str(value).strip()))
-    key = "space" if found == "space" else f"'{found}'"
+    value, index = next(
+        (value, index) for value, index, _ in train.distinct if len(split_labels(str(value), found)) > 1
+    )
     text = (
         f"{train.place(index)}: {value!r:.60} looks like several labels in one text, and its parts occur in other rows "
-        f"too; if so, set data.label_separator: {key}"
+        f"too; if so, set data.label_separator: {found}"
     )
     if found in _CERTAIN:
         raise DataError(f"{text}; task.problem_type: single_label_classification takes each text as one label")
     return [Finding("warning", f"{text} (now each of the {len(names)} different texts is a label)")]
 
 
-def _recurring(names: Sequence[str], pattern: str, label_names: Sequence[str] | None) -> bool:
+def _recurring(names: Sequence[str], separator: str, label_names: Sequence[str] | None) -> bool:
     """Whether what stands between separators occurs in other names, too, as it would in combinations of labels."""
-    split = re.compile(pattern if pattern.startswith("\\s") else re.escape(pattern)).split
-    parts_of = [[part.strip() for part in split(name.strip())] for name in names]
-    joined = [parts for parts in parts_of if len(parts) > 1 and all(parts)]
+    parts_of = {name: split_labels(name, separator) for name in names}
+    joined = {name: parts for name, parts in parts_of.items() if len(parts) > 1}
     if not joined:
         return False
     if label_names is not None:
         known = set(label_names)
-        return all(set(parts) <= known for parts in joined) and not any(name in known for name in map("".join, joined))
+        return any(name not in known and set(parts) <= known for name, parts in joined.items())
     counts: dict[str, int] = {}
-    for parts in parts_of:
+    for parts in parts_of.values():
         for part in dict.fromkeys(parts):
             counts[part] = counts.get(part, 0) + 1
-    inside = dict.fromkeys(part for parts in joined for part in parts)
+    inside = dict.fromkeys(part for parts in joined.values() for part in parts)
     recurring = [part for part in inside if counts[part] > 1]
     return len(recurring) >= 2 and 3 * len(recurring) >= 2 * len(inside)
 
@@ -117,9 +114,11 @@ def compared_as_numbers(
     changed = [name for name in everywhere if numbers.get(whole_number(name) or 0, str(whole_number(name))) != name]
     if not changed:
         return numbers, []
-    shown = first_few([f"{name!r:.40}" for name in changed], 3)
     number = whole_number(changed[0]) or 0
-    text = f"labels are whole numbers and are compared as such: {shown} (the first is {numbers.get(number, number)})"
+    text = (
+        f"labels are whole numbers and are compared by value: {changed[0]!r:.40} is read as {numbers.get(number, number)}, "
+        f"and {len(changed)} of {len(everywhere)} spellings likewise"
+    )
     return numbers, [Finding("note", text)]
 
 
@@ -172,7 +171,8 @@ def similar_names(
 
 
 def _say_similar(groups: Sequence[Mapping[str, int]]) -> list[Finding]:
-    told = first_few([_counted(group) for group in groups], 5, "such groups")
+    more = f"; and {len(groups) - 5} more such groups" if len(groups) > 5 else ""
+    told = "; ".join(_counted(group) for group in groups[:5]) + more
     return [
         Finding(
             "warning",
@@ -183,7 +183,7 @@ def _say_similar(groups: Sequence[Mapping[str, int]]) -> list[Finding]:
 
 
 def _counted(group: Mapping[str, int]) -> str:
-    return " and ".join(f"{name!r:.40} ({count} rows)" for name, count in group.items())
+    return ", ".join(f"{name!r:.40} ({count} rows)" for name, count in group.items())
 
 
 def many_numbers(names: Mapping[str, int], known: Sequence[str] | None) -> list[Finding]:

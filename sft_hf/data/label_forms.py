@@ -42,6 +42,7 @@ from sft_hf.data.label_values import (
     parse_list,
     parse_vector,
     similar_key,
+    split_labels,
     whole_number,
     yes_or_no,
 )
@@ -120,7 +121,7 @@ class LabelReading:
         several: rows have any number of labels.
         names: of indicators and columns, in their order.
         columns: one for each label.
-        separator: of joined labels; "space" is any white space.
+        separator: of joined labels, see `split_labels`.
         exact: numbers with a fraction are classes.
         hidden: -1 means that a label is hidden, in validation and test.
         numbers: the names of whole numbers, if all labels are such; else None.
@@ -166,8 +167,7 @@ class LabelReading:
             return [name_of(value)]
         if value.strip() == "[]":  # a row without labels
             return []
-        parts = value.split() if self.separator == "space" else [part.strip() for part in value.split(self.separator)]
-        return [part for part in parts if part]
+        return split_labels(value, self.separator)
 
     def _marked(self, value: Any) -> Any:
         """Return the names of the labels that are 1."""

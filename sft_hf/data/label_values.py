@@ -21,6 +21,9 @@ WHOLE = re.compile(r"([+-]?[0-9]{1,300})(?:\.0*)?")
 NUMBER = re.compile(r"[+-]?(?:[0-9]{1,300}\.?[0-9]{0,300}|\.[0-9]{1,300})(?:[eE][+-]?[0-9]{1,3})?")
 DECIMAL_COMMA = re.compile(r"[+-]?[0-9]{1,12},[0-9]{1,12}")
 
+SEPARATORS = {"comma": ",", "semicolon": ";", "bar": "|", "slash": "/", "plus": "+", "space": None}
+"""Words for what separates joined labels, which need no quotes in YAML or a shell; None: any white space."""
+
 _YES_NO = {"1": True, "0": False, "true": True, "false": False, "yes": True, "no": False}
 _VECTOR = re.compile(r"\s*[01](?:\.0*)?(?:(?:\s*[,;|]\s*|\s+)[01](?:\.0*)?)+\s*")
 _FLAG = re.compile(r"[01](?:\.0*)?")
@@ -226,6 +229,11 @@ def _item(found: re.Match[str]) -> Any:
 def parse_vector(text: str) -> list[int] | None:
     """Return the numbers of a text such as "1 0 1" or "1,0,1"; None for a text that holds anything but 0 and 1."""
     return [int(part[0]) for part in _FLAG.findall(text)] if _VECTOR.fullmatch(text) else None
+
+
+def split_labels(text: str, separator: str) -> list[str]:
+    """Return the labels that are joined in a text, `separator` between them: one of `SEPARATORS`, or itself."""
+    return [part.strip() for part in text.split(SEPARATORS.get(separator, separator)) if part.strip()]
 
 
 def looks_like_list(text: str) -> bool:
