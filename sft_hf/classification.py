@@ -13,15 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig
 
 from sft_hf.confidence import CLOSEST, Confidence
 from sft_hf.data.label_reading import LabelReading, is_unlabelled, read_labels, read_rows
 from sft_hf.data.labels import LabelMap, build_label_map, encode_labels, is_multi_label
 from sft_hf.data.preflight import Finding
 from sft_hf.errors import first_few
-from sft_hf.models.loading import open_checkpoint
-from sft_hf.models.trained_heads import HeadRows, label_order, matching_rows
+from sft_hf.models.trained_heads import HeadRows, in_own_order, label_order, open_config
 from sft_hf.recipe import Recipe, TaskSettings
 from sft_hf.tasks.base import Batch, Examples, Items, Task
 from sft_hf.thresholds import apply_threshold
@@ -51,18 +49,6 @@ def classification_losses(logits: Tensor, labels: Tensor, multi_label: bool) -> 
     if multi_label:
         return functional.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none").mean(dim=1)
     return functional.cross_entropy(logits, labels, reduction="none")
-
-
-def reuse_order(label_map: LabelMap, own: Sequence[str]) -> LabelMap:
-    """Return the labels in the checkpoint's own order if it knows exactly these, letter case apart.
-
-    Their spelling stays that of the data. The head then need not change.
-    """
-    rows = matching_rows(own, label_map.names)
-    if rows is None or rows == list(range(len(rows))):
-        return label_map
-    order = sorted(range(len(rows)), key=rows.__getitem__)
-    return LabelMap(tuple(label_map.names[index] for index in order))
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -127,9 +113,10 @@ class ClassifierTask(Task[SettingsT]):
             self.label_map = LabelMap(self.reading.names)
         else:
             self.label_map = build_label_map(train, data.target_column, data.label_names, where, self.multi_label)
-        if data.label_names is None:
-            self.label_map = reuse_order(self.label_map, label_order(getattr(config, "id2label", None)))
-        self._expect_head(config)
+        own = label_order(config)
+        if data.label_names is None and (names := in_own_order(self.label_map.names, own)) != self.label_map.names:
+            self.label_map = LabelMap(names)
+        self._expect_head(own)
 
     def head_config(self) -> dict[str, Any]:
         """The fields of a Transformers config that describe this head."""
@@ -188,16 +175,9 @@ class ClassifierTask(Task[SettingsT]):
 
     def expect_checkpoint(self, source: Source) -> None:
         """See `Task.expect_checkpoint`: what its head was trained for."""
-        from sft_hf.models.state_dicts import build_config, is_state_dict
+        self._expect_head(label_order(open_config(source, self.recipe.model.architecture)))
 
-        if is_state_dict(source):
-            config = build_config(source, self.recipe.model.architecture)
-        else:
-            config = open_checkpoint(AutoConfig, source, "config.json")
-        self._expect_head(config)
-
-    def _expect_head(self, config: Any) -> None:
-        own = label_order(getattr(config, "id2label", None))
+    def _expect_head(self, own: tuple[str, ...]) -> None:
         self.head_rows = HeadRows(own, self.label_map.names, chosen=self.recipe.data.label_names is not None)
 
     def read_head(self, config: Any) -> None:

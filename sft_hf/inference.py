@@ -60,8 +60,8 @@ def evaluate_run(
     examples = task.prepare(splits.by_role[split], splits.where[split])
     if not examples.labelled:
         raise DataError(
-            f"{splits.where[split]}: its rows have no labels, so there is nothing to score; the run's predictions.jsonl "
-            "holds its predictions, and `sft-hf predict` answers other rows"
+            f"{splits.where[split]}: its rows have no labels, so there is nothing to score; the run's "
+            "predictions.jsonl holds its predictions, and `sft-hf predict` answers other rows"
         )
     outputs = predict(
         task,

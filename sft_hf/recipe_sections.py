@@ -116,7 +116,9 @@ class DataSection(Section):
         "at the end; the most frequent spelling stays.",
     )
     on_bad_row: Literal["stop", "skip"] = Field(
-        "stop", description="When an image or recording cannot be used: stop, or skip (leave its row out and list it)."
+        "stop",
+        description="When an image or recording cannot be used, or a row has no label: stop, or skip (leave the row "
+        "out and list it).",
     )
     delimiter: str | None = Field(None, description="Field separator; default: comma for .csv, tab for .tsv and .tab.")
     quote_char: str = Field('"', description='Quote character; "" makes quotes ordinary characters.', max_length=1)

@@ -18,7 +18,8 @@ class RunRecord:
     """A finished run on paper: what model cards and reports are made of.
 
     `metrics` is metrics.json; `predictions` the rows of predictions.jsonl, of the split that was scored last: none for
-    a test without labels, whose predictions cannot be right or wrong; `log` the lines of log.jsonl: those of training have a `loss`, those of evaluations `eval_loss`.
+    a test without labels, whose predictions cannot be right or wrong; `log` the lines of log.jsonl: those of training
+    have a `loss`, those of evaluations `eval_loss`.
     """
 
     name: str

@@ -20,7 +20,7 @@ from sft_hf.data.preflight import Finding
 from sft_hf.errors import DataError, first_few
 
 if TYPE_CHECKING:
-    from sft_hf.data.label_forms import Cells
+    from sft_hf.data.label_cells import Cells
 
 MANY_NUMBERS = 20  # different whole numbers that may be quantities rather than classes
 
@@ -88,7 +88,16 @@ def _recurring(names: Sequence[str], separator: str, label_names: Sequence[str] 
             counts[part] = counts.get(part, 0) + 1
     inside = dict.fromkeys(part for parts in joined.values() for part in parts)
     recurring = [part for part in inside if counts[part] > 1]
-    return len(recurring) >= 2 and 3 * len(recurring) >= 2 * len(inside)
+    # Names of several words share some of them, combinations of labels nearly all.
+    share = 2 / 3 if separator in _CERTAIN else 0.9
+    return len(recurring) >= 2 and len(recurring) >= share * len(inside)
+
+
+def unsplit(train: Cells, separator: str) -> list[Finding]:
+    """Return a warning where no row has two labels, as with another separator than the data's."""
+    if any(len(split_labels(value, separator)) > 1 for value, _, _ in train.distinct if isinstance(value, str)):
+        return []
+    return [Finding("warning", f"{train.where}: no label in column {train.column!r} contains data.label_separator")]
 
 
 def compared_as_numbers(
@@ -116,8 +125,8 @@ def compared_as_numbers(
         return numbers, []
     number = whole_number(changed[0]) or 0
     text = (
-        f"labels are whole numbers and are compared by value: {changed[0]!r:.40} is read as {numbers.get(number, number)}, "
-        f"and {len(changed)} of {len(everywhere)} spellings likewise"
+        f"labels are whole numbers and are compared by value: {changed[0]!r:.40} is read as "
+        f"{numbers.get(number, number)}, and {len(changed)} of {len(everywhere)} spellings likewise"
     )
     return numbers, [Finding("note", text)]
 
@@ -134,14 +143,16 @@ def composed_names(splits: Iterable[Cells]) -> list[Finding]:
             example = example or (normal(other[0]) if other else "")
     if not count:
         return []
-    text = f"labels of {count} rows, such as {example!r:.60}, are not in Unicode form NFC; all labels are compared in NFC"
+    text = (
+        f"labels of {count} rows, such as {example!r:.60}, are not in Unicode form NFC; all labels are compared in NFC"
+    )
     return [Finding("note", text)]
 
 
 def similar_names(
     names: Mapping[str, int],
     others: Mapping[str, Mapping[str, int]],
-    known: Sequence[str] | None,
+    known: Sequence[str],
     merge: bool,
 ) -> tuple[dict[str, str], list[Finding]]:
     """Return the spellings to use for similar labels if they are merged, and one warning on all of them if not.
@@ -150,7 +161,7 @@ def similar_names(
     frequent one of train; of equals, the first.
     """
     groups: dict[str, dict[str, int]] = {}
-    for held in (names, *others.values(), dict.fromkeys(known or (), 0)):
+    for held in (names, *others.values(), dict.fromkeys(known, 0)):
         for name, count in held.items():
             group = groups.setdefault(similar_key(name), {})
             group[name] = group.get(name, 0) + count
@@ -159,7 +170,7 @@ def similar_names(
         return {}, _say_similar(list(several.values())) if several else []
     chosen = {}
     for key, group in groups.items():
-        candidates = [name for name in known or () if name in group] or list(group)
+        candidates = [name for name in known if name in group] or list(group)
         chosen[key] = max(candidates, key=lambda name: names.get(name, 0))
     if not several:
         return chosen, []
@@ -186,17 +197,16 @@ def _counted(group: Mapping[str, int]) -> str:
     return ", ".join(f"{name!r:.40} ({count} rows)" for name, count in group.items())
 
 
-def many_numbers(names: Mapping[str, int], known: Sequence[str] | None) -> list[Finding]:
+def many_numbers(names: Iterable[str]) -> list[Finding]:
     """Return a note where labels are so many whole numbers that they may be quantities."""
     numbers = {whole_number(name) for name in names}
-    if known is not None or None in numbers or len(numbers) < MANY_NUMBERS:
+    if None in numbers or len(numbers) < MANY_NUMBERS:
         return []
     present = sorted(number for number in numbers if number is not None)
     if present[-1] - present[0] + 1 == len(present) and present[0] in (0, 1):  # class numbers
         return []
     text = (
-        f"labels are {len(present)} different whole numbers, {present[0]} to {present[-1]}, each of which is a class; if "
-        "they are quantities, set task.problem_type: regression"
+        f"labels are {len(present)} different whole numbers, {present[0]} to {present[-1]}, each of which is a "
+        "class; if they are quantities, set task.problem_type: regression"
     )
     return [Finding("note", text)]
-

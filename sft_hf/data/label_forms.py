@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from sft_hf.data.label_cells import Cells
 from sft_hf.data.label_findings import (
     compared_as_numbers,
     composed_names,
@@ -28,88 +28,33 @@ from sft_hf.data.label_findings import (
     many_numbers,
     refuse_numbers,
     similar_names,
+    unsplit,
 )
 from sft_hf.data.label_values import (
     exact_name,
-    flag,
-    is_fraction,
     is_hidden,
     is_missing,
-    is_number,
     list_of,
     looks_like_list,
     name_of,
+    normal,
     parse_list,
-    parse_vector,
     similar_key,
     split_labels,
     whole_number,
     yes_or_no,
 )
+from sft_hf.data.label_vectors import are_vectors, indicator_length, vector_flags
 from sft_hf.data.preflight import Finding
 from sft_hf.errors import DataError, first_few
 
 if TYPE_CHECKING:
     from sft_hf.recipe import DataSection
 
-LOOK_AT = 100  # rows of a stream that tell what the labels of all are
-
 Form = Literal["names", "lists", "joined", "indicators", "columns", "numbers"]
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
 AS_TEXT = f"task.problem_type: {SINGLE} takes each text as one label"
-
-
-def hashable(value: Any) -> Any:
-    """Return a key that only the same value has: 1, 1.0 and true are three values."""
-    if isinstance(value, list):
-        return tuple(map(hashable, value))
-    if isinstance(value, dict):
-        return repr(value)
-    return type(value), value
-
-
-@dataclass(frozen=True)
-class Cells:
-    """The label column of a split, or the first rows of a stream's.
-
-    Attributes:
-        where: the rows come from, for messages.
-        column: what messages call it.
-        sources: the columns that it comes from: one, or one for each label.
-        values: a cell of each row; of several columns the list of each row's cells.
-        rows: 0-based position of each row in its source.
-        declared: the class names that the data set declares for its numbers.
-        is_list: by the column's type.
-        whole: these are all rows.
-    """
-
-    where: str
-    column: str
-    sources: tuple[str, ...]
-    values: list[Any]
-    rows: Sequence[int]
-    declared: list[str] | None
-    is_list: bool
-    whole: bool
-
-    def place(self, index: int) -> str:
-        """Return what messages call a cell."""
-        return f"{self.where} row {self.rows[index]} (label column {self.column!r})"
-
-    def name_declared(self, value: Any) -> Any:
-        """Return the class name that the data set declares for a number; other values as they are."""
-        number = isinstance(value, int) and self.declared is not None and 0 <= value < len(self.declared)
-        return self.declared[value] if number and self.declared is not None else value
-
-    @cached_property
-    def distinct(self) -> list[tuple[Any, int, int]]:
-        """The values that are not missing, in the order of their first appearance: value, first index, how often."""
-        found: dict[Any, list[Any]] = {}
-        for index, value in enumerate(self.values):
-            if not is_missing(value):
-                found.setdefault(hashable(value), [value, index, 0])[2] += 1
-        return [(value, index, count) for value, index, count in found.values()]
 
 
 @dataclass(frozen=True)
@@ -174,7 +119,7 @@ class LabelReading:
         if self.columns:
             flags = [_column_flag(item, name) for item, name in zip(value, self.columns, strict=True)]
         else:
-            flags = _vector_flags(value, len(self.names))
+            flags = vector_flags(value, len(self.names))
         marked = [name for name, is_set in zip(self.names, flags, strict=True) if is_set]
         if self.several:
             return marked
@@ -198,21 +143,6 @@ def _plain_number(value: Any) -> float:
         raise DataError(f"{value!r:.40} is not a number; correct it, or remove the row") from None
 
 
-def _as_vector(value: Any) -> list[Any] | None:
-    """Return the items of a list, or of a text that is one; of "1 0 1", too."""
-    if isinstance(value, str):
-        return parse_vector(value) if (found := parse_list(value)) is None else found
-    return value if isinstance(value, list) else None
-
-
-def _vector_flags(value: Any, length: int) -> list[bool]:
-    items = _as_vector(value)
-    flags = None if items is None else [flag(item) for item in items]
-    if flags is None or len(flags) != length or None in flags:
-        raise DataError(f"{value!r:.80} is not a list of {length} numbers 0 and 1, as the first row's is")
-    return [bool(item) for item in flags]
-
-
 # --- the form of a column ----------------------------------------------------------------------------------------
 
 
@@ -228,10 +158,10 @@ def decide(cells: Mapping[str, Cells], data: DataSection, kind: str) -> tuple[La
         return LabelReading("numbers", bool(columns), columns=columns), []
     reading, findings = _form(train, data, kind)
     findings += composed_names(cells.values())
-    known = data.label_names or train.declared
+    known = [normal(name) for name in data.label_names or train.declared or ()]
     if reading.form in ("indicators", "columns"):
         return replace(reading, hidden=True), findings + _one_hot(train, reading, kind)
-    if reading.form == "names" and known is None:
+    if reading.form == "names" and not known:
         refuse_numbers(train, kind)
     names = _count_names(train, reading, "train")
     hidden = "-1" not in (known or names) and not any(whole_number(name) == -1 for name in names)
@@ -244,7 +174,10 @@ def decide(cells: Mapping[str, Cells], data: DataSection, kind: str) -> tuple[La
     if numbers is not None:
         reading = replace(reading, numbers=numbers)
         names, others = _renamed(names, reading), {role: _renamed(held, reading) for role, held in others.items()}
-    findings += many_numbers(names, known)
+    if reading.form == "names" and not known:
+        findings += many_numbers(names)
+    elif reading.form == "joined":
+        findings += unsplit(train, reading.separator)
     similar, found = similar_names(names, others, known, data.merge_similar_labels)
     findings += found
     return replace(reading, similar=similar), findings
@@ -285,23 +218,16 @@ def _form(train: Cells, data: DataSection, kind: str) -> tuple[LabelReading, lis
     is_list = train.is_list or (bool(train.distinct) and all(isinstance(value, list) for value, _, _ in train.distinct))
     if not is_list and not texts:
         return LabelReading("lists" if kind == MULTI else "names", kind == MULTI, exact=single), []
-    if is_list or all(lists) or _are_vectors(texts, data.label_names):
-        if (length := _indicator_length(train, data)) is not None:
+    if is_list or all(lists) or are_vectors(texts, data):
+        if (length := indicator_length(train, data)) is not None:
             names = _names_for(data.label_names, train, length, "numbers") or [str(index) for index in range(length)]
             reading = LabelReading("indicators", not single, names=tuple(names))
             return reading, [_say_indicators(train, length, data.label_names)]
-        if not single or train.is_list:
+        if is_list or (all(lists) and not single):
             return LabelReading("lists", True), [] if is_list else [_say_lists(train, texts)]
     elif kind == "auto":
         _refuse_half_lists(train, texts, lists)
     return LabelReading("lists" if kind == MULTI else "names", kind == MULTI, exact=single), []
-
-
-def _are_vectors(texts: Sequence[tuple[str, int]], label_names: Sequence[str] | None) -> bool:
-    """Whether all texts are such as "1 0 1"; of two numbers, only where there are two label names."""
-    found = [parse_vector(value) for value, _ in texts]
-    lengths = {len(vector) for vector in found if vector is not None}
-    return None not in found and len(lengths) == 1 and (min(lengths) > 2 or min(lengths) == len(label_names or ()))
 
 
 def _names_for(names: Sequence[str] | None, cells: Cells, length: int, what: str) -> Sequence[str] | None:
@@ -315,54 +241,21 @@ def _names_for(names: Sequence[str] | None, cells: Cells, length: int, what: str
 
 def _refuse_separator(train: Cells, single: bool) -> None:
     if single:
-        raise DataError(f"data.label_separator splits a text into several labels, and task.problem_type is {SINGLE}; "
-                        "remove one of the two")
+        raise DataError(
+            f"data.label_separator splits a text into several labels, and task.problem_type is {SINGLE}; "
+            "remove one of the two"
+        )
     if train.is_list or train.declared is not None:
         raise DataError(
-            f"{train.where}: column {train.column!r} does not hold text that data.label_separator could split; remove it"
-        )
-
-
-def _indicator_length(train: Cells, data: DataSection) -> int | None:
-    """Return how many labels the lists are indicators of; None if they are lists of labels. See the module."""
-    if data.label_lists == "labels" or train.declared is not None:
-        return None
-    rows = [(items, index) for value, index, _ in train.distinct if (items := _as_vector(value)) is not None]
-    for items, index in rows:
-        _refuse_fractions(items, train.place(index))
-    flags = [flag(item) for items, _ in rows for item in items]
-    lengths = {len(items) for items, _ in rows}
-    if flags and None not in flags and len(lengths) == 1 and min(lengths) > 1:
-        return min(lengths)
-    if data.label_lists == "indicators":
-        for items, index in rows:
-            if None in map(flag, items) or len(items) != len(rows[0][0]) or len(items) < 2:
-                raise DataError(f"{train.place(index)}: {items!r:.80} is not a list of 0 and 1 as long as the first "
-                                "row's; correct it, or set data.label_lists: labels")
-        return None
-    if flags and None not in flags:
-        for items, index in rows:
-            if len(set(map(flag, items))) < len(items):
-                first, other = rows[0], next(row for row in rows if len(row[0]) != len(rows[0][0]))
-                raise DataError(
-                    f"{train.place(first[1])}: the list has {len(first[0])} numbers 0 or 1, and that of row "
-                    f"{train.rows[other[1]]} {len(other[0])}; with one for each label, all need the same length; if "
-                    "they list class numbers, set data.label_lists: labels"
-                )
-    return None
-
-
-def _refuse_fractions(items: Sequence[Any], place: str) -> None:
-    if len(items) > 1 and any(map(is_fraction, items)) and all(map(is_number, items)):
-        raise DataError(
-            f"{place}: {items!r:.80} holds fractions, and labels are 0 or 1; round them, or to predict these numbers, "
-            "set task.problem_type: regression"
+            f"{train.where}: column {train.column!r} does not hold text that data.label_separator can split; remove it"
         )
 
 
 def _say_indicators(train: Cells, length: int, names: Sequence[str] | None) -> Finding:
-    named = f"named by data.label_names: {first_few(names, 5)}" if names else (
-        f"named 0 to {length - 1}; data.label_names gives them names"
+    named = (
+        f"named by data.label_names: {first_few(names, 5)}"
+        if names
+        else (f"named 0 to {length - 1}; data.label_names gives them names")
     )
     return Finding(
         "note",
@@ -372,7 +265,9 @@ def _say_indicators(train: Cells, length: int, names: Sequence[str] | None) -> F
 
 
 def _say_lists(train: Cells, texts: Sequence[tuple[str, int]]) -> Finding:
-    return Finding("note", f"{train.where}: column {train.column!r} holds lists of labels as text, such as {texts[0][0]!r:.60}")
+    return Finding(
+        "note", f"{train.where}: column {train.column!r} holds lists of labels as text, such as {texts[0][0]!r:.60}"
+    )
 
 
 def _one_hot(train: Cells, reading: LabelReading, kind: str) -> list[Finding]:
@@ -386,8 +281,13 @@ def _one_hot(train: Cells, reading: LabelReading, kind: str) -> list[Finding]:
         one &= label is None or isinstance(label, str) or len(label) == 1
     if kind != "auto" or not one:
         return []
-    return [Finding("note", f"{train.where}: every row has exactly one label; task.problem_type: {SINGLE} trains a model "
-                    "that chooses one of them")]
+    return [
+        Finding(
+            "note",
+            f"{train.where}: every row has exactly one label; task.problem_type: {SINGLE} trains a model "
+            "that chooses one of them",
+        )
+    ]
 
 
 def _refuse_half_lists(train: Cells, texts: Sequence[tuple[str, int]], lists: Sequence[bool]) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from sft_hf.data.columns import column_values
-from sft_hf.data.label_forms import LOOK_AT, Cells, LabelReading, decide, hashable
+from sft_hf.data.label_cells import LOOK_AT, Cells, hashable
+from sft_hf.data.label_forms import LabelReading, decide
 from sft_hf.data.label_values import exact_name, is_hidden, name_of
 from sft_hf.data.loading import ROW_ID, Splits
 from sft_hf.data.preflight import EXAMPLES, Finding
@@ -23,10 +24,8 @@ if TYPE_CHECKING:
 
     from sft_hf.recipe import DataSection
 
-Kind = Literal["auto", "single_label_classification", "multi_label_classification", "regression"]
 
-
-def read_labels(splits: Splits, data: DataSection, kind: Kind) -> tuple[Splits, LabelReading]:
+def read_labels(splits: Splits, data: DataSection, kind: str) -> tuple[Splits, LabelReading]:
     """Decide what the labels mean, and return the splits with their labels read, and the decision.
 
     A row without a label (None, NaN, empty text, or -1 where train has no -1) is an error, or left out by
@@ -34,7 +33,7 @@ def read_labels(splits: Splits, data: DataSection, kind: Kind) -> tuple[Splits, 
     None, and it is predicted and not scored. The rows of a stream are read by `read_rows` as they come.
 
     Raises DataError naming the row for labels that cannot be read, and naming the key that decides for labels that can
-    be read in two ways.
+    be read in two ways. `kind` is `task.problem_type`.
     """
     from datasets import Dataset  # half a second, which `predict` need not wait for
 
@@ -80,7 +79,7 @@ def _cells(split: Dataset | IterableDataset, data: DataSection, where: str) -> C
     column, sources = data.target_column, list(data.label_columns.values())
     feature = (split.features or {}).get(column) if len(sources) == 1 else None
     is_list = isinstance(feature, (List, LargeList))
-    item = feature.feature if is_list else feature
+    item: Any = feature.feature if isinstance(feature, (List, LargeList)) else feature
     declared = list(item.names) if isinstance(item, ClassLabel) and item.names else None
     if isinstance(split, Dataset):
         columns = [list(column_values(split, name)) for name in sources]
@@ -125,7 +124,9 @@ def _read_split(
     findings: list[Finding] = []
     if read.missing and role == "test" and len(read.missing) == len(split):
         hidden = "all are -1" if is_hidden(cells.values[0]) else "all are empty"
-        findings.append(Finding("note", f"{cells.where}: column {cells.column!r} holds no label ({hidden}): {_UNSCORED}"))
+        findings.append(
+            Finding("note", f"{cells.where}: column {cells.column!r} holds no label ({hidden}): {_UNSCORED}")
+        )
         return _with_labels(split, data, read.labels, reading.several), findings
     if read.missing:
         findings.append(_skipped(cells, read.missing, data, role))
@@ -210,7 +211,9 @@ def _with_labels(
 
     feature: Any = Value("float64") if numbers else Value("string")
     if declared is not None and not numbers and any(label is not None for label in labels):
-        flat = [name for label in labels if label is not None for name in ([label] if isinstance(label, str) else label)]
+        flat = [
+            name for label in labels if label is not None for name in ([label] if isinstance(label, str) else label)
+        ]
         names = list(dict.fromkeys([*declared, *flat]))
         feature = ClassLabel(names=names)
         number = {name: index for index, name in enumerate(names)}

@@ -42,8 +42,8 @@ class Splits:
     """The data of a run by role ("train", "validation", "test"; absent ones are absent).
 
     `where` says for messages where a role's rows come from: "train.csv" or "org/name [train]". `notes` are sentences
-    about what was decided on the way, for the log; `findings` are on the data, for log, check and report. `revision` is the commit of a Hub data set; None where it is not
-    known (streams) or there is none.
+    about what was decided on the way, for the log; `findings` are about the data, for log, check and report. `revision`
+    is the commit of a Hub data set; None where it is not known (streams) or there is none.
     """
 
     by_role: dict[str, Data]

@@ -20,9 +20,13 @@ from torch import nn
 
 from sft_hf.errors import CheckpointError, first_few
 from sft_hf.freezing import head_names, note_new_weights
+from sft_hf.models.loading import open_checkpoint
+from sft_hf.models.state_dicts import build_config, is_state_dict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from sft_hf.sources import Source
 
 log = logging.getLogger("sft_hf")
 
@@ -38,9 +42,25 @@ class HeadRows:
     chosen: bool
 
 
-def label_order(id2label: Mapping[Any, Any] | None) -> tuple[str, ...]:
-    """Return the labels of a config in the order of its outputs."""
-    return tuple(str(id2label[index]) for index in sorted(id2label, key=int)) if id2label else ()
+def open_config(source: Source, architecture: str | None) -> Any:
+    """Return the config of a checkpoint, or of a plain state dict (`model.architecture`). Raises CheckpointError."""
+    from transformers import AutoConfig
+
+    return (
+        build_config(source, architecture) if is_state_dict(source) else open_checkpoint(AutoConfig, source, "config")
+    )
+
+
+def label_order(config: Any) -> tuple[str, ...]:
+    """Return the labels of a config in the order of its outputs; empty without a config."""
+    id2label = getattr(config, "id2label", None) or {}
+    return tuple(str(id2label[index]) for index in sorted(id2label, key=int))
+
+
+def in_own_order(names: tuple[str, ...], own: Sequence[str]) -> tuple[str, ...]:
+    """Return the labels in the order of a head that knows exactly these; else as they are. Their spelling stays."""
+    rows = matching_rows(own, names)
+    return names if rows is None else tuple(names[index] for index in sorted(range(len(rows)), key=rows.__getitem__))
 
 
 def matching_rows(own: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
@@ -81,9 +101,9 @@ def settle_head(model: PreTrainedModel, rows: HeadRows | None) -> PreTrainedMode
         return model
     if not layers:
         raise CheckpointError(
-            f"{type(model).__name__}: its head was trained for the labels {_listed(rows.own)}, and its last layer cannot "
-            f"be told apart to give it these: {_listed(rows.wanted)}; give a checkpoint without a head, or list the "
-            "labels in the head's order in data.label_names"
+            f"{type(model).__name__}: its head was trained for the labels {_listed(rows.own)}, and its last layer "
+            f"cannot be told apart to give it these: {_listed(rows.wanted)}; give a checkpoint without a head, or list "
+            "the labels in the head's order in data.label_names"
         )
     if order is not None:
         _permute(layers, order)

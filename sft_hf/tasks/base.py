@@ -163,7 +163,7 @@ class Task(ABC, Generic[SettingsT]):
         return found
 
     def read_labels(self, splits: Splits) -> Splits:
-        """Return the splits with their labels read, see `sft_hf.data.label_reading`; for a task without labels as is."""
+        """Return the splits with their labels read, see `sft_hf.data.label_reading`; no change without labels."""
         return splits
 
     def read_rows(self, rows: Dataset, where: str) -> Dataset:

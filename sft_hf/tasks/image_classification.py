@@ -184,7 +184,6 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
 
     def prepare(self, split: Dataset, where: str) -> Examples:
         """See `Task.prepare`. Every image is opened once, so that a bad one is found before training."""
-        data = self.recipe.data
         split, store, notes = self._without_bad_rows(split, where)
         labels = self.encode(split, where)
         row_ids = np.asarray(split["row_id"], dtype=np.int64)
@@ -196,7 +195,15 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         rows, blank = ImageRows(store, labels), ImageRows(store, labels, "blank")
         same = self.settings.augmentation == "evaluation"
         lengths = np.ones(len(rows), dtype=np.int64)
-        return Examples(rows, lengths, row_ids, [None] * len(row_ids) if labels is None else labels, notes, None if same else views, blank)
+        return Examples(
+            rows,
+            lengths,
+            row_ids,
+            [None] * len(row_ids) if labels is None else labels,
+            notes,
+            None if same else views,
+            blank,
+        )
 
     def show(self, split: Dataset, indices: Sequence[int]) -> list[Shown]:
         """See `Task.show`: JPEG of at most `SHOWN_PIXELS` a side."""

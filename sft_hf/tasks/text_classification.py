@@ -151,7 +151,6 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
 
     def prepare(self, split: Dataset, where: str) -> Examples:
         """See `Task.prepare`."""
-        data = self.recipe.data
         for column in self.text_columns:
             check_texts(split, column, where)
         labels = self.encode(split, where)

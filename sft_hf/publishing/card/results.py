@@ -34,7 +34,11 @@ _TABLE = (
 def results(record: RunRecord, noun: str) -> list[str]:
     """Return the paragraphs and tables below the heading Results; `noun` is what a row is called."""
     if not record.scores:
-        lack = "the test split has no labels, and there was no" if record.unlabelled_test else "the run had neither a test nor a"
+        lack = (
+            "the test split has no labels, and there was no"
+            if record.unlabelled_test
+            else "the run had neither a test nor a"
+        )
         return [f"This model was not scored: {lack} validation split."]
     parts = [_headline(record, noun), _metrics_table(record), _choices(record)]
     return [*parts, _classes(record), *_speech_tables(record)]
