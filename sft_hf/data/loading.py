@@ -28,6 +28,7 @@ from sft_hf.data.text_rows import check_texts, leave_out_bad_rows, leave_out_of_
 from sft_hf.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
+    from sft_hf.data.preflight import Finding
     from sft_hf.recipe import DataSection
     from sft_hf.sources import Source
 
@@ -52,14 +53,15 @@ class Splits:
     """The data of a run by role ("train", "validation", "test"; absent ones are absent).
 
     `where` says for messages where a role's rows come from: "train.csv" or "org/name [train]". `notes` are sentences
-    about what was decided on the way, for the log. `revision` is the commit of a Hub data set; None where it is not
-    known (streams) or there is none.
+    about what was decided on the way, for the log; `findings` are about the data, for log, check and report. `revision`
+    is the commit of a Hub data set; None where it is not known (streams) or there is none.
     """
 
     by_role: dict[str, Data]
     where: dict[str, str]
     notes: list[str] = field(default_factory=list)
     revision: str | None = None
+    findings: list[Finding] = field(default_factory=list)
 
 
 def load_splits(section: DataSection, source: Source, columns: Mapping[str, str]) -> Splits:
@@ -95,7 +97,7 @@ def load_splits(section: DataSection, source: Source, columns: Mapping[str, str]
     by_role = {}
     texts = [column for key, column in columns.items() if key in TEXT_KEYS]
     for role, data in loaded.by_role.items():
-        require_columns(data, columns, loaded.where[role])
+        require_columns(data, _required(data, columns, role), loaded.where[role])
         by_role[role] = data if isinstance(data, IterableDataset) else _number(data, loaded.where[role])
         if texts:
             by_role[role] = _usable_texts(by_role[role], texts, section, loaded.where[role], loaded.notes)
@@ -123,6 +125,15 @@ def _usable_texts(data: Data, texts: Sequence[str], section: DataSection, where:
     if not len(kept):
         raise DataError(f"{where}: no row can be used: {notes[-1]}")
     return kept
+
+
+def _required(dataset: Data, columns: Mapping[str, str], role: str) -> Mapping[str, str]:
+    """The columns that a split has to have: a test without any label column is unlabelled."""
+    known = dataset.column_names or []
+    labels = {key: column for key, column in columns.items() if key.startswith("data.label_column")}
+    if role != "test" or any(column in known for column in labels.values()):
+        return columns
+    return {key: column for key, column in columns.items() if key not in labels}
 
 
 def require_columns(dataset: Data, columns: Mapping[str, str], where: str) -> None:
