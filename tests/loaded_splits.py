@@ -23,6 +23,8 @@ def section(**changes) -> SimpleNamespace:
         "delimiter": None,
         "quote_char": '"',
         "skip_lines": 0,
+        "file_prefix": "",
+        "file_suffix": "",
         "streaming": False,
     }
     return SimpleNamespace(**{**defaults, **changes})

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
-from sft_hf.data.media import URL
+from sft_hf.data.file_paths import URL
 from sft_hf.errors import DataError, StorageError, did_you_mean
 from sft_hf.filesystem import STORAGE_ERRNOS
 

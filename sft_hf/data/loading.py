@@ -15,6 +15,7 @@ import pyarrow as pa
 from datasets import Dataset, IterableDataset
 
 from sft_hf.data import media
+from sft_hf.data.file_paths import FilePaths, resolved_paths
 from sft_hf.data.files import TABLE_SUFFIXES, iter_rows, read_table, separator_hint, table_features, table_stem
 from sft_hf.data.hub import Data, hub_name, load_from_hub, refuse
 from sft_hf.errors import DataError, did_you_mean
@@ -75,7 +76,9 @@ def load_splits(section: DataSection, source: Source, columns: Mapping[str, str]
     elif section.data_files:
         raise DataError(f"data.data_files picks files of a folder, and {source.path} is a file; remove it")
     else:
-        loaded = Splits({"train": _from_files([source.path], section, "train", files)}, {"train": source.path.name})
+        notes: list[str] = []
+        train = _from_files([source.path], section, "train", files, notes)
+        loaded = Splits({"train": train}, {"train": source.path.name}, notes)
     by_role = {}
     for role, data in loaded.by_role.items():
         require_columns(data, columns, loaded.where[role])
@@ -156,8 +159,9 @@ def _unused(chosen: Mapping[str, str], available: Sequence[str]) -> list[str]:
 # --- local files ---------------------------------------------------------------------------------------------
 
 
-def _from_files(paths: list[Path], section: DataSection, role: str, files: Sequence[str]) -> Data:
+def _from_files(paths: list[Path], section: DataSection, role: str, files: Sequence[str], notes: list[str]) -> Data:
     """Read the parts of a split; `files` are the columns that hold paths, relative to the part's folder."""
+    resolvers = {path: FilePaths(path, section.file_prefix, section.file_suffix) for path in paths}
     options: dict[str, Any] = {
         "delimiter": section.delimiter,
         "quote_char": section.quote_char,
@@ -167,12 +171,14 @@ def _from_files(paths: list[Path], section: DataSection, role: str, files: Seque
         features = [_name_features(table_features(path, **options), files) for path in paths]
         if any(other != features[0] for other in features):
             raise DataError(f"{paths[0]} and its other parts differ in their columns; one split needs the same in all")
-        names = {"paths": [str(path) for path in paths], "options": options, "files": tuple(files)}
+        fixes = (section.file_prefix, section.file_suffix)
+        names = {"paths": [str(path) for path in paths], "options": options, "files": tuple(files), "fixes": fixes}
         return media.undecoded(IterableDataset.from_generator(_stream, features=features[0], gen_kwargs=names))
     parts = [
-        media.absolute_paths(media.undecoded(_name_files(read_table(path, **options), files)), files, path.parent)
+        resolved_paths(media.undecoded(_name_files(read_table(path, **options), files)), files, resolvers[path])
         for path in paths
     ]
+    notes += [note for path in paths for note in resolvers[path].notes()]
     for path, part in zip(paths, parts, strict=True):
         if set(part.column_names) != set(parts[0].column_names):
             raise DataError(
@@ -197,14 +203,17 @@ def _name_features(features: datasets.Features | None, files: Sequence[str]) -> 
     return datasets.Features({other.get(name, name): feature for name, feature in features.items()})
 
 
-def _stream(paths: list[str], options: dict[str, Any], files: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+def _stream(
+    paths: list[str], options: dict[str, Any], files: tuple[str, ...], fixes: tuple[str, str]
+) -> Iterator[dict[str, Any]]:
     for path in paths:
+        resolver = FilePaths(Path(path), *fixes)
         for batch in iter_rows(path, **options):
             other = media.file_column(batch, files)
             batch = {other.get(name, name): values for name, values in batch.items()}
             names = list(batch)
             for column in set(files) & set(names):
-                batch[column] = [media.absolute_path(value, Path(path).parent) for value in batch[column]]
+                batch[column] = [resolver.path(value) for value in batch[column]]
             for values in zip(*batch.values(), strict=True):
                 yield dict(zip(names, values, strict=True))
 
@@ -223,8 +232,13 @@ def _from_folder(section: DataSection, folder: Path, files: Sequence[str], image
             groups.setdefault(shard["split"] if shard else stem, []).append(folder / name)
     if files:
         groups |= {name: [table] for name, table in media.metadata_tables(folder, section.train_split).items()}
+        for table in groups.get(section.train_split, []):
+            if media.is_metadata(table) and table.parent == folder:
+                return _from_one_table(section, folder, table, files)
     if images and section.train_split not in groups and (found := _from_image_folder(section, folder)):
         return found
+    if files and section.train_split not in groups and (table := _only_table(groups, section)):
+        return _from_one_table(section, folder, table, files)
     held = did_you_mean("", listing).removeprefix("Valid: ")
     endings = ", ".join(TABLE_SUFFIXES[:-1])
     beside = ", or a metadata.csv (file_name, transcription)" if files and not images else ""
@@ -233,9 +247,35 @@ def _from_folder(section: DataSection, folder: Path, files: Sequence[str], image
     return _read_groups(section, chosen, {name: groups[name] for name in chosen.values()}, notes, files)
 
 
+def _only_table(groups: Mapping[str, list[Path]], section: DataSection) -> Path | None:
+    """The table of a folder that has but one, whatever its name, as long as it is no split's."""
+    tables = [table for group in groups.values() for table in group]
+    return tables[0] if len(tables) == 1 and not set(groups) & set(_split_names(section)) else None
+
+
+def _split_names(section: DataSection) -> list[str]:
+    return [*(name for role in ROLES if (name := getattr(section, f"{role}_split"))), *VALIDATION_NAMES]
+
+
+def _from_one_table(section: DataSection, folder: Path, table: Path, files: Sequence[str]) -> Splits:
+    """One table above the files of all splits: a row belongs to the split in whose folder its file is, if to any.
+
+    Where no file is in the folder of a split, all rows are train.
+    """
+    notes: list[str] = []
+    rows = _from_files([table], section.model_copy(update={"streaming": False}), "train", files, notes)
+    by_folder = media.rows_by_folder(rows, files[0], folder) if files[0] in rows.column_names else {}
+    if not set(by_folder) & set(_split_names(section)):
+        return _read_groups(section, {"train": section.train_split}, {section.train_split: [table]}, notes, files)
+    counts = ", ".join(f"{name} {len(chosen)}" for name, chosen in by_folder.items())
+    notes.append(f"{table.name}: the splits are the folders that hold the files; rows: {counts}")
+    parts = {name: rows.select(chosen) for name, chosen in by_folder.items()}
+    splits = _by_name(section, parts, table.name, f"{table}, whose files are in these folders")
+    return replace(splits, notes=notes + splits.notes)
+
+
 def _from_image_folder(section: DataSection, folder: Path) -> Splits | None:
-    wanted = [name for role in ROLES if (name := getattr(section, f"{role}_split"))]
-    found = media.image_folder_splits(folder, [*wanted, *VALIDATION_NAMES])
+    found = media.image_folder_splits(folder, _split_names(section))
     if found is None:
         return None
     chosen, notes = ({"train": ""}, []) if "" in found else _choose(section, list(found), str(folder))
@@ -284,7 +324,7 @@ def _read_groups(
     for role, name in chosen.items():
         paths = groups[name] if ordered else _check_shards(name, groups[name])
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-        splits.by_role[role] = _from_files(paths, section, role, files)
+        splits.by_role[role] = _from_files(paths, section, role, files, splits.notes)
         # metadata.csv is every split's name for its table
         place = paths[0].parent.name + "/" if table_stem(paths[0].name) == media.METADATA else ""
         splits.where[role] = place + paths[0].name + more

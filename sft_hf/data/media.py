@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from sft_hf.data.columns import column_values
 from sft_hf.data.files import table_stem
 from sft_hf.errors import DataError, first_few
 from sft_hf.filesystem import sha256_of
@@ -33,7 +34,6 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ti
 
 LISTED = 20  # rows left out that a note names
 
-URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
 _DIGITS = re.compile(r"([0-9]+)")
 
 AnyDataset = TypeVar("AnyDataset", "Dataset", "IterableDataset")
@@ -144,9 +144,24 @@ def metadata_tables(folder: Path, train_split: str) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for place, name in [*((path, path.name) for path in _subfolders(folder)), (folder, train_split)]:
-        tables = sorted(path for path in place.iterdir() if table_stem(path.name) == METADATA and path.is_file())
+        tables = sorted(path for path in place.iterdir() if is_metadata(path) and path.is_file())
         if tables and not (found and place == folder):
             found[name] = tables[0]
+    return found
+
+
+def is_metadata(path: Path) -> bool:
+    """Whether a table is called metadata.csv (.tsv, .jsonl, ...)."""
+    return table_stem(path.name) == METADATA
+
+
+def rows_by_folder(rows: Dataset, column: str, folder: Path) -> dict[str, list[int]]:
+    """Return {folder below `folder`: the rows whose file is in it, at any depth}; "." for files elsewhere."""
+    found: dict[str, list[int]] = {}
+    for row, cell in enumerate(column_values(rows, column)):
+        path = cell.get("path") if isinstance(cell, dict) else cell
+        parts = os.path.relpath(path, folder).split(os.sep) if isinstance(path, (str, os.PathLike)) else []
+        found.setdefault(parts[0] if len(parts) > 1 and parts[0] != ".." else ".", []).append(row)
     return found
 
 
@@ -172,25 +187,6 @@ def content_digest(cell: Any) -> str | None:
         return sha256_of(Path(cell))
     except OSError:
         return None
-
-
-def absolute_paths(table: Dataset, columns: Sequence[str], folder: Path) -> Dataset:
-    """Return the table with the paths in these columns made absolute; other values stay as they are."""
-    from datasets import Value  # as in `read_image_folder`
-
-    for column in columns:
-        feature = table.features.get(column)
-        if isinstance(feature, Value) and feature.dtype in ("string", "large_string"):
-            values = [absolute_path(value, folder) for value in table.with_format(None)[column]]
-            table = table.remove_columns(column).add_column(column, values)
-    return table
-
-
-def absolute_path(value: Any, folder: Path) -> Any:
-    """Return a path absolute, relative to `folder`; what is none (missing, a URL, bytes) as it is."""
-    if not isinstance(value, str) or not value.strip() or URL.match(value):
-        return value
-    return str(folder / value)
 
 
 def undecoded(data: AnyDataset) -> AnyDataset:

@@ -8,8 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sft_hf.data.file_paths import FilePaths
 from sft_hf.data.files import TABLE_SUFFIXES, iter_rows
-from sft_hf.data.media import FILE_NAME, absolute_path
+from sft_hf.data.media import FILE_NAME
 from sft_hf.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -56,16 +57,17 @@ def input_paths(
 
 def _table_paths(path: Path, data: DataSection, column: str) -> Iterator[str]:
     number = 0  # of the row, counted from 0
+    paths = FilePaths(path, data.file_prefix, data.file_suffix)
     rows = iter_rows(path, delimiter=data.delimiter, quote_char=data.quote_char, skip_lines=data.skip_lines)
     for batch in rows:
         name = next((name for name in (column, FILE_NAME) if name in batch), None)
         if name is None:
             raise DataError(f"{path}: no column {column!r}; {did_you_mean(column, list(batch))}")
-        for number, value in enumerate(batch[name], start=number):
+        for value in batch[name]:
             if not isinstance(value, str) or not value.strip():
                 raise DataError(f"{path} row {number}: column {name!r} holds no path of a file")
-            yield absolute_path(value, path.parent)
-        number += 1
+            yield paths.path(value, number)
+            number += 1
 
 
 def _glob(pattern: Path) -> list[Path]:
