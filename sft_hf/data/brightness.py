@@ -148,5 +148,6 @@ def _strips(image: Image.Image) -> Iterator[np.ndarray]:
 
 
 def _is_scale(value: Any) -> bool:
-    numbers = isinstance(value, (list, tuple)) and len(value) == 2
-    return numbers and all(isinstance(end, (int, float)) and math.isfinite(end) for end in value) and value[0] < value[1]
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        return False
+    return all(isinstance(end, (int, float)) and math.isfinite(end) for end in value) and value[0] < value[1]

@@ -118,10 +118,10 @@ class FilePaths:
         for index in (names, stems):
             paths = [path for path in index.get(wanted[-1], ()) if _folders(path)[-len(wanted) : -1] == wanted[:-1]]
             if len(paths) > 1:
-                text = "/".join(parts)
+                places = " or ".join(sorted({f"{os.path.dirname(path)}/" for path in paths})[:3])
                 raise DataError(
-                    f"{where}: {text!r} may be {first_few(sorted(paths), 3)}; say which folder by data.file_prefix "
-                    f"({os.path.dirname(min(paths))}/), and an ending that is missing by data.file_suffix"
+                    f"{where}: {'/'.join(parts)!r} may be {first_few(sorted(paths), 3)}; say which folder by "
+                    f"data.file_prefix ({places}), and an ending that is missing by data.file_suffix"
                 )
             if paths:
                 yield os.path.join(self.folder, paths[0])

@@ -92,7 +92,11 @@ def not_a_picture(name: str, head: bytes) -> str:
     if is_heif(head) and not _add_heif():
         return "is a HEIC picture, which needs pillow-heif: pip install 'sft-hf[heic]'"
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if start.startswith(b"<svg") or name.lower().endswith((".svg", ".svgz")) or (b"<?xml" in start and b"<svg" in start):
+    if (
+        start.startswith(b"<svg")
+        or name.lower().endswith((".svg", ".svgz"))
+        or (b"<?xml" in start and b"<svg" in start)
+    ):
         return "is an SVG drawing, which has no pixels; convert it to PNG"
     for magic, reason in _OTHERS:
         if head.startswith(magic):

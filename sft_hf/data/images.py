@@ -4,8 +4,8 @@ Pillow only warns of images that would fill the memory, runs programs for some f
 exception. Here the header is checked before anything is decoded, only formats that hold pixels are tried, and no
 warning leaks.
 
-Colours are those of `transformers.pipeline`, which calls `convert("RGB")`: transparency is dropped, not blended. Grey of
-more than 8 bits, which that would turn white, is scaled (see `sft_hf.data.brightness`).
+Colours are those of `transformers.pipeline`, which calls `convert("RGB")`: transparency is dropped, not blended. Grey
+of more than 8 bits, which that would turn white, is scaled (see `sft_hf.data.brightness`).
 """
 
 from __future__ import annotations

@@ -19,8 +19,9 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 from sft_hf.classification import ClassifierTask
 from sft_hf.console import progress
 from sft_hf.data.columns import Column
+from sft_hf.data.image_folders import find_images
 from sft_hf.data.labels import encode_labels
-from sft_hf.data.media import file_name, find_images, skipped_rows
+from sft_hf.data.media import file_name, skipped_rows
 from sft_hf.data.media_inputs import input_chunks
 from sft_hf.errors import CheckpointError, DataError, RecipeError, UserError
 from sft_hf.models.loading import load_pretrained, open_checkpoint, opens, quiet_transformers
