@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from PIL import Image
 
 from sft_hf.errors import CheckpointError, DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Kind = Literal["integer", "float"]
 KINDS: tuple[Kind, ...] = ("integer", "float")
@@ -133,6 +135,8 @@ def narrowed(image: Image.Image, depth: Depth, brightness: Brightness) -> Image.
     Where its data set has no scale, its own values decide, of 16-bit formats the largest that they can hold. It is
     done strip by strip: in 64 bits the whole may take half a gigabyte.
     """
+    from PIL import Image  # which only those who open pictures need
+
     own = (0.0, depth.full) if depth.full is not None else scale_of(depth.low, depth.high)
     black, white = brightness.scales.get(depth.kind, own)
     factor = 255.0 / (white - black)

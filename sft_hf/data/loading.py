@@ -245,13 +245,13 @@ def _from_folder(section: DataSection, folder: Path, files: Sequence[str], image
         for table in groups.get(section.train_split, []):
             if media.is_metadata(table) and table.parent == folder:
                 return _from_one_table(section, folder, table, files)
-    table = _only_table(groups, section) if files else None
-    if table is not None and _has_columns(table, section, files[0]):
-        return _from_one_table(section, folder, table, files)
+    only = _only_table(groups, section) if files else None
+    if only is not None and _has_columns(only, section, files[0]):
+        return _from_one_table(section, folder, only, files)
     if images and section.train_split not in groups and (found := _from_image_folder(section, folder)):
         return found
-    if table is not None:
-        return _from_one_table(section, folder, table, files)
+    if only is not None:
+        return _from_one_table(section, folder, only, files)
     if images and section.train_split not in groups:
         refuse_flat(folder, [table.name for group in groups.values() for table in group])
     held = did_you_mean("", listing).removeprefix("Valid: ")
@@ -291,7 +291,7 @@ def _from_one_table(section: DataSection, folder: Path, table: Path, files: Sequ
     rows = _from_files([table], section.model_copy(update={"streaming": False}), "train", files, notes)
     by_folder = media.rows_by_folder(rows, files[0], folder) if files[0] in rows.column_names else {}
     if not set(by_folder) & set(_split_names(section)):
-        return _read_groups(section, {"train": section.train_split}, {section.train_split: [table]}, notes, files)
+        return _read_groups(section, {"train": section.train_split}, {section.train_split: [table]}, [], files)
     counts = ", ".join(f"{name} {len(chosen)}" for name, chosen in by_folder.items())
     notes.append(f"{table.name}: the splits are the folders that hold the files; rows: {counts}")
     for name in _split_names(section):
