@@ -117,7 +117,7 @@ class ImageViews:
                 for transform in transforms:
                     changed = transform(changed)
             values = np.asarray(changed).copy()
-        return values if self.channels == 3 else np.asarray(Image.fromarray(values).convert("L"))[..., None]
+        return values if self.channels == 3 else np.array(Image.fromarray(values).convert("L"))[..., None]
 
     def normalized(self, values: np.ndarray) -> Tensor:
         """Return float32 of uint8, [..., height, width, channels], as the processor scales colours."""

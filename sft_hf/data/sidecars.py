@@ -50,9 +50,7 @@ def read(folder: Path, pictures: Sequence[Path], image_column: str, label_column
         rows[label_column] = [label if isinstance(label, list) else [label] for label in rows[label_column]]
     notes = [f"{folder}: labels of {len(rows[image_column])} pictures are in the files beside them (.cls, .json)"]
     if without:
-        notes.append(
-            f"{folder}: {len(without)} picture(s) left out, because no label is beside: {first_few(without, 10)}"
-        )
+        notes.append(f"{folder}: {len(without)} picture(s) without a label left out: {first_few(without, 10)}")
     return Dataset.from_dict(rows), notes
 
 

@@ -53,9 +53,23 @@ def grey(processor: Any) -> None:
         processor.do_convert_rgb = False
 
 
+def grey_preprocessing(timm: Mapping[str, Any]) -> dict[str, Any]:
+    """Return timm's preprocessing for pictures of one channel, as `grey` changes a processor."""
+    changed = dict(timm)
+    for name in ("mean", "std"):
+        if values := changed.get(name):
+            changed[name] = [sum(values) / len(values)]
+    if size := changed.get("input_size"):
+        changed["input_size"] = [1, *size[1:]]
+    return changed
+
+
 def resize(processor: Any, size: Any) -> None:
     """Let a processor give pictures of `model.config_overrides.image_size`. Raises RecipeError for no such size."""
-    height, width = _sides(size, "model.config_overrides.image_size")
+    key = "model.config_overrides.image_size"
+    if not hasattr(processor, "size"):
+        raise RecipeError(f"{key}: {type(processor).__name__} has a fixed size; remove it")
+    height, width = _sides(size, key)
     old, crop = dict(processor.size or {}), dict(getattr(processor, "crop_size", None) or {})
     old = {key: value for key, value in old.items() if value is not None}
     if "shortest_edge" in old:
@@ -134,6 +148,9 @@ def _adapted(key: str, theirs: Tensor, ours: Tensor, old: PretrainedConfig, new:
 def _resized_positions(theirs: Tensor, ours: Tensor, old: PretrainedConfig, new: PretrainedConfig) -> Tensor | None:
     """[..., extra + rows x columns, features] for another number of patches; the extra tokens come first."""
     before, after = _grid(old), _grid(new)
+    if not math.prod(after):
+        sides = field(new, "image_size"), field(new, "patch_size")
+        raise RecipeError("model.config_overrides.image_size: {} is smaller than a patch ({})".format(*sides))
     extra = theirs.shape[-2] - math.prod(before)
     if extra < 0 or ours.shape[-2] != extra + math.prod(after) or theirs.shape[-1] != ours.shape[-1]:
         return None

@@ -147,6 +147,8 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
                 self.config.pretrained_cfg = timm_preprocessing(self.config.architecture) or {}
             if self.settings.crop_pct is not None:
                 self.config.pretrained_cfg = {**self.config.pretrained_cfg, "crop_pct": self.settings.crop_pct}
+            if image_inputs.input_channels(self.config, {}, source.name) == 1:
+                self.config.pretrained_cfg = image_inputs.grey_preprocessing(self.config.pretrained_cfg)
             return TimmWrapperImageProcessor(self.config.pretrained_cfg, self.config.architecture)
         names = ("preprocessor_config.json", "processor_config.json")
         if source.path is None or any((source.path / name).is_file() for name in names):
