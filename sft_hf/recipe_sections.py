@@ -88,6 +88,10 @@ class DataSection(Section):
     audio_column: str = Field(
         "audio", description="Column with the recording: its path relative to the table's folder, or its file's bytes."
     )
+    file_prefix: str = Field(
+        "", description="Put before every path in image_column or audio_column, e.g. clips/ (relative to the table)."
+    )
+    file_suffix: str = Field("", description="Put after every path in image_column or audio_column, e.g. .jpg for ids.")
     transcription_column: str = Field("transcription", description="Column with what is said in the recording.")
     group_column: str | None = Field(
         None, description="Column with a recording's group (speaker, accent): scores are given for each group too."

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sft_hf.data.images import open_image
+from sft_hf.data.brightness import UNKNOWN, Brightness, Depth
+from sft_hf.data.images import DEPTH, open_image
 
 CACHE_BYTES = 2**30
 """Of all splits of a run together, in each process, as 3 bytes a pixel; what is beyond is opened anew each time."""
@@ -25,9 +26,14 @@ class ImageStore:
     Threads may open images at the same time. Which are kept, if not all, is chance; what is returned never is.
     """
 
-    def __init__(self, images: Sequence[Any], places: Sequence[str], budget: int = 0) -> None:
-        """`images` and `places` are what `open_image` takes."""
-        self.images, self.places, self.budget = images, places, budget
+    def __init__(
+        self, images: Sequence[Any], places: Sequence[str], budget: int = 0, brightness: Brightness = UNKNOWN
+    ) -> None:
+        """`images`, `places` and `brightness` are what `open_image` takes; the last may be set later, once it is known.
+
+        Until then pictures that need it are not kept.
+        """
+        self.images, self.places, self.budget, self.brightness = images, places, budget, brightness
         self.nbytes = 0
         self._kept: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
@@ -49,10 +55,13 @@ class ImageStore:
         kept = self._kept.get(index)
         if kept is not None:
             return Image.fromarray(kept)
-        image = open_image(self.images[index], self.places[index])
+        brightness = self.brightness
+        image = open_image(self.images[index], self.places[index], brightness)
         size = 3 * image.width * image.height
+        depth: Depth | None = image.info.get(DEPTH)
+        final = depth is None or depth.kind in brightness.scales
         with self._lock:
-            keep = index not in self._kept and self.nbytes + size <= self.budget
+            keep = final and index not in self._kept and self.nbytes + size <= self.budget
             self.nbytes += size if keep else 0
         if keep:
             self._kept[index] = np.asarray(image)
@@ -60,7 +69,7 @@ class ImageStore:
 
     def only(self, indices: Sequence[int], images: Sequence[Any]) -> ImageStore:
         """Return the store of the rows `indices`, whose images are `images`, with what is in memory of them."""
-        chosen = ImageStore(images, [self.places[index] for index in indices], self.budget)
+        chosen = ImageStore(images, [self.places[index] for index in indices], self.budget, self.brightness)
         chosen._kept = {new: self._kept[old] for new, old in enumerate(indices) if old in self._kept}
         chosen.nbytes = sum(array.nbytes for array in chosen._kept.values())
         return chosen

@@ -72,12 +72,15 @@ class ImageViews:
             of strength 9 of 31). "evaluation" is as "none" here: who wants it asks for no train view.
         min_crop_area: the smallest part of an image's area that the train view cuts out.
         horizontal_flip: whether a mirror image is the same class.
+        channels: what the model takes: 3 (RGB) or 1 (grey, made of RGB).
 
-    Raises CheckpointError for a processor that does not give one 3-channel image of a fixed size.
+    Raises CheckpointError for a processor that does not give images of one fixed size with so many channels.
     """
 
-    def __init__(self, processor: Any, augmentation: str, min_crop_area: float, horizontal_flip: bool) -> None:
-        self.processor = processor
+    def __init__(
+        self, processor: Any, augmentation: str, min_crop_area: float, horizontal_flip: bool, channels: int = 3
+    ) -> None:
+        self.processor, self.channels = processor, channels
         self.size = self._find_size()
         self._find_normalization()
         mode = _interpolation(processor)
@@ -96,13 +99,16 @@ class ImageViews:
         }
 
     def __call__(self, image: Image.Image, view: str, seed: Sequence[int] = ()) -> Tensor:
-        """Return an RGB image as float32 [3, height, width]; the same for the same view and `seed`."""
+        """Return an RGB image as float32 [channels, height, width]; the same for the same view and `seed`."""
         if view == "eval":
             return self.process(image)
         return self.normalized(self.drawn(np.asarray(image), view, seed)).permute(2, 0, 1)
 
     def drawn(self, image: np.ndarray, view: str, seed: Sequence[int]) -> np.ndarray:
-        """Return a random view of an image, uint8 [rows, columns, 3], not yet normalized: uint8 [height, width, 3]."""
+        """Return a random view of an image, uint8 [rows, columns, 3], not yet normalized.
+
+        It is uint8 [height, width, channels].
+        """
         seeded = Seeded(*seed, VIEWS.index(view))
         values = self._crops[view](image, seeded.generator)
         if transforms := self._transforms[view]:
@@ -111,23 +117,24 @@ class ImageViews:
                 for transform in transforms:
                     changed = transform(changed)
             values = np.asarray(changed).copy()
-        return values
+        return values if self.channels == 3 else np.array(Image.fromarray(values).convert("L"))[..., None]
 
     def normalized(self, values: np.ndarray) -> Tensor:
-        """Return float32 of uint8, [..., height, width, 3], as the processor scales colours."""
+        """Return float32 of uint8, [..., height, width, channels], as the processor scales colours."""
         ordered = values[..., self._order] if self._reordered else values
         # Row by row: arithmetic is slow where the innermost dimension, the channels here, is short.
         rows = torch.from_numpy(ordered).flatten(-2) * self._scale
         return rows.add_(self._shift).view(values.shape)
 
     def process(self, image: Image.Image) -> Tensor:
-        """Return what the checkpoint's processor makes of an image, float32 [3, height, width]."""
+        """Return what the checkpoint's processor makes of an RGB image, float32 [channels, height, width]."""
+        image = image if self.channels == 3 else image.convert("L")
         pixels: Tensor = self.processor(image, return_tensors="pt")["pixel_values"][0]
         return pixels.float()
 
     def _find_size(self) -> tuple[int, int]:
         shapes = {tuple(self.process(Image.new("RGB", size)).shape) for size in ((300, 200), (200, 300), (500, 500))}
-        if len(shapes) != 1 or len(shape := shapes.pop()) != 3 or shape[0] != 3:
+        if len(shapes) != 1 or len(shape := shapes.pop()) != 3 or shape[0] != self.channels:
             name = type(self.processor).__name__
             raise CheckpointError(
                 f"{name}: gives images of different or unknown shapes, and a batch needs one: set a fixed size in "
@@ -138,12 +145,14 @@ class ImageViews:
     def _find_normalization(self) -> None:
         """Each channel that comes out is a + b x (one channel that goes in): find a, b and which."""
         colours = [(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)]
+        if self.channels == 1:
+            colours = [(0, 0, 0), (255, 255, 255)]
         black, *rest = (self.process(Image.new("RGB", (256, 256), colour)).mean(dim=(1, 2)) for colour in colours)
         response = torch.stack([colour - black for colour in rest], dim=1)  # [channel out, channel in]
         order = response.abs().argmax(dim=1)
         scale = response.gather(1, order[:, None])[:, 0] / 255
         self._order, width = order.numpy(), self.size[1]
-        self._reordered = self._order.tolist() != [0, 1, 2]
+        self._reordered = self._order.tolist() != list(range(self.channels))
         self._scale, self._shift = (values.repeat(width) for values in (scale, black))  # [width * channel]
 
 

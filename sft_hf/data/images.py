@@ -4,8 +4,8 @@ Pillow only warns of images that would fill the memory, runs programs for some f
 exception. Here the header is checked before anything is decoded, only formats that hold pixels are tried, and no
 warning leaks.
 
-Colours are those of `transformers.pipeline`, which calls `convert("RGB")`: transparency is dropped, not blended. 16-bit
-grey, which that would turn white, is scaled.
+Colours are those of `transformers.pipeline`, which calls `convert("RGB")`: transparency is dropped, not blended. Grey
+of more than 8 bits, which that would turn white, is scaled (see `sft_hf.data.brightness`).
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
-import numpy as np
 from PIL import Image, ImageOps
 
-from sft_hf.data.media import URL
+from sft_hf.data.brightness import UNKNOWN, Brightness, depth_of, narrowed
+from sft_hf.data.file_paths import URL
+from sft_hf.data.image_formats import HEAD, formats_for, not_a_picture
 from sft_hf.errors import DataError, StorageError, did_you_mean
 from sft_hf.filesystem import STORAGE_ERRNOS
 
@@ -35,9 +35,9 @@ MAX_PIXELS = 64_000_000
 MAX_ASPECT = 200
 """The longer side may be so many times the shorter: resizing by the shorter one makes such an image huge."""
 
-STRIP = 256  # rows of an image that are converted at once
+DEPTH = "sft_hf_depth"
+"""Key of `Image.info` under which `open_image` says what a picture of more than 8 bits holds: `brightness.Depth`."""
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM", "JPEG2000", "AVIF")
 _PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL(\.|$)"), 0)
 
 T = TypeVar("T")
@@ -53,13 +53,14 @@ def thumbnail(image: Image.Image, pixels: int) -> bytes:
     return buffer.getvalue()
 
 
-def open_image(value: Any, place: str = "") -> Image.Image:
+def open_image(value: Any, place: str = "", brightness: Brightness = UNKNOWN) -> Image.Image:
     """Return an image as 8-bit RGB, turned upright by its EXIF orientation; of several frames the first.
 
     Args:
         value: a path, the bytes of a file, a Pillow image, or what `datasets` gives for an Image that it does not
             decode: {"bytes": ..., "path": ...}.
         place: where the value stands, for messages ("train.csv row 3").
+        brightness: the scales of the data set, for pictures of more than 8 bits.
 
     Raises:
         DataError: it is missing, no image, damaged, truncated, or larger than `MAX_PIXELS`.
@@ -76,18 +77,25 @@ def open_image(value: Any, place: str = "") -> Image.Image:
         raise DataError(f"{where}: is a URL, and none is fetched; download the image and give its path")
     try:
         if isinstance(content, Image.Image):
-            return _upright_rgb(content, where)
+            return _upright_rgb(content, where, brightness)
         if isinstance(content, bytes) and not content:
             raise DataError(f"{where}: is empty")
         if not isinstance(content, bytes) and os.path.exists(content) and not os.path.isfile(content):
             # Opening a pipe would wait for ever.
             raise DataError(f"{where}: is a folder or device, no file")
-        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content, formats=_formats()) as image:
-            return _upright_rgb(image, where)
+        with _file(content) as file:
+            head = file.read(HEAD)
+            file.seek(0)
+            with Image.open(file, formats=formats_for(name, head)) as image:
+                return _upright_rgb(image, where, brightness)
     except (DataError, MemoryError):
         raise
     except Exception as error:  # decoders raise whatever they meet: SyntaxError, struct.error, zlib.error, ...
         raise _explained(error, content, where) from error
+
+
+def _file(content: Any) -> IO[bytes]:
+    return io.BytesIO(content) if isinstance(content, bytes) else open(content, "rb")
 
 
 def map_ahead(function: Callable[[T], S], items: Iterable[T], workers: int) -> Iterator[S]:
@@ -128,12 +136,6 @@ def _content(value: Any) -> tuple[Any, str]:
     return NotImplemented, ""
 
 
-@lru_cache
-def _formats() -> tuple[str, ...]:
-    Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
-
-
 def _ignore_pillow_warnings() -> None:
     """What matters of them is an error here. `catch_warnings` would not do: it is not made for threads."""
     if _PILLOW_WARNINGS not in warnings.filters:
@@ -154,9 +156,9 @@ def _explained(error: Exception, content: Any, where: str) -> DataError | Storag
         return DataError(f"{where}: {_too_large()}")
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     if isinstance(error, Image.UnidentifiedImageError):
-        if not isinstance(content, bytes) and os.path.isfile(content) and not os.path.getsize(content):
-            return DataError(f"{where}: is empty")
-        return DataError(f"{where}: is no image that can be read; known are {', '.join(_formats())}")
+        with _file(content) as file:
+            head = file.read(HEAD)
+        return DataError(f"{where}: {not_a_picture(where, head) if head else 'is empty'}")
     if "truncated" in reason.lower():
         return DataError(f"{where}: is truncated: the end of the file is missing ({reason})")
     return DataError(f"{where}: is damaged: {reason}")
@@ -170,14 +172,14 @@ def _too_large(size: tuple[int, int] | None = None) -> str:
 # --- from any mode to RGB ------------------------------------------------------------------------------------
 
 
-def _upright_rgb(image: Image.Image, where: str) -> Image.Image:
+def _upright_rgb(image: Image.Image, where: str, brightness: Brightness) -> Image.Image:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise DataError(f"{where}: {_too_large(image.size)}")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise DataError(f"{where}: has {width} x {height} pixels; no side may be {MAX_ASPECT} times the other: crop it")
     image.load()
-    return _rgb(_upright(image), where)
+    return _rgb(_upright(image), where, brightness)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -187,34 +189,24 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _rgb(image: Image.Image, where: str) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        return _narrowed(image, 65535.0).convert("RGB")
-    if image.mode in ("I", "F"):
-        return _narrowed(image, _white_of(image, where)).convert("RGB")
-    if image.mode in ("P", "PA"):
+def _rgb(image: Image.Image, where: str, brightness: Brightness) -> Image.Image:
+    depth = depth_of(image, where)
+    if depth is not None:
+        grey = narrowed(image, depth, brightness).convert("RGB")
+        grey.info[DEPTH] = depth
+        return grey
+    if image.mode in ("P", "PA", "RGBa", "La"):
         image = image.convert("RGBA")
+    if image.mode == "LAB":
+        return _from_lab(image)
     return image.convert("RGB")
 
 
-def _white_of(image: Image.Image, where: str) -> float:
-    """32-bit grey says not where white lies: at 1 (fractions), 255 or 65535, the first that no value exceeds."""
-    ranges = [(float(np.min(strip)), float(np.max(strip))) for strip in _strips(image)]
-    low, high = np.min(ranges), np.max(ranges)
-    if not (low >= 0 and high <= 65535):  # not a number included
-        raise DataError(f"{where}: holds 32-bit values from {low:g} to {high:g}; save it with 8 or 16 bits per channel")
-    return 1.0 if image.mode == "F" and high <= 1 else 255.0 if high <= 255 else 65535.0
+def _from_lab(image: Image.Image) -> Image.Image:
+    """The RGB of a CIE L*a*b* picture, which Pillow converts through colour profiles alone."""
+    from PIL import ImageCms
 
-
-def _narrowed(image: Image.Image, white: float) -> Image.Image:
-    """The image in 8 bits, `white` as 255; strip by strip, for in 64 bits the whole may take half a gigabyte."""
-    return Image.fromarray(
-        np.concatenate([np.round(strip * (255.0 / white)).astype(np.uint8) for strip in _strips(image)])
-    )
-
-
-def _strips(image: Image.Image) -> Iterator[np.ndarray]:
-    """Yield the rows of a grey image, some at a time, as float64."""
-    for top in range(0, image.height, STRIP):
-        strip = image.crop((0, top, image.width, min(top + STRIP, image.height)))
-        yield np.asarray(strip, dtype=np.uint16 if image.mode.startswith("I;16") else None).astype(np.float64)
+    profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    found = ImageCms.applyTransform(image, ImageCms.buildTransform(*profiles, "LAB", "RGB"))
+    assert found is not None
+    return found

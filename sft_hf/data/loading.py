@@ -19,12 +19,16 @@ from sft_hf.data import media
 from sft_hf.data.archives import ARCHIVE, COMPRESSED, archive_members
 from sft_hf.data.files import (
     TABLE_SUFFIXES,
+    iter_rows,
     separator_hint,
+    table_options,
     table_stem,
 )
 from sft_hf.data.hub import Data, hub_name, load_from_hub, refuse
+from sft_hf.data.image_folders import image_layout, read_image_folder, refuse_flat
 from sft_hf.data.split_files import Wanted, read_parts
 from sft_hf.data.text_rows import check_texts, leave_out_bad_rows, leave_out_of_stream
+from sft_hf.data.unpacking import holds_media, is_archive, only_archives, unpacked, unpacked_together
 from sft_hf.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -86,12 +90,16 @@ def load_splits(section: DataSection, source: Source, columns: Mapping[str, str]
         loaded = replace(_by_name(section, by_name, source.name, hub_name(source)), revision=commit)
     elif source.path.is_dir():
         loaded = _from_folder(section, source.path, wanted, "data.image_column" in columns)
+    elif files and is_archive(source.path) and holds_media(source.path):
+        folder, notes = unpacked(source.path)
+        loaded = _from_folder(section, folder, wanted, "data.image_column" in columns)
+        loaded = replace(loaded, notes=notes + loaded.notes)
     elif _is_archive(source.path) and not files:
         loaded = _from_archive(section, source.path, wanted)
     elif section.data_files:
         raise DataError(f"data.data_files picks files of a folder, and {source.path} is a file; remove it")
     else:
-        notes: list[str] = []
+        notes = []
         train = read_parts([source.path], section, "train", wanted, notes)
         loaded = Splits({"train": train}, {"train": source.path.name}, notes)
     by_role = {}
@@ -214,16 +222,30 @@ def _from_folder(section: DataSection, folder: Path, wanted: Wanted, images: boo
         return _from_mapping(section, folder, section.data_files, wanted)
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return _from_saved(section, folder)
+    files = wanted.files
+    if files and (archives := only_archives(folder)):
+        together, notes = unpacked_together(folder, archives)
+        splits = _from_folder(section, together, wanted, images)
+        return replace(splits, notes=notes + splits.notes)
     listing = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     groups: dict[str, list[Path]] = {}
     for name in listing:
         if (folder / name).is_file():
             _group(folder / name, groups)
-    files = wanted.files
     if files:
         groups |= {name: [table] for name, table in media.metadata_tables(folder, section.train_split).items()}
+        for table in groups.get(section.train_split, []):
+            if media.is_metadata(table) and table.parent == folder:
+                return _from_one_table(section, folder, table, wanted)
+    only = _only_table(groups, section) if files else None
+    if only is not None and _has_columns(only, section, files[0]):
+        return _from_one_table(section, folder, only, wanted)
     if images and section.train_split not in groups and (found := _from_image_folder(section, folder)):
         return found
+    if only is not None:
+        return _from_one_table(section, folder, only, wanted)
+    if images and section.train_split not in groups:
+        refuse_flat(folder, [table.name for group in groups.values() for table in group])
     held = did_you_mean("", listing).removeprefix("Valid: ")
     endings = ", ".join(suffix for suffix in TABLE_SUFFIXES if suffix not in COMPRESSED)
     beside = ", or a metadata.csv (file_name, transcription)" if files and not images else ""
@@ -271,15 +293,58 @@ def _from_archive(section: DataSection, archive: Path, wanted: Wanted) -> Splits
     return replace(splits, where={role: f"{archive.name}/{where}" for role, where in splits.where.items()})
 
 
+def _only_table(groups: Mapping[str, list[Path]], section: DataSection) -> Path | None:
+    """The table of a folder that has but one, whatever its name, as long as it is no split's."""
+    tables = [table for group in groups.values() for table in group]
+    return tables[0] if len(tables) == 1 and not set(groups) & set(_split_names(section)) else None
+
+
+def _has_columns(table: Path, section: DataSection, files: str) -> bool:
+    """Whether a table has the column of files and that of labels; else folders of classes come first."""
+    try:
+        names = next(iter_rows(table, batch_size=1, **table_options(section)), {})
+    except DataError:
+        return False
+    return section.target_column in names and bool({files, media.FILE_NAME} & set(names))
+
+
+def _split_names(section: DataSection) -> list[str]:
+    return [*(name for role in ROLES if (name := getattr(section, f"{role}_split"))), *VALIDATION_NAMES]
+
+
+def _from_one_table(section: DataSection, folder: Path, table: Path, wanted: Wanted) -> Splits:
+    """One table above the files of all splits: a row belongs to the split in whose folder its file is, if to any.
+
+    Where no file is in the folder of a split, all rows are train.
+    """
+    notes: list[str] = []
+    files = wanted.files
+    rows = read_parts([table], section.model_copy(update={"streaming": False}), "train", wanted, notes)
+    by_folder = media.rows_by_folder(rows, files[0], folder) if files[0] in rows.column_names else {}
+    if not set(by_folder) & set(_split_names(section)):
+        return _read_groups(section, {"train": section.train_split}, {section.train_split: [table]}, [], wanted)
+    counts = ", ".join(f"{name} {len(chosen)}" for name, chosen in by_folder.items())
+    notes.append(f"{table.name}: the splits are the folders that hold the files; rows: {counts}")
+    for name in _split_names(section):
+        if name not in by_folder and (folder / name).is_dir():
+            notes.append(f"not used: {folder / name}; {table.name} names no file in it")
+    parts = {name: rows.select(chosen) for name, chosen in by_folder.items()}
+    splits = _by_name(section, parts, table.name, f"{table}, whose files are in these folders")
+    return replace(splits, notes=notes + splits.notes)
+
+
 def _from_image_folder(section: DataSection, folder: Path) -> Splits | None:
-    wanted = [name for role in ROLES if (name := getattr(section, f"{role}_split"))]
-    found = media.image_folder_splits(folder, [*wanted, *VALIDATION_NAMES])
-    if found is None:
+    layout = image_layout(folder, section.train_split, _split_names(section))
+    if layout is None:
         return None
+    found = layout.splits
     chosen, notes = ({"train": ""}, []) if "" in found else _choose(section, list(found), str(folder))
-    splits = Splits({}, {}, notes + _unused(chosen, list(found)))
+    splits = Splits({}, {}, [*layout.notes, *notes, *_unused(chosen, list(found))])
+    classes: list[str] = []
     for role, name in chosen.items():
-        table, left_out = media.read_image_folder(found[name], section.image_column, section.target_column)
+        may_be_unlabelled = classes if role == "test" else None
+        table, left_out = read_image_folder(found[name], section.image_column, section.target_column, may_be_unlabelled)
+        classes = classes or getattr(table.features[section.target_column], "names", [])
         splits.notes.extend(left_out)
         splits.by_role[role] = table.to_iterable_dataset() if section.streaming and role == "train" else table
         splits.where[role] = f"{folder.name}/{name}".rstrip("/")

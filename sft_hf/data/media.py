@@ -1,23 +1,19 @@
-"""Data whose rows name files: folders of images sorted into classes, and tables with a column of paths.
+"""Data whose rows name files: tables with a column of paths, and what is true of images and recordings alike.
 
-    train/cat/1.jpg                    cat/1.jpg
-    train/dog/2.jpg        or          dog/2.jpg         (validation and test are then held out)
-    test/cat/3.jpg
-
-A class is called like its folder. Nothing is opened here: a row holds a path, or the bytes of a file.
+Nothing is opened here: a row holds a path, or the bytes of a file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from sft_hf.data.columns import column_values
 from sft_hf.data.files import table_stem
-from sft_hf.errors import DataError, first_few
+from sft_hf.data.image_folders import subfolders
 from sft_hf.filesystem import sha256_of
 
 if TYPE_CHECKING:
@@ -29,19 +25,9 @@ MEDIA_KEYS = ("data.image_column", "data.audio_column")
 METADATA, FILE_NAME = "metadata", "file_name"
 """The table in a folder of files, and its column of paths, as `datasets` has them in its image and audio folders."""
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
-
 LISTED = 20  # rows left out that a note names
 
-URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
-_DIGITS = re.compile(r"([0-9]+)")
-
 AnyDataset = TypeVar("AnyDataset", "Dataset", "IterableDataset")
-
-
-def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the image files below a folder, and the files with other endings: see `find_files`."""
-    return find_files(folder, IMAGE_SUFFIXES)
 
 
 def find_files(folder: Path, suffixes: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
@@ -65,76 +51,11 @@ def find_files(folder: Path, suffixes: tuple[str, ...]) -> tuple[list[Path], lis
     return sorted(chosen), sorted(others)
 
 
-def image_folder_splits(folder: Path, split_names: Sequence[str]) -> dict[str, Path] | None:
-    """Return {split: its folder of classes}, {"": folder} where the classes lie in `folder` itself, None for neither.
-
-    It has splits if one of its folders is called like one of `split_names`. Raises DataError for a layout in which
-    the classes cannot be told.
-    """
-    folders = _subfolders(folder)
-    if any(path.name in split_names for path in folders):
-        return {path.name: path for path in folders}
-    holding = [path for path in folders if _holds_images(path)]
-    if not holding:
-        if find_images(folder)[0]:
-            raise DataError(
-                f"{folder}: holds images, but not in one folder per class; lay it out as <class>/*.jpg or "
-                "train/<class>/*.jpg, or name a table with a column of paths"
-            )
-        return None
-    if not any(path.suffix.lower() in IMAGE_SUFFIXES for child in holding for path in child.iterdir()):
-        names = ", ".join(path.name for path in holding[:5])
-        raise DataError(
-            f"{folder}: the images lie two folders deep, so {names} could be splits or classes; name the folder of "
-            "training images by data.train_split, or data.name the folder that holds the classes"
-        )
-    return {"": folder}
-
-
-def read_image_folder(folder: Path, image_column: str, label_column: str) -> tuple[Dataset, list[str]]:
-    """Return the images below the folders of `folder` as rows of a path and a class, and notes on what was left out.
-
-    Rows are sorted by path; classes are in natural order (class2 before class10). Raises DataError for none.
-    """
-    from datasets import ClassLabel, Dataset, Features, Value  # half a second, which `predict` need not wait for
-
-    classes = sorted(_subfolders(folder), key=lambda path: natural_key(path.name))
-    paths: list[Path] = []
-    labels: list[int] = []
-    names: list[str] = []
-    empty: list[str] = []
-    others: list[Path] = []
-    for path in classes:
-        images, rest = find_images(path)
-        others += rest
-        if not images:
-            empty.append(path.name)
-            continue
-        labels += [len(names)] * len(images)
-        names.append(path.name)
-        paths += images
-    if not names:
-        raise DataError(f"{folder}: no images in folders named after their classes ({', '.join(IMAGE_SUFFIXES)})")
-    # Sorted by path, not class by class: "b" and "B" or "2" and "10" stand in another order there.
-    order = sorted(range(len(paths)), key=lambda row: paths[row])
-    features = Features({image_column: Value("string"), label_column: ClassLabel(names=names)})
-    table = Dataset.from_dict(
-        {image_column: [str(paths[row]) for row in order], label_column: [labels[row] for row in order]}, features
-    )
-    return table, _left_out(folder, empty, others)
-
-
 def file_name(value: Any) -> str:
     """Return the name of the file that a cell of images or recordings stands for, "" for bytes without a name."""
     if isinstance(value, dict):
         value = value.get("path")
     return os.path.basename(value) if isinstance(value, (str, os.PathLike)) else ""
-
-
-def natural_key(name: str) -> list[Any]:
-    """Sort key that puts numbers by value: "2" before "10", "class2" before "class10"."""
-    parts = _DIGITS.split(name)
-    return [[(int(part), part) if index % 2 else (part.lower(), part) for index, part in enumerate(parts)], name]
 
 
 def metadata_tables(folder: Path, train_split: str) -> dict[str, Path]:
@@ -143,10 +64,25 @@ def metadata_tables(folder: Path, train_split: str) -> dict[str, Path]:
     With one in `folder` itself and none below, that is the train split.
     """
     found: dict[str, Path] = {}
-    for place, name in [*((path, path.name) for path in _subfolders(folder)), (folder, train_split)]:
-        tables = sorted(path for path in place.iterdir() if table_stem(path.name) == METADATA and path.is_file())
+    for place, name in [*((path, path.name) for path in subfolders(folder)), (folder, train_split)]:
+        tables = sorted(path for path in place.iterdir() if is_metadata(path) and path.is_file())
         if tables and not (found and place == folder):
             found[name] = tables[0]
+    return found
+
+
+def is_metadata(path: Path) -> bool:
+    """Whether a table is called metadata.csv (.tsv, .jsonl, ...)."""
+    return table_stem(path.name) == METADATA
+
+
+def rows_by_folder(rows: Dataset, column: str, folder: Path) -> dict[str, list[int]]:
+    """Return {folder below `folder`: the rows whose file is in it, at any depth}; "." for files elsewhere."""
+    found: dict[str, list[int]] = {}
+    for row, cell in enumerate(column_values(rows, column)):
+        path = cell.get("path") if isinstance(cell, dict) else cell
+        parts = os.path.relpath(path, folder).split(os.sep) if isinstance(path, (str, os.PathLike)) else []
+        found.setdefault(parts[0] if len(parts) > 1 and parts[0] != ".." else ".", []).append(row)
     return found
 
 
@@ -174,25 +110,6 @@ def content_digest(cell: Any) -> str | None:
         return None
 
 
-def absolute_paths(table: Dataset, columns: Sequence[str], folder: Path) -> Dataset:
-    """Return the table with the paths in these columns made absolute; other values stay as they are."""
-    from datasets import Value  # as in `read_image_folder`
-
-    for column in columns:
-        feature = table.features.get(column)
-        if isinstance(feature, Value) and feature.dtype in ("string", "large_string"):
-            values = [absolute_path(value, folder) for value in table.with_format(None)[column]]
-            table = table.remove_columns(column).add_column(column, values)
-    return table
-
-
-def absolute_path(value: Any, folder: Path) -> Any:
-    """Return a path absolute, relative to `folder`; what is none (missing, a URL, bytes) as it is."""
-    if not isinstance(value, str) or not value.strip() or URL.match(value):
-        return value
-    return str(folder / value)
-
-
 def undecoded(data: AnyDataset) -> AnyDataset:
     """Return the data with images and recordings left as they were encoded: `datasets` would open them unchecked."""
     from datasets import Audio, Image  # as in `read_image_folder`
@@ -202,26 +119,6 @@ def undecoded(data: AnyDataset) -> AnyDataset:
             if isinstance(feature, kind) and feature.decode:
                 data = data.cast_column(name, kind(decode=False))
     return data
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _holds_images(folder: Path) -> bool:
-    return bool(find_images(folder)[0])
-
-
-def _left_out(folder: Path, empty: list[str], others: list[Path]) -> list[str]:
-    notes = []
-    if empty:
-        notes.append(f"{folder}: no class, because without images: {first_few(empty, 10)}")
-    if others:
-        names = [str(path.relative_to(folder)) for path in others]
-        notes.append(
-            f"{folder}: {len(others)} file(s) left out, because their ending is no image's: {first_few(names, 10)}"
-        )
-    return notes
 
 
 def skipped_rows(where: str, problems: Sequence[str], total: int) -> list[str]:

@@ -8,8 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sft_hf.data.file_paths import FilePaths
 from sft_hf.data.files import TABLE_SUFFIXES, iter_rows, table_options
-from sft_hf.data.media import FILE_NAME, absolute_path
+from sft_hf.data.media import FILE_NAME
 from sft_hf.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def input_paths(
 
 def _table_paths(path: Path, data: DataSection, column: str) -> Iterator[str]:
     number = 0  # of the row, counted from 0
+    paths = FilePaths(path, data.file_prefix, data.file_suffix)
     rows = iter_rows(path, **{**table_options(data), "on_bad_row": "stop"})
     for batch in rows:
         name = next((name for name in (column, FILE_NAME) if name in batch), None)
@@ -64,7 +66,7 @@ def _table_paths(path: Path, data: DataSection, column: str) -> Iterator[str]:
         for value in batch[name]:
             if not isinstance(value, str) or not value.strip():
                 raise DataError(f"{path} row {number}: column {name!r} holds no path of a file")
-            yield absolute_path(value, path.parent)
+            yield paths.path(value, number)
             number += 1
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 from datasets import Dataset, IterableDataset
 
 from sft_hf.data import media
+from sft_hf.data.file_paths import FilePaths, resolved_paths
 from sft_hf.data.files import iter_rows, read_table, table_features, table_options
 from sft_hf.data.hub import Data
 from sft_hf.errors import DataError
@@ -41,14 +42,15 @@ def read_parts(paths: list[Path], section: DataSection, role: str, wanted: Wante
         features = [_name_features(_features(path, wanted, options), files) for path in paths]
         if any(other != features[0] for other in features):
             raise DataError(f"{paths[0]} and its other parts differ in their columns; one split needs the same in all")
-        names = {"paths": [str(path) for path in paths], "options": options, "wanted": wanted}
+        fixes = (section.file_prefix, section.file_suffix)
+        names = {"paths": [str(path) for path in paths], "options": options, "wanted": wanted, "fixes": fixes}
         return media.undecoded(IterableDataset.from_generator(_stream, features=features[0], gen_kwargs=names))
-    parts = [
-        media.absolute_paths(
-            media.undecoded(_name_files(_read(path, wanted, options, notes), files)), files, path.parent
-        )
-        for path in paths
-    ]
+    parts = []
+    for path in paths:
+        resolver = FilePaths(path, section.file_prefix, section.file_suffix)
+        table = media.undecoded(_name_files(_read(path, wanted, options, notes), files))
+        parts.append(resolved_paths(table, files, resolver))
+        notes += resolver.notes()
     for path, part in zip(paths, parts, strict=True):
         if set(part.column_names) != set(parts[0].column_names):
             raise DataError(
@@ -91,15 +93,18 @@ def _name_features(features: datasets.Features | None, files: Sequence[str]) -> 
     return datasets.Features({other.get(name, name): feature for name, feature in features.items()})
 
 
-def _stream(paths: list[str], options: dict[str, Any], wanted: Wanted) -> Iterator[dict[str, Any]]:
+def _stream(
+    paths: list[str], options: dict[str, Any], wanted: Wanted, fixes: tuple[str, str]
+) -> Iterator[dict[str, Any]]:
     for path in paths:
         notes: list[str] = []
+        resolver = FilePaths(Path(path), *fixes)
         for batch in iter_rows(path, keep=wanted.keep, notes=notes, **options):
             other = media.file_column(batch, wanted.files)
             batch = {other.get(name, name): values for name, values in batch.items()}
             names = list(batch)
             for column in set(wanted.files) & set(names):
-                batch[column] = [media.absolute_path(value, Path(path).parent) for value in batch[column]]
+                batch[column] = [resolver.path(value) for value in batch[column]]
             for values in zip(*batch.values(), strict=True):
                 yield dict(zip(names, values, strict=True))
         for note in notes:

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from sft_hf.errors import CheckpointError, RecipeError, SftError, StorageError, causes_of, did_you_mean
 from sft_hf.filesystem import STORAGE_ERRNOS
 from sft_hf.freezing import note_new_weights
+from sft_hf.models import image_inputs
 from sft_hf.models.folder_safety import CONFIGS, INDEXES, check_config, check_folder, check_index
 
 if TYPE_CHECKING:
@@ -169,19 +170,26 @@ def load_pretrained(
     """
     if source.path is not None and (source.path / ADAPTER).is_file():
         raise _no_checkpoint(source)
+    before = image_inputs.before_overrides(config, section.config_overrides)
     apply_overrides(config, section, head)
-    with checkpoint_errors(source, "weights"), quiet_transformers():
-        model, info = auto_class.from_pretrained(
-            source.location(),
-            revision=source.revision or "main",
-            config=config,
-            trust_remote_code=source.trusted,
-            attn_implementation=section.attn_implementation,
-            dtype=torch.float32,  # Transformers 5 would keep a half-precision checkpoint's dtype
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+
+    def opened(config: PretrainedConfig) -> tuple[PreTrainedModel, dict[str, Any]]:
+        with checkpoint_errors(source, "weights"), quiet_transformers():
+            return auto_class.from_pretrained(
+                source.location(),
+                revision=source.revision or "main",
+                config=config,
+                trust_remote_code=source.trusted,
+                attn_implementation=section.attn_implementation,
+                dtype=torch.float32,  # Transformers 5 would keep a half-precision checkpoint's dtype
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+
+    model, info = opened(config)
     mismatched = {key[0] for key in info["mismatched_keys"]}
+    if before is not None:
+        mismatched -= image_inputs.adapt(model, mismatched, before, lambda: opened(before)[0], source.name)
     new = sorted(set(info["missing_keys"]) | mismatched)
     _refuse_foreign_weights(model, new, source)
     if new:

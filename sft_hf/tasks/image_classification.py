@@ -5,9 +5,11 @@ through Transformers' wrapper among them, or a plain state dict (see `sft_hf.mod
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -18,10 +20,13 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 
 from sft_hf.classification import ClassifierTask
 from sft_hf.console import progress
+from sft_hf.data.brightness import UNKNOWN, Brightness, Depth
 from sft_hf.data.columns import Column
-from sft_hf.data.media import file_name, find_images, skipped_rows
+from sft_hf.data.image_folders import find_images
+from sft_hf.data.media import file_name, skipped_rows
 from sft_hf.data.media_inputs import input_chunks
 from sft_hf.errors import CheckpointError, DataError, RecipeError, UserError
+from sft_hf.models import image_inputs
 from sft_hf.models.loading import load_pretrained, open_checkpoint, opens, quiet_transformers
 from sft_hf.models.state_dicts import build_config, is_state_dict, load_from_state_dict, timm_preprocessing
 from sft_hf.models.trained_heads import settle_head
@@ -29,7 +34,7 @@ from sft_hf.recipe import ModelSection, TaskSettings
 from sft_hf.tasks.base import Batch, Examples, Shown, Task
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
     from transformers import PreTrainedModel
 
     from sft_hf.data.image_store import ImageStore
@@ -38,6 +43,8 @@ if TYPE_CHECKING:
     from sft_hf.sources import Source
 
 log = logging.getLogger("sft_hf")
+
+STREAM_LOOK = 256  # rows of a stream that tell the scale of its pictures of more than 8 bits
 
 SHOWN_PIXELS = 240  # the longer side of a picture on a page
 
@@ -108,6 +115,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         from sft_hf.data.image_store import ImageBudget
 
         self.budget = ImageBudget()
+        self.brightness = UNKNOWN
 
     def columns(self) -> dict[str, str]:
         """See `Task.columns`."""
@@ -125,7 +133,9 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
                 f"{source.name}: a {self.config.model_type!r} checkpoint cannot classify images; give one that "
                 "AutoModelForImageClassification opens (ViT, Swin, ConvNeXt, ResNet, timm's models, ...)"
             )
-        self._use_processor(self._processor(source))
+        self._use_processor(self._processor(source), self.recipe.model.config_overrides)
+        if self.recipe.data.streaming:
+            self._look_at_stream(train, where)
         self.fit_labels(train, where, self.settings.problem_type, self.config)
 
     def _processor(self, source: Source) -> Any:
@@ -137,6 +147,8 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
                 self.config.pretrained_cfg = timm_preprocessing(self.config.architecture) or {}
             if self.settings.crop_pct is not None:
                 self.config.pretrained_cfg = {**self.config.pretrained_cfg, "crop_pct": self.settings.crop_pct}
+            if image_inputs.input_channels(self.config, {}, source.name) == 1:
+                self.config.pretrained_cfg = image_inputs.grey_preprocessing(self.config.pretrained_cfg)
             return TimmWrapperImageProcessor(self.config.pretrained_cfg, self.config.architecture)
         names = ("preprocessor_config.json", "processor_config.json")
         if source.path is None or any((source.path / name).is_file() for name in names):
@@ -163,11 +175,19 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         log.info("%s has no preprocessor_config.json: images are prepared as %s does", source.name, cls.__name__)
         return cls(**options)
 
-    def _use_processor(self, processor: Any) -> None:
+    def _use_processor(self, processor: Any, overrides: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Take a processor; where the recipe changes the model's pictures (`overrides`), it follows."""
         from sft_hf.data.image_views import ImageViews
 
+        channels = image_inputs.input_channels(self.config, overrides, self.recipe.model.name)
+        if channels == 1:
+            image_inputs.grey(processor)
+        if "image_size" in overrides:
+            image_inputs.resize(processor, overrides["image_size"])
         settings = self.settings
-        self.views = ImageViews(processor, settings.augmentation, settings.min_crop_area, settings.horizontal_flip)
+        self.views = ImageViews(
+            processor, settings.augmentation, settings.min_crop_area, settings.horizontal_flip, channels
+        )
 
     def head_config(self) -> dict[str, Any]:
         """See `ClassifierTask.head_config`; timm's config keeps names of its own beside."""
@@ -180,6 +200,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         """See `Task.build_model`."""
         load = load_from_state_dict if is_state_dict(source) else load_pretrained
         model = load(AutoModelForImageClassification, self.config, source, section, self.head_config())
+        image_inputs.check_fit(model, self.views.channels, self.views.size, source.name)
         return settle_head(model, self.head_rows)
 
     def prepare(self, split: Dataset, where: str) -> Examples:
@@ -211,27 +232,34 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
 
         images = Column(split, self.recipe.data.image_column)
         return [
-            Shown(file_name(images[index]), thumbnail(open_image(images[index]), SHOWN_PIXELS), "image/jpeg")
+            Shown(
+                file_name(images[index]),
+                thumbnail(open_image(images[index], "", self.brightness), SHOWN_PIXELS),
+                "image/jpeg",
+            )
             for index in indices
         ]
 
     def _without_bad_rows(self, split: Dataset, where: str) -> tuple[Dataset, ImageStore, list[str]]:
         from sft_hf.data.image_store import ImageStore
-        from sft_hf.data.images import map_ahead
+        from sft_hf.data.images import DEPTH, map_ahead
 
         column, skip = self.recipe.data.image_column, self.recipe.data.on_bad_row == "skip"
-        store = ImageStore(Column(split, column), _places(where, split["row_id"]), self.budget.share())
+        places = _places(where, split["row_id"])
+        store = ImageStore(Column(split, column), places, self.budget.share(), self.brightness)
 
-        def problem(index: int) -> str | None:
+        def looked_at(index: int) -> tuple[str | None, Depth | None]:
             try:
-                store.open(index)
+                return None, store.open(index).info.get(DEPTH)
             except DataError as error:
-                return str(error)
-            return None
+                return str(error), None
 
         bad: dict[int, str] = {}
-        found = map_ahead(problem, range(len(split)), torch.get_num_threads())
-        for index, message in enumerate(progress(found, f"checking {where}", len(split))):
+        depths: dict[int, Depth] = {}
+        found = map_ahead(looked_at, range(len(split)), torch.get_num_threads())
+        for index, (message, depth) in enumerate(progress(found, f"checking {where}", len(split))):
+            if depth is not None:
+                depths[index] = depth
             if message is None:
                 continue
             if not skip:
@@ -239,7 +267,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
             bad[index] = message
         if bad and len(bad) == len(split):
             raise DataError(f"{where}: none of its images can be opened; the first: {bad[0]}")
-        notes = skipped_rows(where, list(bad.values()), len(split))
+        notes = skipped_rows(where, list(bad.values()), len(split)) + self._set_brightness(store, depths, where)
         if bad:
             good = [index for index in range(len(split)) if index not in bad]
             split = split.select(good)
@@ -247,8 +275,31 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         self.budget.count(store)
         return split, store, notes
 
+    def _set_brightness(self, store: ImageStore, depths: Mapping[int, Depth], where: str) -> list[str]:
+        """Choose the scale of pictures of more than 8 bits where there is none yet, and keep them on that."""
+        self.brightness, notes = self.brightness.learned(depths.values(), where)
+        if self.brightness is not store.brightness:
+            store.brightness = self.brightness
+            for index in depths:
+                if store.nbytes >= store.budget:
+                    break
+                store.open(index)
+        return notes
+
+    def _look_at_stream(self, train: Dataset | IterableDataset, where: str) -> None:
+        """Choose the scale on the first rows: what a buffer holds must not depend on where a run was resumed."""
+        from sft_hf.data.images import DEPTH, open_image
+
+        depths = []
+        for row in train.take(STREAM_LOOK):
+            with suppress(DataError):  # `prepare` names it
+                depths.append(open_image(row.get(self.recipe.data.image_column)).info.get(DEPTH))
+        self.brightness, notes = self.brightness.learned(filter(None, depths), f"{where}, first {STREAM_LOOK} rows")
+        for note in notes:
+            log.info("%s", note)
+
     def collate(self, features: list[dict[str, Any]]) -> Batch:
-        """Open the images, a few ahead in threads, and stack their views: `pixel_values` float32 [rows, 3, h, w]."""
+        """Open the images, a few ahead in threads; `pixel_values` is float32 [rows, channels, height, width]."""
         blank = features[0]["view"] == "blank"
         batch: Batch = {"pixel_values": self._blank(len(features)) if blank else self._pixels(features)}
         if "labels" in features[0]:
@@ -282,13 +333,14 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
 
     def _blank(self, rows: int) -> Tensor:
         """Pictures that nobody looks at, in the memory of a single number."""
-        return torch.zeros(()).expand(rows, 3, *self.views.size)
+        return torch.zeros(()).expand(rows, self.views.channels, *self.views.size)
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """See `Task.save`. timm's processor writes no file: it is made from config.json."""
         if self.multi_label:
             model.config.decision_threshold = self.threshold
         self.confidence.write(model.config)
+        self.brightness.write(model.config)
         with quiet_transformers():
             model.save_pretrained(folder)
             self.views.processor.save_pretrained(folder)
@@ -303,6 +355,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         task = cls(recipe)
         task.config = open_checkpoint(AutoConfig, source, "config.json")
         task.read_head(task.config)
+        task.brightness = Brightness.of(task.config)
         task._use_processor(task._processor(source))
         return task, build_trained(task, recipe, source)
 
@@ -314,7 +367,9 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         """See `Task.prepare_inputs`."""
         from sft_hf.data.image_store import ImageStore
 
-        store = ImageStore([row[self.recipe.data.image_column] for row in rows], [""] * len(rows))
+        store = ImageStore(
+            [row[self.recipe.data.image_column] for row in rows], [""] * len(rows), brightness=self.brightness
+        )
         return Examples(ImageRows(store, None), np.ones(len(rows), dtype=np.int64), np.arange(len(rows)), [])
 
 

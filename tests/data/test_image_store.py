@@ -26,9 +26,9 @@ def opened(monkeypatch):
     """The images that were decoded."""
     found = []
 
-    def counting(value, place=""):
+    def counting(value, place="", *brightness):
         found.append(value)
-        return open_image(value, place)
+        return open_image(value, place, *brightness)
 
     monkeypatch.setattr(image_store, "open_image", counting)
     return found

@@ -10,8 +10,8 @@ from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
+from sft_hf.data.image_folders import find_images, natural_key, read_image_folder
 from sft_hf.data.loading import load_splits
-from sft_hf.data.media import find_images, natural_key, read_image_folder
 from sft_hf.errors import DataError
 from sft_hf.recipe import DataSection
 from sft_hf.sources import resolve
@@ -131,7 +131,7 @@ def test_links_are_followed_but_not_in_circles(tree):
     ("names", "words"),
     [
         (["1.jpg", "2.jpg"], ["one folder per class"]),
-        (["train/1.jpg", "train/2.jpg"], ["train", "no images in folders named after their classes"]),
+        (["train/1.jpg", "train/2.jpg"], ["train/1.jpg", "one folder per class"]),
         (["test/a/1.jpg", "test/b/1.jpg"], ["no split 'train'", "test"]),
         (["a/x.txt"], ["a split is a file named after it"]),
     ],

@@ -200,7 +200,7 @@ def test_inputs_are_files_folders_globs_and_tables(trained, image_folder, tmp_pa
         ("{tmp}/none/gone.png", ["nor is there such a folder"]),
         ("{tmp}/*.tiff", ["no file matches"]),
         ("{tmp}/empty", ["no images in this folder"]),
-        ("{tmp}/gone2.png", ["gone2.png", "is no image"]),
+        ("{tmp}/gone2.png", ["gone2.png", "is not a picture"]),
         ("{tmp}/a.csv", ["a.csv row 1", "no path"]),
         ("{tmp}/b.csv", ["no column 'image'"]),
     ],
