@@ -19,10 +19,34 @@ from sft_hf.data.media import find_files
 from sft_hf.errors import DataError
 from sft_hf.speech.decoding import AudioInfo, describe, opened
 
-__all__ = ["AUDIO_SUFFIXES", "AudioInfo", "audio_info", "describe", "encode_audio", "find_audio", "read_audio", "resample"]
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "AudioInfo",
+    "audio_info",
+    "describe",
+    "encode_audio",
+    "find_audio",
+    "read_audio",
+    "resample",
+]
 
 AUDIO_SUFFIXES = (
-    *(".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64"),
+    *(
+        ".wav",
+        ".flac",
+        ".mp3",
+        ".ogg",
+        ".oga",
+        ".opus",
+        ".aif",
+        ".aiff",
+        ".aifc",
+        ".au",
+        ".snd",
+        ".caf",
+        ".w64",
+        ".rf64",
+    ),
     *(".m4a", ".m4b", ".aac", ".amr", ".awb", ".wma", ".3gp", ".mka", ".webm", ".mp4", ".m4v", ".mov", ".mkv", ".avi"),
     *(".mp2", ".ac3", ".ape", ".wv", ".tta", ".voc", ".sph", ".gsm"),
 )

@@ -193,7 +193,7 @@ class _Nameless:
     """
 
     def __init__(self, stream: Any, size: int, patch: tuple[int, bytes] | None = None, claimed: int = 0) -> None:
-        self._stream, self._size, self._patch = stream, max(size, claimed), patch
+        self._stream, self._end, self._size, self._patch = stream, size, max(size, claimed), patch
         self._place = 0
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -205,10 +205,12 @@ class _Nameless:
         return self._place
 
     def read(self, count: int) -> bytes:
-        self._stream.seek(self._place)
-        data: bytes = self._stream.read(count)
-        if not data and self._place >= self._size - 256:  # where an ID3 tag would be
-            data = bytes(max(0, min(count, self._size - self._place)))
+        data = b""
+        if 0 <= self._place < self._end:  # a damaged header may send libsndfile anywhere
+            self._stream.seek(self._place)
+            data = self._stream.read(count)
+        elif self._size > self._end and self._size - 256 <= self._place < self._size:  # where an ID3 tag would be
+            data = bytes(min(count, self._size - self._place))
         if self._patch is not None:
             data = self._patched(data, *self._patch)
         self._place += len(data)

@@ -49,13 +49,13 @@ def ffmpeg_blocks(path: str, name: str, refusal: str) -> Iterator[tuple[int, int
     program = shutil.which("ffmpeg")
     if program is None:
         raise DataError(
-            f"{name}: is not a recording that libsndfile reads ({refusal}); WAV, FLAC, MP3 and OGG are. Install ffmpeg to "
-            "read M4A, AMR, WMA and video files, or convert it"
+            f"{name}: is not a recording that libsndfile reads ({refusal}); WAV, FLAC, MP3 and OGG are. Install "
+            "ffmpeg to read M4A, AMR, WMA and video files, or convert it"
         )
     command = [program, "-nostdin", "-hide_banner", "-v", "error", "-protocol_whitelist", "file"]
     command += ["-format_whitelist", _FORMATS, "-i", f"file:{path}", "-map", "0:a:0", "-vn", "-sn", "-dn"]
     command += ["-c:a", "pcm_f32be", "-f", "au", "pipe:1"]  # AU: a header of 24 bytes, and nothing but samples
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # noqa: S603
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     watch = _Watch(process)
     try:
         header = watch.read(_HEADER)
