@@ -17,9 +17,13 @@ from datasets import Dataset, IterableDataset
 from sft_hf.data import media
 from sft_hf.data.files import TABLE_SUFFIXES, iter_rows, read_table, separator_hint, table_features, table_stem
 from sft_hf.data.hub import Data, hub_name, load_from_hub, refuse
+from sft_hf.data.segments import segment_names, with_segments
+from sft_hf.data.speech_layouts.nemo import manifest_names
+from sft_hf.data.speech_layouts.recognise import corpus_layout, folder_layout
 from sft_hf.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
+    from sft_hf.data.speech_layouts.rows import Layout
     from sft_hf.recipe import DataSection
     from sft_hf.sources import Source
 
@@ -75,7 +79,8 @@ def load_splits(section: DataSection, source: Source, columns: Mapping[str, str]
     elif section.data_files:
         raise DataError(f"data.data_files picks files of a folder, and {source.path} is a file; remove it")
     else:
-        loaded = Splits({"train": _from_files([source.path], section, "train", files)}, {"train": source.path.name})
+        loaded = Splits({}, {"train": source.path.name})
+        loaded.by_role["train"] = _from_files([source.path], section, "train", files, loaded.notes)
     by_role = {}
     for role, data in loaded.by_role.items():
         require_columns(data, columns, loaded.where[role])
@@ -156,23 +161,37 @@ def _unused(chosen: Mapping[str, str], available: Sequence[str]) -> list[str]:
 # --- local files ---------------------------------------------------------------------------------------------
 
 
-def _from_files(paths: list[Path], section: DataSection, role: str, files: Sequence[str]) -> Data:
-    """Read the parts of a split; `files` are the columns that hold paths, relative to the part's folder."""
+def _from_files(
+    paths: list[Path], section: DataSection, role: str, files: Sequence[str], notes: list[str] | None = None
+) -> Data:
+    """Read the parts of a split; `files` are the columns that hold paths, relative to the part's folder.
+
+    `notes` gets what is to be said about them.
+    """
     options: dict[str, Any] = {
         "delimiter": section.delimiter,
         "quote_char": section.quote_char,
         "skip_lines": section.skip_lines,
     }
     if section.streaming and role == "train":
-        features = [_name_features(table_features(path, **options), files) for path in paths]
+        if _reads_recordings(section, files):
+            _refuse_segments(paths[0], section, options)
+        features = [_name_features(table_features(path, **options), section, files) for path in paths]
         if any(other != features[0] for other in features):
             raise DataError(f"{paths[0]} and its other parts differ in their columns; one split needs the same in all")
-        names = {"paths": [str(path) for path in paths], "options": options, "files": tuple(files)}
+        first = next(iter_rows(paths[0], batch_size=1, **options))
+        other = _other_names(list(first), section, files)
+        names = {"paths": [str(path) for path in paths], "options": options, "files": tuple(files), "other": other}
         return media.undecoded(IterableDataset.from_generator(_stream, features=features[0], gen_kwargs=names))
-    parts = [
-        media.absolute_paths(media.undecoded(_name_files(read_table(path, **options), files)), files, path.parent)
-        for path in paths
-    ]
+    parts = []
+    for path in paths:
+        table = media.undecoded(_name_files(read_table(path, **options), section, files))
+        table = media.absolute_paths(table, files, path.parent)
+        if _reads_recordings(section, files):
+            table, said = with_segments(table, section.audio_column, section, path.name)
+            if notes is not None:
+                notes += said
+        parts.append(table)
     for path, part in zip(paths, parts, strict=True):
         if set(part.column_names) != set(parts[0].column_names):
             raise DataError(
@@ -186,21 +205,44 @@ def _from_files(paths: list[Path], section: DataSection, role: str, files: Seque
         raise DataError(f"{paths[0]} and its other parts do not fit together: {reason}") from error
 
 
-def _name_files(table: Dataset, files: Sequence[str]) -> Dataset:
-    return table.rename_columns(media.file_column(table.column_names, files))
+def _reads_recordings(section: DataSection, files: Sequence[str]) -> bool:
+    return section.audio_column in files and section.image_column not in files
 
 
-def _name_features(features: datasets.Features | None, files: Sequence[str]) -> datasets.Features | None:
+def _other_names(names: Sequence[str], section: DataSection, files: Sequence[str]) -> dict[str, str]:
+    """Return {as it is called: as it should be called} of the columns of a table that tasks know by another name."""
+    manifest = manifest_names(names, section) if _reads_recordings(section, files) else {}
+    return manifest or media.file_column(names, files)
+
+
+def _name_files(table: Dataset, section: DataSection, files: Sequence[str]) -> Dataset:
+    return table.rename_columns(_other_names(table.column_names, section, files))
+
+
+def _name_features(
+    features: datasets.Features | None, section: DataSection, files: Sequence[str]
+) -> datasets.Features | None:
     if features is None:
         return None
-    other = media.file_column(features, files)
+    other = _other_names(list(features), section, files)
     return datasets.Features({other.get(name, name): feature for name, feature in features.items()})
 
 
-def _stream(paths: list[str], options: dict[str, Any], files: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+def _refuse_segments(path: Path, section: DataSection, options: dict[str, Any]) -> None:
+    """Parts of recordings are no stream: what is read as it comes would be the whole recording for each of them."""
+    columns = list(next(iter_rows(path, batch_size=1, **options)))
+    if found := segment_names(columns, section, path.name):
+        raise DataError(
+            f"{path}: data.streaming does not read parts of recordings (column {found[0]!r}); set data.streaming: "
+            "false, or data.segment_columns: none if each file is one row"
+        )
+
+
+def _stream(
+    paths: list[str], options: dict[str, Any], files: tuple[str, ...], other: dict[str, str]
+) -> Iterator[dict[str, Any]]:
     for path in paths:
         for batch in iter_rows(path, **options):
-            other = media.file_column(batch, files)
             batch = {other.get(name, name): values for name, values in batch.items()}
             names = list(batch)
             for column in set(files) & set(names):
@@ -210,8 +252,11 @@ def _stream(paths: list[str], options: dict[str, Any], files: tuple[str, ...]) -
 
 
 def _from_folder(section: DataSection, folder: Path, files: Sequence[str], images: bool) -> Splits:
+    recordings = _reads_recordings(section, files)
     if section.data_files:
         return _from_mapping(section, folder, section.data_files, files)
+    if recordings and (layout := corpus_layout(folder, section)):
+        return _from_layout(section, folder, layout)
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return _from_saved(section, folder)
     listing = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
@@ -225,6 +270,10 @@ def _from_folder(section: DataSection, folder: Path, files: Sequence[str], image
         groups |= {name: [table] for name, table in media.metadata_tables(folder, section.train_split).items()}
     if images and section.train_split not in groups and (found := _from_image_folder(section, folder)):
         return found
+    if recordings and section.train_split not in groups:
+        names = [name for role in ROLES if (name := getattr(section, f"{role}_split"))]
+        if layout := folder_layout(folder, section, [*names, *VALIDATION_NAMES]):
+            return _from_layout(section, folder, layout)
     held = did_you_mean("", listing).removeprefix("Valid: ")
     endings = ", ".join(TABLE_SUFFIXES[:-1])
     beside = ", or a metadata.csv (file_name, transcription)" if files and not images else ""
@@ -245,6 +294,19 @@ def _from_image_folder(section: DataSection, folder: Path) -> Splits | None:
         splits.notes.extend(left_out)
         splits.by_role[role] = table.to_iterable_dataset() if section.streaming and role == "train" else table
         splits.where[role] = f"{folder.name}/{name}".rstrip("/")
+    return splits
+
+
+def _from_layout(section: DataSection, folder: Path, layout: Layout) -> Splits:
+    """Read a folder whose layout is known."""
+    chosen, notes = _choose(section, list(layout.splits), f"{folder} ({layout.name})")
+    splits = Splits({}, {}, [f"{folder}: read as {layout.name}", *layout.notes, *notes])
+    for role, name in chosen.items():
+        table, left_out = layout.splits[name]()
+        splits.notes.extend(left_out)
+        splits.by_role[role] = table.to_iterable_dataset() if section.streaming and role == "train" else table
+        splits.where[role] = f"{folder.name}/{name}"
+    splits.notes.extend(_unused(chosen, list(layout.splits)))
     return splits
 
 
@@ -284,7 +346,7 @@ def _read_groups(
     for role, name in chosen.items():
         paths = groups[name] if ordered else _check_shards(name, groups[name])
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-        splits.by_role[role] = _from_files(paths, section, role, files)
+        splits.by_role[role] = _from_files(paths, section, role, files, splits.notes)
         # metadata.csv is every split's name for its table
         place = paths[0].parent.name + "/" if table_stem(paths[0].name) == media.METADATA else ""
         splits.where[role] = place + paths[0].name + more

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from sft_hf.data.columns import column_values
@@ -31,7 +33,7 @@ def find_duplicates(
     """Return a warning for each pair of splits that share inputs, and for inputs in train with different labels.
 
     A score on rows that training has seen says nothing about new ones. Texts count as the same when they differ in
-    white space and letter case alone, files when every byte is the same.
+    white space, letter case and Unicode form alone, files when every byte is the same.
 
     Args:
         splits: rows by role; train, validation and test, in this order.
@@ -73,8 +75,9 @@ def _contradictions(keys: list[Any], train: Dataset, label: str) -> list[Finding
     seen: dict[Any, tuple[int, str]] = {}
     found: dict[Any, tuple[int, int]] = {}
     for row, (key, value) in enumerate(zip(keys, column_values(train, label), strict=True)):
-        first = seen.setdefault(key, (row, repr(value)))
-        if key is not None and first[1] != repr(value):
+        shown = unicodedata.normalize("NFC", repr(value))
+        first = seen.setdefault(key, (row, shown))
+        if key is not None and first[1] != shown:
             found.setdefault(key, (first[0], row))
     if not found:
         return []
@@ -131,12 +134,18 @@ def _keys(splits: Mapping[str, Dataset], content: Sequence[str], files: Sequence
 
 
 def _plain(value: Any) -> bytes:
-    text = " ".join(str(value).split()).casefold()
+    text = " ".join(unicodedata.normalize("NFC", str(value)).split()).casefold()
     return hashlib.blake2b(text.encode("utf-8", errors="surrogatepass"), digest_size=16).digest()
 
 
 def _held(value: Any) -> Any:
     return value.get("bytes") or value.get("path") if isinstance(value, dict) else value
+
+
+def _part(value: Any) -> bytes:
+    """The part of a file that a cell means, where it is not the whole file."""
+    start, end = (value.get("start"), value.get("end")) if isinstance(value, dict) else (None, None)
+    return b"" if start is None and end is None else repr((start, end)).encode()
 
 
 def _size(value: Any) -> int | None:
@@ -150,15 +159,22 @@ def _size(value: Any) -> int | None:
 
 
 def _digest(value: Any) -> bytes | None:
-    value = _held(value)
-    digest = hashlib.blake2b(digest_size=16)
-    if isinstance(value, bytes):
-        digest.update(value)
-        return digest.digest()
+    held = _held(value)
     try:
-        with open(value, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        content = (
+            hashlib.blake2b(held, digest_size=16).digest()
+            if isinstance(held, bytes)
+            else _file_digest(held, os.stat(held).st_mtime_ns)
+        )
     except OSError:
         return None
+    return hashlib.blake2b(content + _part(value), digest_size=16).digest()
+
+
+@lru_cache(maxsize=1024)  # many rows may be parts of one file
+def _file_digest(path: str, changed: int) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.digest()

@@ -243,6 +243,9 @@ def _decoded(recording: Any, limit: float | None, refusal: str | None = None) ->
     if refusal is None:
         with _byte_stream(recording) as stream, _libsndfile(stream) as (file, _, _refusal):
             assert file is not None
+            if file.format == "FLAC":
+                # soundfile seeks after each read, which cannot work in a stream of unknown length.
+                file._info.seekable = 0
             rate, channels = file.samplerate, file.channels
             sound = _collected(name, _file_blocks(file, 0, _UNKNOWN_FRAMES), rate, channels, "libsndfile", limit)
     else:
