@@ -206,7 +206,7 @@ def _from_files(
 
 
 def _reads_recordings(section: DataSection, files: Sequence[str]) -> bool:
-    return section.audio_column in files and section.image_column not in files
+    return bool(files) and section.audio_column in files and section.image_column not in files
 
 
 def _other_names(names: Sequence[str], section: DataSection, files: Sequence[str]) -> dict[str, str]:
