@@ -138,7 +138,8 @@ def _libsndfile(stream: Any) -> Iterator[tuple[soundfile.SoundFile | None, int |
 
 
 def _length_is_known(file: soundfile.SoundFile) -> bool:
-    return file.frames < _UNKNOWN_FRAMES and file.format not in ("MP3", "MPEG")
+    compressed = file.format in ("MP3", "MPEG") or file.subtype.startswith("MPEG")
+    return file.frames < _UNKNOWN_FRAMES and not compressed
 
 
 def _file_blocks(file: soundfile.SoundFile, first: int, last: int) -> Blocks:

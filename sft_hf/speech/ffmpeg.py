@@ -21,18 +21,13 @@ SILENT_SECONDS = 60.0  # without any output, after which the process is ended
 _BLOCK_BYTES = 1 << 22
 _HEADER = 24
 
-# Containers of one recording each. Playlists (hls, concat), samples without a header and images are not among them.
+# What says by its content what it is. Playlists (hls, concat), which name other files, are not among them, nor is what
+# has no header (raw samples, bare AMR, GSM or G.722): noise would be read as speech.
 _FORMATS = (
-    "aac,ac3,act,adx,aea,aiff,alac,amr,amrnb,amrwb,ape,apm,aptx,asf,asf_o,ast,au,avi,bit,brstm,caf,codec2,dsf,dts,dtshd,"
-    "dv,eac3,f4v,flac,flv,g729,gsm,gxf,ircam,iff,ivf,kux,live_flv,lvf,m4v,matroska,webm,mlp,mov,mp4,m4a,3gp,3g2,mj2,mp3,"
-    "mpc,mpc8,mpeg,mpegts,mpegtsraw,mpegvideo,msf,mxf,nist,nistsphere,nsv,nut,oma,ogg,osq,pvf,qcp,r3d,rm,rso,sbc,sds,sox,"
-    "shn,svx,tak,tta,truehd,voc,vqf,w64,wav,wsaud,wtv,wv,xa,xwma"
+    "aac,ac3,adx,aiff,amr,ape,asf,asf_o,ast,au,avi,caf,dsf,dts,dtshd,eac3,f4v,flac,flv,gxf,ircam,live_flv,matroska,webm,mlp,"
+    "mov,mp4,m4a,3gp,3g2,mj2,mp3,mpc,mpc8,mpeg,mpegts,mxf,nistsphere,nut,oma,ogg,pvf,qcp,rm,rso,sds,sox,shn,svx,tak,tta,"
+    "truehd,voc,vqf,w64,wav,wsaud,wtv,wv,xwma"
 )
-
-
-def has_ffmpeg() -> bool:
-    """Whether ffmpeg is installed."""
-    return shutil.which("ffmpeg") is not None
 
 
 @contextmanager

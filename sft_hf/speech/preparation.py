@@ -118,7 +118,7 @@ class Preparation:
         limit = min(self.settings.max_seconds, self.family.max_seconds)
         whole = clip.end is None and not clip.start
         info = audio_info(clip.recording, limit if whole else None)
-        seconds = info.seconds if whole else _segment_seconds(clip, info, name)
+        seconds = segment_seconds(clip, info)
         if seconds > limit:
             lasts = f"more than {limit:g}" if info.more else f"{seconds:.1f}"
             raise DataError(f"{name}: lasts {lasts} s, at most {limit:g} (task.max_seconds)")
@@ -177,8 +177,11 @@ class Preparation:
         return [f"{where}: {note}" for note in found]
 
 
-def _segment_seconds(clip: Clip, info: AudioInfo, name: str) -> float:
-    """Return how long a part of a recording is. Raises DataError for one that is not inside it."""
+def segment_seconds(clip: Clip, info: AudioInfo) -> float:
+    """Return how long a clip is. Raises DataError for a part that is not inside its recording."""
+    name = describe(clip.recording)
+    if clip.end is None and not clip.start:
+        return info.seconds
     start, end = clip.start, info.seconds if clip.end is None else clip.end
     if not (math.isfinite(start) and math.isfinite(end) and 0 <= start < end):
         raise DataError(

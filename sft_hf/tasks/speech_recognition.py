@@ -358,11 +358,16 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
     def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:
         """See `Task.prepare_inputs`. A long recording becomes several rows; `references` say which part each is."""
         from sft_hf.speech.audio import audio_info
-        from sft_hf.speech.rows import Clip, ClipStore, SpeechRows
+        from sft_hf.speech.preparation import segment_seconds
+        from sft_hf.speech.rows import Clip, ClipStore, SpeechRows, clip_of
 
-        recordings = [row[self.recipe.data.audio_column] for row in rows]
-        parts = parts_of([audio_info(recording).seconds for recording in recordings], self.chunk_seconds())
-        clips = [Clip(recordings[part.input], part.start, part.end) for part in parts]
+        given = [clip_of(row[self.recipe.data.audio_column]) for row in rows]
+        lengths = [segment_seconds(clip, audio_info(clip.recording)) for clip in given]
+        parts = parts_of(lengths, self.chunk_seconds())
+        clips = [
+            Clip(given[part.input].recording, given[part.input].start + part.start, given[part.input].start + part.end)
+            for part in parts
+        ]
         seconds = np.array([part.end - part.start for part in parts])
         store = ClipStore(clips, self.family.rate, self.family.extract, budget=0)
         speech = SpeechRows(store, seconds, None, windows=self._predict_windows())

@@ -189,7 +189,10 @@ def test_a_text_beside_each_recording(tmp_path, ending):
     assert any("1 recordings without" in note and "2.wav" in note for note in splits.notes)
 
 
-SRT = "1\r\n00:00:00,500 --> 00:00:01,250\r\n<i>Hello</i> {\\an8}there\r\nyou\r\n\r\n2\r\n00:00:02,000 --> 00:00:03,000\r\nbye\r\n"
+SRT = (
+    "1\r\n00:00:00,500 --> 00:00:01,250\r\n<i>Hello</i> {\\an8}there\r\nyou\r\n\r\n"
+    "2\r\n00:00:02,000 --> 00:00:03,000\r\nbye\r\n"
+)
 VTT = (
     "WEBVTT\n\nNOTE a note\n\nintro\n00:00.500 --> 00:01.250 align:start\n<v Anna>Hello there &amp; you</v>\n\n"
     "00:02.000 --> 00:03.000\nbye\n"
@@ -213,7 +216,10 @@ TIER = """    item [{n}]:
             xmax = 3
             text = "bye"
 """
-HEAD = 'File type = "ooTextFile"\nObject class = "TextGrid"\n\nxmin = 0\nxmax = 3.5\ntiers? <exists>\nsize = {n}\nitem []:\n'
+HEAD = (
+    'File type = "ooTextFile"\nObject class = "TextGrid"\n\nxmin = 0\nxmax = 3.5\n'
+    "tiers? <exists>\nsize = {n}\nitem []:\n"
+)
 SHORT = (
     'File type = "ooTextFile"\nObject class = "TextGrid"\n\n0\n3.5\n<exists>\n1\n"IntervalTier"\n"words"\n0\n3.5\n2\n'
     '0.5\n1.25\n"Hello"\n2\n3\n"bye"\n'
@@ -253,9 +259,9 @@ def test_transcripts_with_times(tmp_path, name, content, first, speaker, encodin
 def test_one_of_several_tiers_is_named(tmp_path):
     content = HEAD.format(n=2) + TIER.format(n=1, name="left") + TIER.format(n=2, name="right")
     write(tmp_path / "a.TextGrid", content=content)
-    with pytest.raises(DataError, match="several interval tiers: left, right; .*data.transcript_tier"):
+    with pytest.raises(DataError, match=r"several interval tiers: left, right; .*data\.transcript_tier"):
         read_segments(tmp_path / "a.TextGrid", None)
-    with pytest.raises(DataError, match="no tier 'rigth'.*did you mean right"):
+    with pytest.raises(DataError, match=r"no tier .rigth..*did you mean right"):
         read_segments(tmp_path / "a.TextGrid", "rigth")
     assert read_segments(tmp_path / "a.TextGrid", "right")[0].text.endswith("right")
     write(tmp_path / "a.TextGrid", content=content.replace("left", "Transcript"))

@@ -15,7 +15,7 @@ from sft_hf.speech.normalization import basic
     ("text", "code", "lower", "upper"),
     [
         ("ISPARTA İL", "tr", "\u0131sparta il", "ISPARTA İL"),
-        ("Qızıl Gül", "az", "qızıl gül", "QIZIL GÜL"),
+        ("Q\u0131z\u0131l Gül", "az", "q\u0131z\u0131l gül", "QIZIL GÜL"),
         (unicodedata.normalize("NFD", "İKİZ"), "tr", "ikiz", "İKİZ"),
         ("ISPARTA", None, "isparta", "ISPARTA"),
         ("ΟΔΟΣ", "el", "οδος"[:3] + "ς", "ΟΔΟΣ"),
