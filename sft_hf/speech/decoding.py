@@ -15,7 +15,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +112,12 @@ def _libsndfile(stream: Any) -> Iterator[tuple[soundfile.SoundFile | None, int |
     head = stream.read(1 << 16)
     size = stream.seek(0, os.SEEK_END)
     stream.seek(0)
-    view, data_size = _Nameless(stream, size), None
+    view, data_size, guessed = _Nameless(stream, size), None, False
     if head[:4] in (b"RIFF", b"RIFX") and (found := _wav_data(head)):
         place, data_size, block_align, order = found
         if data_size == 0 and size > place + 4:  # written to a pipe, or never finished
             view = _Nameless(stream, size, (place, struct.pack(f"{order}I", min(size - place - 4, 2**32 - 1))))
-    elif _is_mp3_without_length(head):
+    elif guessed := _is_mp3_without_length(stream, head):
         view = _Nameless(stream, size, claimed=size * _MP3_FACTOR)
     try:
         # By its content alone: with the name, soundfile would take x.raw for samples without a header.
@@ -134,6 +134,8 @@ def _libsndfile(stream: Any) -> Iterator[tuple[soundfile.SoundFile | None, int |
             stated = data_size // block_align
             if file.subtype.startswith(("PCM", "FLOAT", "DOUBLE", "ULAW", "ALAW")) and stated > file.frames:
                 promised = stated
+        elif file.format == "MP3" and not guessed:
+            promised = file.frames
         yield file, promised, ""
 
 
@@ -173,15 +175,14 @@ def _wav_data(head: bytes) -> tuple[int, int, int, str] | None:
     return None
 
 
-def _is_mp3_without_length(head: bytes) -> bool:
+def _is_mp3_without_length(stream: Any, head: bytes) -> bool:
     """Whether a file is an MP3 stream whose first frame does not hold the number of frames (Xing, Info, VBRI)."""
-    start = 0
+    frame = head[:400]
     if head[:3] == b"ID3" and len(head) > 10:
         sizes = head[6:10]
-        start = 10 + (sizes[0] << 21 | sizes[1] << 14 | sizes[2] << 7 | sizes[3])
-        if start >= len(head):  # a picture, perhaps: what is behind it is not looked at
-            return False
-    frame = head[start : start + 400]
+        stream.seek(10 + (sizes[0] << 21 | sizes[1] << 14 | sizes[2] << 7 | sizes[3]))
+        frame = stream.read(400)
+        stream.seek(0)
     is_mp3 = len(frame) > 4 and frame[0] == 0xFF and frame[1] & 0xE0 == 0xE0 and frame[1] & 0x06 == 0x02
     return is_mp3 and not any(tag in frame for tag in (b"Xing", b"Info", b"VBRI"))
 
@@ -242,18 +243,20 @@ def _decoded(recording: Any, limit: float | None, refusal: str | None = None) ->
             return _last[1]
     name = describe(recording)
     if refusal is None:
-        with _byte_stream(recording) as stream, _libsndfile(stream) as (file, _, _refusal):
+        with _byte_stream(recording) as stream, _libsndfile(stream) as (file, promised, _):
             assert file is not None
             if file.format == "FLAC":
                 # soundfile seeks after each read, which cannot work in a stream of unknown length.
                 file._info.seekable = 0
             rate, channels = file.samplerate, file.channels
             sound = _collected(name, _file_blocks(file, 0, _UNKNOWN_FRAMES), rate, channels, "libsndfile", limit)
+            if promised is not None and not sound.info.more and sound.info.frames < promised - rate // 10:
+                sound = replace(sound, info=replace(sound.info, promised=promised))
     else:
         with _as_file(recording) as path, ffmpeg_blocks(path, name, refusal) as (rate, channels, blocks):
             sound = _collected(name, map(_mono, blocks), rate, channels, "ffmpeg", limit)
     with _lock:
-        _last = key, sound
+        _last = (key[0], limit if sound.info.more else None), sound
     return sound
 
 
@@ -279,7 +282,7 @@ def _collected(name: str, blocks: Blocks, rate: int, channels: int, decoder: str
     if aside is not None:
         aside.write(b"".join(part.tobytes() for part in parts))
         aside.flush()
-        samples = np.memmap(aside, dtype=np.float32, mode="r")
+        samples: np.ndarray = np.memmap(aside, dtype=np.float32, mode="r")
     else:
         samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
 

@@ -80,6 +80,17 @@ def test_an_mp3_file_of_varying_bit_rate_without_a_header_has_the_length_that_it
     assert np.array_equal(part, samples[20_000:32_000])
 
 
+@pytest.mark.parametrize("tag", [0, 200_000])
+def test_an_mp3_file_that_ends_early_is_used_and_said(tag):
+    buffer = io.BytesIO()
+    soundfile.write(buffer, noise(4.0), RATE, format="MP3", bitrate_mode="VARIABLE")
+    size = bytes([tag >> 21 & 127, tag >> 14 & 127, tag >> 7 & 127, tag & 127])
+    whole = b"ID3\x03\x00\x00" + size + bytes(tag) + buffer.getvalue()
+    assert audio_info(whole).promised is None and audio_info(whole).seconds == pytest.approx(4.0, abs=0.2)
+    info = audio_info(whole[: tag + len(buffer.getvalue()) // 2])
+    assert info.seconds < 3 and (info.promised is None or info.promised / RATE == pytest.approx(4.0, abs=0.2))
+
+
 def flac_of_unknown_length(samples):
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, RATE, format="FLAC")

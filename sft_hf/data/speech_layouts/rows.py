@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,7 +44,7 @@ class Layout:
     """A folder whose layout is known: what it is called, and its splits by name."""
 
     name: str
-    splits: dict[str, Read]
+    splits: Mapping[str, Read]
     notes: list[str] = field(default_factory=list)
 
 

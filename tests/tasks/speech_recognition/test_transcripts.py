@@ -123,7 +123,7 @@ def test_the_case_follows_the_language(make_speech_recipe, wav2vec2_checkpoint, 
 def test_unicode_forms_are_one_text(make_speech_recipe, wav2vec2_checkpoint, folder, form):
     text = unicodedata.normalize(form, "\u00e9t\u00e9 gar\u00e7on")
     recipe = make_speech_recipe(model__name=str(wav2vec2_checkpoint), data__name=folder([text]), **NONE)
-    task, examples, _ = opened(recipe)
+    _, examples, _ = opened(recipe)
     assert examples.references[0].text == "\u00e9t\u00e9 gar\u00e7on"
     assert len(examples.features[0]["labels"]) == 10
 
