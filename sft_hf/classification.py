@@ -27,7 +27,7 @@ from sft_hf.thresholds import apply_threshold
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from sft_hf.data.loading import Splits
+    from sft_hf.data.roles import Splits
     from sft_hf.sources import Source
 
 SettingsT = TypeVar("SettingsT", bound=TaskSettings)

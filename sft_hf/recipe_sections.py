@@ -96,6 +96,19 @@ class DataSection(Section):
     group_column: str | None = Field(
         None, description="Column with a recording's group (speaker, accent): scores are given for each group too."
     )
+    split_by: str | None = Field(
+        None,
+        description="Column whose values never cross splits (speaker, patient, author): validation and test are held "
+        "out of train by whole values, and given splits must not share any.",
+    )
+    segment_columns: Literal["auto", "none"] | Annotated[list[str], Field(min_length=2, max_length=2)] = Field(
+        "auto",
+        description="Columns with the part of a recording that a row means, in seconds: [start, end] by their names; "
+        "auto: offset and duration, or start and end, where a table has them; none: each row is a whole file.",
+    )
+    transcript_tier: str | None = Field(
+        None, description="Tier of TextGrid or ELAN files with the transcripts, where they have several."
+    )
     label_column: str | list[str] = Field(
         "label",
         description="Column with the label, or with a list of labels (multi-label). [a, b, c]: one column for each "

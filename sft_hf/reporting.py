@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sft_hf.data.loading import ROW_ID
+from sft_hf.data.roles import ROW_ID
 from sft_hf.errors import SftError
 from sft_hf.filesystem import write_text
 from sft_hf.publishing.report.run_report import build_report, worst_errors

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from sft_hf import process
-from sft_hf.data.loading import Splits
+from sft_hf.data.roles import Splits
 from sft_hf.data.training_data import WholeSet
 from sft_hf.publishing.card.adapter import adapter_card
 from sft_hf.publishing.card.model_card import build_card

@@ -15,8 +15,8 @@ from sft_hf.data.columns import column_values
 from sft_hf.data.label_cells import LOOK_AT, Cells, hashable
 from sft_hf.data.label_forms import LabelReading, decide
 from sft_hf.data.label_values import exact_name, is_hidden, name_of
-from sft_hf.data.loading import ROW_ID, Splits
 from sft_hf.data.preflight import EXAMPLES, Finding
+from sft_hf.data.roles import ROW_ID, Splits
 from sft_hf.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:

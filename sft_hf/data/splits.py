@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datasets import Dataset, IterableDataset
 
+from sft_hf.data.groups import refuse_crossing, split_by_groups
 from sft_hf.data.labels import is_multi_label
-from sft_hf.data.loading import ROLES, Splits
+from sft_hf.data.roles import ROLES, Splits
 from sft_hf.errors import DataError
 
 if TYPE_CHECKING:
@@ -50,9 +51,11 @@ def fill_missing_splits(splits: Splits, section: DataSection) -> Splits:
 
     The fractions are of train as it came; test is drawn first. What exists is never touched.
     Raises DataError if a part would be empty or train be left with fewer than two rows, and for a stream that has no
-    validation split.
+    validation split; with data.split_by, if given splits share values of that column.
     """
     by_role, where, notes = dict(splits.by_role), dict(splits.where), list(splits.notes)
+    if section.split_by:
+        refuse_crossing({role: data for role, data in by_role.items() if isinstance(data, Dataset)}, section.split_by)
     train = by_role["train"]
     total = len(train) if isinstance(train, Dataset) else 0
     for role in ("test", "validation"):
@@ -72,7 +75,16 @@ def fill_missing_splits(splits: Splits, section: DataSection) -> Splits:
             )
         labels = _labels(train, section.target_column)
         seed = (section.split_seed, _HOLD_OUT_STREAM[role])
-        kept, held_out = stratified_split(labels, len(train), count / len(train), seed)
+        if section.split_by:
+            values = train.with_format(None)[section.split_by][:]
+            kept, held_out = split_by_groups(values, labels, count, seed)
+            if not len(held_out):
+                raise DataError(
+                    f"{where['train']}: no value of {section.split_by!r} (data.split_by) can be held out for {role}: "
+                    f"train needs one, and a row of each label; give a {role} split, or set data.{role}_fraction: 0"
+                )
+        else:
+            kept, held_out = stratified_split(labels, len(train), count / len(train), seed)
         if not len(held_out):
             raise DataError(
                 f"{where['train']}: no label has two rows, so none can be held out for {role}; check "
@@ -81,6 +93,9 @@ def fill_missing_splits(splits: Splits, section: DataSection) -> Splits:
         by_role["train"], by_role[role] = train.select(kept), train.select(held_out)
         where[role] = f"{where['train']} (held out for {role})"
         manner = "at random" if labels is None else "stratified"
+        if section.split_by:
+            count = len(set(map(str, by_role[role].with_format(None)[section.split_by])))
+            manner = f"all rows of {count} values of {section.split_by!r}"
         notes.append(
             f"{role}: {len(held_out)} rows held out of train ({100 * fraction:g} %, {manner}, split_seed "
             f"{section.split_seed}), because the data set has none"

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
 
-    from sft_hf.data.loading import Splits
     from sft_hf.data.preflight import Finding
+    from sft_hf.data.roles import Splits
     from sft_hf.recipe import ModelSection, Recipe, TaskSettings
     from sft_hf.sources import Source
 

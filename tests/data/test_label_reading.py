@@ -8,7 +8,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 
 from sft_hf.data.label_reading import is_unlabelled, read_labels, read_rows
 from sft_hf.data.labels import build_label_map, encode_labels
-from sft_hf.data.loading import Splits
+from sft_hf.data.roles import Splits
 from sft_hf.errors import DataError
 from sft_hf.recipe import DataSection
 
