@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from transformers import get_scheduler
 
 from sft_hf.errors import RecipeError, did_you_mean
 from sft_hf.recipe import OptimSection
+
+log = logging.getLogger("sft_hf")
 
 Schedule = Callable[[int], float]
 
@@ -36,8 +39,8 @@ def optimizer_classes() -> dict[str, type[torch.optim.Optimizer]]:
 def head_scale(model: Any, section: OptimSection) -> float:
     """Return the factor of `optim.learning_rate` for a new head: see `optim.head_learning_rate`."""
     if section.head_learning_rate == "auto":
-        return float(getattr(model, "head_rate_scale", 1.0))
-    return section.head_learning_rate / section.learning_rate
+        return float(getattr(model, "head_rate_scale", 1.0)) if getattr(model, "new_weights", ()) else 1.0
+    return section.head_learning_rate / section.learning_rate if getattr(model, "new_weights", ()) else 1.0
 
 
 def with_head_scale(model: nn.Module, section: OptimSection, scales: Mapping[str, float]) -> dict[str, float]:
@@ -52,6 +55,8 @@ def with_head_scale(model: nn.Module, section: OptimSection, scales: Mapping[str
         own = name if auto else name.replace(PEFT_COPY, "")
         if parameter.requires_grad and own in new and not (auto and found.get(name, 1.0) != 1.0):
             found[name] = found.get(name, 1.0) * factor
+    if found != dict(scales):
+        log.info("learning rate of the new head: %g times that of the model (optim.head_learning_rate)", factor)
     return found
 
 

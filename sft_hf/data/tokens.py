@@ -122,11 +122,15 @@ def _encode(
     """
     options = {"return_attention_mask": False, "verbose": False}
     encoded = dict(tokenizer(*texts, truncation=False, **options))
-    spelled = special.spelled_out(encoded["input_ids"])
+    escaped = {
+        index: [special.escape(column[index]) for column in texts]
+        for index in special.spelled_out(encoded["input_ids"])
+    }
+    spelled = [index for index, row in escaped.items() if row != [column[index] for column in texts]]
     if spelled:
-        for column in texts:
-            for index in spelled:
-                column[index] = special.escape(column[index])
+        for index in spelled:
+            for column, text in zip(texts, escaped[index], strict=True):
+                column[index] = text
         again = tokenizer(*([column[index] for index in spelled] for column in texts), truncation=False, **options)
         for name, rows in again.items():
             for index, row in zip(spelled, rows, strict=True):

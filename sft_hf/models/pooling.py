@@ -7,7 +7,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForSequenceClassification, PretrainedConfig
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+)
 from transformers.utils import cached_file
 
 from sft_hf.errors import CheckpointError
@@ -55,7 +60,7 @@ def choose_pooling(config: PretrainedConfig, source: Source, wanted: str) -> str
             return None
         raise CheckpointError(f"{source.name}: model.pooling: a {config.model_type!r} model has no token vectors to pool")
     # The classifiers of decoders read the last token already.
-    reads_last = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and config.is_decoder is not False
+    reads_last = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
     if pooling == "last" and reads_last and opens(AutoModelForSequenceClassification, config, source):
         return None
     return pooling

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
+    MODEL_MAPPING,
     AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
@@ -185,6 +187,11 @@ class SentenceEncoderForSequenceClassification(PreTrainedModel):
         if config is None:
             places = {key: options[key] for key in ("revision", "trust_remote_code") if key in options}
             config = AutoConfig.from_pretrained(name, **places)
+        if isinstance(config, SentenceEncoderConfig):  # a run has saved it
+            config.pooling = pooling
+            for key, value in head.items():
+                setattr(config, key, value)
+            return cls.from_pretrained(name, config=config, **options)  # type: ignore[no-any-return]
         backbone, info = encoder_class(config).from_pretrained(
             name, config=config, output_loading_info=True, **_without_pooler(config), **options
         )
@@ -202,12 +209,14 @@ class SentenceEncoderForSequenceClassification(PreTrainedModel):
 
 def encoder_class(config: PretrainedConfig) -> Any:
     """Return the auto class that opens an encoder alone: of T5 and its like, without the decoder."""
-    return AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
+    return AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
 
 
 def can_pool(config: PretrainedConfig) -> bool:
     """Whether there is an encoder of this type whose token vectors can be pooled."""
-    return type(config) in encoder_class(config)._model_mapping
+    if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        return True
+    return type(config) in MODEL_MAPPING and not config.is_encoder_decoder
 
 
 def build_encoder(config: PretrainedConfig) -> PreTrainedModel:

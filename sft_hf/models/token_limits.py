@@ -73,7 +73,7 @@ def choose_max_length(wanted: int | None, config: Any, tokenizer: Any, build: An
     told = tokenizer.model_max_length if 0 < tokenizer.model_max_length < NO_LIMIT else None
     table, trained = None, None
     if config is not None:
-        table, trained = position_table(config, build), _configured(config)
+        table, trained = position_table(config, build), configured_limit(config)
     # Distances between tokens have no longest one: a text may be longer than those of pretraining, if that is wanted.
     relative = table is None and (trained is None or getattr(config.get_text_config(), "relative_attention", False))
     if relative and config is not None:
@@ -134,7 +134,8 @@ def smallest_table(model: nn.Module) -> int | None:
     return min(sizes, default=None)
 
 
-def _configured(config: Any) -> int | None:
+def configured_limit(config: Any) -> int | None:
+    """Return the most positions that a config speaks of; None where it has no limit (XLNet says -1)."""
     value = getattr(config.get_text_config(), "max_position_embeddings", None)
     return value if isinstance(value, int) and 0 < value < NO_LIMIT else None
 

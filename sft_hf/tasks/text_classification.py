@@ -4,6 +4,7 @@ vectors (see `sft_hf.models.embedding_files`).
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 
     from sft_hf.recipe import Recipe
     from sft_hf.sources import Source
+
+log = logging.getLogger("sft_hf")
 
 PAD_TO_MULTIPLE_OF = 8
 PREDICT_ROWS, PREDICT_CHARACTERS = 8 * TOKENIZE_CHUNK, 2**24  # of the texts that are answered together, or so
@@ -112,7 +115,9 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
             )
         self.config = open_checkpoint(AutoConfig, source, "config.json")
         self.pooling = choose_pooling(self.config, source, self.recipe.model.pooling)
-        if self.pooling is None and not opens(AutoModelForSequenceClassification, self.config, source):
+        if self.pooling is not None:
+            log.info("pooling: %s of the token vectors, with a new head on it (model.pooling)", self.pooling)
+        elif not opens(AutoModelForSequenceClassification, self.config, source):
             raise CheckpointError(
                 f"{source.name}: a {self.config.model_type!r} checkpoint cannot classify text; give one that "
                 "AutoModelForSequenceClassification opens (BERT, RoBERTa, DeBERTa, ModernBERT, MiniLM, ...)"
