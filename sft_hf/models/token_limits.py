@@ -45,6 +45,13 @@ def give_pad_token(tokenizer: Any, config: Any, name: str) -> None:
         log.info("%s: its tokenizer has no token for padding: %s is added, and masked", name, PAD)
 
 
+def set_padding(config: Any, tokenizer: Any) -> None:
+    """Have a config name the tokenizer's padding, where the checkpoint has a vector for it already."""
+    size = getattr(config.get_text_config(), "vocab_size", None)
+    if not isinstance(size, int) or tokenizer.pad_token_id < size:
+        config.pad_token_id = tokenizer.pad_token_id
+
+
 def check_end_of_text(tokenizer: Any, config: Any, name: str) -> None:
     """Raise CheckpointError where an encoder-decoder reads its answer at the end of a text, and no text has one."""
     end = getattr(config, "eos_token_id", None)
@@ -59,24 +66,20 @@ def check_end_of_text(tokenizer: Any, config: Any, name: str) -> None:
 # --- the longest text ----------------------------------------------------------------------------------------------
 
 
-def choose_max_length(wanted: int | None, config: Any, tokenizer: Any, build: Any, name: str) -> int:
+def choose_max_length(wanted: int | None, config: Any, tokenizer: Any, table: int | None, name: str) -> int:
     """Return how many tokens of a text are used: `wanted`, but never more than the model takes; None: as many.
 
     Args:
         wanted: `task.max_length`.
         config: of the checkpoint; None for word vectors, which take any number.
-        build: config -> the model, for its table of positions.
+        table: of `position_table`.
         name: of the checkpoint, for messages.
-
-    Raises CheckpointError for a model whose position table has no room for a text.
     """
     told = tokenizer.model_max_length if 0 < tokenizer.model_max_length < NO_LIMIT else None
-    table, trained = None, None
-    if config is not None:
-        table, trained = position_table(config, build), configured_limit(config)
+    trained = None if config is None else configured_limit(config)
     # Distances between tokens have no longest one: a text may be longer than those of pretraining, if that is wanted.
-    relative = table is None and (trained is None or getattr(config.get_text_config(), "relative_attention", False))
-    if relative and config is not None:
+    relative = table is None and config is not None
+    if relative and (trained is None or getattr(config.get_text_config(), "relative_attention", False)):
         trained, told = None, told if wanted is None else None
     limits = [limit for limit in (told, table, trained, wanted) if limit is not None]
     if not limits:

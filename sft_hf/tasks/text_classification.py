@@ -35,7 +35,7 @@ from sft_hf.models.embedding_files import EmbeddingSource, find_embeddings
 from sft_hf.models.loading import load_pretrained, open_checkpoint, opens, quiet_transformers
 from sft_hf.models.pooling import choose_pooling
 from sft_hf.models.sentence_encoder import build_encoder, load_encoder
-from sft_hf.models.token_limits import check_end_of_text, choose_max_length, fit_embeddings, give_pad_token
+from sft_hf.models.token_limits import check_end_of_text, choose_max_length, fit_embeddings, give_pad_token, position_table, set_padding
 from sft_hf.models.word_embeddings import StartingPoint, WordEmbeddingSettings, build_classifier, read_starting_point
 from sft_hf.recipe import ModelSection, TaskSettings
 from sft_hf.tasks.base import Batch, Examples, Shown, Task, vocabulary_digest
@@ -143,12 +143,15 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         if self.pooling is None:
             check_end_of_text(tokenizer, self.config, name)
         self.tokenizer = tokenizer
-        self.max_length = choose_max_length(self.settings.max_length, self.config, tokenizer, self._without_weights, name)
+        table = None if self.config is None else position_table(self.config, self._without_weights)
+        if table is not None and self._is_decoder and self.pooling is None:
+            tokenizer.padding_side = "right"  # padding on the left would move the text to other positions
+        self.max_length = choose_max_length(self.settings.max_length, self.config, tokenizer, table, name)
 
     def _without_weights(self, config: Any) -> nn.Module:
         if self.pooling is not None:
             return build_encoder(config)
-        config.pad_token_id = self.tokenizer.pad_token_id  # as in `build_model`
+        set_padding(config, self.tokenizer)
         return AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-any-return]
 
     def identity(self) -> dict[str, Any]:
@@ -160,13 +163,15 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         self._choose_vocabulary(())
         if self.word_vectors is not None:
             return build_classifier(self.start, self._embedding_settings, self.head_config())
-        head = {**self.head_config(), "pad_token_id": self.tokenizer.pad_token_id}
+        head = self.head_config()
         model: PreTrainedModel
         if self.pooling is not None:
             model = load_encoder(self.config, source, section, head, self.pooling)
         else:
+            set_padding(self.config, self.tokenizer)
             model = load_pretrained(AutoModelForSequenceClassification, self.config, source, section, head)
         fit_embeddings(model, self.tokenizer, source.name, adapted=bool(self.recipe.peft))
+        model.config.pad_token_id = self.tokenizer.pad_token_id
         return model
 
     def prepare(self, split: Dataset, where: str) -> Examples:
@@ -224,17 +229,21 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         return batch
 
     @property
+    def _is_decoder(self) -> bool:
+        """Whether the architecture's own classifier reads the last token of a text."""
+        return type(self.config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(self.config) not in MODEL_FOR_MASKED_LM_MAPPING
+
+    @property
     def no_continuous(self) -> str | None:  # type: ignore[override]
         """See `Task.no_continuous`: some models read off the token ids where a text ends."""
         if self.pooling is not None:
             return None
         if getattr(self.config, "is_encoder_decoder", False):
             return f"{self.config.model_type!r} takes no vectors of tokens in place of the tokens"
-        decoder = type(self.config) in MODEL_FOR_CAUSAL_LM_MAPPING
-        if decoder and type(self.config) not in MODEL_FOR_MASKED_LM_MAPPING and self.tokenizer.padding_side == "right":
+        if self._is_decoder and self.tokenizer.padding_side == "right":
             return (
-                f"{self.config.model_type!r} does not see in the vectors of tokens where a text ends; with "
-                "padding_side: left in the checkpoint's tokenizer_config.json every text ends at the right"
+                f"{self.config.model_type!r} does not see in the vectors of tokens where a text ends; "
+                "model.pooling=last does"
             )
         return None
 
