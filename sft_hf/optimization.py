@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,8 +13,6 @@ from transformers import get_scheduler
 
 from sft_hf.errors import RecipeError, did_you_mean
 from sft_hf.recipe import OptimSection
-
-log = logging.getLogger("sft_hf")
 
 Schedule = Callable[[int], float]
 
@@ -36,27 +33,25 @@ def optimizer_classes() -> dict[str, type[torch.optim.Optimizer]]:
     return {name: value for name, value in found.items() if name not in _UNSUPPORTED}
 
 
-def head_scale(model: Any, section: OptimSection) -> float:
-    """Return the factor of `optim.learning_rate` for a new head: see `optim.head_learning_rate`."""
-    if section.head_learning_rate == "auto":
-        return float(getattr(model, "head_rate_scale", 1.0)) if getattr(model, "new_weights", ()) else 1.0
-    return section.head_learning_rate / section.learning_rate if getattr(model, "new_weights", ()) else 1.0
-
-
-def with_head_scale(model: nn.Module, section: OptimSection, scales: Mapping[str, float]) -> dict[str, float]:
+def with_head_scale(model: Any, section: OptimSection, scales: Mapping[str, float]) -> dict[str, float]:
     """Return factors of the learning rate by name: those of techniques times that of a new head.
 
-    A head for which a technique has a factor of its own keeps that, and a head beside an adapter has the adapter's rate,
-    unless `optim.head_learning_rate` is given.
+    `optim.head_learning_rate` says which. By itself (auto), a head for which a technique has a factor of its own keeps
+    that, and a head beside an adapter has the adapter's rate.
     """
-    factor, auto = head_scale(model, section), section.head_learning_rate == "auto"
-    new, found = set(getattr(model, "new_weights", ())), dict(scales)
+    auto = section.head_learning_rate == "auto"
+    given = None if auto else section.head_learning_rate / section.learning_rate  # type: ignore[operator]
+    factor = float(getattr(model, "head_rate_scale", 1.0)) if given is None else given
+    found = dict(scales)
+    if factor == 1.0:
+        return found
+    new, backbone = set(getattr(model, "new_weights", ())), f"{getattr(model, 'base_model_prefix', '') or '-'}."
     for name, parameter in model.named_parameters():
-        own = name if auto else name.replace(PEFT_COPY, "")
-        if parameter.requires_grad and own in new and not (auto and found.get(name, 1.0) != 1.0):
+        own = name if auto else name.removeprefix("base_model.").replace(PEFT_COPY, "")
+        if own not in new or own.startswith(backbone) or not parameter.requires_grad:
+            continue
+        if not auto or found.get(name, 1.0) == 1.0:
             found[name] = found.get(name, 1.0) * factor
-    if found != dict(scales):
-        log.info("learning rate of the new head: %g times that of the model (optim.head_learning_rate)", factor)
     return found
 
 

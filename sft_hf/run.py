@@ -217,7 +217,11 @@ class _Run:
         model, self.adapter = attach(model, recipe, self.task.peft_task_type, self.source)
         techniques.prepare_model(model)
         speed_up(model, recipe.train)
-        scales = with_head_scale(model, recipe.optim, techniques.learning_rate_scales(model))
+        given = techniques.learning_rate_scales(model)
+        scales = with_head_scale(model, recipe.optim, given)
+        if scales != given:
+            rate = max(scales.values()) * recipe.optim.learning_rate
+            log.info("learning rate of the new head: %g (optim.head_learning_rate)", rate)
         optimizer = build_optimizer(model, recipe.optim, scales)
         scheduler = build_scheduler(optimizer, recipe.optim, self.num_steps, techniques.wrap_schedule)
         # Not wrapped for distributed training: `sft_hf.step` sums the gradients once every rank is through its rows.

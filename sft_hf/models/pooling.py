@@ -58,10 +58,17 @@ def choose_pooling(config: PretrainedConfig, source: Source, wanted: str) -> str
         if wanted == "auto":
             log.warning("%s: its %s pooling cannot be put on a %s model", source.name, pooling, config.model_type)
             return None
-        raise CheckpointError(f"{source.name}: model.pooling: a {config.model_type!r} model has no token vectors to pool")
+        raise CheckpointError(
+            f"{source.name}: model.pooling: a {config.model_type!r} model has no token vectors to pool"
+        )
     # The classifiers of decoders read the last token already; ours takes vectors of tokens, too, and can be asked for.
     reads_last = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
-    if wanted == "auto" and pooling == "last" and reads_last and opens(AutoModelForSequenceClassification, config, source):
+    if (
+        wanted == "auto"
+        and pooling == "last"
+        and reads_last
+        and opens(AutoModelForSequenceClassification, config, source)
+    ):
         return None
     return pooling
 

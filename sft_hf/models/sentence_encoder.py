@@ -3,8 +3,8 @@
 Sentence encoders were trained with a pooling that `AutoModelForSequenceClassification` does not know. BERT's class, for
 one, reads the first token through a `pooler`, which an encoder with mean pooling never trained.
 
-Importing this module registers the class with Transformers: `AutoModelForSequenceClassification.from_pretrained(folder)`
-and `pipeline("text-classification", model=folder)` then open what a run saved.
+Importing this module registers it with Transformers: `AutoModelForSequenceClassification.from_pretrained(folder)` and
+`pipeline("text-classification", model=folder)` then open what a run saved.
 
 Source: N. Reimers and I. Gurevych, Sentence-BERT, EMNLP 2019, section 3 (mean, max and [CLS] pooling).
 """
@@ -203,7 +203,9 @@ class SentenceEncoderForSequenceClassification(PreTrainedModel):
             module._is_hf_initialized = True  # not to be drawn again
         model = cls(own, backbone)
         made_up = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
-        note_new_weights(model, [*(f"backbone.{key}" for key in sorted(made_up)), "classifier.weight", "classifier.bias"])
+        note_new_weights(
+            model, [*(f"backbone.{key}" for key in sorted(made_up)), "classifier.weight", "classifier.bias"]
+        )
         return model.eval()
 
 
@@ -262,7 +264,7 @@ def load_encoder(
     if made_up:
         raise CheckpointError(
             f"{source.name}: {len(made_up)} weights of {type(model.backbone).__name__} are not in it "
-            f"(first: {made_up[0].removeprefix('backbone.')}); its config and its weights are of different architectures"
+            f"(first: {made_up[0].removeprefix('backbone.')}); config and weights are of different architectures"
         )
     log.info("new weights, to be learned: %s", ", ".join(model.new_weights))  # type: ignore[arg-type]
     return model

@@ -55,12 +55,13 @@ def set_padding(config: Any, tokenizer: Any) -> None:
 def check_end_of_text(tokenizer: Any, config: Any, name: str) -> None:
     """Raise CheckpointError where an encoder-decoder reads its answer at the end of a text, and no text has one."""
     end = getattr(config, "eos_token_id", None)
-    if getattr(config, "is_encoder_decoder", False) and end is not None:
-        if end not in tokenizer("a")["input_ids"]:
-            raise CheckpointError(
-                f"{name}: a {config.model_type!r} classifier reads its answer at the token that ends a text (number "
-                f"{end}), and this tokenizer adds none; use the tokenizer that the model was trained with"
-            )
+    if not getattr(config, "is_encoder_decoder", False) or end is None:
+        return
+    if end not in tokenizer("a")["input_ids"]:
+        raise CheckpointError(
+            f"{name}: a {config.model_type!r} classifier reads its answer at the token that ends a text ({end}), "
+            "and this tokenizer adds none; use the tokenizer that the model was trained with"
+        )
 
 
 # --- the longest text ----------------------------------------------------------------------------------------------
@@ -94,8 +95,11 @@ def choose_max_length(wanted: int | None, config: Any, tokenizer: Any, table: in
 def position_table(config: Any, build: Any) -> int | None:
     """Return how many positions a model has vectors for; None where it has no table of them.
 
-    The model itself says, which `build` makes without weights: in models after RoBERTa, positions begin behind the number
-    of the padding token, so that there are fewer than its config says. Raises CheckpointError where none is left.
+    `build` makes the model without weights, and its tables are looked up: models like RoBERTa count positions from the
+    number of the padding token on, and have fewer than their config says. Raises CheckpointError where none is left.
+
+    Args:
+        build: config -> model.
     """
     try:
         with torch.device("meta"):
@@ -106,8 +110,8 @@ def position_table(config: Any, build: Any) -> int | None:
     limit = smallest_table(model)
     if limit is not None and limit < 1:
         raise CheckpointError(
-            f"a {config.model_type!r} model counts positions from the number of its padding token on, and that is beyond "
-            "its table of positions; check pad_token_id and max_position_embeddings in its config.json"
+            f"a {config.model_type!r} model counts positions from the number of its padding token on, and that is "
+            "beyond its table of positions; check pad_token_id and max_position_embeddings in its config.json"
         )
     return limit
 
@@ -163,8 +167,8 @@ def fit_embeddings(model: Any, tokenizer: Any, name: str, *, adapted: bool) -> N
     only_padding = needed == have + 1 and tokenizer.pad_token_id == have  # which is masked
     if adapted and not only_padding:
         raise CheckpointError(
-            f"{name}: its tokenizer has {needed} tokens and its model {have} vectors for them; an adapter would not keep "
-            "new ones: add them first (model.resize_token_embeddings(len(tokenizer)), then save both), or leave the "
+            f"{name}: its tokenizer has {needed} tokens and its model {have} vectors for them; an adapter would not "
+            "keep new ones: add them first (model.resize_token_embeddings(len(tokenizer)), then save both), or leave the "
             "peft section out"
         )
     try:
@@ -172,8 +176,8 @@ def fit_embeddings(model: Any, tokenizer: Any, name: str, *, adapted: bool) -> N
     except (NotImplementedError, AttributeError, ValueError) as error:
         raise CheckpointError(
             f"{name}: its tokenizer has {needed} tokens and its model {have} vectors for them, and a "
-            f"{model.config.model_type!r} model cannot be given more ({str(error)[:100]}); use the tokenizer that it was "
-            "trained with"
+            f"{model.config.model_type!r} model cannot be given more ({str(error)[:100]}); use the tokenizer that it "
+            "was trained with"
         ) from None
     if not only_padding:
         log.warning(

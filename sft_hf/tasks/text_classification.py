@@ -35,7 +35,14 @@ from sft_hf.models.embedding_files import EmbeddingSource, find_embeddings
 from sft_hf.models.loading import load_pretrained, open_checkpoint, opens, quiet_transformers
 from sft_hf.models.pooling import choose_pooling
 from sft_hf.models.sentence_encoder import build_encoder, load_encoder
-from sft_hf.models.token_limits import check_end_of_text, choose_max_length, fit_embeddings, give_pad_token, position_table, set_padding
+from sft_hf.models.token_limits import (
+    check_end_of_text,
+    choose_max_length,
+    fit_embeddings,
+    give_pad_token,
+    position_table,
+    set_padding,
+)
 from sft_hf.models.word_embeddings import StartingPoint, WordEmbeddingSettings, build_classifier, read_starting_point
 from sft_hf.recipe import ModelSection, TaskSettings
 from sft_hf.tasks.base import Batch, Examples, Shown, Task, vocabulary_digest

@@ -40,9 +40,7 @@ from sft_hf.run import finetune
 from sft_hf.sources import Source, resolve
 
 CONFIGS = {
-    "bert": BertConfig(
-        vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16
-    ),
+    "bert": BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16),
     "roberta": RobertaConfig(
         vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16
     ),
@@ -120,7 +118,10 @@ def test_any_encoder_is_wrapped_saved_and_opened_again(name, tmp_path):
 def test_losses_follow_the_kind_of_problem():
     torch.manual_seed(0)
     ids = torch.randint(3, 40, (4, 5))
-    for kind, labels in (("single_label_classification", torch.tensor([0, 1, 2, 0])), (None, torch.tensor([1, 1, 0, 2]))):
+    for kind, labels in (
+        ("single_label_classification", torch.tensor([0, 1, 2, 0])),
+        (None, torch.tensor([1, 1, 0, 2])),
+    ):
         model = SentenceEncoderForSequenceClassification(
             SentenceEncoderConfig(text_config=CONFIGS["bert"].to_dict(), num_labels=3, problem_type=kind)
         ).eval()
@@ -221,7 +222,7 @@ def test_modules_json_cannot_name_a_file_outside(path, tmp_path):
 def test_a_run_trains_predicts_and_opens_in_a_pipeline(make_recipe, encoder_folder, caplog):
     with caplog.at_level(logging.INFO, logger="sft_hf"):
         result = finetune(make_recipe(model__name=str(encoder_folder), train__num_train_epochs=3))
-    assert "pooling: mean" in caplog.text and "10 times" in caplog.text
+    assert "pooling: mean" in caplog.text and "learning rate of the new head: 0.1" in caplog.text
     assert result.metrics["test"]["accuracy"] > 0.9
     folder = result.output_dir / "model"
     assert json.loads((folder / "config.json").read_text())["pooling"] == "mean"

@@ -130,7 +130,12 @@ def test_a_padding_token_beyond_the_positions_is_refused():
 
 
 def test_a_decoder_with_fewer_positions_than_its_encoder_counts():
-    sizes = {**BART, "attention_window": 4, "max_encoder_position_embeddings": 64, "max_decoder_position_embeddings": 32}
+    sizes = {
+        **BART,
+        "attention_window": 4,
+        "max_encoder_position_embeddings": 64,
+        "max_decoder_position_embeddings": 32,
+    }
     assert position_table(LEDConfig(**sizes), build_encoder) == 32
 
 
@@ -175,7 +180,9 @@ def nothing(checkpoint, folder, model, **options):
 
 def tiny_gpt2(size):
     return GPT2Model(
-        GPT2Config(vocab_size=size, n_embd=32, n_layer=2, n_head=2, n_positions=64, bos_token_id=None, eos_token_id=None)
+        GPT2Config(
+            vocab_size=size, n_embd=32, n_layer=2, n_head=2, n_positions=64, bos_token_id=None, eos_token_id=None
+        )
     )
 
 
@@ -200,7 +207,9 @@ def test_texts_of_mixed_length_get_the_answers_that_they_get_alone(model, side, 
 
 
 @pytest.mark.parametrize(("tokens", "special"), [(["[E1]", "[E2]"], True), (["ecu", "forint", "zloty"], False)])
-def test_tokens_that_were_added_to_the_tokenizer_alone_get_vectors(tokens, special, make_recipe, checkpoint, tmp_path, caplog):
+def test_tokens_that_were_added_to_the_tokenizer_alone_get_vectors(
+    tokens, special, make_recipe, checkpoint, tmp_path, caplog
+):
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     before = len(tokenizer)
     tokenizer.add_tokens(tokens, special_tokens=special)
@@ -246,7 +255,9 @@ def test_runs_of_models_with_other_positions(kind, make_recipe, checkpoint, tmp_
     else:
         model = XLNetModel(XLNetConfig(vocab_size=size, d_model=16, n_layer=1, n_head=2, d_inner=16, pad_token_id=0))
     model.save_pretrained(tmp_path / kind)
-    (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"{'goal bank ' * 40},{index % 2}\n" for index in range(20)))
+    (tmp_path / "rows.csv").write_text(
+        "text,label\n" + "".join(f"{'goal bank ' * 40},{index % 2}\n" for index in range(20))
+    )
     changes = {"data__name": str(tmp_path / "rows.csv"), "train__max_steps": 2, "task__max_length": None}
     result = finetune(make_recipe(model__name=str(tmp_path / kind), **changes))
     assert AutoTokenizer.from_pretrained(result.output_dir / "model").model_max_length == (

@@ -145,7 +145,9 @@ def test_models_that_take_token_ids_alone_are_refused(make_recipe, checkpoint, t
     size = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "vocab_size": len(words) + 2}
     T5ForSequenceClassification(T5Config(**size, decoder_start_token_id=0)).save_pretrained(tmp_path / "t5")
     tokenizer = word_tokenizer(words)
-    end = TemplateProcessing(single="$A [UNK]", special_tokens=[("[UNK]", 1)])  # T5's classifier reads the end of a text
+    end = TemplateProcessing(
+        single="$A [UNK]", special_tokens=[("[UNK]", 1)]
+    )  # T5's classifier reads the end of a text
     tokenizer.backend_tokenizer.post_processor = end
     tokenizer.save_pretrained(tmp_path / "t5")
     with pytest.raises(RecipeError, match="'t5' takes no vectors of tokens in place of the tokens"):

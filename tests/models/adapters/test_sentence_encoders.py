@@ -31,5 +31,5 @@ def test_adapters_open_by_the_lines_of_their_card(peft, make_recipe, checkpoint,
     assert "from_encoder" in card and "pooling='mean'" in card
     if peft == "LORA":  # never silently in a class that has other names
         other = BertForSequenceClassification.from_pretrained(encoder_folder, num_labels=3)
-        with pytest.raises(ValueError, match="[Tt]arget modules"):
+        with pytest.raises(ValueError, match=r"[Tt]arget modules"):
             opened_plainly(other, result.output_dir)
