@@ -168,8 +168,8 @@ def fit_embeddings(model: Any, tokenizer: Any, name: str, *, adapted: bool) -> N
     if adapted and not only_padding:
         raise CheckpointError(
             f"{name}: its tokenizer has {needed} tokens and its model {have} vectors for them; an adapter would not "
-            "keep new ones: add them first (model.resize_token_embeddings(len(tokenizer)), then save both), or leave the "
-            "peft section out"
+            "keep new ones: add them first (model.resize_token_embeddings(len(tokenizer)), then save both), or leave "
+            "the peft section out"
         )
     try:
         model.resize_token_embeddings(needed, mean_resizing=False)
