@@ -54,6 +54,11 @@ class ModelSection(Section):
         default_factory=dict,
         description="Renames weights of a plain state dict: {regular expression: replacement}, in this order.",
     )
+    pooling: Literal["auto", "cls", "mean", "max", "last"] = Field(
+        "auto",
+        description="Text: how token vectors become one vector per text. auto: as a sentence-transformers checkpoint "
+        "says (1_Pooling/config.json), else the head of the architecture.",
+    )
     attn_implementation: str | None = Field(
         None, description="eager, sdpa, flash_attention_2, ...; default: Transformers' choice. On CPUs, try eager."
     )
@@ -244,6 +249,11 @@ class OptimSection(Section):
         description="adamw, sgd, adafactor or any torch.optim class, in lower case; adamw_8bit (of bitsandbytes).",
     )
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(5e-5, description="Peak learning rate.")
+    head_learning_rate: Literal["auto"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        "auto",
+        description="Peak learning rate of a new head. auto: 10 times learning_rate for a new head on pooled token "
+        "vectors (model.pooling), else learning_rate.",
+    )
     weight_decay: NonNegative = Field(
         0.01, description="Decoupled or L2 decay, as the optimizer has it; never on biases and norms."
     )

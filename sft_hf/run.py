@@ -32,7 +32,7 @@ from sft_hf.models.adapter_settings import check_adapter
 from sft_hf.models.adapters import attach
 from sft_hf.models.loading import pin
 from sft_hf.models.speed import speed_up
-from sft_hf.optimization import build_optimizer, build_scheduler, check_optimizer, schedule
+from sft_hf.optimization import build_optimizer, build_scheduler, check_optimizer, schedule, with_head_scale
 from sft_hf.prefix_cache import with_prefix_cache
 from sft_hf.publishing.hub.access import check_access
 from sft_hf.publishing.hub.push import push
@@ -217,7 +217,12 @@ class _Run:
         model, self.adapter = attach(model, recipe, self.task.peft_task_type, self.source)
         techniques.prepare_model(model)
         speed_up(model, recipe.train)
-        optimizer = build_optimizer(model, recipe.optim, techniques.learning_rate_scales(model))
+        given = techniques.learning_rate_scales(model)
+        scales = with_head_scale(model, recipe.optim, given)
+        if scales != given:
+            rate = max(scales.values()) * recipe.optim.learning_rate
+            log.info("learning rate of the new head: %g (optim.head_learning_rate)", rate)
+        optimizer = build_optimizer(model, recipe.optim, scales)
         scheduler = build_scheduler(optimizer, recipe.optim, self.num_steps, techniques.wrap_schedule)
         # Not wrapped for distributed training: `sft_hf.step` sums the gradients once every rank is through its rows.
         prepared = self.accelerator.prepare_model(model, evaluation_mode=True)

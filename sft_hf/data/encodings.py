@@ -147,9 +147,9 @@ def _newline(sample: str) -> str:
     return "\n" if "\n" in sample or "\r" not in sample else "\r"
 
 
-def _split(file: io.BufferedIOBase | object, end: bytes) -> Iterator[bytes]:
+def _split(file: Any, end: bytes) -> Iterator[bytes]:
     rest = b""
-    while block := file.read(SAMPLE):  # type: ignore[attr-defined]
+    while block := file.read(SAMPLE):
         *lines, rest = (rest + block).split(end)
         yield from lines
     yield rest

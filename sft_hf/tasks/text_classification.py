@@ -4,6 +4,7 @@ vectors (see `sft_hf.models.embedding_files`).
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -32,6 +33,16 @@ from sft_hf.data.tokens import TOKENIZE_CHUNK, forget_last_call, open_token_cach
 from sft_hf.errors import CheckpointError, DataError, RecipeError
 from sft_hf.models.embedding_files import EmbeddingSource, find_embeddings
 from sft_hf.models.loading import load_pretrained, open_checkpoint, opens, quiet_transformers
+from sft_hf.models.pooling import choose_pooling
+from sft_hf.models.sentence_encoder import build_encoder, load_encoder
+from sft_hf.models.token_limits import (
+    check_end_of_text,
+    choose_max_length,
+    fit_embeddings,
+    give_pad_token,
+    position_table,
+    set_padding,
+)
 from sft_hf.models.trained_heads import settle_head
 from sft_hf.models.word_embeddings import StartingPoint, WordEmbeddingSettings, build_classifier, read_starting_point
 from sft_hf.recipe import ModelSection, TaskSettings
@@ -43,6 +54,8 @@ if TYPE_CHECKING:
 
     from sft_hf.recipe import Recipe
     from sft_hf.sources import Source
+
+log = logging.getLogger("sft_hf")
 
 PAD_TO_MULTIPLE_OF = 8
 PREDICT_ROWS, PREDICT_CHARACTERS = 8 * TOKENIZE_CHUNK, 2**24  # of the texts that are answered together, or so
@@ -75,6 +88,7 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
     word_vectors: EmbeddingSource | None = None
     start: StartingPoint
     train_where: str | None = None
+    pooling: str | None = None  # of a new head on an encoder's token vectors; None: the architecture's own head
 
     def columns(self) -> dict[str, str]:
         """See `Task.columns`."""
@@ -97,6 +111,8 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
             self._open_checkpoint(source)
         elif self.recipe.model.config_overrides:
             raise RecipeError("model.config_overrides: word vectors have no config; use task.embeddings")
+        elif self.recipe.model.pooling != "auto":
+            raise RecipeError("model.pooling: for word vectors, set task.embeddings.pooling")
         self.fit_labels(train, where, self.settings.problem_type, self.config)
 
     def _open_checkpoint(self, source: Source) -> None:
@@ -106,12 +122,15 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
                 "with .npy and .parquet, or a model2vec model); remove it, or change model.name"
             )
         self.config = open_checkpoint(AutoConfig, source, "config.json")
-        if not opens(AutoModelForSequenceClassification, self.config, source):
+        self.pooling = choose_pooling(self.config, source, self.recipe.model.pooling)
+        if self.pooling is not None:
+            log.info("pooling: %s of the token vectors, with a new head on it (model.pooling)", self.pooling)
+        elif not opens(AutoModelForSequenceClassification, self.config, source):
             raise CheckpointError(
                 f"{source.name}: a {self.config.model_type!r} checkpoint cannot classify text; give one that "
                 "AutoModelForSequenceClassification opens (BERT, RoBERTa, DeBERTa, ModernBERT, MiniLM, ...)"
             )
-        self._use_tokenizer(open_checkpoint(AutoTokenizer, source, "tokenizer files"))
+        self._use_tokenizer(open_checkpoint(AutoTokenizer, source, "tokenizer files"), source.name)
 
     def _choose_vocabulary(self, texts: Iterable[str]) -> None:
         """Learn the vocabulary of a model on word vectors, once.
@@ -121,20 +140,27 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         """
         if self.word_vectors is not None and self.tokenizer is None:
             self.start = read_starting_point(self.word_vectors, texts, self._embedding_settings)
-            self._use_tokenizer(self.start.tokenizer)
+            self._use_tokenizer(self.start.tokenizer, self.recipe.model.name)
 
     @property
     def _embedding_settings(self) -> WordEmbeddingSettings:
         return self.settings.embeddings or WordEmbeddingSettings()
 
-    def _use_tokenizer(self, tokenizer: Any) -> None:
-        if tokenizer.pad_token is None:  # decoder checkpoints have none; any token will do, it is masked
-            tokenizer.pad_token = tokenizer.eos_token
+    def _use_tokenizer(self, tokenizer: Any, name: str) -> None:
+        give_pad_token(tokenizer, self.config, name)
+        if self.pooling is None:
+            check_end_of_text(tokenizer, self.config, name)
         self.tokenizer = tokenizer
-        # Tokenizers that know no limit say 10^30; the checkpoint's positions are the limit then.
-        limit = min(tokenizer.model_max_length, getattr(self.config, "max_position_embeddings", None) or 10**30)
-        wanted = self.settings.max_length
-        self.max_length = min(wanted or 512, limit)
+        table = None if self.config is None else position_table(self.config, self._without_weights)
+        if table is not None and self._is_decoder and self.pooling is None:
+            tokenizer.padding_side = "right"  # padding on the left would move the text to other positions
+        self.max_length = choose_max_length(self.settings.max_length, self.config, tokenizer, table, name)
+
+    def _without_weights(self, config: Any) -> nn.Module:
+        if self.pooling is not None:
+            return build_encoder(config)
+        set_padding(config, self.tokenizer)
+        return AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-any-return]
 
     def identity(self) -> dict[str, Any]:
         """See `Task.identity`."""
@@ -145,8 +171,15 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         self._choose_vocabulary(())
         if self.word_vectors is not None:
             return build_classifier(self.start, self._embedding_settings, self.head_config())
-        head = {**self.head_config(), "pad_token_id": self.tokenizer.pad_token_id}
-        model = load_pretrained(AutoModelForSequenceClassification, self.config, source, section, head)
+        head = self.head_config()
+        model: PreTrainedModel
+        if self.pooling is not None:
+            model = load_encoder(self.config, source, section, head, self.pooling)
+        else:
+            set_padding(self.config, self.tokenizer)
+            model = load_pretrained(AutoModelForSequenceClassification, self.config, source, section, head)
+        fit_embeddings(model, self.tokenizer, source.name, adapted=bool(self.recipe.peft))
+        model.config.pad_token_id = self.tokenizer.pad_token_id
         return settle_head(model, self.head_rows)
 
     def prepare(self, split: Dataset, where: str) -> Examples:
@@ -202,15 +235,21 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         return batch
 
     @property
+    def _is_decoder(self) -> bool:
+        """Whether the architecture's own classifier reads the last token of a text."""
+        return type(self.config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(self.config) not in MODEL_FOR_MASKED_LM_MAPPING
+
+    @property
     def no_continuous(self) -> str | None:  # type: ignore[override]
         """See `Task.no_continuous`: some models read off the token ids where a text ends."""
+        if self.pooling is not None:
+            return None
         if getattr(self.config, "is_encoder_decoder", False):
             return f"{self.config.model_type!r} takes no vectors of tokens in place of the tokens"
-        decoder = type(self.config) in MODEL_FOR_CAUSAL_LM_MAPPING
-        if decoder and type(self.config) not in MODEL_FOR_MASKED_LM_MAPPING and self.tokenizer.padding_side == "right":
+        if self._is_decoder and self.tokenizer.padding_side == "right":
             return (
-                f"{self.config.model_type!r} does not see in the vectors of tokens where a text ends; with "
-                "padding_side: left in the checkpoint's tokenizer_config.json every text ends at the right"
+                f"{self.config.model_type!r} does not see in the vectors of tokens where a text ends; "
+                "model.pooling=last does"
             )
         return None
 
@@ -244,7 +283,7 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         task = cls(recipe)
         task.config = open_checkpoint(AutoConfig, source, "config.json")
         task.read_head(task.config)
-        task._use_tokenizer(open_checkpoint(AutoTokenizer, source, "tokenizer files"))
+        task._use_tokenizer(open_checkpoint(AutoTokenizer, source, "tokenizer files"), source.name)
         return task, build_trained(task, recipe, source)
 
     def read_inputs(self, inputs: Sequence[str]) -> Iterable[list[dict[str, Any]]]:

@@ -10,6 +10,10 @@ from sft_hf.publishing.numbers import finite
 from sft_hf.run_record import RunRecord
 
 _WORD_VECTOR_FILES = (".txt", ".vec", ".bin", ".gz")
+_OWN_MODULES = {
+    "word_embeddings": "sft_hf.models.word_embeddings",
+    "sft_hf_sentence_encoder": "sft_hf.models.sentence_encoder",
+}
 
 
 def use(record: RunRecord, pipeline_tag: str, repo_id: str | None) -> str:
@@ -29,8 +33,8 @@ def use(record: RunRecord, pipeline_tag: str, repo_id: str | None) -> str:
 def _use_model(record: RunRecord, pipeline_tag: str, repo_id: str | None) -> str:
     lines = ["from transformers import pipeline", ""]
     before = ""
-    if _on_word_vectors(record):
-        lines.insert(0, "import sft_hf.models.word_embeddings  # pip install sft-hf")
+    if module := _own_module(record):
+        lines.insert(0, f"import {module}  # pip install sft-hf")
     options = ", trust_remote_code=True" if record.recipe.model.trust_remote_code else ""
     model = f"{python_text(repo_id or _local_name(record))}{options}"
     if pipeline_tag == "automatic-speech-recognition":
@@ -70,15 +74,14 @@ def _classify(record: RunRecord, pipeline_tag: str, model: str) -> list[str]:
     ]
 
 
-def _on_word_vectors(record: RunRecord) -> bool:
-    """Whether the model is of the kind that Transformers does not know by itself."""
+def _own_module(record: RunRecord) -> str | None:
+    """The module that makes Transformers know the model, where it does not by itself."""
     if kind := record.metrics.get("model", {}).get("type"):
-        return bool(kind == "word_embeddings")
+        return _OWN_MODULES.get(kind)
     name = record.recipe.model.name
     settings = getattr(record.recipe.task, "embeddings", None)
-    return record.recipe.task.name == "text_classification" and (
-        settings is not None or name.lower().endswith(_WORD_VECTOR_FILES)
-    )
+    on_vectors = settings is not None or name.lower().endswith(_WORD_VECTOR_FILES)
+    return _OWN_MODULES["word_embeddings"] if record.recipe.task.name == "text_classification" and on_vectors else None
 
 
 def _local_name(record: RunRecord) -> str:
