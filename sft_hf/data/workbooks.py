@@ -64,7 +64,7 @@ def _choose(table: Table, sheets: dict[str, list[list[str]]]) -> tuple[str, list
     if not filled:
         raise DataError(f"{table.path}: is empty")
     columns = set(table.keep or table.columns or ())
-    fitting = [name for name in filled if columns <= set(sheets[name][0])]
+    fitting = [name for name in filled if columns and columns <= set(sheets[name][0])]
     chosen = (fitting or [name for name in filled if len(sheets[name]) > 1] or filled)[0]
     if len(filled) > 1:
         others = ", ".join(repr(name) for name in filled if name != chosen)
