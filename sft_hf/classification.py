@@ -7,7 +7,7 @@ and one decision threshold that is chosen on validation.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,12 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sft_hf.confidence import CLOSEST, Confidence
-from sft_hf.data.labels import LabelMap, build_label_map, is_multi_label
+from sft_hf.data.labels import LabelMap, build_label_map, encode_labels, is_multi_label
 from sft_hf.data.preflight import Finding
 from sft_hf.errors import first_few
 from sft_hf.recipe import Recipe, TaskSettings
 from sft_hf.tasks.base import Batch, Examples, Items, Task
 from sft_hf.thresholds import apply_threshold
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 SettingsT = TypeVar("SettingsT", bound=TaskSettings)
 
@@ -152,6 +155,16 @@ class ClassifierTask(Task[SettingsT]):
         self.set_multi_label(config.problem_type == "multi_label_classification")
         self.threshold = float(getattr(config, "decision_threshold", 0.5))
         self.confidence = Confidence.of(config)
+
+    def labelled_rows(self, split: Dataset, where: str) -> tuple[Dataset, list[Any], list[str]]:
+        """Return the rows of a split that can be used, their encoded labels, and notes on rows that were left out.
+
+        Raises DataError naming the row.
+        """
+        labels: list[Any] = encode_labels(
+            split, self.recipe.data.target_column, self.label_map, where, self.multi_label
+        )
+        return split, labels, []
 
     def label_tensor(self, labels: list[Any]) -> Tensor:
         """Encoded labels as a tensor: int64 [rows], or float [rows, labels] of 0 and 1 for multi-label."""

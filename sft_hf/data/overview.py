@@ -36,6 +36,8 @@ def _split(task: Task[Any], rows: Examples) -> dict[str, Any]:
         result |= {"length_unit": unit, "lengths": _lengths(lengths)}
     if (counts := task.label_counts(rows.references)) is not None:
         result["labels"] = counts
+    if len(rows) and (spread := task.target_spread(rows.references)) is not None:
+        result["targets"] = spread
     return result
 
 
