@@ -225,7 +225,7 @@ class ClassifierTask(Task[SettingsT]):
             outputs["loss"] = classification_losses(logits, batch["labels"], self.multi_label)
         return outputs
 
-    def close_calls(self, outputs: dict[str, Tensor]) -> Tensor:
+    def close_calls(self, outputs: dict[str, Tensor]) -> Tensor | None:
         """See `Task.close_calls`: what decides an answer is nearer to its border than `CLOSE` of the largest logit.
 
         That is the two best labels, or each label and the decision threshold, or the confidence and that of abstention.
@@ -333,7 +333,7 @@ class ClassifierTask(Task[SettingsT]):
             metrics = single_label_metrics(answers, truth, names, **options)
         return f"always answering {names[label]!r}, the most frequent label of train", metrics
 
-    def label_counts(self, references: Sequence[Any]) -> dict[str, int]:
+    def label_counts(self, references: Sequence[Any]) -> dict[str, int] | None:
         """See `Task.label_counts`."""
         return dict(zip(self.label_map.names, self._counts(references).tolist(), strict=True))
 

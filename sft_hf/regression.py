@@ -39,6 +39,7 @@ log = logging.getLogger("sft_hf")
 
 REGRESSION = "regression"
 
+
 class RegressionTask(ClassifierTask[SettingsT]):
     """Numbers instead of labels; put before a classifier in the bases of a class, it keeps what that reads."""
 
@@ -48,7 +49,7 @@ class RegressionTask(ClassifierTask[SettingsT]):
     predict_precision = "no"
     scale: Scale
     units: Scale
-    """What turns the model's outputs in training into the targets' own units: the scale, or what of it can be folded."""
+    """What turns outputs in training into the targets' own units: the scale, or what can be folded of it."""
 
     folded = False
     """Whether the model's outputs are in the targets' own units already."""
@@ -100,7 +101,9 @@ class RegressionTask(ClassifierTask[SettingsT]):
     def read_head(self, config: Any) -> None:
         """Take targets and scale from the config of a trained model. Raises CheckpointError."""
         if config.problem_type != REGRESSION:
-            raise CheckpointError(f"config.json: problem_type is {config.problem_type!r}, and the run's is {REGRESSION}")
+            raise CheckpointError(
+                f"config.json: problem_type is {config.problem_type!r}, and the run's is {REGRESSION}"
+            )
         self._use_names([config.id2label[index] for index in sorted(config.id2label)])
         self.scale = self.units = Scale.read(config)
         self.folded = True
@@ -115,7 +118,7 @@ class RegressionTask(ClassifierTask[SettingsT]):
         return split, found.values.tolist(), notes
 
     def strata(self, train: Dataset) -> list[Any] | None:
-        """See `Task.strata`: the fifth that a single target is in; rows whose target is bad are a group of their own."""
+        """See `Task.strata`: the fifth that a single target is in; rows without a target are a group of their own."""
         found = read_targets(train, self.recipe.data.target_column)
         if found.values.shape[1] > 1 or len(found.rows) < 2:
             return None
@@ -168,7 +171,7 @@ class RegressionTask(ClassifierTask[SettingsT]):
     def build_model(self, source: Source, section: ModelSection) -> PreTrainedModel:
         """See `Task.build_model`. Raises CheckpointError for a model whose outputs are not those of a linear layer."""
         trained = self._trained_before(getattr(self, "config", None))
-        model = super().build_model(source, section)
+        model = super().build_model(source, section)  # type: ignore[safe-super]
         if self.folded:
             return model
         batch = self.example_batch()
@@ -203,7 +206,7 @@ class RegressionTask(ClassifierTask[SettingsT]):
     def save(self, model: Any, folder: Any) -> None:
         """See `Task.save`."""
         self.scale.write(model.config)
-        super().save(model, folder)
+        super().save(model, folder)  # type: ignore[safe-super]
 
     # --- a batch -------------------------------------------------------------------------------------------------
 
@@ -278,7 +281,11 @@ class RegressionTask(ClassifierTask[SettingsT]):
         """See `Task.constant_answer`: the mean of each target in train."""
         mean = self._array(train).mean(axis=0)
         metrics = self._metrics(np.tile(mean, (len(references), 1)), references, confidence_samples)
-        said = f"always answering {mean[0]:.4g}, the mean of train" if len(mean) == 1 else "always answering the means of train"
+        said = (
+            f"always answering {mean[0]:.6g}, the mean of train"
+            if len(mean) == 1
+            else "always answering the means of train"
+        )
         return said, metrics
 
     constant_name = "mean of train"
@@ -308,5 +315,5 @@ def _times(outputs: Tensor, values: np.ndarray) -> Tensor:
 
 
 def _short(value: float) -> float:
-    """A float32 with the digits that it has: 3.2, not 3.200000047683716."""
-    return float(f"{value:.7g}")
+    """The shortest number that is this float32: 3.2, not 3.200000047683716."""
+    return float(str(np.float32(value)))

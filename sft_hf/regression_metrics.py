@@ -63,7 +63,9 @@ def regression_metrics(
     """
     predicted, truth = np.asarray(predictions, dtype=np.float64), np.asarray(references, dtype=np.float64)
     if predicted.shape != truth.shape or truth.ndim != 2 or truth.shape[1] != len(names) or not len(truth):
-        raise ValueError(f"predictions {predicted.shape} and references {truth.shape} must be [N, {len(names)}], N >= 1")
+        raise ValueError(
+            f"predictions {predicted.shape} and references {truth.shape} must be [N, {len(names)}], N >= 1"
+        )
     if not np.isfinite(truth).all():
         raise ValueError("references must be finite")
     if not np.isfinite(predicted).all():  # nothing is defined then
@@ -79,7 +81,11 @@ def regression_metrics(
         result |= _measured(metric, _mean(point[metric]), _mean(resamples[metric]) if resamples else None)
     if len(names) > 1:
         result["per_target"] = [
-            _target(name, {key: point[key][index] for key in METRICS}, {key: resamples[key][index] for key in resamples if key in METRICS})
+            _target(
+                name,
+                {key: point[key][index] for key in METRICS},
+                {key: resamples[key][index] for key in resamples if key in METRICS},
+            )
             for index, name in enumerate(names)
         ]
     return result
@@ -170,7 +176,7 @@ def _rank_correlation(counts: Floats, first: Floats, second: Floats) -> Floats:
 
 
 def _centred_ranks(counts: Floats, values: Floats) -> Floats:
-    """The rank of each row's value in each line, ties at their mean, less the mean rank: [b, N], without sorting a line.
+    """The rank of each row's value in each line, ties at their mean, less the mean rank: [b, N]. No line is sorted.
 
     Where all rows that are drawn have one value, the ranks of these rows are exactly 0.
     """

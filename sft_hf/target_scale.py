@@ -55,11 +55,11 @@ class Scale:
 
 
 def findings_on_train(names: Sequence[str], values: np.ndarray, row_ids: np.ndarray) -> list[Finding]:
-    """Return what there is to say of the training targets, float64 [rows, targets]: spread, outliers, likely classes."""
+    """Return what there is to say of the training targets, float64 [rows, targets]."""
     found = []
     for name, column in zip(names, values.T, strict=True):
         mean, deviation = column.mean(), column.std()
-        spread = f"{column.min():.4g} to {column.max():.4g}, mean {mean:.4g}, standard deviation {deviation:.4g}"
+        spread = f"{column.min():.4g} to {column.max():.4g} (mean {mean:.6g}, standard deviation {deviation:.4g})"
         found.append(Finding("note", f"train: {name!r} ranges from {spread}"))
         far = np.flatnonzero(np.abs(column - mean) > FAR * deviation)
         if len(far):

@@ -45,7 +45,7 @@ def parse_number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
         kind = "a list" if isinstance(value, (list, tuple)) else f"{str(value)[:40]!r} ({type(value).__name__})"
         raise DataError(f"the target is {kind}, not a number")
-    if abs(value) > LARGEST:  # before it is a float: whole numbers of Python have no end
+    if not -LARGEST <= value <= LARGEST:  # before it is a float: whole numbers of Python have no end
         raise DataError(f"the target {str(value)[:40]} is too large; numbers up to {LARGEST:g} can be learned")
     return float(value)
 
@@ -59,7 +59,9 @@ def _from_text(text: str) -> float | None:
     if _INFINITE.fullmatch(plain.lower()):
         return math.inf
     if "," in plain and _NUMBER.fullmatch(plain.replace(",", "")):
-        raise DataError(f"the target {plain[:40]!r} has a comma; write numbers as 1234.5, with a point and no separators")
+        raise DataError(
+            f"the target {plain[:40]!r} has a comma; write numbers as 1234.5, with a point and no separators"
+        )
     raise DataError(f"the target {plain[:40]!r} is not a number")
 
 

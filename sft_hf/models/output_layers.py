@@ -1,4 +1,4 @@
-"""The layer that gives a model's outputs, and its units: outputs times a scale plus a shift, folded into its weights."""
+"""The layer that gives a model's outputs: finding it, and folding a scale and a shift of the outputs into its weights."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _gives_the_outputs(layers: list[Any], forward: Callable[[], Tensor]) -> bool:
-    """Whether outputs are these layers' own: their bias where the weights are 0, or twice as large with twice the weights.
+    """Whether outputs are the layers' biases where the weights are 0; without biases, double with doubled weights.
 
     A new head may start at zero, so weights of our own are tried, and its own put back.
     """

@@ -141,7 +141,7 @@ class Task(ABC, Generic[SettingsT]):
 
     @classmethod
     def serving(cls, recipe: Recipe) -> type[Task[Any]]:
-        """Return the class that serves a recipe of this task: this one, or one of its own for another kind of answer."""
+        """Return the class that serves a recipe of this task: this one, or one for another kind of answer."""
         return cls
 
     @property
@@ -225,7 +225,7 @@ class Task(ABC, Generic[SettingsT]):
         return None
 
     def finish_model(self, model: nn.Module) -> None:
-        """Change the weights that were chosen, in place, to those that are scored and saved; an adapter is in it still."""
+        """Change the chosen weights, in place, to those that are scored and saved; an adapter is still in it."""
 
     @abstractmethod
     def metric_names(self) -> list[str]:

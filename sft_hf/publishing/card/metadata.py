@@ -31,8 +31,25 @@ METRICS = {
     "wer_normalized": Metric("wer"),
     "cer_normalized": Metric("cer"),
     "exact_match": Metric("exact_match"),
+    "mse": Metric("mse"),
+    "rmse": Metric("mse", {"squared": False}),
+    "mae": Metric("mae"),
+    "r2": Metric("r_squared"),
+    "pearson": Metric("pearsonr"),
+    "spearman": Metric("spearmanr"),
 }
-_ON_THE_HUB = ("accuracy", "f1", "wer", "cer", "exact_match")  # https://hf.co/metrics
+_ON_THE_HUB = (
+    "accuracy",
+    "f1",
+    "wer",
+    "cer",
+    "exact_match",
+    "mse",
+    "mae",
+    "r_squared",
+    "pearsonr",
+    "spearmanr",
+)  # https://hf.co/metrics
 
 # https://huggingface.co/docs/hub/repositories-licenses
 _LICENSES = frozenset(

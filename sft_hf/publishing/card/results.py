@@ -9,14 +9,15 @@ from sft_hf.publishing.confidence import confidence_sentences, measured_calibrat
 from sft_hf.publishing.names import without_paths
 from sft_hf.publishing.numbers import (
     LOWER_IS_BETTER,
+    REGRESSION,
     UNKNOWN,
     count,
     finite,
     interval,
     metric_name,
+    metric_range,
     metric_value,
     percent,
-    percent_range,
     rows,
 )
 from sft_hf.run_record import RunRecord
@@ -27,6 +28,7 @@ MOST_CONFUSIONS = 10
 _TABLE = (
     *("accuracy", "micro_f1", "macro_f1", "map", "subset_accuracy"),
     *("wer", "wer_normalized", "cer", "cer_normalized", "exact_match", "substitutions", "deletions", "insertions"),
+    *REGRESSION,
     *("threshold", "loss"),
 )
 
@@ -36,13 +38,13 @@ def results(record: RunRecord, noun: str) -> list[str]:
     if not record.scores:
         return ["This model was not scored: the run had neither a test nor a validation split."]
     parts = [_headline(record, noun), _metrics_table(record), _choices(record)]
-    return [*parts, _classes(record), *_speech_tables(record)]
+    return [*parts, _classes(record), _targets(record), *_speech_tables(record)]
 
 
 def _headline(record: RunRecord, noun: str) -> str:
     scores, name = record.scores, record.primary
     lower = " (lower is better)" if name in LOWER_IS_BETTER else ""
-    sure = _interval_text(interval(scores, name))
+    sure = _interval_text(name, interval(scores, name))
     number = scores.get("num_examples")
     return (
         f"**{metric_name(name)} {metric_value(name, scores.get(name))}**{lower} on "
@@ -50,8 +52,8 @@ def _headline(record: RunRecord, noun: str) -> str:
     )
 
 
-def _interval_text(pair: tuple[float, float] | None) -> str:
-    return f" (95 % interval {percent_range(pair)})" if pair else ""
+def _interval_text(name: str, pair: tuple[float, float] | None) -> str:
+    return f" (95 % interval {metric_range(name, pair)})" if pair else ""
 
 
 def _compared(record: RunRecord) -> str:
@@ -62,7 +64,7 @@ def _compared(record: RunRecord) -> str:
     if theirs is None or ours is None:
         return "There is no baseline to compare it with."
     sentence = escape(without_paths(str(baseline.get("description") or baseline.get("name"))), 200)
-    text = f"For comparison, {sentence}: {metric_value(name, theirs)}{_interval_text(interval(scores, name))}."
+    text = f"For comparison, {sentence}: {metric_value(name, theirs)}{_interval_text(name, interval(scores, name))}."
     if (ours >= theirs) if name in LOWER_IS_BETTER else (ours <= theirs):
         return f"{text} **The model is no better than that.**"
     a, b = interval(record.scores, name), interval(scores, name)
@@ -86,7 +88,7 @@ def _metrics_table(record: RunRecord) -> str:
 
 def _range(scores: dict[str, Any], name: str) -> str:
     pair = interval(scores, name)
-    return f" ({percent_range(pair)})" if pair else ""
+    return f" ({metric_range(name, pair)})" if pair else ""
 
 
 def _choices(record: RunRecord) -> str:
@@ -120,6 +122,19 @@ def _classes(record: RunRecord) -> str:
         for entry in shown
     ]
     return f"{title}\n\n{table(['Label', 'Precision', 'Recall', 'F1', 'Rows'], cells)}"
+
+
+def _targets(record: RunRecord) -> str:
+    """The metrics of each target, where there are several."""
+    entries = record.scores.get("per_target") or []
+    if not entries:
+        return ""
+    names = ("rmse", "mae", "r2", "pearson", "spearman")
+    cells = [
+        [escape(entry["target"]), *(f"{metric_value(name, entry.get(name))}{_range(entry, name)}" for name in names)]
+        for entry in entries
+    ]
+    return f"Per target ({record.split}; 95 % interval):\n\n{table(['Target', *map(metric_name, names)], cells)}"
 
 
 def _measured(entry: dict[str, Any], name: str) -> str:
