@@ -59,7 +59,7 @@ def findings_on_train(names: Sequence[str], values: np.ndarray, row_ids: np.ndar
     found = []
     for name, column in zip(names, values.T, strict=True):
         mean, deviation = column.mean(), column.std()
-        spread = f"{column.min():.4g} to {column.max():.4g} (mean {mean:.6g}, standard deviation {deviation:.4g})"
+        spread = f"{column.min():.6g} to {column.max():.6g} (mean {mean:.6g}, standard deviation {deviation:.4g})"
         found.append(Finding("note", f"train: {name!r} ranges from {spread}"))
         far = np.flatnonzero(np.abs(column - mean) > FAR * deviation)
         if len(far):
@@ -87,7 +87,7 @@ def findings_on_scored(
         if train is not None:
             low, high = train[:, index].min(), train[:, index].max()
             if outside := int(((column < low) | (column > high)).sum()):
-                text = f"{role}: {name!r} is outside the range of train ({low:.4g} to {high:.4g})"
+                text = f"{role}: {name!r} is outside the range of train ({low:.6g} to {high:.6g})"
                 found.append(Finding("note", f"{text} in {outside} of {len(column)} rows"))
         error = float(np.sqrt(((column - means[index]) ** 2).mean()))
         text = f"{role}: always answering the mean of train would have an RMSE of {error:.4g}"

@@ -1,4 +1,4 @@
-"""The layer that gives a model's outputs: finding it, and folding a scale and a shift of the outputs into its weights."""
+"""The layer that gives a model's outputs: finding it, and folding a scale and a shift into its weights."""
 
 from __future__ import annotations
 

@@ -38,6 +38,7 @@ METRICS = {
     "pearson": Metric("pearsonr"),
     "spearman": Metric("spearmanr"),
 }
+WITH_UNIT = ("mse", "rmse", "mae")  # whose mean over several targets mixes their units
 _ON_THE_HUB = (
     "accuracy",
     "f1",
@@ -139,7 +140,7 @@ def _eval_results(record: RunRecord, pipeline_tag: str) -> list[EvalResult]:
             **dataset,
         )
         for name in names
-        if name in METRICS and finite(scores.get(name)) is not None
+        if name in METRICS and finite(scores.get(name)) is not None and not (name in WITH_UNIT and "per_target" in scores)
     ]
 
 

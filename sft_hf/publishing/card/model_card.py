@@ -95,7 +95,7 @@ def _predicts(record: RunRecord, what: str) -> str:
     names = target_names(record)
     named = ", ".join(escape(name, 40) for name in names[:MOST_LABELS])
     more = f" and {count(len(names) - MOST_LABELS)} more" if len(names) > MOST_LABELS else ""
-    return f"Predicts {rows(len(names), 'number')} from {what}: {named}{more}."
+    return f"Predicts {'a number' if len(names) == 1 else rows(len(names), 'number')} from {what}: {named}{more}."
 
 
 def _model_name(record: RunRecord) -> str:

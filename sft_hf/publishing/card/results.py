@@ -24,6 +24,7 @@ from sft_hf.run_record import RunRecord
 
 MOST_CLASSES = 30  # rows of the table of classes, and of groups
 MOST_CONFUSIONS = 10
+METRICS_OF_A_TARGET = ("rmse", "mse", "mae", "r2", "pearson", "spearman")
 
 _TABLE = (
     *("accuracy", "micro_f1", "macro_f1", "map", "subset_accuracy"),
@@ -81,7 +82,8 @@ def _metrics_table(record: RunRecord) -> str:
     cells = []
     for name in names:
         values = [f"{metric_value(name, scores[split].get(name))}{_range(scores[split], name)}" for split in splits]
-        cells.append([metric_name(name), *values])
+        mean = " (mean of the targets)" if name in METRICS_OF_A_TARGET and "per_target" in record.scores else ""
+        cells.append([f"{metric_name(name)}{mean}", *values])
     heads = [f"{split}, {rows(scores[split].get('num_examples'))}" for split in splits]
     return table(["Metric (95 % interval)", *heads], cells)
 

@@ -24,14 +24,14 @@ def targets(record: RunRecord) -> dict[str, Any] | None:
     several = record.scores.get("per_target") or []
     return {
         "columns": [metric_name(metric) for metric in SHOWN],
-        "rows": [(entry["target"], [_cell(entry, metric) for metric in SHOWN]) for entry in several],
+        "rows": [(entry["target"], [_cell(entry, metric, metric == SHOWN[0]) for metric in SHOWN]) for entry in several],
         "charts": charts,
         "spread": spread(record),
     }
 
 
-def _cell(scores: dict[str, Any], metric: str) -> str:
-    pair = interval(scores, metric)
+def _cell(scores: dict[str, Any], metric: str, with_interval: bool) -> str:
+    pair = interval(scores, metric) if with_interval else None
     return metric_value(metric, scores.get(metric)) + (f" ({metric_range(metric, pair)})" if pair else "")
 
 

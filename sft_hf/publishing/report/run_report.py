@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sft_hf.publishing.names import source_name
 from sft_hf.publishing.numbers import interval, metric_name, metric_range, metric_value, percent, rows
 from sft_hf.publishing.public_recipe import public_recipe
+from sft_hf.publishing.regression import is_regression
 from sft_hf.publishing.report import mistakes, regression, sections
 from sft_hf.publishing.report.charts import small_bar
 from sft_hf.publishing.report.headline import headline
@@ -66,7 +67,8 @@ def build_report(record: RunRecord, shown: Mapping[int, Shown]) -> str:
 
 
 def _task_name(record: RunRecord) -> str:
-    return str(record.metrics.get("task", record.recipe.task.name)).replace("_", " ").capitalize()
+    name = str(record.metrics.get("task", record.recipe.task.name)).replace("_", " ").capitalize()
+    return name.replace("classification", "regression") if is_regression(record) else name
 
 
 def _scores(record: RunRecord) -> dict[str, Any]:
