@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("sft_hf")
 
 REGRESSION = "regression"
+FAR_FROM_ZERO = 3.0  # standard deviations: a mean beyond is hard to learn without a bias
 
 
 class RegressionTask(ClassifierTask[SettingsT]):
@@ -176,7 +177,10 @@ class RegressionTask(ClassifierTask[SettingsT]):
             return model
         batch = self.example_batch()
         self.output_layers = find_output_layers(model, len(self.names), lambda: self.forward(model, batch))
-        self.units = self.scale if have_bias(model, self.output_layers) else self.scale.without_mean()
+        self.units = self.scale
+        if not have_bias(model, self.output_layers):
+            self.units = self.scale.without_mean()
+            self._warn_of_far_means(model)
         kept = self._keeps_outputs(model)
         if kept and trained:
             log.info("the pretrained model predicts numbers already: its output layer is kept, and refined")
@@ -184,6 +188,19 @@ class RegressionTask(ClassifierTask[SettingsT]):
         elif kept:
             start_anew(model, self.output_layers)
         return model
+
+    def _warn_of_far_means(self, model: nn.Module) -> None:
+        for name, mean, deviation in zip(self.names, self.scale.mean, self.scale.deviation, strict=True):
+            if abs(mean) > FAR_FROM_ZERO * deviation:
+                log.warning(
+                    "the output layer of %s has no bias, so that it can hardly learn %r, which is far from 0 (mean %.4g, "
+                    "standard deviation %.4g): subtract %.4g from its values, or take another model",
+                    type(model).__name__,
+                    name,
+                    mean,
+                    deviation,
+                    mean,
+                )
 
     def _trained_before(self, config: Any) -> bool:
         """Whether a checkpoint's own outputs are numbers of these targets, as far as its config tells."""
