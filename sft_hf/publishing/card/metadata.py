@@ -140,7 +140,9 @@ def _eval_results(record: RunRecord, pipeline_tag: str) -> list[EvalResult]:
             **dataset,
         )
         for name in names
-        if name in METRICS and finite(scores.get(name)) is not None and not (name in WITH_UNIT and "per_target" in scores)
+        if name in METRICS
+        and finite(scores.get(name)) is not None
+        and not (name in WITH_UNIT and "per_target" in scores)
     ]
 
 

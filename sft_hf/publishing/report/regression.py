@@ -24,7 +24,9 @@ def targets(record: RunRecord) -> dict[str, Any] | None:
     several = record.scores.get("per_target") or []
     return {
         "columns": [metric_name(metric) for metric in SHOWN],
-        "rows": [(entry["target"], [_cell(entry, metric, metric == SHOWN[0]) for metric in SHOWN]) for entry in several],
+        "rows": [
+            (entry["target"], [_cell(entry, metric, metric == SHOWN[0]) for metric in SHOWN]) for entry in several
+        ],
         "charts": charts,
         "spread": spread(record),
     }

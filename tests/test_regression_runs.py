@@ -197,7 +197,9 @@ def grey_folder(tmp_path):
             light = float(generator.uniform(20, 235))
             pixels = np.clip(light + generator.normal(0, 10, (20, 20, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / f"{index}.png")
-            rows.append({"file_name": f"{index}.png", "light": "" if split == "train" and index == 3 else f"{light:.2f}"})
+            rows.append(
+                {"file_name": f"{index}.png", "light": "" if split == "train" and index == 3 else f"{light:.2f}"}
+            )
         write_csv(folder / "metadata.csv", rows)
     return tmp_path / "grey"
 
