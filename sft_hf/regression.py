@@ -193,8 +193,8 @@ class RegressionTask(ClassifierTask[SettingsT]):
         for name, mean, deviation in zip(self.names, self.scale.mean, self.scale.deviation, strict=True):
             if abs(mean) > FAR_FROM_ZERO * deviation:
                 log.warning(
-                    "the output layer of %s has no bias, so that it can hardly learn %r, which is far from 0 (mean %.4g, "
-                    "standard deviation %.4g): subtract %.4g from its values, or take another model",
+                    "the output layer of %s has no bias, so that it can hardly learn %r, which is far from 0 (mean "
+                    "%.4g, standard deviation %.4g): subtract %.4g from its values, or take another model",
                     type(model).__name__,
                     name,
                     mean,

@@ -125,7 +125,7 @@ def test_what_does_not_vary_is_refused():
     check_spread(np.array([[1.0], [1.5]]), ["y"], "train")
     with pytest.raises(DataError, match="'y' is 3 in every row"):
         check_spread(np.array([[3.0], [3.0]]), ["y"], "train")
-    with pytest.raises(DataError, match="'b'.*float32"):
+    with pytest.raises(DataError, match=r"'b'.*float32"):
         check_spread(np.array([[1.0, 1e9], [2.0, 1e9 + 1]]), ["a", "b"], "train")
 
 
