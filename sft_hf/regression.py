@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from sft_hf.classification import ClassifierTask, SettingsT
+from sft_hf.data.label_reading import is_unlabelled
 from sft_hf.data.labels import LabelMap
 from sft_hf.data.targets import check_spread, check_targets, quintiles, read_targets, target_names
 from sft_hf.errors import CheckpointError, RecipeError
@@ -70,6 +71,9 @@ class RegressionTask(ClassifierTask[SettingsT]):
         if self.recipe.eval.baseline == "probe":
             raise RecipeError("eval.baseline: a probe is a classifier, and this is regression; take auto or none")
         data = self.recipe.data
+        if data.label_separator is not None or data.merge_similar_labels:
+            key = "label_separator" if data.label_separator is not None else "merge_similar_labels"
+            raise RecipeError(f"data.{key}: is about names of labels, and this is regression; leave it out")
         found = read_targets(train, data.target_column)
         check_targets(found, data.target_column, where, skip=self._skips)
         label_column: Any = data.label_column
@@ -99,6 +103,9 @@ class RegressionTask(ClassifierTask[SettingsT]):
         """See `Task.identity`: the targets, and what they were scaled by."""
         return {"targets": self.names, "mean": self.scale.mean.tolist(), "deviation": self.scale.deviation.tolist()}
 
+    def _expect_head(self, config: Any) -> None:
+        """The output layer is chosen in `build_model`, by whether it gives numbers."""
+
     def read_head(self, config: Any) -> None:
         """Take targets and scale from the config of a trained model. Raises CheckpointError."""
         if config.problem_type != REGRESSION:
@@ -109,9 +116,11 @@ class RegressionTask(ClassifierTask[SettingsT]):
         self.scale = self.units = Scale.read(config)
         self.folded = True
 
-    def labelled_rows(self, split: Dataset, where: str) -> tuple[Dataset, list[Any], list[str]]:
+    def labelled_rows(self, split: Dataset, where: str) -> tuple[Dataset, list[Any] | None, list[str]]:
         """See `ClassifierTask.labelled_rows`."""
         column = self.recipe.data.target_column
+        if is_unlabelled(split, column):
+            return split, None, []
         found = read_targets(split, column, len(self.names))
         notes = check_targets(found, column, where, skip=self._skips)
         if found.problems:
@@ -154,7 +163,7 @@ class RegressionTask(ClassifierTask[SettingsT]):
 
     def findings(self, examples: Mapping[str, Examples]) -> list[Finding]:
         """See `Task.findings`: how the targets are spread over the rows."""
-        values = {role: self._array(split.references) for role, split in examples.items() if len(split)}
+        values = {role: self._array(split.references) for role, split in examples.items() if split.labelled}
         found: list[Finding] = []
         if "train" in values:
             found += findings_on_train(self.names, values["train"], examples["train"].row_ids)

@@ -198,7 +198,7 @@ def grey_folder(tmp_path):
             pixels = np.clip(light + generator.normal(0, 10, (20, 20, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / f"{index}.png")
             rows.append(
-                {"file_name": f"{index}.png", "light": "" if split == "train" and index == 3 else f"{light:.2f}"}
+                {"file_name": f"{index}.png", "light": "?" if split == "train" and index == 3 else f"{light:.2f}"}
             )
         write_csv(folder / "metadata.csv", rows)
     return tmp_path / "grey"
@@ -290,9 +290,10 @@ def test_an_outlier_is_named(make, tmp_path):
 @pytest.mark.parametrize(
     ("column", "words"),
     [
-        (lambda words: "" if words == 9 else words, r"train.csv row \d+.*missing.*on_bad_row"),
+        (lambda words: "" if words == 9 else words, r"train.csv.*on_bad_row"),
+        (lambda words: "four" if words == 9 else words, r"train.csv row \d+.*'four'"),
         (lambda words: f"{words},5", "comma"),
-        (lambda words: "nan" if words % 2 else 1.5, "missing"),
+        (lambda words: "nan" if words % 2 else 1.5, "rows have no label|missing"),
         (lambda words: "many", "none of the 60 rows"),
         (lambda words: 4.0, "4 in every row"),
     ],
@@ -321,3 +322,28 @@ def test_numbers_are_not_regression_unless_asked_for(make_recipe, tmp_path):
 def test_a_probe_is_refused_before_training(make, years):
     with pytest.raises(RecipeError, match=r"eval.baseline.*regression"):
         finetune(make(years, eval__baseline="probe"))
+
+
+@pytest.mark.parametrize("held", ["", "-1.0", None])
+def test_a_test_without_targets_is_predicted_and_not_scored(held, make, years, tmp_path):
+    rows = [{"text": row["text"]} | ({} if held is None else {"year": held}) for row in lengths(8, 3)]
+    write_csv(tmp_path / "years" / "test.csv", rows)
+    result = finetune(make(years, train__max_steps=1))
+    predictions = read_rows(result.output_dir / "predictions.jsonl")
+    assert "test" not in result.metrics and len(predictions) == 8
+    assert all("reference" not in row and isinstance(row["prediction"], float) for row in predictions)
+    assert (result.output_dir / "report.html").is_file()
+
+
+def test_a_column_for_each_target(make, tmp_path):
+    data = write_splits(tmp_path / "two", valence=lambda words: words / 10, arousal=lambda words: f"{500 - words}.5")
+    recipe = make(data, ["valence", "arousal"], train__num_train_epochs=4)
+    result = finetune(recipe)
+    rows = read_rows(result.output_dir / "predictions.jsonl")
+    assert set(rows[0]["reference"]) == {"valence", "arousal"} and 480 < rows[0]["reference"]["arousal"] < 500
+    assert evaluate_run(result.output_dir)["standardized_rmse"] == result.metrics["test"]["standardized_rmse"]
+
+
+def test_settings_of_labels_are_refused(make, years):
+    with pytest.raises(RecipeError, match="label_separator"):
+        finetune(make(years, data__label_separator=","))

@@ -20,6 +20,7 @@ from sft_hf.data.hub import Data, hub_name, load_from_hub, refuse
 from sft_hf.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
+    from sft_hf.data.preflight import Finding
     from sft_hf.recipe import DataSection
     from sft_hf.sources import Source
 
@@ -41,14 +42,15 @@ class Splits:
     """The data of a run by role ("train", "validation", "test"; absent ones are absent).
 
     `where` says for messages where a role's rows come from: "train.csv" or "org/name [train]". `notes` are sentences
-    about what was decided on the way, for the log. `revision` is the commit of a Hub data set; None where it is not
-    known (streams) or there is none.
+    about what was decided on the way, for the log; `findings` are about the data, for log, check and report. `revision`
+    is the commit of a Hub data set; None where it is not known (streams) or there is none.
     """
 
     by_role: dict[str, Data]
     where: dict[str, str]
     notes: list[str] = field(default_factory=list)
     revision: str | None = None
+    findings: list[Finding] = field(default_factory=list)
 
 
 def load_splits(section: DataSection, source: Source, columns: Mapping[str, str]) -> Splits:
@@ -78,9 +80,18 @@ def load_splits(section: DataSection, source: Source, columns: Mapping[str, str]
         loaded = Splits({"train": _from_files([source.path], section, "train", files)}, {"train": source.path.name})
     by_role = {}
     for role, data in loaded.by_role.items():
-        require_columns(data, columns, loaded.where[role])
+        require_columns(data, _required(data, columns, role), loaded.where[role])
         by_role[role] = data if isinstance(data, IterableDataset) else _number(data, loaded.where[role])
     return replace(loaded, by_role=by_role)
+
+
+def _required(dataset: Data, columns: Mapping[str, str], role: str) -> Mapping[str, str]:
+    """The columns that a split has to have: a test without any label column is unlabelled."""
+    known = dataset.column_names or []
+    labels = {key: column for key, column in columns.items() if key.startswith("data.label_column")}
+    if role != "test" or any(column in known for column in labels.values()):
+        return columns
+    return {key: column for key, column in columns.items() if key not in labels}
 
 
 def require_columns(dataset: Data, columns: Mapping[str, str], where: str) -> None:

@@ -24,6 +24,7 @@ from sft_hf.data.media_inputs import input_chunks
 from sft_hf.errors import CheckpointError, DataError, RecipeError, UserError
 from sft_hf.models.loading import load_pretrained, open_checkpoint, opens, quiet_transformers
 from sft_hf.models.state_dicts import build_config, is_state_dict, load_from_state_dict, timm_preprocessing
+from sft_hf.models.trained_heads import settle_head
 from sft_hf.recipe import ModelSection, TaskSettings
 from sft_hf.regression import REGRESSION, RegressionTask
 from sft_hf.tasks.base import Batch, Examples, Shown, Task
@@ -119,7 +120,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
     def columns(self) -> dict[str, str]:
         """See `Task.columns`."""
         data = self.recipe.data
-        return {"data.image_column": data.image_column, "data.label_column": data.label_column}
+        return {"data.image_column": data.image_column, **data.label_columns}
 
     def fit(self, train: Dataset, where: str, source: Source) -> None:
         """See `Task.fit`."""
@@ -186,14 +187,15 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
     def build_model(self, source: Source, section: ModelSection) -> PreTrainedModel:
         """See `Task.build_model`."""
         load = load_from_state_dict if is_state_dict(source) else load_pretrained
-        return load(AutoModelForImageClassification, self.config, source, section, self.head_config())
+        model = load(AutoModelForImageClassification, self.config, source, section, self.head_config())
+        return settle_head(model, self.head_rows)
 
     def prepare(self, split: Dataset, where: str) -> Examples:
         """See `Task.prepare`. Every image is opened once, so that a bad one is found before training."""
         split, encoded, skipped = self.labelled_rows(split, where)
-        label_of = dict(zip(split["row_id"], encoded, strict=True))
+        label_of = None if encoded is None else dict(zip(split["row_id"], encoded, strict=True))
         split, store, notes = self._without_bad_rows(split, where)
-        labels = [label_of[row_id] for row_id in split["row_id"]]
+        labels = None if label_of is None else [label_of[row_id] for row_id in split["row_id"]]
         row_ids = np.asarray(split["row_id"], dtype=np.int64)
 
         def views(name: str, epoch: int) -> ImageRows:
@@ -203,7 +205,8 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         rows, blank = ImageRows(store, labels), ImageRows(store, labels, "blank")
         same = self.settings.augmentation == "evaluation"
         lengths = np.ones(len(rows), dtype=np.int64)
-        return Examples(rows, lengths, row_ids, labels, [*skipped, *notes], None if same else views, blank)
+        references = [None] * len(row_ids) if labels is None else labels
+        return Examples(rows, lengths, row_ids, references, [*skipped, *notes], None if same else views, blank)
 
     def show(self, split: Dataset, indices: Sequence[int]) -> list[Shown]:
         """See `Task.show`: JPEG of at most `SHOWN_PIXELS` a side."""

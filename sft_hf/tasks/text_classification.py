@@ -32,6 +32,7 @@ from sft_hf.data.tokens import TOKENIZE_CHUNK, forget_last_call, open_token_cach
 from sft_hf.errors import CheckpointError, DataError, RecipeError
 from sft_hf.models.embedding_files import EmbeddingSource, find_embeddings
 from sft_hf.models.loading import load_pretrained, open_checkpoint, opens, quiet_transformers
+from sft_hf.models.trained_heads import settle_head
 from sft_hf.models.word_embeddings import StartingPoint, WordEmbeddingSettings, build_classifier, read_starting_point
 from sft_hf.recipe import ModelSection, TaskSettings
 from sft_hf.regression import REGRESSION, RegressionTask
@@ -87,7 +88,7 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         """See `Task.columns`."""
         data = self.recipe.data
         pair = {"data.text_pair_column": data.text_pair_column} if data.text_pair_column else {}
-        return {"data.text_column": data.text_column, **pair, "data.label_column": data.label_column}
+        return {"data.text_column": data.text_column, **pair, **data.label_columns}
 
     @property
     def text_columns(self) -> list[str]:
@@ -153,7 +154,8 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         if self.word_vectors is not None:
             return build_classifier(self.start, self._embedding_settings, self.head_config())
         head = {**self.head_config(), "pad_token_id": self.tokenizer.pad_token_id}
-        return load_pretrained(AutoModelForSequenceClassification, self.config, source, section, head)
+        model = load_pretrained(AutoModelForSequenceClassification, self.config, source, section, head)
+        return settle_head(model, self.head_rows)
 
     def prepare(self, split: Dataset, where: str) -> Examples:
         """See `Task.prepare`."""
@@ -165,7 +167,8 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         columns = [split[column] for column in self.text_columns]
         table, notes = tokenize(self.tokenizer, columns, self.max_length, where, labels, self._token_cache)
         row_ids = np.asarray(split["row_id"], dtype=np.int64)
-        return Examples(table, table.lengths, row_ids, labels, [*skipped, *notes])
+        references = [None] * len(row_ids) if labels is None else labels
+        return Examples(table, table.lengths, row_ids, references, [*skipped, *notes])
 
     @cached_property
     def _token_cache(self) -> RowCache | None:
