@@ -134,7 +134,7 @@ def test_names_of_targets():
     assert target_names("score", None, 2) == ["score_0", "score_1"]
     assert target_names(["a", "b"], None, 2) == ["a", "b"]
     assert target_names("score", ["valence", "arousal"], 2) == ["valence", "arousal"]
-    with pytest.raises(DataError, match="label_names has 2 names.* 3 targets"):
+    with pytest.raises(DataError, match=r"label_names has 2 names.* 3 targets"):
         target_names("score", ["a", "b"], 3)
     with pytest.raises(DataError, match="twice"):
         target_names("score", ["a", "a"], 2)
