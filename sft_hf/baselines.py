@@ -53,14 +53,15 @@ def baseline_metrics(
     elif train is not None and (
         answer := task.constant_answer(train.references, examples.references, CONFIDENCE_SAMPLES)
     ):
-        name, (sentence, metrics) = "majority class", answer
+        name, (sentence, metrics) = task.constant_name, answer
     elif task.answers_untrained():
         name, (sentence, metrics) = "zero-shot", _zero_shot(recipe, task, source, accelerator, examples)
     else:
         return None
     primary = task.primary_metric
     log.info("baseline, %s: %s %s %.4f", sentence, split, primary, metrics[primary])
-    kept = {key: metrics[key] for key in (primary, f"{primary}_ci95")}
+    compared = [key for name in task.compared_metrics() for key in (name, f"{name}_ci95")]
+    kept = {key: metrics[key] for key in compared if key in metrics}
     return {"name": name, "description": sentence, "split": split, "metrics": kept}
 
 

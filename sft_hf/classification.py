@@ -188,6 +188,13 @@ class ClassifierTask(Task[SettingsT]):
         self.threshold = float(getattr(config, "decision_threshold", 0.5))
         self.confidence = Confidence.of(config)
 
+    def labelled_rows(self, split: Dataset, where: str) -> tuple[Dataset, list[Any] | None, list[str]]:
+        """Return the rows of a split that can be used, their labels as `encode` has them, and notes on rows left out.
+
+        Raises DataError naming the row.
+        """
+        return split, self.encode(split, where), []
+
     def label_tensor(self, labels: list[Any]) -> Tensor:
         """Encoded labels as a tensor: int64 [rows], or float [rows, labels] of 0 and 1 for multi-label."""
         if not self.multi_label:
@@ -247,7 +254,7 @@ class ClassifierTask(Task[SettingsT]):
             outputs["loss"] = classification_losses(logits, batch["labels"], self.multi_label)
         return outputs
 
-    def close_calls(self, outputs: dict[str, Tensor]) -> Tensor:
+    def close_calls(self, outputs: dict[str, Tensor]) -> Tensor | None:
         """See `Task.close_calls`: what decides an answer is nearer to its border than `CLOSE` of the largest logit.
 
         That is the two best labels, or each label and the decision threshold, or the confidence and that of abstention.
@@ -355,7 +362,7 @@ class ClassifierTask(Task[SettingsT]):
             metrics = single_label_metrics(answers, truth, names, **options)
         return f"always answering {names[label]!r}, the most frequent label of train", metrics
 
-    def label_counts(self, references: Sequence[Any]) -> dict[str, int]:
+    def label_counts(self, references: Sequence[Any]) -> dict[str, int] | None:
         """See `Task.label_counts`."""
         return dict(zip(self.label_map.names, self._counts(references).tolist(), strict=True))
 

@@ -16,9 +16,8 @@ from sft_hf.errors import DataError, UserError, did_you_mean
 from sft_hf.evaluation import batch_sizes, predict
 from sft_hf.models.cpu_kernels import with_cpu_kernels
 from sft_hf.recipe import Recipe, validate_recipe
-from sft_hf.registry import load_component
 from sft_hf.run_folder import load_run_recipe, open_run
-from sft_hf.tasks.base import Examples, Task
+from sft_hf.tasks.base import Examples, Task, task_class
 
 
 def open_trained(
@@ -37,7 +36,7 @@ def open_trained(
     if task_settings:
         settings = {**recipe.task.model_dump(mode="json"), **task_settings}
         recipe = validate_recipe({**recipe.model_dump(mode="json"), "task": settings}, str(run))
-    task, model = load_component("tasks", recipe.task.name).restore(recipe, folder.model)
+    task, model = task_class(recipe).restore(recipe, folder.model)
     return recipe, task, model.eval()
 
 

@@ -67,6 +67,8 @@ def _pieces(rows: Iterable[dict[str, Any]], kind: str) -> Iterator[str]:
     elif kind == "txt":
         for row in rows:
             answer = row["prediction"]
+            if isinstance(answer, dict):  # of several targets
+                answer = [f"{name}: {number}" for name, number in answer.items()]
             text = ", ".join(answer) if isinstance(answer, list) else str(answer)
             yield " ".join(text.splitlines()) + "\n"  # a label may hold a line break
     else:

@@ -37,7 +37,6 @@ from sft_hf.prefix_cache import with_prefix_cache
 from sft_hf.publishing.hub.access import check_access
 from sft_hf.publishing.hub.push import push
 from sft_hf.recipe import Recipe
-from sft_hf.registry import load_component
 from sft_hf.reporting import report_page
 from sft_hf.run_folder import RunFolder
 from sft_hf.run_inputs import data_findings, load_data, prepare_split, training_data
@@ -45,7 +44,7 @@ from sft_hf.run_record import RunRecord, with_references
 from sft_hf.run_results import prediction_rows, run_metrics, write_adapter, write_card
 from sft_hf.run_state import RunState
 from sft_hf.sources import resolve
-from sft_hf.tasks.base import Examples, Task
+from sft_hf.tasks.base import Examples, Task, task_class
 from sft_hf.technique_stack import TechniqueStack
 from sft_hf.techniques.base import Context
 from sft_hf.trackers import Trackers, check_installed
@@ -120,7 +119,7 @@ class _Run:
 
     def __init__(self, recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> None:
         self.recipe, self.folder, self.accelerator = recipe, folder, accelerator
-        self.task: Task[Any] = load_component("tasks", recipe.task.name)(recipe)
+        self.task: Task[Any] = task_class(recipe)(recipe)
         self.examples: dict[str, Examples] = {}
         self.trackers = Trackers(recipe, folder.path, accelerator)
         self.repo_id = recipe.hub_model_id or folder.path.name
@@ -258,8 +257,8 @@ class _Run:
         self.task.tune(outputs, self.examples["validation"])
         metrics = self.task.score(outputs, self.examples["validation"])
         value = metrics[self.metric]
-        better = state.best_metric is None or (
-            value < state.best_metric if self.metric in self.task.lower_is_better else value > state.best_metric
+        better = state.best_step is None or _is_better(
+            value, state.best_metric, lower=self.metric in self.task.lower_is_better
         )
         if better:
             state.best_metric, state.best_step, state.evaluations_without_improvement = value, state.step, 0
@@ -272,13 +271,13 @@ class _Run:
             | {f"eval_{name}": value for name, value in metrics.items() if isinstance(value, float)}
         )
         log.info(
-            "step %d/%d: train loss %.4f, validation loss %.4f, %s %.4f%s",
+            "step %d/%d: train loss %.4f, validation loss %.4f, %s %s%s",
             state.step,
             self.training.num_steps,
             state.loss,
             metrics["loss"],
             self.metric,
-            value,
+            "undefined" if value is None else f"{value:.4f}",
             " (best so far)" if better else "",
         )
         patience = self.recipe.eval.early_stopping_patience
@@ -310,6 +309,7 @@ class _Run:
             log.info("kept the weights of step %d, the best on validation", state.best_step)
         else:
             self.techniques.adopt_evaluated(model)
+        self.task.finish_model(model)
         if self.adapter is not None:
             model = self.adapter.finish(model)
         scores, predictions, told = {}, [], {}
@@ -384,6 +384,13 @@ class _Run:
                 write_adapter(record, self.adapter, aside)
         report = report_page(record, self.task, self.splits.by_role.get(record.split))
         self.folder.write_results(save, metrics, predictions, report)
+
+
+def _is_better(value: float | None, best: float | None, *, lower: bool) -> bool:
+    """Whether a metric is better than the best so far; None, which is undefined, is worse than any number."""
+    if value is None or best is None:
+        return value is not None
+    return value < best if lower else value > best
 
 
 def _numbers(scores: dict[str, dict[str, Any]]) -> dict[str, float]:

@@ -31,7 +31,7 @@ def load_data(recipe: Recipe, task: Task[Any], model_source: Source | None) -> S
     splits = task.read_labels(load_splits(data, source, columns))
     if model_source is not None:
         task.fit(splits.by_role["train"], splits.where["train"], model_source)
-    splits = limit_splits(fill_missing_splits(splits, data), data)
+    splits = limit_splits(fill_missing_splits(splits, data, task.strata), data)
     for note in splits.notes:
         log.info("%s", note)
     sizes = {role: len(split) for role, split in splits.by_role.items() if isinstance(split, Dataset)}

@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sft_hf.data.archives import open_bytes
 from sft_hf.errors import DataError, did_you_mean

@@ -155,8 +155,10 @@ def decide(cells: Mapping[str, Cells], data: DataSection, kind: str) -> tuple[La
     """
     train = cells["train"]
     columns = train.sources if len(train.sources) > 1 else ()
-    if kind == "regression":
-        return LabelReading("numbers", bool(columns), columns=columns), []
+    if kind == "regression":  # -1 is a number like any other, unless it is all that test has
+        test = cells["test"].values if "test" in cells else []
+        hidden = len(test) > 0 and all(map(is_hidden, test)) and not any(map(is_hidden, train.values))
+        return LabelReading("numbers", bool(columns), columns=columns, hidden=hidden), []
     reading, findings = _form(train, data, kind)
     findings += composed_names(cells.values())
     known = [normal(name) for name in data.label_names or train.declared or ()]

@@ -38,6 +38,8 @@ def _split(task: Task[Any], rows: Examples) -> dict[str, Any]:
         return result | {"unlabelled": True}
     if (counts := task.label_counts(rows.references)) is not None:
         result["labels"] = counts
+    if len(rows) and (spread := task.target_spread(rows.references)) is not None:
+        result["targets"] = spread
     return result
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -46,10 +46,13 @@ def stratified_split(
     return np.setdiff1d(np.arange(n, dtype=np.int64), held_out), held_out
 
 
-def fill_missing_splits(splits: Splits, section: DataSection) -> Splits:
+def fill_missing_splits(
+    splits: Splits, section: DataSection, strata: Callable[[Dataset], Sequence[Hashable] | None] | None = None
+) -> Splits:
     """Hold validation and test out of train where there are none and the section wants them.
 
-    The fractions are of train as it came; test is drawn first. What exists is never touched.
+    The fractions are of train as it came; test is drawn first. What exists is never touched. `strata` gives the groups
+    from which rows are held out alike (None: at random); by default rows with the same label are a group.
     Raises DataError if a part would be empty or train be left with fewer than two rows, and for a stream that has no
     validation split; with data.split_by, if given splits share values of that column.
     """
@@ -73,7 +76,7 @@ def fill_missing_splits(splits: Splits, section: DataSection) -> Splits:
                 f"{len(train) - count}, and {role} needs one row and train two; change data.{role}_fraction "
                 f"({fraction:g}; 0 for none), or give a {role} split"
             )
-        labels = _labels(train, section.target_column)
+        labels = label_groups(train, section.target_column) if strata is None else strata(train)
         seed = (section.split_seed, _HOLD_OUT_STREAM[role])
         if section.split_by:
             values = train.with_format(None)[section.split_by][:]
@@ -135,12 +138,12 @@ def limit_rows(dataset: Dataset, limit: int | None, seed: Seed, label_column: st
     """
     if limit is None or limit >= len(dataset):
         return dataset
-    groups = _groups(_labels(dataset, label_column), len(dataset))
+    groups = _groups(label_groups(dataset, label_column), len(dataset))
     return dataset.select(_draw(groups, len(dataset), limit, seed, leave=0))
 
 
-def _labels(dataset: Dataset, column: str | None) -> list[Any] | None:
-    """One hashable label per row; None where there is no such column or it holds lists."""
+def label_groups(dataset: Dataset, column: str | None) -> list[Any] | None:
+    """Return one hashable label per row; None where there is no such column or it holds lists."""
     if column is None or column not in dataset.column_names or is_multi_label(dataset, column):
         return None
     return dataset.with_format(None)[column][:]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 NO_BREAK = "\u00a0"
@@ -11,7 +11,9 @@ UNKNOWN = "\u2013"
 
 LOWER_IS_BETTER = frozenset(
     {"loss", "wer", "cer", "wer_normalized", "cer_normalized", "substitutions", "deletions", "insertions", "ece"}
+    | {"rmse", "mse", "mae", "standardized_rmse"}
 )
+REGRESSION = ("rmse", "mse", "mae", "standardized_rmse", "r2", "pearson", "spearman")
 
 _NAMES = {
     "accuracy": "Accuracy",
@@ -30,8 +32,16 @@ _NAMES = {
     "insertions": "Words added",
     "loss": "Loss",
     "ece": "Expected calibration error",
+    "rmse": "RMSE",
+    "mse": "MSE",
+    "mae": "MAE",
+    "standardized_rmse": "Standardized RMSE",
+    "r2": "R\u00b2",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
 }
-_NOT_PERCENT = ("loss", "threshold")
+_PROPER = ("rmse", "mse", "mae", "r2", "pearson", "spearman")  # written alike at the start of a sentence and inside
+_NOT_PERCENT = ("loss", "threshold", *REGRESSION)
 
 
 def metric_name(metric: str) -> str:
@@ -50,7 +60,7 @@ def metric_mention(metric: str) -> str:
     'micro-F1'
     """
     name = metric_name(metric)
-    return name[:1].lower() + name[1:]
+    return name if metric in _PROPER else name[:1].lower() + name[1:]
 
 
 def finite(value: Any) -> float | None:
@@ -107,6 +117,16 @@ def percent_range(pair: tuple[float, float] | None) -> str:
 def metric_value(metric: str, value: Any) -> str:
     """Return the value of a metric in its own form: a percentage, or the plain number of a loss."""
     return decimal(value) if metric in _NOT_PERCENT else percent(value)
+
+
+def metric_range(metric: str, pair: tuple[float, float] | None) -> str:
+    """Return an interval of a metric in the form of its value."""
+    return UNKNOWN if pair is None else f"{metric_value(metric, pair[0])} to {metric_value(metric, pair[1])}"
+
+
+def metric_axis(metric: str) -> Callable[[float], str]:
+    """Return what writes the values of a metric at an axis."""
+    return decimal if metric in _NOT_PERCENT else axis_percent
 
 
 def count(value: Any) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sft_hf.confidence import Confidence
 from sft_hf.data.batching import padding_waste
+from sft_hf.registry import load_component
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -145,6 +146,11 @@ class Task(ABC, Generic[SettingsT]):
         self.settings: SettingsT = recipe.task  # type: ignore[assignment]
         self.confidence = Confidence()
 
+    @classmethod
+    def serving(cls, recipe: Recipe) -> type[Task[Any]]:
+        """Return the class that serves a recipe of this task: this one, or one for another kind of answer."""
+        return cls
+
     @property
     def row_cache_gigabytes(self) -> float:
         """What `RowCache` may take: nothing for a stream, whose rows may have no end."""
@@ -216,7 +222,8 @@ class Task(ABC, Generic[SettingsT]):
         raise NotImplementedError(self.no_items)
 
     model_kind: str = ""
-    """What the model is, where techniques tell models of one task apart: ctc, multi_label. Known after `fit`."""
+    """What the model is, where techniques tell models of one task apart: ctc, multi_label, regression. Known after
+    `fit`."""
 
     no_continuous: str | None = None
     """Why `continuous` cannot be asked for, as a user reads it; None where it can. Known after `fit`."""
@@ -242,6 +249,9 @@ class Task(ABC, Generic[SettingsT]):
     def close_calls(self, outputs: dict[str, Tensor]) -> Tensor | None:
         """Rows that float32 might answer otherwise than reduced precision did, bool [rows]; None: cannot be told."""
         return None
+
+    def finish_model(self, model: nn.Module) -> None:
+        """Change the chosen weights, in place, to those that are scored and saved; an adapter is still in it."""
 
     @abstractmethod
     def metric_names(self) -> list[str]:
@@ -279,6 +289,13 @@ class Task(ABC, Generic[SettingsT]):
         """
         return None
 
+    constant_name: str = "majority class"
+    """What metrics.json calls `constant_answer`."""
+
+    def compared_metrics(self) -> list[str]:
+        """The metrics that metrics.json holds of a baseline."""
+        return [self.primary_metric]
+
     def answers_untrained(self) -> bool:
         """Whether the checkpoint can do the task as it comes, without any new weight; known after `fit`."""
         return False
@@ -286,6 +303,16 @@ class Task(ABC, Generic[SettingsT]):
     def label_counts(self, references: Sequence[Any]) -> dict[str, int] | None:
         """Rows of each label, in label order; None for a task without labels."""
         return None
+
+    def target_spread(self, references: Sequence[Any]) -> dict[str, dict[str, float]] | None:
+        """Smallest, mean and largest value and standard deviation of each target; None for a task without numbers."""
+        return None
+
+    def strata(self, train: Dataset) -> list[Any] | None:
+        """Return the group of each row, from all of which rows are held out alike: its label. None: there are none."""
+        from sft_hf.data.splits import label_groups  # with `datasets`, which `predict` need not wait for
+
+        return label_groups(train, self.recipe.data.target_column)
 
     def longest_row(self) -> int | None:
         """The most that a row may cost, if the cost of a batch is its rows x its longest row; None if it is not."""
@@ -331,6 +358,12 @@ class Task(ABC, Generic[SettingsT]):
     def decode_inputs(self, outputs: dict[str, Tensor], examples: Examples) -> list[dict[str, Any]]:
         """One JSON-ready prediction per row of `read_inputs`, whatever number of inputs `prepare_inputs` made of it."""
         return self.decode(outputs)
+
+
+def task_class(recipe: Recipe) -> type[Task[Any]]:
+    """Return the class that serves a recipe. Raises RecipeError for an unknown task."""
+    task: type[Task[Any]] = load_component("tasks", recipe.task.name)
+    return task.serving(recipe)
 
 
 def vocabulary_digest(tokenizer: Any) -> str:

@@ -31,6 +31,7 @@ from sft_hf.models.loading import load_pretrained, open_checkpoint, opens, quiet
 from sft_hf.models.state_dicts import build_config, is_state_dict, load_from_state_dict, timm_preprocessing
 from sft_hf.models.trained_heads import settle_head
 from sft_hf.recipe import ModelSection, TaskSettings
+from sft_hf.regression import REGRESSION, RegressionTask
 from sft_hf.tasks.base import Batch, Examples, Shown, Task
 
 if TYPE_CHECKING:
@@ -67,8 +68,10 @@ class ImageClassificationSettings(TaskSettings):
         description="How much of an image's shorter side evaluation keeps, in the middle; 1: all. For processors that "
         "have it (timm, ConvNeXt); default: the checkpoint's.",
     )
-    problem_type: Literal["auto", "single_label_classification", "multi_label_classification"] = Field(
-        "auto", description="auto: multi-label if the label column holds lists."
+    problem_type: Literal["auto", "single_label_classification", "multi_label_classification", "regression"] = Field(
+        "auto",
+        description="auto: multi-label if the label column holds lists, else one label per row. regression: the label "
+        "column holds numbers to predict, or lists of as many numbers in each row.",
     )
 
 
@@ -116,6 +119,11 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
 
         self.budget = ImageBudget()
         self.brightness = UNKNOWN
+
+    @classmethod
+    def serving(cls, recipe: Recipe) -> type[Task[Any]]:
+        """See `Task.serving`."""
+        return ImageRegression if recipe.task.problem_type == REGRESSION else cls  # type: ignore[attr-defined]
 
     def columns(self) -> dict[str, str]:
         """See `Task.columns`."""
@@ -205,8 +213,10 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
 
     def prepare(self, split: Dataset, where: str) -> Examples:
         """See `Task.prepare`. Every image is opened once, so that a bad one is found before training."""
+        split, encoded, skipped = self.labelled_rows(split, where)
+        label_of = None if encoded is None else dict(zip(split["row_id"], encoded, strict=True))
         split, store, notes = self._without_bad_rows(split, where)
-        labels = self.encode(split, where)
+        labels = None if label_of is None else [label_of[row_id] for row_id in split["row_id"]]
         row_ids = np.asarray(split["row_id"], dtype=np.int64)
 
         def views(name: str, epoch: int) -> ImageRows:
@@ -216,15 +226,8 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         rows, blank = ImageRows(store, labels), ImageRows(store, labels, "blank")
         same = self.settings.augmentation == "evaluation"
         lengths = np.ones(len(rows), dtype=np.int64)
-        return Examples(
-            rows,
-            lengths,
-            row_ids,
-            [None] * len(row_ids) if labels is None else labels,
-            notes,
-            None if same else views,
-            blank,
-        )
+        references = [None] * len(row_ids) if labels is None else labels
+        return Examples(rows, lengths, row_ids, references, [*skipped, *notes], None if same else views, blank)
 
     def show(self, split: Dataset, indices: Sequence[int]) -> list[Shown]:
         """See `Task.show`: JPEG of at most `SHOWN_PIXELS` a side."""
@@ -371,6 +374,14 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
             [row[self.recipe.data.image_column] for row in rows], [""] * len(rows), brightness=self.brightness
         )
         return Examples(ImageRows(store, None), np.ones(len(rows), dtype=np.int64), np.arange(len(rows)), [])
+
+
+class ImageRegression(RegressionTask[ImageClassificationSettings], ImageClassification):
+    """One image to a number or several."""
+
+    def example_batch(self) -> Batch:
+        """See `RegressionTask.example_batch`."""
+        return self.collate([{"view": "blank"}])
 
 
 def _places(where: str, row_ids: Iterable[int]) -> list[str]:

@@ -46,6 +46,7 @@ from sft_hf.models.token_limits import (
 from sft_hf.models.trained_heads import settle_head
 from sft_hf.models.word_embeddings import StartingPoint, WordEmbeddingSettings, build_classifier, read_starting_point
 from sft_hf.recipe import ModelSection, TaskSettings
+from sft_hf.regression import REGRESSION, RegressionTask
 from sft_hf.tasks.base import Batch, Examples, Shown, Task, vocabulary_digest
 
 if TYPE_CHECKING:
@@ -68,8 +69,10 @@ class TextClassificationSettings(TaskSettings):
     max_length: PositiveInt | None = Field(
         256, description="Tokens per row; longer rows are cut, and counted. null: the most the model takes."
     )
-    problem_type: Literal["auto", "single_label_classification", "multi_label_classification"] = Field(
-        "auto", description="auto: multi-label if the label column holds lists."
+    problem_type: Literal["auto", "single_label_classification", "multi_label_classification", "regression"] = Field(
+        "auto",
+        description="auto: multi-label if the label column holds lists, else one label per row. regression: the label "
+        "column holds numbers to predict, or lists of as many numbers in each row.",
     )
     embeddings: WordEmbeddingSettings | None = Field(
         None, description="Only where model.name is a file or folder of word vectors: the model on top of them."
@@ -89,6 +92,11 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
     start: StartingPoint
     train_where: str | None = None
     pooling: str | None = None  # of a new head on an encoder's token vectors; None: the architecture's own head
+
+    @classmethod
+    def serving(cls, recipe: Recipe) -> type[Task[Any]]:
+        """See `Task.serving`."""
+        return TextRegression if recipe.task.problem_type == REGRESSION else cls  # type: ignore[attr-defined]
 
     def columns(self) -> dict[str, str]:
         """See `Task.columns`."""
@@ -185,13 +193,14 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
     def prepare(self, split: Dataset, where: str) -> Examples:
         """See `Task.prepare`."""
         check_texts(split, self.text_columns, where)
-        labels = self.encode(split, where)
+        split, labels, skipped = self.labelled_rows(split, where)
         is_train = where == self.train_where
         self._choose_vocabulary(chain.from_iterable(split[column] for column in self.text_columns) if is_train else ())
         columns = [split[column] for column in self.text_columns]
         table, notes = tokenize(self.tokenizer, columns, self.max_length, where, labels, self._token_cache)
         row_ids = np.asarray(split["row_id"], dtype=np.int64)
-        return Examples(table, table.lengths, row_ids, [None] * len(row_ids) if labels is None else labels, notes)
+        references = [None] * len(row_ids) if labels is None else labels
+        return Examples(table, table.lengths, row_ids, references, [*skipped, *notes])
 
     @cached_property
     def _token_cache(self) -> RowCache | None:
@@ -356,3 +365,13 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         columns = [[row[column] for row in rows] for column in self.text_columns]
         table, notes = tokenize(self.tokenizer, columns, self.max_length, "input")
         return Examples(table, table.lengths, np.arange(len(rows)), [], notes)
+
+
+class TextRegression(RegressionTask[TextClassificationSettings], TextClassification):
+    """One text, or a pair, to a number or several."""
+
+    predict_precision = "no"
+
+    def example_batch(self) -> Batch:
+        """See `RegressionTask.example_batch`."""
+        return self.collate(list(self.prepare_inputs([dict.fromkeys(self.text_columns, "a text")]).features))

@@ -9,24 +9,27 @@ from sft_hf.publishing.confidence import confidence_sentences, measured_calibrat
 from sft_hf.publishing.names import without_paths
 from sft_hf.publishing.numbers import (
     LOWER_IS_BETTER,
+    REGRESSION,
     UNKNOWN,
     count,
     finite,
     interval,
     metric_name,
+    metric_range,
     metric_value,
     percent,
-    percent_range,
     rows,
 )
 from sft_hf.run_record import RunRecord
 
 MOST_CLASSES = 30  # rows of the table of classes, and of groups
 MOST_CONFUSIONS = 10
+METRICS_OF_A_TARGET = ("rmse", "mse", "mae", "r2", "pearson", "spearman")
 
 _TABLE = (
     *("accuracy", "micro_f1", "macro_f1", "map", "subset_accuracy"),
     *("wer", "wer_normalized", "cer", "cer_normalized", "exact_match", "substitutions", "deletions", "insertions"),
+    *REGRESSION,
     *("threshold", "loss"),
 )
 
@@ -41,13 +44,13 @@ def results(record: RunRecord, noun: str) -> list[str]:
         )
         return [f"This model was not scored: {lack} validation split."]
     parts = [_headline(record, noun), _metrics_table(record), _choices(record)]
-    return [*parts, _classes(record), *_speech_tables(record)]
+    return [*parts, _classes(record), _targets(record), *_speech_tables(record)]
 
 
 def _headline(record: RunRecord, noun: str) -> str:
     scores, name = record.scores, record.primary
     lower = " (lower is better)" if name in LOWER_IS_BETTER else ""
-    sure = _interval_text(interval(scores, name))
+    sure = _interval_text(name, interval(scores, name))
     number = scores.get("num_examples")
     return (
         f"**{metric_name(name)} {metric_value(name, scores.get(name))}**{lower} on "
@@ -55,8 +58,8 @@ def _headline(record: RunRecord, noun: str) -> str:
     )
 
 
-def _interval_text(pair: tuple[float, float] | None) -> str:
-    return f" (95 % interval {percent_range(pair)})" if pair else ""
+def _interval_text(name: str, pair: tuple[float, float] | None) -> str:
+    return f" (95 % interval {metric_range(name, pair)})" if pair else ""
 
 
 def _compared(record: RunRecord) -> str:
@@ -67,7 +70,7 @@ def _compared(record: RunRecord) -> str:
     if theirs is None or ours is None:
         return "There is no baseline to compare it with."
     sentence = escape(without_paths(str(baseline.get("description") or baseline.get("name"))), 200)
-    text = f"For comparison, {sentence}: {metric_value(name, theirs)}{_interval_text(interval(scores, name))}."
+    text = f"For comparison, {sentence}: {metric_value(name, theirs)}{_interval_text(name, interval(scores, name))}."
     if (ours >= theirs) if name in LOWER_IS_BETTER else (ours <= theirs):
         return f"{text} **The model is no better than that.**"
     a, b = interval(record.scores, name), interval(scores, name)
@@ -84,14 +87,15 @@ def _metrics_table(record: RunRecord) -> str:
     cells = []
     for name in names:
         values = [f"{metric_value(name, scores[split].get(name))}{_range(scores[split], name)}" for split in splits]
-        cells.append([metric_name(name), *values])
+        mean = " (mean of the targets)" if name in METRICS_OF_A_TARGET and "per_target" in record.scores else ""
+        cells.append([f"{metric_name(name)}{mean}", *values])
     heads = [f"{split}, {rows(scores[split].get('num_examples'))}" for split in splits]
     return table(["Metric (95 % interval)", *heads], cells)
 
 
 def _range(scores: dict[str, Any], name: str) -> str:
     pair = interval(scores, name)
-    return f" ({percent_range(pair)})" if pair else ""
+    return f" ({metric_range(name, pair)})" if pair else ""
 
 
 def _choices(record: RunRecord) -> str:
@@ -126,6 +130,19 @@ def _classes(record: RunRecord) -> str:
         for entry in shown
     ]
     return f"{title}\n\n{table(['Label', 'Precision', 'Recall', 'F1', 'Rows'], cells)}"
+
+
+def _targets(record: RunRecord) -> str:
+    """The metrics of each target, where there are several."""
+    entries = record.scores.get("per_target") or []
+    if not entries:
+        return ""
+    names = ("rmse", "mae", "r2", "pearson", "spearman")
+    cells = [
+        [escape(entry["target"]), *(f"{metric_value(name, entry.get(name))}{_range(entry, name)}" for name in names)]
+        for entry in entries
+    ]
+    return f"Per target ({record.split}; 95 % interval):\n\n{table(['Target', *map(metric_name, names)], cells)}"
 
 
 def _measured(entry: dict[str, Any], name: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import PurePath
 from sft_hf.publishing.card.adapter import adapter_facts, open_adapter
 from sft_hf.publishing.card.markdown import fenced, python_text
 from sft_hf.publishing.numbers import finite
+from sft_hf.publishing.regression import is_regression, target_names
 from sft_hf.run_record import RunRecord
 
 _WORD_VECTOR_FILES = (".txt", ".vec", ".bin", ".gz")
@@ -59,6 +60,8 @@ def _classify(record: RunRecord, pipeline_tag: str, model: str) -> list[str]:
             else '["a text"]'
         )
         given += ", truncation=True"
+    if is_regression(record):
+        return _predict(record, pipeline_tag, model, given)
     threshold = finite(record.scores.get("threshold"))
     if record.primary != "micro_f1":
         first = "[0]" if pipeline_tag == "image-classification" or given.startswith("[") else ""
@@ -72,6 +75,21 @@ def _classify(record: RunRecord, pipeline_tag: str, model: str) -> list[str]:
         f"scores = classify({given}, top_k={every}){first}",
         f'print([row["label"] for row in scores if row["score"] >= {0.5 if threshold is None else threshold}])',
     ]
+
+
+def _predict(record: RunRecord, pipeline_tag: str, model: str, given: str) -> list[str]:
+    """A pipeline gives a number as the score of its target's name."""
+    lines = [f'predict = pipeline("{pipeline_tag}", model={model})']
+    text, several = pipeline_tag == "text-classification", len(target_names(record)) > 1
+    if several:
+        every, first = ("None", "[0]") if text else ("predict.model.config.num_labels", "")
+        return [
+            *lines,
+            f"answer = predict({given}, top_k={every}){first}  # in the units of the data",
+            'print({row["label"]: row["score"] for row in answer})',
+        ]
+    first = "" if text and not given.startswith("[") else "[0]"
+    return [*lines, f'print(predict({given}){first}["score"])  # in the units of the data']
 
 
 def _own_module(record: RunRecord) -> str | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from markupsafe import Markup
@@ -14,17 +16,18 @@ from sft_hf.publishing.names import source_name
 from sft_hf.publishing.numbers import (
     LOWER_IS_BETTER,
     NO_BREAK,
+    REGRESSION,
     UNKNOWN,
-    axis_percent,
     count,
     decimal,
     duration,
     finite,
     interval,
+    metric_axis,
     metric_mention,
     metric_name,
+    metric_range,
     metric_value,
-    percent_range,
 )
 from sft_hf.publishing.public_recipe import public_recipe
 from sft_hf.publishing.report.charts import Line, Strip, interval_strips, line_panel, ticks
@@ -166,10 +169,12 @@ def _chart(runs: Sequence[_Run], metric: str) -> Markup | None:
         return None
     told = "; ".join(f"{strip.label}: {metric_value(metric, strip.value)}" for strip in strips)
     title = f"{metric_name(metric)} of each run, with 95 % intervals"
-    return interval_strips(title, f"Best first. {told}.", strips, _close_scale(strips))
+    form, axis = partial(metric_value, metric), metric_axis(metric)
+    scale = _close_scale(strips, lowest=-math.inf if metric in REGRESSION else 0.0)
+    return interval_strips(title, f"Best first. {told}.", strips, scale, form=form, axis=axis)
 
 
-def _close_scale(strips: Sequence[Strip]) -> tuple[float, float]:
+def _close_scale(strips: Sequence[Strip], lowest: float) -> tuple[float, float]:
     """A scale on which small differences are seen: from a round number below all ends to one above."""
     ends = [end for strip in strips for end in (strip.value, *(strip.interval or ()))]
     low, high = min(ends), max(ends)
@@ -177,7 +182,7 @@ def _close_scale(strips: Sequence[Strip]) -> tuple[float, float]:
         low, high = low - 0.01, high + 0.01
     marks = ticks(low, high)
     step = marks[1] - marks[0] if len(marks) > 1 else high - low
-    return max(0.0, step * (low // step)), step * -(-high // step)
+    return max(lowest, step * (low // step)), step * -(-high // step)
 
 
 def _scores(run: _Run, metric: str, *, leads: bool) -> dict[str, Any]:
@@ -189,7 +194,7 @@ def _scores(run: _Run, metric: str, *, leads: bool) -> dict[str, Any]:
         "split": record.split if record.scores else UNKNOWN,
         "rows": count(record.scores.get("num_examples")),
         "value": metric_value(metric, run.value),
-        "interval": percent_range(run.interval),
+        "interval": metric_range(metric, run.interval),
     }
 
 
@@ -197,7 +202,7 @@ def _curves(runs: Sequence[_Run], metric: str) -> list[tuple[str, Markup]]:
     """The validation metric and loss of the best runs, over the same steps."""
     drawn = runs[:MOST_CURVES]
     steps = [finite(line.get("step")) or 0.0 for run in drawn for line in run.record.log if "eval_loss" in line]
-    form = decimal if metric == "loss" else axis_percent
+    form = metric_axis(metric)
     panels = []
     for key, title, axis in (
         (f"eval_{metric}", f"{metric_name(metric)} on validation", form),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from markupsafe import Markup
@@ -12,13 +13,15 @@ from sft_hf.publishing.names import without_paths
 from sft_hf.publishing.numbers import (
     LOWER_IS_BETTER,
     NO_BREAK,
+    REGRESSION,
     finite,
     interval,
+    metric_axis,
     metric_mention,
     metric_name,
+    metric_range,
     metric_value,
     percent,
-    percent_range,
     rows,
 )
 from sft_hf.publishing.report.charts import Strip, interval_strips, ticks
@@ -89,6 +92,10 @@ def _sentence(record: RunRecord, value: float, own: tuple[float, float] | None) 
     elif metric in ("wer", "wer_normalized"):
         words = f" with {rows(scores['num_words'], 'word')}" if "num_words" in scores else ""
         fact = f"{_per_hundred(value)} word errors per 100 words spoken, in {rows(number, f'{split} recording')}{words}"
+    elif metric in ("rmse", "standardized_rmse"):
+        unit = " standard deviations" if metric == "standardized_rmse" else ""
+        off = f"{metric_value(metric, value)}{unit} (root mean square)"
+        fact = f"Predictions are off by {off} on {rows(number, f'{split} row')}"
     else:
         meaning = " (all decisions on all labels pooled)" if metric == "micro_f1" else ""
         fact = f"{metric_name(metric)}{meaning} is {metric_value(metric, value)} on {rows(number, f'{split} row')}"
@@ -120,12 +127,14 @@ def _chart(record: RunRecord, value: float, own: tuple[float, float] | None, bas
         strips.append(Strip(_name(base.name), base.value, base.interval, "other"))
     told = [
         f"{strip.label}: {metric_value(metric, strip.value)}"
-        + (f", 95 % interval {percent_range(strip.interval)}" if strip.interval else "")
+        + (f", 95 % interval {metric_range(metric, strip.interval)}" if strip.interval else "")
         for strip in strips
     ]
     direction = "Lower is better." if metric in LOWER_IS_BETTER else "Higher is better."
     title = f"{metric_name(metric)} on {record.split}, with 95 % intervals"
-    return interval_strips(title, f"{direction} {'; '.join(told)}.", strips, scale_from_zero(strips))
+    form, axis = partial(metric_value, metric), metric_axis(metric)
+    scale = number_scale(strips) if metric in REGRESSION else scale_from_zero(strips)
+    return interval_strips(title, f"{direction} {'; '.join(told)}.", strips, scale, form=form, axis=axis)
 
 
 def _name(name: str) -> str:
@@ -133,6 +142,7 @@ def _name(name: str) -> str:
         "majority class": "Most frequent label",
         "zero-shot": "Before fine-tuning",
         "frozen probe": "Probe, frozen features",
+        "mean of train": "Mean of train",
     }.get(name, name)
 
 
@@ -143,6 +153,15 @@ def scale_from_zero(strips: Sequence[Strip]) -> tuple[float, float]:
         return 0.0, 1.0
     step = ticks(0.0, highest)[1]
     return 0.0, step * -(-highest // step)
+
+
+def number_scale(strips: Sequence[Strip]) -> tuple[float, float]:
+    """Return a scale of plain numbers that holds all, 0 among them, with round ends."""
+    ends = [0.0, *(end for strip in strips for end in (strip.value, *(strip.interval or ())))]
+    low, high = min(ends), max(ends)
+    marks = ticks(low, high)
+    step = marks[1] - marks[0] if len(marks) > 1 else 1.0
+    return step * (low // step), step * -(-high // step)
 
 
 # --- what a reader has to know besides ---------------------------------------------------------------------------

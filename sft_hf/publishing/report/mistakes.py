@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
-from sft_hf.publishing.numbers import count, finite, interval, metric_name, percent, percent_range, rows
+from sft_hf.publishing.numbers import count, decimal, finite, interval, metric_name, percent, percent_range, rows
+from sft_hf.publishing.regression import errors_by_row, is_regression
 from sft_hf.publishing.report.charts import Strip, interval_strips, small_bar
 from sft_hf.publishing.report.headline import scale_from_zero
 from sft_hf.publishing.report.pages import legible, wording
@@ -43,7 +44,14 @@ def is_error(row: Mapping[str, Any]) -> bool:
 
 
 def worst_rows(record: RunRecord, limit: int) -> list[dict[str, Any]]:
-    """Return the rows that are wrong, the most confident first, ties in the order of their ids."""
+    """Return the rows that are wrong, the most confident first, ties in the order of their ids.
+
+    Of regression, the rows that are furthest off.
+    """
+    if is_regression(record):
+        off = errors_by_row(record)
+        rows_off = [row for row in record.predictions if off.get(row["id"])]
+        return sorted(rows_off, key=lambda row: (-off[row["id"]], row["id"]))[:limit]
     wrong = [row for row in record.predictions if is_error(row)]
 
     def order(row: dict[str, Any]) -> tuple[float, int]:
@@ -55,7 +63,7 @@ def worst_rows(record: RunRecord, limit: int) -> list[dict[str, Any]]:
 
 def error_cards(record: RunRecord, shown: Mapping[int, Shown], limit: int) -> list[dict[str, Any]]:
     """Return what a report shows of each of the worst rows: content, reference, prediction, confidence."""
-    room = MOST_CONTENT
+    room, off = MOST_CONTENT, errors_by_row(record) if is_regression(record) else {}
     cards = []
     for row in worst_rows(record, limit):
         content = shown.get(row["id"])
@@ -64,9 +72,10 @@ def error_cards(record: RunRecord, shown: Mapping[int, Shown], limit: int) -> li
         card: dict[str, Any] = {
             "id": row["id"],
             "confidence": percent(row.get("confidence")),
+            "off": decimal(off[row["id"]]) if off else "",
             "bar": small_bar(finite(row.get("confidence"))),
-            "reference": wording(row.get("reference"), 240),
-            "prediction": wording(row.get("prediction"), 240),
+            "reference": wording(_answer(row.get("reference")), 240),
+            "prediction": wording(_answer(row.get("prediction")), 240),
             "words": None,
             **_content(content, room >= 0),
         }
@@ -74,6 +83,13 @@ def error_cards(record: RunRecord, shown: Mapping[int, Shown], limit: int) -> li
             card["words"] = word_differences(str(row.get("reference")), str(row.get("prediction")))
         cards.append(card)
     return cards
+
+
+def _answer(value: Any) -> Any:
+    """The numbers of several targets as a list of texts; anything else as it is."""
+    if isinstance(value, dict):
+        return [f"{name}: {decimal(number, 6)}" for name, number in value.items()]
+    return decimal(value, 6) if isinstance(value, float) else value
 
 
 def _content(shown: Shown | None, fits: bool) -> dict[str, Any]:

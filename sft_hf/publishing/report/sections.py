@@ -17,6 +17,7 @@ from sft_hf.publishing.numbers import (
     decimal,
     duration,
     finite,
+    metric_axis,
     metric_name,
     metric_value,
     percent,
@@ -60,7 +61,7 @@ def training_panels(record: RunRecord) -> list[Markup]:
             f"{metric_name(metric)} on validation",
             [Line(metric_value(metric, scores[-1][1]) if scores else "", scores, "own", True)],
             False,
-            _axis_format(metric),
+            metric_axis(metric),
         ),
         ("Learning rate", [Line(" ", curve(log, "learning_rate"), "quiet", True)], True, _tiny),
         ("Gradient norm", [Line(" ", curve(log, "grad_norm"), "quiet", True)], True, decimal),
@@ -82,10 +83,6 @@ def _tiny(value: float) -> str:
         return f"{value:.2g}"
     digits, power = f"{value:.1e}".split("e")
     return f"{digits.removesuffix('.0')}e{int(power)}"
-
-
-def _axis_format(metric: str) -> Any:
-    return decimal if metric == "loss" else axis_percent
 
 
 def _told(lines: list[Line], title: str, best: float | None) -> str:
