@@ -7,7 +7,7 @@ and one decision threshold that is chosen on validation.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,12 +15,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sft_hf.confidence import CLOSEST, Confidence
-from sft_hf.data.labels import LabelMap, build_label_map, is_multi_label
+from sft_hf.data.label_reading import LabelReading, is_unlabelled, read_labels, read_rows
+from sft_hf.data.labels import LabelMap, build_label_map, encode_labels, is_multi_label
 from sft_hf.data.preflight import Finding
 from sft_hf.errors import first_few
+from sft_hf.models.trained_heads import HeadRows, in_own_order, label_order, open_config
 from sft_hf.recipe import Recipe, TaskSettings
 from sft_hf.tasks.base import Batch, Examples, Items, Task
 from sft_hf.thresholds import apply_threshold
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from sft_hf.data.loading import Splits
+    from sft_hf.sources import Source
 
 SettingsT = TypeVar("SettingsT", bound=TaskSettings)
 
@@ -43,12 +51,6 @@ def classification_losses(logits: Tensor, labels: Tensor, multi_label: bool) -> 
     return functional.cross_entropy(logits, labels, reduction="none")
 
 
-def reuse_order(label_map: LabelMap, id2label: Mapping[Any, str] | None) -> LabelMap:
-    """Return the labels in the checkpoint's own order if it knows exactly these, so that its head stays right."""
-    own = tuple(id2label[index] for index in sorted(id2label, key=int)) if id2label else ()
-    return LabelMap(own) if set(own) == set(label_map.names) and len(own) == len(label_map.names) else label_map
-
-
 def _listed(names: Sequence[str]) -> str:
     return first_few(names, 5, "labels")
 
@@ -59,6 +61,8 @@ class ClassifierTask(Task[SettingsT]):
     label_map: LabelMap
     multi_label: bool = False
     threshold: float = 0.5
+    reading: LabelReading | None = None
+    head_rows: HeadRows | None = None
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
@@ -69,6 +73,23 @@ class ClassifierTask(Task[SettingsT]):
         self.multi_label = multi_label
         self.model_kind = "multi_label" if multi_label else ""
         self.primary_metric = "micro_f1" if multi_label else "accuracy"
+
+    def read_labels(self, splits: Splits) -> Splits:
+        """See `Task.read_labels`."""
+        kind = getattr(self.settings, "problem_type", "auto")
+        splits, self.reading = read_labels(splits, self.recipe.data, kind)
+        return splits
+
+    def read_rows(self, rows: Dataset, where: str) -> Dataset:
+        """See `Task.read_rows`."""
+        return rows if self.reading is None else read_rows(rows, where, self.recipe.data, self.reading)
+
+    def encode(self, split: Dataset, where: str) -> list[Any] | None:
+        """Return each row's label number, or list of them; None for an unlabelled split. Raises DataError."""
+        column = self.recipe.data.target_column
+        if is_unlabelled(split, column):
+            return None
+        return encode_labels(split, column, self.label_map, where, self.multi_label)
 
     def fit_labels(self, train: Any, where: str, kind: str, config: Any) -> None:
         """Learn the labels, and how many a row has, from the training rows.
@@ -82,13 +103,20 @@ class ClassifierTask(Task[SettingsT]):
         Raises DataError for labels that cannot be used.
         """
         data = self.recipe.data
-        if kind == "auto":
-            self.set_multi_label(is_multi_label(train, data.target_column))
-        else:
+        if kind != "auto":
             self.set_multi_label(kind == "multi_label_classification")
-        self.label_map = build_label_map(train, data.target_column, data.label_names, where, self.multi_label)
-        if data.label_names is None:
-            self.label_map = reuse_order(self.label_map, getattr(config, "id2label", None))
+        elif self.reading is not None:
+            self.set_multi_label(self.reading.several)
+        else:
+            self.set_multi_label(is_multi_label(train, data.target_column))
+        if data.label_names is None and self.reading is not None and self.reading.names:
+            self.label_map = LabelMap(self.reading.names)
+        else:
+            self.label_map = build_label_map(train, data.target_column, data.label_names, where, self.multi_label)
+        own = label_order(config)
+        if data.label_names is None and (names := in_own_order(self.label_map.names, own)) != self.label_map.names:
+            self.label_map = LabelMap(names)
+        self._expect_head(own)
 
     def head_config(self) -> dict[str, Any]:
         """The fields of a Transformers config that describe this head."""
@@ -105,7 +133,7 @@ class ClassifierTask(Task[SettingsT]):
 
     def findings(self, examples: Mapping[str, Examples]) -> list[Finding]:
         """See `Task.findings`: how the labels are spread over the rows."""
-        counts = {role: self._counts(split.references) for role, split in examples.items() if len(split)}
+        counts = {role: self._counts(split.references) for role, split in examples.items() if split.labelled}
         found = []
         if "train" in counts:
             found += self._rare_labels(counts["train"])
@@ -144,6 +172,13 @@ class ClassifierTask(Task[SettingsT]):
                 )
             )
         return found
+
+    def expect_checkpoint(self, source: Source) -> None:
+        """See `Task.expect_checkpoint`: what its head was trained for."""
+        self._expect_head(label_order(open_config(source, self.recipe.model.architecture)))
+
+    def _expect_head(self, own: tuple[str, ...]) -> None:
+        self.head_rows = HeadRows(own, self.label_map.names, chosen=self.recipe.data.label_names is not None)
 
     def read_head(self, config: Any) -> None:
         """Take labels, kind of problem and threshold from the config of a trained model."""

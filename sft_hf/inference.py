@@ -58,6 +58,11 @@ def evaluate_run(
     if recipe.data.streaming and split == "train":
         raise DataError("the rows of a stream (data.streaming) are not kept to be scored; evaluate another split")
     examples = task.prepare(splits.by_role[split], splits.where[split])
+    if not examples.labelled:
+        raise DataError(
+            f"{splits.where[split]}: its rows have no labels, so there is nothing to score; the run's "
+            "predictions.jsonl holds its predictions, and `sft-hf predict` answers other rows"
+        )
     outputs = predict(
         task,
         model.to(accelerator.device),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import UnionType
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -192,7 +193,10 @@ def find_recipe(name: str) -> Path:
 
 
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return `data` with each `dotted.key=VALUE` set; VALUE is YAML. Raises RecipeError for a malformed one."""
+    """Return `data` with each `dotted.key=VALUE` set; VALUE is text where the key takes text alone, else YAML.
+
+    Raises RecipeError for a malformed one.
+    """
     result = dict(data)
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -200,7 +204,7 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
         if not equals or not all(parts):
             raise RecipeError(f"{override[:80]!r}: an override is KEY=VALUE, e.g. optim.learning_rate=3e-5")
         key = key[:100]
-        value = parse_value(text, f"override {key}")
+        value = _override_value(text, f"override {key}", parts, data)
         target = result
         for depth, part in enumerate(parts[:-1]):
             child = target.get(part)
@@ -216,6 +220,40 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
             value = {"name": value}
         target[parts[-1]] = value
     return result
+
+
+def _override_value(text: str, where: str, parts: Sequence[str], data: dict[str, Any]) -> Any:
+    """Return the value of an override. Read as YAML, the column `#1 String` would be a comment, and `001` a number."""
+    kinds = _kinds(parts, data)
+    plain = text.strip()
+    texts = list[str] in kinds or dict[str, str] in kinds
+    if (
+        str not in kinds
+        or not plain
+        or (plain in ("null", "~") and type(None) in kinds)
+        or (texts and plain[0] in "[{")
+    ):
+        return parse_value(text, where, texts=texts and plain not in ("", "null", "~"))
+    if plain[0] in "'\"":
+        try:
+            value = parse_value(text, where)
+            return value if isinstance(value, str) else plain
+        except RecipeError:
+            pass
+    return plain
+
+
+def _kinds(parts: Sequence[str], data: dict[str, Any]) -> set[Any]:
+    """Return the types that a key of a recipe takes; none for a key that is not there."""
+    try:
+        section = _section_class(parts[:-1], data)
+    except (RecipeError, KeyError, TypeError):
+        return set()
+    field = section.model_fields.get(parts[-1]) if section else None
+    if field is None:
+        return set()
+    annotation = field.annotation
+    return set(get_args(annotation)) if isinstance(annotation, UnionType) else {annotation}
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:

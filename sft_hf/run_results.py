@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 def prediction_rows(task: Task[Any], outputs: dict[str, Tensor], examples: Examples) -> list[dict[str, Any]]:
-    """Return the lines of predictions.jsonl: row id, reference, prediction, confidence."""
+    """Return the lines of predictions.jsonl: row id, reference (if there are labels), prediction, confidence."""
     return [
-        {"id": int(row_id), "reference": task.reference(reference), **decoded}
+        {"id": int(row_id)} | ({"reference": task.reference(reference)} if examples.labelled else {}) | decoded
         for row_id, reference, decoded in zip(examples.row_ids, examples.references, task.decode(outputs), strict=True)
     ]
 

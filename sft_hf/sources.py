@@ -22,7 +22,8 @@ _FORMS = (
     "a path in a Python distribution (pypi://some-dist==1.0/some_dist/model)"
 )
 _PATH_SUFFIXES = (
-    *(".csv", ".tsv", ".tab", ".json", ".jsonl", ".ndjson", ".parquet", ".txt", ".yaml"),
+    *(".csv", ".tsv", ".tab", ".psv", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".feather", ".txt", ".yaml"),
+    *(".xlsx", ".xlsm", ".xls", ".xlsb", ".ods", ".zip", ".zst", ".bz2", ".xz"),
     *(".safetensors", ".pth", ".pt", ".bin"),
     *(".vec", ".npy", ".gz"),
 )

@@ -6,6 +6,7 @@ core schema of YAML 1.2 (yaml.org/spec/1.2.2, chapter 10.3) and constructs nothi
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ MAX_VALUES = 100_000  # of one file, every use of an alias counted
 MAX_BYTES = 1 << 20  # a recipe is a page of text; a larger file is something else
 MAX_DEPTH = 100  # lists and mappings inside each other; beyond 250, pydantic and PyYAML give up
 
+_SWALLOWED = re.compile(r"[ \t]*(#[^\s#][^\r\n\0]*)")  # `key: #1 String`; a comment proper has a blank after its #
 _INTEGER = re.compile(r"^[-+]?[0-9]+$")
 _CORE_SCHEMA = (
     ("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF"),
@@ -89,6 +91,10 @@ def _construct(loader: _Loader, node: yaml.ScalarNode) -> Any:
     """Construct a plain value; its tag may stand before any text (`!!int abc`), so that it may not be one."""
     kind = node.tag.rpartition(":")[2]
     text = str(loader.construct_scalar(node))
+    mark = node.start_mark
+    if not text and mark.buffer is not None and (lost := _SWALLOWED.match(mark.buffer, mark.pointer)):
+        problem = f"{lost[1][:40]!r} is a comment in YAML, so that no value is left; put it in quotes, or write null"
+        raise yaml.constructor.ConstructorError(None, None, problem, mark)
     pattern = next(pattern for tag, pattern, _ in _CORE_SCHEMA if tag == node.tag)
     try:
         if pattern.match(text) or (kind == "float" and _INTEGER.match(text)):
@@ -116,9 +122,15 @@ for _tag, _pattern, _first in _CORE_SCHEMA:
         _class.add_implicit_resolver(_tag, _pattern, ["" if char == "\0" else char for char in _first])
 
 
-def _parse(text: str, where: str) -> Any:
+class _TextLoader(_Loader):
+    """Reads every plain value as text: 001 and 1e5 as they are written."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
+
+
+def _parse(text: str, where: str, texts: bool = False) -> Any:
     try:
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        data = yaml.load(text, Loader=_TextLoader if texts else _Loader)  # noqa: S506 - a SafeLoader
         check_plain(data)
         return data
     except yaml.constructor.ConstructorError as error:
@@ -195,9 +207,27 @@ def _kind(data: Any) -> str:
     return "empty" if data is None else f"a {type(data).__name__}"
 
 
-def parse_value(text: str, where: str) -> Any:
-    """Return the value of a `KEY=VALUE` override, by the same rules as in a file. Raises RecipeError."""
-    return _parse(text, where)
+def parse_value(text: str, where: str, *, texts: bool = False) -> Any:
+    """Return the value of a `KEY=VALUE` override, by the same rules as in a file.
+
+    With `texts`, plain values inside lists and mappings stay text: 001 is no number. Raises RecipeError, also for a
+    value that YAML would cut at a `#`.
+    """
+    try:
+        value = _parse(text, where, texts)
+    except RecipeError as error:
+        raise RecipeError(f"{error}{'; put what has a # in quotes' * ('#' in text)}") from None
+    # Where the `#` begins a comment, another letter in its place makes the value longer.
+    if "#" in text and json.dumps(value).replace("#", "x") != json.dumps(_without_hash(text, where, texts)):
+        raise RecipeError(f"{where}: '#' begins a comment in YAML; put the value in quotes: \"'{text.strip()}'\"")
+    return value
+
+
+def _without_hash(text: str, where: str, texts: bool) -> Any:
+    try:
+        return _parse(text.replace("#", "x"), where, texts)
+    except RecipeError:
+        return None
 
 
 def write_yaml(data: dict[str, Any]) -> str:

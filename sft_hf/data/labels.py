@@ -6,9 +6,6 @@ classes differently.
 
 from __future__ import annotations
 
-import json
-import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,14 +13,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 from sft_hf.data.columns import READ_BATCH
+from sft_hf.data.label_values import INTEGER, NUMBER, list_of, name_of, normal, parse_list, similar_key
 from sft_hf.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-LOOK_AT = 100  # rows that tell whether text labels are JSON lists
-
-_INTEGER = re.compile(r"[+-]?[0-9]{1,300}")  # Python reads no more than 4300 digits
+LOOK_AT = 100  # rows that tell whether text labels are lists
 
 
 @dataclass(frozen=True)
@@ -49,12 +45,14 @@ class LabelMap:
 
     def encode(self, value: Any) -> int:
         """Return the number of one label. Raises DataError for a label that is none of these."""
-        return self._number_of(_name_of(value, None))
+        return self._number_of(name_of(value, None))
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
-        by_number = self.origin != "train" and not any(map(_INTEGER.fullmatch, self.names))
-        return {**({str(index): index for index in range(len(self.names))} if by_number else {}), **self.label2id}
+        by_number = self.origin != "train" and not any(map(INTEGER.fullmatch, self.names))
+        composed = {normal(name): index for index, name in enumerate(self.names)}
+        positions = {str(index): index for index in range(len(self.names))} if by_number else {}
+        return {**positions, **composed, **self.label2id}
 
     def _number_of(self, name: str) -> int:
         if name in self._numbers:
@@ -65,6 +63,12 @@ class LabelMap:
             "features": "is not one of the data set's class names",
         }[self.origin]
         known = [_shown(known) for known in self.names]
+        similar = next((known for known in self.names if similar_key(known) == similar_key(name)), None)
+        if similar is not None:
+            why += (
+                f", and differs from {similar!r:.80} only in letter case, blanks, hyphens or a mark at the end; "
+                "data.merge_similar_labels: true takes them for the same"
+            )
         raise DataError(f"label {name!r:.80} {why}; {did_you_mean(_shown(name), known)}")
 
 
@@ -87,9 +91,9 @@ def build_label_map(
 
     declared = _class_names(train, column)
     if label_names is not None:
-        label_map = LabelMap(tuple(label_names), "label_names")
+        label_map = LabelMap(tuple(map(normal, label_names)), "label_names")
     elif declared is not None:
-        label_map = LabelMap(tuple(declared), "features")
+        label_map = LabelMap(tuple(map(normal, declared)), "features")
     elif isinstance(train, IterableDataset):
         raise DataError(f"{where}: a stream does not tell its labels in advance; list them in data.label_names")
     else:
@@ -127,7 +131,7 @@ def encode_labels(
 
 
 def is_multi_label(dataset: Dataset | IterableDataset, column: str) -> bool:
-    """Whether the column holds lists: by its type, or because its first values are text that is a JSON list."""
+    """Whether the column holds lists: by its type, or because its first values are texts that are lists."""
     from datasets import IterableDataset, LargeList, List  # as in `build_label_map`
 
     features = dataset.features
@@ -140,21 +144,7 @@ def is_multi_label(dataset: Dataset | IterableDataset, column: str) -> bool:
     if values and all(isinstance(value, list) for value in values):
         return True
     texts = [value for value in values if isinstance(value, str) and value.strip()]
-    return bool(texts) and all(_json_list(text) is not None for text in texts)
-
-
-def check_texts(dataset: Dataset, column: str, where: str) -> None:
-    """Check that every row of a column holds text. Raises DataError naming the first row that does not."""
-    for row, text in _numbered(dataset, column):
-        if isinstance(text, str) and text.strip():
-            continue
-        place = f"{where} row {row}: column {column!r}"
-        if text is None or isinstance(text, str):
-            raise DataError(f"{place} is empty; remove the row or fill it in")
-        raise DataError(
-            f"{place} holds {str(text)[:40]!r} ({type(text).__name__}), which is no text; choose another column, or "
-            "write the values as text"
-        )
+    return bool(texts) and all(parse_list(text) is not None for text in texts)
 
 
 # --- values to names -----------------------------------------------------------------------------------------
@@ -174,58 +164,11 @@ def _rows_of_names(dataset: Dataset, column: str, where: str, multi_label: bool)
     declared = _class_names(dataset, column)
     for row, value in _numbered(dataset, column):
         try:
-            values = _as_list(value) if multi_label else [value]
-            names = [_name_of(item, declared) for item in values]
+            values = list_of(value) if multi_label else [value]
+            names = [name_of(item, declared) for item in values]
         except DataError as error:
             raise DataError(f"{where} row {row} (label column {column!r}): {error}") from None
         yield row, names
-
-
-def _as_list(value: Any) -> list[Any]:
-    values = _json_list(value) if isinstance(value, str) and value.strip() else value
-    if isinstance(values, list):
-        return values
-    if value is None or isinstance(value, str):
-        held = f"{value!r:.80} is no list of labels" if value else "the list of labels is missing"
-        raise DataError(f'{held}; write a JSON list such as ["a", "b"], or [] for none')
-    raise DataError(f"{value!r:.80} is no list of labels; a multi-label column holds lists only")
-
-
-def _json_list(text: str) -> list[Any] | None:
-    try:
-        value = json.loads(text) if text.lstrip().startswith("[") else None
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, list) else None
-
-
-def _name_of(value: Any, declared: Sequence[str] | None) -> str:
-    """The name of one label. Raises DataError (without the place) for what can be none."""
-    if (
-        value is None
-        or (isinstance(value, float) and math.isnan(value))
-        or (isinstance(value, str) and not value.strip())
-    ):
-        raise DataError("the label is empty; fill it in or remove the row")
-    if declared is not None and isinstance(value, int):
-        if value == -1:
-            raise DataError("the label is -1: this split's labels are hidden; choose another by data.test_split")
-        if not 0 <= value < len(declared):
-            raise DataError(f"label {value} is outside the data set's {len(declared)} class names")
-        return declared[value]
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float):
-        if value.is_integer():
-            return str(int(value))
-        raise DataError(f"label {value} is a fraction; regression is not supported")
-    if isinstance(value, list):
-        raise DataError("the label is a list; set task.problem_type: multi_label_classification")
-    raise DataError(f"label {str(value)[:40]!r} is neither text nor a whole number ({type(value).__name__})")
 
 
 def _shown(name: str) -> str:
@@ -234,8 +177,10 @@ def _shown(name: str) -> str:
 
 
 def _in_order(names: list[str]) -> list[str]:
-    if all(map(_INTEGER.fullmatch, names)):
+    if all(map(INTEGER.fullmatch, names)):
         return sorted(names, key=lambda name: (int(name), name))
+    if all(map(NUMBER.fullmatch, names)):
+        return sorted(names, key=lambda name: (float(name), name))
     return sorted(names) if set(names) == {"false", "true"} else names
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import datasets
 import numpy as np
@@ -15,14 +16,23 @@ import pyarrow as pa
 from datasets import Dataset, IterableDataset
 
 from sft_hf.data import media
-from sft_hf.data.file_paths import FilePaths, resolved_paths
-from sft_hf.data.files import TABLE_SUFFIXES, iter_rows, read_table, separator_hint, table_features, table_stem
+from sft_hf.data.archives import ARCHIVE, COMPRESSED, archive_members
+from sft_hf.data.files import (
+    TABLE_SUFFIXES,
+    iter_rows,
+    separator_hint,
+    table_options,
+    table_stem,
+)
 from sft_hf.data.hub import Data, hub_name, load_from_hub, refuse
 from sft_hf.data.image_folders import image_layout, read_image_folder, refuse_flat
+from sft_hf.data.split_files import Wanted, read_parts
+from sft_hf.data.text_rows import check_texts, leave_out_bad_rows, leave_out_of_stream
 from sft_hf.data.unpacking import holds_media, is_archive, only_archives, unpacked, unpacked_together
 from sft_hf.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
+    from sft_hf.data.preflight import Finding
     from sft_hf.recipe import DataSection
     from sft_hf.sources import Source
 
@@ -36,6 +46,9 @@ message names a line of a text file instead, it says "line", counted from 1 as e
 VALIDATION_NAMES = ("validation", "valid", "val", "dev")
 """Names that stand for each other, the first that is there wins; an exact match comes before them all."""
 
+TEXT_KEYS = ("data.text_column", "data.text_pair_column")
+"""Keys of a recipe that name a column of texts, which must not be empty."""
+
 _SHARD = re.compile(r"(?P<split>.+)-(?P<index>\d+)-of-(?P<count>\d+)")
 
 
@@ -44,14 +57,15 @@ class Splits:
     """The data of a run by role ("train", "validation", "test"; absent ones are absent).
 
     `where` says for messages where a role's rows come from: "train.csv" or "org/name [train]". `notes` are sentences
-    about what was decided on the way, for the log. `revision` is the commit of a Hub data set; None where it is not
-    known (streams) or there is none.
+    about what was decided on the way, for the log; `findings` are about the data, for log, check and report. `revision`
+    is the commit of a Hub data set; None where it is not known (streams) or there is none.
     """
 
     by_role: dict[str, Data]
     where: dict[str, str]
     notes: list[str] = field(default_factory=list)
     revision: str | None = None
+    findings: list[Finding] = field(default_factory=list)
 
 
 def load_splits(section: DataSection, source: Source, columns: Mapping[str, str]) -> Splits:
@@ -70,26 +84,64 @@ def load_splits(section: DataSection, source: Source, columns: Mapping[str, str]
     Raises DataError for files, splits or columns that are missing or cannot be used, StorageError for the disk.
     """
     files = [column for key, column in columns.items() if key in media.MEDIA_KEYS]
+    wanted = Wanted(tuple(files), () if files else _needed(section, columns))
     if source.path is None:
         by_name, commit = load_from_hub(section, source)
         loaded = replace(_by_name(section, by_name, source.name, hub_name(source)), revision=commit)
     elif source.path.is_dir():
-        loaded = _from_folder(section, source.path, files, "data.image_column" in columns)
+        loaded = _from_folder(section, source.path, wanted, "data.image_column" in columns)
     elif files and is_archive(source.path) and holds_media(source.path):
         folder, notes = unpacked(source.path)
-        loaded = _from_folder(section, folder, files, "data.image_column" in columns)
+        loaded = _from_folder(section, folder, wanted, "data.image_column" in columns)
         loaded = replace(loaded, notes=notes + loaded.notes)
+    elif _is_archive(source.path) and not files:
+        loaded = _from_archive(section, source.path, wanted)
     elif section.data_files:
         raise DataError(f"data.data_files picks files of a folder, and {source.path} is a file; remove it")
     else:
         notes = []
-        train = _from_files([source.path], section, "train", files, notes)
+        train = read_parts([source.path], section, "train", wanted, notes)
         loaded = Splits({"train": train}, {"train": source.path.name}, notes)
     by_role = {}
+    texts = [column for key, column in columns.items() if key in TEXT_KEYS]
     for role, data in loaded.by_role.items():
-        require_columns(data, columns, loaded.where[role])
+        require_columns(data, _required(data, columns, role), loaded.where[role])
         by_role[role] = data if isinstance(data, IterableDataset) else _number(data, loaded.where[role])
+        if texts:
+            by_role[role] = _usable_texts(by_role[role], texts, section, loaded.where[role], loaded.notes)
     return replace(loaded, by_role=by_role)
+
+
+def _needed(section: DataSection, columns: Mapping[str, str]) -> tuple[str, ...]:
+    """The columns that a task on texts reads; no other can stop a run."""
+    known = set(columns.values())
+    for key in ("group_column", "split_by"):
+        known |= {value} if isinstance(value := getattr(section, key, None), str) else set()
+    for value in (section.label_column,):
+        known |= set(value) if isinstance(value, list) else {value}
+    return tuple(sorted(known))
+
+
+def _usable_texts(data: Data, texts: Sequence[str], section: DataSection, where: str, notes: list[str]) -> Data:
+    """Leave rows without a text out, or refuse the first: see `data.on_bad_row`."""
+    if isinstance(data, IterableDataset):
+        return data if section.on_bad_row == "stop" else leave_out_of_stream(data, texts, where)
+    if section.on_bad_row == "stop":
+        check_texts(data, texts, where)
+        return data
+    kept = leave_out_bad_rows(data, texts, where, notes)
+    if not len(kept):
+        raise DataError(f"{where}: no row can be used: {notes[-1]}")
+    return kept
+
+
+def _required(dataset: Data, columns: Mapping[str, str], role: str) -> Mapping[str, str]:
+    """The columns that a split has to have: a test without any label column is unlabelled."""
+    known = dataset.column_names or []
+    labels = {key: column for key, column in columns.items() if key.startswith("data.label_column")}
+    if role != "test" or any(column in known for column in labels.values()):
+        return columns
+    return {key: column for key, column in columns.items() if key not in labels}
 
 
 def require_columns(dataset: Data, columns: Mapping[str, str], where: str) -> None:
@@ -165,101 +217,80 @@ def _unused(chosen: Mapping[str, str], available: Sequence[str]) -> list[str]:
 # --- local files ---------------------------------------------------------------------------------------------
 
 
-def _from_files(paths: list[Path], section: DataSection, role: str, files: Sequence[str], notes: list[str]) -> Data:
-    """Read the parts of a split; `files` are the columns that hold paths, relative to the part's folder."""
-    resolvers = {path: FilePaths(path, section.file_prefix, section.file_suffix) for path in paths}
-    options: dict[str, Any] = {
-        "delimiter": section.delimiter,
-        "quote_char": section.quote_char,
-        "skip_lines": section.skip_lines,
-    }
-    if section.streaming and role == "train":
-        features = [_name_features(table_features(path, **options), files) for path in paths]
-        if any(other != features[0] for other in features):
-            raise DataError(f"{paths[0]} and its other parts differ in their columns; one split needs the same in all")
-        fixes = (section.file_prefix, section.file_suffix)
-        names = {"paths": [str(path) for path in paths], "options": options, "files": tuple(files), "fixes": fixes}
-        return media.undecoded(IterableDataset.from_generator(_stream, features=features[0], gen_kwargs=names))
-    parts = [
-        resolved_paths(media.undecoded(_name_files(read_table(path, **options), files)), files, resolvers[path])
-        for path in paths
-    ]
-    notes += [note for path in paths for note in resolvers[path].notes()]
-    for path, part in zip(paths, parts, strict=True):
-        if set(part.column_names) != set(parts[0].column_names):
-            raise DataError(
-                f"{path}: columns {', '.join(part.column_names)}, but {paths[0].name} has "
-                f"{', '.join(parts[0].column_names)}; parts of one split need the same columns"
-            )
-    try:
-        return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
-    except (ValueError, TypeError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise DataError(f"{paths[0]} and its other parts do not fit together: {reason}") from error
-
-
-def _name_files(table: Dataset, files: Sequence[str]) -> Dataset:
-    return table.rename_columns(media.file_column(table.column_names, files))
-
-
-def _name_features(features: datasets.Features | None, files: Sequence[str]) -> datasets.Features | None:
-    if features is None:
-        return None
-    other = media.file_column(features, files)
-    return datasets.Features({other.get(name, name): feature for name, feature in features.items()})
-
-
-def _stream(
-    paths: list[str], options: dict[str, Any], files: tuple[str, ...], fixes: tuple[str, str]
-) -> Iterator[dict[str, Any]]:
-    for path in paths:
-        resolver = FilePaths(Path(path), *fixes)
-        for batch in iter_rows(path, **options):
-            other = media.file_column(batch, files)
-            batch = {other.get(name, name): values for name, values in batch.items()}
-            names = list(batch)
-            for column in set(files) & set(names):
-                batch[column] = [resolver.path(value) for value in batch[column]]
-            for values in zip(*batch.values(), strict=True):
-                yield dict(zip(names, values, strict=True))
-
-
-def _from_folder(section: DataSection, folder: Path, files: Sequence[str], images: bool) -> Splits:
+def _from_folder(section: DataSection, folder: Path, wanted: Wanted, images: bool) -> Splits:
     if section.data_files:
-        return _from_mapping(section, folder, section.data_files, files)
+        return _from_mapping(section, folder, section.data_files, wanted)
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return _from_saved(section, folder)
+    files = wanted.files
     if files and (archives := only_archives(folder)):
         together, notes = unpacked_together(folder, archives)
-        splits = _from_folder(section, together, files, images)
+        splits = _from_folder(section, together, wanted, images)
         return replace(splits, notes=notes + splits.notes)
     listing = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     groups: dict[str, list[Path]] = {}
     for name in listing:
-        stem = table_stem(name)
-        if stem is not None and (folder / name).is_file():
-            shard = _SHARD.fullmatch(stem)
-            groups.setdefault(shard["split"] if shard else stem, []).append(folder / name)
+        if (folder / name).is_file():
+            _group(folder / name, groups)
     if files:
         groups |= {name: [table] for name, table in media.metadata_tables(folder, section.train_split).items()}
         for table in groups.get(section.train_split, []):
             if media.is_metadata(table) and table.parent == folder:
-                return _from_one_table(section, folder, table, files)
+                return _from_one_table(section, folder, table, wanted)
     only = _only_table(groups, section) if files else None
     if only is not None and _has_columns(only, section, files[0]):
-        return _from_one_table(section, folder, only, files)
+        return _from_one_table(section, folder, only, wanted)
     if images and section.train_split not in groups and (found := _from_image_folder(section, folder)):
         return found
     if only is not None:
-        return _from_one_table(section, folder, only, files)
+        return _from_one_table(section, folder, only, wanted)
     if images and section.train_split not in groups:
         refuse_flat(folder, [table.name for group in groups.values() for table in group])
     held = did_you_mean("", listing).removeprefix("Valid: ")
-    endings = ", ".join(TABLE_SUFFIXES[:-1])
+    endings = ", ".join(suffix for suffix in TABLE_SUFFIXES if suffix not in COMPRESSED)
     beside = ", or a metadata.csv (file_name, transcription)" if files and not images else ""
     advice = f"; a split is a file named after it ({endings}){beside}, or see data.data_files; the folder holds: {held}"
     chosen, notes = _choose(section, list(groups), str(folder), advice)
-    return _read_groups(section, chosen, {name: groups[name] for name in chosen.values()}, notes, files)
+    return _read_groups(section, chosen, {name: groups[name] for name in chosen.values()}, notes, wanted)
+
+
+def _group(path: Path, groups: dict[str, list[Path]]) -> None:
+    """Put a table among the files of the split that it is called like."""
+    stem = table_stem(path.name)
+    if stem is None and _is_archive(path) and len(tables := _tables_in(path)) == 1:  # train.zip, train.csv.zip
+        stem, path = table_stem(path.stem) or path.stem, tables[0]
+    if stem is not None:
+        shard = _SHARD.fullmatch(stem)
+        groups.setdefault(shard["split"] if shard else stem, []).append(path)
+
+
+def _is_archive(path: Path) -> bool:
+    return path.suffix.lower() == ARCHIVE and path.is_file()
+
+
+def _tables_in(archive: Path) -> list[Path]:
+    return [archive / name for name in sorted(archive_members(archive)) if table_stem(Path(name).name) is not None]
+
+
+def _from_archive(section: DataSection, archive: Path, wanted: Wanted) -> Splits:
+    """Read a zip archive as its tables lie in it: one is train, several are splits by their names."""
+    if section.data_files:
+        return _from_mapping(section, archive, section.data_files, wanted)
+    tables = _tables_in(archive)
+    if not tables:
+        held = did_you_mean("", archive_members(archive)).removeprefix("Valid: ")
+        raise DataError(f"{archive}: no table in the archive; it holds: {held}")
+    groups: dict[str, list[Path]] = {}
+    for path in tables:
+        _group(path, groups)
+    if len(groups) == 1 and section.train_split not in groups:
+        groups = {"train": groups.popitem()[1]}
+        section = section.model_copy(update={"train_split": "train"})
+    advice = "; a split is a table of the archive named after it, or see data.data_files"
+    chosen, notes = _choose(section, list(groups), str(archive), advice)
+    notes += _unused(chosen, list(groups))
+    splits = _read_groups(section, chosen, {name: groups[name] for name in chosen.values()}, notes, wanted)
+    return replace(splits, where={role: f"{archive.name}/{where}" for role, where in splits.where.items()})
 
 
 def _only_table(groups: Mapping[str, list[Path]], section: DataSection) -> Path | None:
@@ -270,9 +301,8 @@ def _only_table(groups: Mapping[str, list[Path]], section: DataSection) -> Path 
 
 def _has_columns(table: Path, section: DataSection, files: str) -> bool:
     """Whether a table has the column of files and that of labels; else folders of classes come first."""
-    options: dict[str, Any] = {"delimiter": section.delimiter, "quote_char": section.quote_char}
     try:
-        names = next(iter_rows(table, batch_size=1, skip_lines=section.skip_lines, **options), {})
+        names = next(iter_rows(table, batch_size=1, **table_options(section)), {})
     except DataError:
         return False
     return section.target_column in names and bool({files, media.FILE_NAME} & set(names))
@@ -282,16 +312,17 @@ def _split_names(section: DataSection) -> list[str]:
     return [*(name for role in ROLES if (name := getattr(section, f"{role}_split"))), *VALIDATION_NAMES]
 
 
-def _from_one_table(section: DataSection, folder: Path, table: Path, files: Sequence[str]) -> Splits:
+def _from_one_table(section: DataSection, folder: Path, table: Path, wanted: Wanted) -> Splits:
     """One table above the files of all splits: a row belongs to the split in whose folder its file is, if to any.
 
     Where no file is in the folder of a split, all rows are train.
     """
     notes: list[str] = []
-    rows = _from_files([table], section.model_copy(update={"streaming": False}), "train", files, notes)
+    files = wanted.files
+    rows = read_parts([table], section.model_copy(update={"streaming": False}), "train", wanted, notes)
     by_folder = media.rows_by_folder(rows, files[0], folder) if files[0] in rows.column_names else {}
     if not set(by_folder) & set(_split_names(section)):
-        return _read_groups(section, {"train": section.train_split}, {section.train_split: [table]}, [], files)
+        return _read_groups(section, {"train": section.train_split}, {section.train_split: [table]}, [], wanted)
     counts = ", ".join(f"{name} {len(chosen)}" for name, chosen in by_folder.items())
     notes.append(f"{table.name}: the splits are the folders that hold the files; rows: {counts}")
     for name in _split_names(section):
@@ -320,7 +351,7 @@ def _from_image_folder(section: DataSection, folder: Path) -> Splits | None:
     return splits
 
 
-def _from_mapping(section: DataSection, folder: Path, data_files: Mapping[str, str], files: Sequence[str]) -> Splits:
+def _from_mapping(section: DataSection, folder: Path, data_files: Mapping[str, str], wanted: Wanted) -> Splits:
     chosen, notes = _choose(section, list(data_files), "data.data_files")
     groups = {}
     for name in chosen.values():
@@ -332,10 +363,12 @@ def _from_mapping(section: DataSection, folder: Path, data_files: Mapping[str, s
             files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
             raise DataError(f"data.data_files: {name}: no file {pattern!r} in {folder}; {did_you_mean(pattern, files)}")
         groups[name] = found
-    return _read_groups(section, chosen, groups, notes + _unused(chosen, list(data_files)), files, ordered=True)
+    return _read_groups(section, chosen, groups, notes + _unused(chosen, list(data_files)), wanted, ordered=True)
 
 
 def _glob(folder: Path, pattern: str) -> list[Path]:
+    if _is_archive(folder):
+        return [folder / name for name in sorted(archive_members(folder)) if name == pattern or fnmatch(name, pattern)]
     if (folder / pattern).is_file():  # a name may hold characters that mean something in a pattern
         return [folder / pattern]
     try:
@@ -349,14 +382,14 @@ def _read_groups(
     chosen: Mapping[str, str],
     groups: Mapping[str, list[Path]],
     notes: list[str],
-    files: Sequence[str],
+    wanted: Wanted,
     ordered: bool = False,
 ) -> Splits:
     splits = Splits({}, {}, notes)
     for role, name in chosen.items():
         paths = groups[name] if ordered else _check_shards(name, groups[name])
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-        splits.by_role[role] = _from_files(paths, section, role, files, splits.notes)
+        splits.by_role[role] = read_parts(paths, section, role, wanted, splits.notes)
         # metadata.csv is every split's name for its table
         place = paths[0].parent.name + "/" if table_stem(paths[0].name) == media.METADATA else ""
         splits.where[role] = place + paths[0].name + more

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft_hf.data.file_paths import FilePaths
-from sft_hf.data.files import TABLE_SUFFIXES, iter_rows
+from sft_hf.data.files import TABLE_SUFFIXES, iter_rows, table_options
 from sft_hf.data.media import FILE_NAME
 from sft_hf.errors import DataError, did_you_mean
 
@@ -58,7 +58,7 @@ def input_paths(
 def _table_paths(path: Path, data: DataSection, column: str) -> Iterator[str]:
     number = 0  # of the row, counted from 0
     paths = FilePaths(path, data.file_prefix, data.file_suffix)
-    rows = iter_rows(path, delimiter=data.delimiter, quote_char=data.quote_char, skip_lines=data.skip_lines)
+    rows = iter_rows(path, **{**table_options(data), "on_bad_row": "stop"})
     for batch in rows:
         name = next((name for name in (column, FILE_NAME) if name in batch), None)
         if name is None:

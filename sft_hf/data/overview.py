@@ -34,6 +34,8 @@ def _split(task: Task[Any], rows: Examples) -> dict[str, Any]:
     if (measured := task.measured_lengths(rows)) is not None and len(rows):
         unit, lengths = measured
         result |= {"length_unit": unit, "lengths": _lengths(lengths)}
+    if len(rows) and not rows.labelled:
+        return result | {"unlabelled": True}
     if (counts := task.label_counts(rows.references)) is not None:
         result["labels"] = counts
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ def find_duplicates(
     """Return a warning for each pair of splits that share inputs, and for inputs in train with different labels.
 
     A score on rows that training has seen says nothing about new ones. Texts count as the same when they differ in
-    white space and letter case alone, files when every byte is the same.
+    white space, letter case and Unicode form (NFC, NFD) alone, files when every byte is the same.
 
     Args:
         splits: rows by role; train, validation and test, in this order.
@@ -131,7 +132,7 @@ def _keys(splits: Mapping[str, Dataset], content: Sequence[str], files: Sequence
 
 
 def _plain(value: Any) -> bytes:
-    text = " ".join(str(value).split()).casefold()
+    text = " ".join(unicodedata.normalize("NFC", str(value)).split()).casefold()
     return hashlib.blake2b(text.encode("utf-8", errors="surrogatepass"), digest_size=16).digest()
 
 

@@ -51,6 +51,7 @@ def check(recipe: Recipe, *, push_to: str | None = None) -> Report:
     with interruption.listening():
         run.prepare()
         report.passed.append("recipe, checkpoint and data: every row can be used")
+        report.passed += run.splits.notes
         for finding in run.findings:
             (report.warnings if finding.level == "warning" else report.passed).append(finding.text)
         for split in run.examples.values():

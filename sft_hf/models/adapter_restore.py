@@ -42,6 +42,7 @@ def build_trained(task: Task[Any], recipe: Recipe, source: Source) -> Any:
     base = resolve(model.name, revision=revision, sha256=model.sha256, what="checkpoint", key="model")
     with _unheard():  # that the head is new, and what was chosen, was said when it was trained
         base = pin(replace(base, trusted=source.trusted))
+        task.expect_checkpoint(base)
         learner, adapter = attach(task.build_model(base, model), recipe, task.peft_task_type, base, trained=True)
     if adapter is None:
         raise CheckpointError(f"{folder}: holds an adapter, and the run's recipe.yaml has no peft section")

@@ -9,7 +9,14 @@ from sft_hf.publishing.names import is_hub_id, last_part
 from sft_hf.recipe import ABOUT_THE_RUN, Recipe
 
 _LOCAL = re.compile(r"[/~\\]|[A-Za-z]:[/\\]|\.\.?(?:[/\\]|$)")
-_NO_PATHS = ("label_names", "key_mapping", "delimiter", "quote_char")  # and *_column, *_split: words of the data
+_NO_PATHS = (
+    "label_names",
+    "key_mapping",
+    "delimiter",
+    "quote_char",
+    "column_names",
+    "sheet",
+)  # and *_column, *_split: words of the data
 
 
 def public_recipe(recipe: Recipe) -> dict[str, Any]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
 
+    from sft_hf.data.loading import Splits
     from sft_hf.data.preflight import Finding
     from sft_hf.recipe import ModelSection, Recipe, TaskSettings
     from sft_hf.sources import Source
@@ -36,7 +37,8 @@ class Examples:
     """The rows of one split, ready for collating.
 
     `features[i]` is what `Task.collate` takes a list of, as evaluation sees the row; `lengths` is the cost of each row,
-    `row_ids` its 0-based position in its source, `references` what predictions are compared with.
+    `row_ids` its 0-based position in its source, `references` what predictions are compared with: None for every row
+    of an unlabelled test split, whose rows are predicted and not scored.
 
     `views(name, epoch)` gives other looks at the same rows, as features: "train", and for images "weak" and "strong".
     It is a pure function of (the recipe's seed, epoch, row id). None: there is only one look.
@@ -55,6 +57,11 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there is anything to compare predictions with."""
+        return len(self.references) > 0 and self.references[0] is not None
 
     def view(self, name: str, epoch: int) -> Examples:
         """Return the rows as they look in an epoch: themselves where there is only one look."""
@@ -145,11 +152,30 @@ class Task(ABC, Generic[SettingsT]):
 
     @abstractmethod
     def columns(self) -> dict[str, str]:
-        """The columns that the task reads: {key of the recipe: column}."""
+        """The columns that the task reads from a source: {key of the recipe: column}."""
+
+    def loaded_columns(self) -> dict[str, str]:
+        """The columns that the task reads from loaded splits, in which several label columns are one."""
+        found: dict[str, str] = {}
+        for key, column in self.columns().items():
+            is_label = key.startswith("data.label_column")
+            found["data.label_column" if is_label else key] = self.recipe.data.target_column if is_label else column
+        return found
+
+    def read_labels(self, splits: Splits) -> Splits:
+        """Return the splits with their labels read, see `sft_hf.data.label_reading`; no change without labels."""
+        return splits
+
+    def read_rows(self, rows: Dataset, where: str) -> Dataset:
+        """Return some rows of a stream with their labels read as `read_labels` decided."""
+        return rows
 
     @abstractmethod
     def fit(self, train: Dataset, where: str, source: Source) -> None:
         """Learn the label map from the full train split, and load the processor. Raises DataError, CheckpointError."""
+
+    def expect_checkpoint(self, source: Source) -> None:
+        """Prepare a restored task for `build_model` with the checkpoint that its run started from."""
 
     @abstractmethod
     def build_model(self, source: Source, section: ModelSection) -> PreTrainedModel:

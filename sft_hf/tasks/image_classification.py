@@ -23,13 +23,13 @@ from sft_hf.console import progress
 from sft_hf.data.brightness import UNKNOWN, Brightness, Depth
 from sft_hf.data.columns import Column
 from sft_hf.data.image_folders import find_images
-from sft_hf.data.labels import encode_labels
 from sft_hf.data.media import file_name, skipped_rows
 from sft_hf.data.media_inputs import input_chunks
 from sft_hf.errors import CheckpointError, DataError, RecipeError, UserError
 from sft_hf.models import image_inputs
 from sft_hf.models.loading import load_pretrained, open_checkpoint, opens, quiet_transformers
 from sft_hf.models.state_dicts import build_config, is_state_dict, load_from_state_dict, timm_preprocessing
+from sft_hf.models.trained_heads import settle_head
 from sft_hf.recipe import ModelSection, TaskSettings
 from sft_hf.tasks.base import Batch, Examples, Shown, Task
 
@@ -120,7 +120,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
     def columns(self) -> dict[str, str]:
         """See `Task.columns`."""
         data = self.recipe.data
-        return {"data.image_column": data.image_column, "data.label_column": data.label_column}
+        return {"data.image_column": data.image_column, **data.label_columns}
 
     def fit(self, train: Dataset, where: str, source: Source) -> None:
         """See `Task.fit`."""
@@ -201,13 +201,12 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         load = load_from_state_dict if is_state_dict(source) else load_pretrained
         model = load(AutoModelForImageClassification, self.config, source, section, self.head_config())
         image_inputs.check_fit(model, self.views.channels, self.views.size, source.name)
-        return model
+        return settle_head(model, self.head_rows)
 
     def prepare(self, split: Dataset, where: str) -> Examples:
         """See `Task.prepare`. Every image is opened once, so that a bad one is found before training."""
-        data = self.recipe.data
         split, store, notes = self._without_bad_rows(split, where)
-        labels = encode_labels(split, data.target_column, self.label_map, where, self.multi_label)
+        labels = self.encode(split, where)
         row_ids = np.asarray(split["row_id"], dtype=np.int64)
 
         def views(name: str, epoch: int) -> ImageRows:
@@ -217,7 +216,15 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         rows, blank = ImageRows(store, labels), ImageRows(store, labels, "blank")
         same = self.settings.augmentation == "evaluation"
         lengths = np.ones(len(rows), dtype=np.int64)
-        return Examples(rows, lengths, row_ids, labels, notes, None if same else views, blank)
+        return Examples(
+            rows,
+            lengths,
+            row_ids,
+            [None] * len(row_ids) if labels is None else labels,
+            notes,
+            None if same else views,
+            blank,
+        )
 
     def show(self, split: Dataset, indices: Sequence[int]) -> list[Shown]:
         """See `Task.show`: JPEG of at most `SHOWN_PIXELS` a side."""

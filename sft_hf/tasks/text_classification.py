@@ -25,13 +25,14 @@ from transformers import (
 )
 
 from sft_hf.classification import ClassifierTask
-from sft_hf.data.files import TABLE_SUFFIXES, iter_rows
-from sft_hf.data.labels import check_texts, encode_labels
+from sft_hf.data.files import TABLE_SUFFIXES, iter_rows, table_options
 from sft_hf.data.row_cache import RowCache
+from sft_hf.data.text_rows import check_texts
 from sft_hf.data.tokens import TOKENIZE_CHUNK, forget_last_call, open_token_cache, tokenize
 from sft_hf.errors import CheckpointError, DataError, RecipeError
 from sft_hf.models.embedding_files import EmbeddingSource, find_embeddings
 from sft_hf.models.loading import load_pretrained, open_checkpoint, opens, quiet_transformers
+from sft_hf.models.trained_heads import settle_head
 from sft_hf.models.word_embeddings import StartingPoint, WordEmbeddingSettings, build_classifier, read_starting_point
 from sft_hf.recipe import ModelSection, TaskSettings
 from sft_hf.tasks.base import Batch, Examples, Shown, Task, vocabulary_digest
@@ -79,7 +80,7 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         """See `Task.columns`."""
         data = self.recipe.data
         pair = {"data.text_pair_column": data.text_pair_column} if data.text_pair_column else {}
-        return {"data.text_column": data.text_column, **pair, "data.label_column": data.label_column}
+        return {"data.text_column": data.text_column, **pair, **data.label_columns}
 
     @property
     def text_columns(self) -> list[str]:
@@ -145,20 +146,19 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         if self.word_vectors is not None:
             return build_classifier(self.start, self._embedding_settings, self.head_config())
         head = {**self.head_config(), "pad_token_id": self.tokenizer.pad_token_id}
-        return load_pretrained(AutoModelForSequenceClassification, self.config, source, section, head)
+        model = load_pretrained(AutoModelForSequenceClassification, self.config, source, section, head)
+        return settle_head(model, self.head_rows)
 
     def prepare(self, split: Dataset, where: str) -> Examples:
         """See `Task.prepare`."""
-        data = self.recipe.data
-        for column in self.text_columns:
-            check_texts(split, column, where)
-        labels = encode_labels(split, data.target_column, self.label_map, where, self.multi_label)
+        check_texts(split, self.text_columns, where)
+        labels = self.encode(split, where)
         is_train = where == self.train_where
         self._choose_vocabulary(chain.from_iterable(split[column] for column in self.text_columns) if is_train else ())
         columns = [split[column] for column in self.text_columns]
         table, notes = tokenize(self.tokenizer, columns, self.max_length, where, labels, self._token_cache)
         row_ids = np.asarray(split["row_id"], dtype=np.int64)
-        return Examples(table, table.lengths, row_ids, labels, notes)
+        return Examples(table, table.lengths, row_ids, [None] * len(row_ids) if labels is None else labels, notes)
 
     @cached_property
     def _token_cache(self) -> RowCache | None:
@@ -291,12 +291,7 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         if path.suffix.lower() == ".txt":
             self._refuse_single_texts()
         else:
-            options = {
-                "columns": self.text_columns,
-                "delimiter": data.delimiter,
-                "quote_char": data.quote_char,
-                "skip_lines": data.skip_lines,
-            }
+            options = {"columns": self.text_columns, **table_options(data), "on_bad_row": "stop"}
         waiting: list[dict[str, Any]] = []
         characters = 0
         for chunk in iter_rows(path, **options):

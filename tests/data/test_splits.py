@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,19 +9,11 @@ from datasets import Dataset
 from sft_hf.data.loading import Splits
 from sft_hf.data.splits import fill_missing_splits, limit_rows, limit_splits, stratified_split
 from sft_hf.errors import DataError
+from sft_hf.recipe_sections import DataSection
 
 
-def section(**changes) -> SimpleNamespace:
-    defaults = {
-        "label_column": "label",
-        "validation_fraction": 0.1,
-        "test_fraction": 0.1,
-        "split_seed": 42,
-        "max_train_samples": None,
-        "max_validation_samples": None,
-        "max_test_samples": None,
-    }
-    return SimpleNamespace(**{**defaults, **changes})
+def section(**changes) -> DataSection:
+    return DataSection(name="data", **changes)
 
 
 def table(labels) -> Dataset:

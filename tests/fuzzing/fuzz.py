@@ -1,6 +1,6 @@
 """Broken recipes, rows, images and recordings, made from a seed: none may end in a traceback, hang, or fill the memory.
 
-usage: fuzz.py KIND,... FIRST COUNT FOLDER     KIND is recipes, rows, images or audio; FOLDER is made by test_fuzz.py
+usage: fuzz.py KIND,... FIRST COUNT FOLDER     KIND: recipes, rows, images, audio, tables; FOLDER: made by test_fuzz.py
 
 Prints a JSON line for each case that failed, and for each kind one with the counts, the slowest case and the peak
 memory. A case is a function of its kind and number alone: it is repeated with COUNT 1, and its input then lies in
@@ -26,6 +26,7 @@ from typing import Any
 from fuzz_media import audio, images
 from fuzz_recipes import recipes
 from fuzz_rows import rows
+from fuzz_tables import tables
 
 SECONDS = 10  # of computing: a case that takes longer hangs; waiting, it may take three times as long on a busy machine
 MAX_ADDRESSES = 16 * 2**30  # beyond, a case fails before it takes the machine with it
@@ -99,7 +100,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MAX_ADDRESSES, MAX_ADDRESSES))
     warnings.simplefilter("ignore")
     logging.getLogger("sft_hf").setLevel(logging.CRITICAL)
-    kinds = {function.__name__: function for function in (recipes, rows, images, audio)}
+    kinds = {function.__name__: function for function in (recipes, rows, images, audio, tables)}
     names, first, count, folder = sys.argv[1:]
     for name in names.split(","):
         print(json.dumps(run_cases(kinds[name], int(first), int(count), Path(folder))), flush=True)

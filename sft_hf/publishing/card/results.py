@@ -34,7 +34,12 @@ _TABLE = (
 def results(record: RunRecord, noun: str) -> list[str]:
     """Return the paragraphs and tables below the heading Results; `noun` is what a row is called."""
     if not record.scores:
-        return ["This model was not scored: the run had neither a test nor a validation split."]
+        lack = (
+            "the test split has no labels, and there was no"
+            if record.unlabelled_test
+            else "the run had neither a test nor a"
+        )
+        return [f"This model was not scored: {lack} validation split."]
     parts = [_headline(record, noun), _metrics_table(record), _choices(record)]
     return [*parts, _classes(record), *_speech_tables(record)]
 
@@ -99,7 +104,8 @@ def _choices(record: RunRecord) -> str:
     for_what = f"Validation chose {' and '.join(chosen)}" if chosen else "The run itself chose nothing on validation"
     if "test" in metrics:
         return f"{for_what}; test was scored once, at the end."
-    return f"{for_what}; there was no test split, so expect somewhat less on new data than these figures say."
+    lack = "the test split has no labels" if record.unlabelled_test else "there was no test split"
+    return f"{for_what}; {lack}, so expect somewhat less on new data than these figures say."
 
 
 def _classes(record: RunRecord) -> str:

@@ -166,9 +166,8 @@ def _warnings(record: RunRecord) -> list[str]:
         )
         found.append(f"{rows(number, f'{record.split} row')} only: {off}.")
     if record.scores and record.split == "validation":
-        found.append(
-            "There is no test split: the score is on validation rows, on which choices were made, and may flatter."
-        )
+        lack = "The test split has no labels" if record.unlabelled_test else "There is no test split"
+        found.append(f"{lack}: the score is on validation rows, on which choices were made, and may flatter.")
     if (single := _only_answer(record.predictions)) is not None:
         found.append(f"The model gives the same answer, {wording(single)!r}, for every row.")
     return found

@@ -1,0 +1,64 @@
+"""The label column of a split as values with their places, before anything is known of what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from sft_hf.data.label_values import is_missing
+
+LOOK_AT = 100  # rows of a stream that tell what the labels of all are
+
+
+def hashable(value: Any) -> Any:
+    """Return a key that only the same value has: 1, 1.0 and true are three values."""
+    if isinstance(value, list):
+        return tuple(map(hashable, value))
+    if isinstance(value, dict):
+        return repr(value)
+    return type(value), value
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The label column of a split, or the first rows of a stream's.
+
+    Attributes:
+        where: the rows come from, for messages.
+        column: what messages call it.
+        sources: the columns that it comes from: one, or one for each label.
+        values: a cell of each row; of several columns the list of each row's cells.
+        rows: 0-based position of each row in its source.
+        declared: the class names that the data set declares for its numbers.
+        is_list: by the column's type.
+        whole: these are all rows.
+    """
+
+    where: str
+    column: str
+    sources: tuple[str, ...]
+    values: list[Any]
+    rows: Sequence[int]
+    declared: list[str] | None
+    is_list: bool
+    whole: bool
+
+    def place(self, index: int) -> str:
+        """Return what messages call a cell."""
+        return f"{self.where} row {self.rows[index]} (label column {self.column!r})"
+
+    def name_declared(self, value: Any) -> Any:
+        """Return the class name that the data set declares for a number; other values as they are."""
+        number = isinstance(value, int) and self.declared is not None and 0 <= value < len(self.declared)
+        return self.declared[value] if number and self.declared is not None else value
+
+    @cached_property
+    def distinct(self) -> list[tuple[Any, int, int]]:
+        """The values that are not missing, in the order of their first appearance: value, first index, how often."""
+        found: dict[Any, list[Any]] = {}
+        for index, value in enumerate(self.values):
+            if not is_missing(value):
+                found.setdefault(hashable(value), [value, index, 0])[2] += 1
+        return [(value, index, count) for value, index, count in found.values()]
