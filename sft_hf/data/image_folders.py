@@ -123,7 +123,7 @@ def list_pictures(folder: Path, deep: bool = True) -> Listing:
             path = Path(top, name)
             kind = found.system if _is_system_file(name) else found.pictures if _is_picture(path) else found.others
             kind.append(path)
-    return Listing(sorted(found.pictures), sorted(found.others), sorted(found.system))
+    return Listing(*(sorted(paths, key=_parts) for paths in (found.pictures, found.others, found.system)))
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -252,7 +252,7 @@ def _read_classes(root: _Folder, image_column: str, label_column: str) -> tuple[
         raise DataError(f"{root.path}: no images in folders named after their classes")
     names = sorted(set(labels), key=natural_key)
     # Sorted by path, not class by class: "b" and "B" or "2" and "10" stand in another order there.
-    order = sorted(range(len(paths)), key=lambda row: paths[row])
+    order = sorted(range(len(paths)), key=lambda row: _parts(paths[row]))
     numbers = {name: number for number, name in enumerate(names)}
     features = Features({image_column: Value("string"), label_column: ClassLabel(names=names)})
     columns = {image_column: [str(paths[row]) for row in order], label_column: [numbers[labels[row]] for row in order]}
@@ -295,6 +295,11 @@ def _left_out(
     if system:
         notes.append(f"{folder}: {len(system)} hidden or system file(s) left out: {listed(system)}")
     return notes
+
+
+def _parts(path: Path) -> list[str]:
+    """As paths are ordered, which they do slowly themselves."""
+    return str(path).split(os.sep)
 
 
 def is_system_path(path: Path) -> bool:
