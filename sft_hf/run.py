@@ -327,7 +327,7 @@ class _Run:
             model,
             scores,
             baseline=self._baseline(),
-            overview=data_overview(self.task, self.all_examples(), self.findings),
+            overview=data_overview(self.task, self.all_examples(), self.findings, self.splits.notes),
             splits=self.splits,
             source=self.source,
             total_seconds=time.perf_counter() - started,
