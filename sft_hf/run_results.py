@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from sft_hf import process
+from sft_hf.data.columns import Column, column_values
 from sft_hf.data.loading import Splits
 from sft_hf.data.training_data import WholeSet
 from sft_hf.publishing.card.adapter import adapter_card
@@ -21,12 +22,43 @@ if TYPE_CHECKING:
     from sft_hf.sources import Source
 
 
-def prediction_rows(task: Task[Any], outputs: dict[str, Tensor], examples: Examples) -> list[dict[str, Any]]:
-    """Return the lines of predictions.jsonl: row id, reference, prediction, confidence."""
+def prediction_rows(
+    task: Task[Any], outputs: dict[str, Tensor], examples: Examples, split: Any
+) -> list[dict[str, Any]]:
+    """Return the lines of predictions.jsonl: row id, path or text, reference, prediction, confidence.
+
+    `split`: the data set that `examples` were made of, or more rows of it.
+    """
+    inputs = _inputs(task, examples, split)
+    rows = zip(examples.row_ids, inputs, examples.references, task.decode(outputs), strict=True)
     return [
-        {"id": int(row_id), "reference": task.reference(reference), **decoded}
-        for row_id, reference, decoded in zip(examples.row_ids, examples.references, task.decode(outputs), strict=True)
+        {"id": int(row_id), **given, "reference": task.reference(reference), **decoded}
+        for row_id, given, reference, decoded in rows
     ]
+
+
+_INPUT_NAMES = {
+    "data.text_column": "text",
+    "data.text_pair_column": "text_pair",
+    "data.image_column": "path",
+    "data.audio_column": "path",
+}
+"""Keys of a recipe that name a column of input, and what it is called in predictions.jsonl."""
+
+
+def _inputs(task: Task[Any], examples: Examples, split: Any) -> list[dict[str, Any]]:
+    """Return {"text": ...} or {"path": ...} of every example; {} of a picture or recording without a path."""
+    columns = [(_INPUT_NAMES[key], column) for key, column in task.columns().items() if key in _INPUT_NAMES]
+    place = {row_id: index for index, row_id in enumerate(column_values(split, "row_id"))}
+    found: list[dict[str, Any]] = [{} for _ in range(len(examples))]
+    for name, column in columns:
+        cells = Column(split, column)
+        for row, row_id in zip(found, examples.row_ids.tolist(), strict=True):
+            cell = cells[place[row_id]]
+            value = cell.get("path") if isinstance(cell, dict) else cell
+            if isinstance(value, str):
+                row[name] = value
+    return found
 
 
 def run_metrics(

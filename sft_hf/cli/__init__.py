@@ -17,7 +17,7 @@ import click
 from sft_hf import __version__, console, redaction
 from sft_hf.cli.training import check, finetune, recipes, schema, show, techniques, verify_resume
 from sft_hf.cli.using import completion, evaluate, predict, push, report
-from sft_hf.errors import SftError, StorageError, UserError
+from sft_hf.errors import SftError, StorageError, Terminated, UserError, causes_of
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -58,7 +58,7 @@ for command in (
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command and exit with the code of the contract: 0, 1, 2, 74, 130 or 143."""
+    """Run a command and exit with the code of the contract: 0, 1, 2, 3, 74, 130 or 143."""
     redaction.guard_tracebacks()
     code = run(arguments)
     for stream in (sys.stdout, sys.stderr):
@@ -75,7 +75,7 @@ def run(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     in_json = "--json" in arguments
     try:
-        cli.main(args=arguments, prog_name="sft-hf", standalone_mode=False)
+        code = cli.main(args=arguments, prog_name="sft-hf", standalone_mode=False)
     except SftError as error:
         return _fail(" ".join(str(error).split()), error.exit_code, in_json, everywhere=not error.on_every_rank)
     except click.exceptions.NoArgsIsHelpError as error:  # its message is the whole help
@@ -83,15 +83,16 @@ def run(arguments: list[str] | None = None) -> int:
         return UserError.exit_code
     except click.ClickException as error:
         return _fail(" ".join(error.format_message().split()), UserError.exit_code, in_json)
-    except (click.Abort, KeyboardInterrupt):
-        return _fail("interrupted", 130, in_json)
+    except (click.Abort, KeyboardInterrupt) as error:
+        ended = next((cause for cause in causes_of(error) if isinstance(cause, Terminated)), None)  # a run, in order
+        return _fail(str(ended or "interrupted"), ended.exit_code if ended else 130, in_json)
     except OSError as error:
         message = f"{error.filename or 'file system'}: {error.strerror or error}"
         return _fail(message, StorageError.exit_code, in_json, everywhere=True)
     except Exception:
         redaction.print_traceback()
         return _fail("this is a bug in sft-hf; please report it with the lines above", 1, in_json, everywhere=True)
-    return 0
+    return code if isinstance(code, int) else 0  # commands return nothing; click returns the code of `Context.exit`
 
 
 def _fail(message: str, code: int, in_json: bool, everywhere: bool = False) -> int:

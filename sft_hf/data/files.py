@@ -112,6 +112,18 @@ def iter_rows(
         yield from _batched(_checked(path, rows, columns), columns, batch_size)
 
 
+def text_lines(path: str | Path) -> Iterator[str]:
+    """Yield the lines of a text file without their ends, blank ones too. Raises what `read_table` does."""
+    path = Path(path)
+    with _plain_errors(path):
+        empty = True
+        for _, line in _lines(path):
+            empty = False
+            yield line.rstrip("\r\n")
+        if empty:
+            raise DataError(f"{path}: is empty")
+
+
 def table_features(
     path: str | Path, *, delimiter: str | None = None, quote_char: str = '"', skip_lines: int = 0
 ) -> Features | None:
