@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor
 
-from sft_hf import checkpoint, console, interruption, process
+from sft_hf import checkpoint, console, interruption, process, selection
 from sft_hf.baselines import baseline_metrics
 from sft_hf.bootstrap import CONFIDENCE_SAMPLES
 from sft_hf.data.overview import data_overview
@@ -174,7 +174,8 @@ class _Run:
 
     def _findings(self) -> list[Finding]:
         """What there is to know of the data, beyond that every row can be used."""
-        return data_findings(self.task, self.splits, self.all_examples())
+        found = data_findings(self.task, self.splits, self.all_examples())
+        return [*found, *selection.small_validation(len(self.examples.get("validation", ())))]
 
     def _check_space(self) -> None:
         one, most = checkpoint.expected_bytes(self.training.model, self.techniques.state_dict())
@@ -265,16 +266,9 @@ class _Run:
         self.task.tune(outputs, self.examples["validation"])
         metrics = self.task.score(outputs, self.examples["validation"])
         value = metrics[self.metric]
-        better = state.best_metric is None or (
-            value < state.best_metric if self.metric in self.task.lower_is_better else value > state.best_metric
-        )
-        # Patience counts a better metric alone: a loss can go on falling, a little, for ever.
-        state.evaluations_without_improvement = 0 if better else state.evaluations_without_improvement + 1
-        better = better or (value == state.best_metric and _wins_tie(metrics["loss"], state.best_loss))
-        if better:
-            state.best_metric, state.best_loss, state.best_step = value, metrics["loss"], state.step
-            if self.recipe.eval.load_best_model_at_end:
-                self.run_state.save_best(state.step)
+        better = selection.choose(state, value, metrics["loss"], lower=self.metric in self.task.lower_is_better)
+        if better and self.recipe.eval.load_best_model_at_end:
+            self.run_state.save_best(state.step)
         self._log(
             {"step": state.step}
             | {f"eval_{name}": value for name, value in metrics.items() if isinstance(value, float)}
@@ -388,14 +382,6 @@ class _Run:
                 write_adapter(record, self.adapter, aside)
         report = report_page(record, self.task, self.splits.by_role.get(record.split))
         self.folder.write_results(save, metrics, predictions, report)
-
-
-def _wins_tie(loss: float, best_loss: float | None) -> bool:
-    """Whether an evaluation with the best metric so far replaces the one that had it: by lower loss, or as the later.
-
-    `best_loss` is None in a run resumed from a checkpoint that did not record it.
-    """
-    return best_loss is None or loss <= best_loss
 
 
 def _numbers(scores: dict[str, dict[str, Any]]) -> dict[str, float]:

@@ -64,8 +64,8 @@ class RunFolder:
             return
         if resume is True:
             raise RunFolderError(
-                f"{self.path}: no run to resume here (no recipe.yaml); start it without --resume, or give --auto-resume "
-                '(in Python: resume="auto"), which starts a run where there is none'
+                f"{self.path}: no run to resume here (no recipe.yaml); start it without --resume, or give "
+                '--auto-resume (in Python: resume="auto"), which starts a run where there is none'
             )
         if holds_run and not overwrite:
             raise RunFolderError(
@@ -108,7 +108,9 @@ class RunFolder:
     def refuse_unfinished(self) -> None:
         """Raise RunFolderError for a run without metrics.json, which is written last."""
         if not self.metrics_file.is_file():
-            raise RunFolderError(f"{self.path}: the run is not finished (no metrics.json); continue it with --resume (resume=True)")
+            raise RunFolderError(
+                f"{self.path}: the run is not finished (no metrics.json); continue it with --resume (resume=True)"
+            )
 
     def start(self, recipe: Recipe, overwrite: bool) -> None:
         """Take the lock, remove what an earlier run left here and write the resolved recipe.

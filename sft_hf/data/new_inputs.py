@@ -93,13 +93,16 @@ def table_rows(
             row += 1
 
 
-def until_error(inputs: Iterator[Input], path: str) -> Iterator[Input]:
-    """Pass on the inputs read from a file; where it cannot be read on, say so in one more input."""
+def until_error(inputs: Iterator[Input], path: str, hint: str = "") -> Iterator[Input]:
+    """Pass on the inputs read from a file; where it cannot be read on, or has none, say so in one more input.
+
+    `hint` ends that sentence, if not one input could be read.
+    """
     count = 0
     try:
         for one in inputs:
             count += 1
             yield one
     except DataError as error:
-        read = f"; its first {count} rows were read, those after them were not" if count else ""
-        yield Input(path=path, row=count if count else None, error=f"{error}{read}")
+        after = f"; its first {count} rows were read, those after them were not" if count else hint
+        yield Input(path=path, row=count or None, error=f"{error}{after}")

@@ -36,14 +36,21 @@ def text_inputs(inputs: Sequence[Any], data: DataSection, columns: Sequence[str]
             yield from until_error(_lines(_decoded(value), "-", columns), "-")
             continue
         text = os.fspath(value)
-        if literal or not (os.path.exists(text) or _looks_like_a_path(text)):
+        there = os.path.exists(text) or any(os.path.isfile(path) for path in _parents(text))  # a member of an archive
+        if literal or not (there or _looks_like_a_path(text)):
             yield _literal(text, index, columns)
-        elif not os.path.exists(text):
+        elif not there:
             yield Input({columns[0]: text}, text, error=_missing(text))
-        elif not os.path.isfile(text):
+        elif os.path.exists(text) and not os.path.isfile(text):
             yield Input({columns[0]: text}, text, error=f"{text}: is not a file; name the files in it. {LITERAL}")
         else:
-            yield from until_error(_file_inputs(Path(text), data, columns), text)
+            hint = "" if text.lower().endswith(FILE_SUFFIXES) else f". {LITERAL}"
+            yield from until_error(_file_inputs(Path(text), data, columns), text, hint)
+
+
+def _parents(text: str) -> list[str]:
+    """The folders of what looks like a path; of no other text, which may be long."""
+    return [str(path) for path in Path(text).parents] if _looks_like_a_path(text) else []
 
 
 def _literal(text: str, index: int, columns: Sequence[str]) -> Input:
@@ -81,9 +88,6 @@ def _file_inputs(path: Path, data: DataSection, columns: Sequence[str]) -> Itera
     if path.suffix.lower() == ".txt":
         yield from _lines(text_lines(path), name, columns)
         return
-    if not name.lower().endswith(FILE_SUFFIXES):
-        endings = ", ".join(dict.fromkeys((*TABLE_SUFFIXES, ".txt")))
-        raise DataError(f"{path}: is not a text file or table that can be read ({endings}). {LITERAL}")
     for row, cells, own in table_rows(path, data, lambda _: columns):
         yield Input(cells, name, row, id=own, error=_problem(name, row, cells))
 
@@ -99,9 +103,12 @@ def _lines(lines: Iterable[str], name: str, columns: Sequence[str]) -> Iterator[
     """One text a line; blank ones are named."""
     if len(columns) > 1:
         raise DataError(_wants_pairs(columns))
+    row = -1
     for row, line in enumerate(lines):
         problem = None if line.strip() else f"{name} row {row}: is a blank line"
         yield Input({columns[0]: line}, name, row, error=problem)
+    if row < 0:
+        raise DataError(f"{'standard input' if name == '-' else name}: is empty")
 
 
 def _decoded(stream: Any) -> Iterator[str]:
