@@ -74,7 +74,8 @@ def main(arguments: list[str] | None = None) -> None:
     redaction.guard_tracebacks()
     code = run(arguments)
     if code and _has_launcher() and console.is_main_process():
-        click.echo("(the launcher's own report follows; the reason is above)", err=True)
+        note = f"the reason is above; the launcher ends with 1, sft-hf finetune would with {code}"
+        click.echo(f"(lines of the launcher may follow: {note})", err=True)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
