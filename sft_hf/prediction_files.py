@@ -88,14 +88,15 @@ def write_predictions(rows: Iterable[dict[str, Any]], output: str | None, kind: 
         return
     with _opened(output) as file:
         for piece in _pieces(rows, kind):
-            click.echo(piece, file, nl=False)
+            # a file's name may hold bytes that are no text
+            click.echo(piece.encode("utf-8", "backslashreplace").decode(), file, nl=False)
 
 
 def _pieces(rows: Iterable[dict[str, Any]], kind: str) -> Iterator[str]:
     if kind == "json":
         before = "[\n"
         for row in rows:
-            yield before + json.dumps(row, ensure_ascii=False)
+            yield before + _json(row)
             before = ",\n"
         yield "\n]\n"
     elif kind == "csv":
@@ -107,7 +108,21 @@ def _pieces(rows: Iterable[dict[str, Any]], kind: str) -> Iterator[str]:
             yield " ".join(text.splitlines()) + "\n"  # a label may hold a line break
     else:
         for row in rows:
-            yield json.dumps(row, ensure_ascii=False) + "\n"
+            yield _json(row) + "\n"
+
+
+def _json(row: Any) -> str:
+    text = json.dumps(row, ensure_ascii=False)
+    return text if text.isascii() or _is_text(text) else json.dumps(row)
+
+
+def _is_text(text: str) -> bool:
+    """Whether there is UTF-8 for it: there is none for half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _csv_lines(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
@@ -141,7 +156,7 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
         if name == "probabilities":
             found |= {f"probability_{label}": probability for label, probability in value.items()}
         else:
-            found[name] = json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value
+            found[name] = _json(value) if isinstance(value, (list, dict)) else value
     return found
 
 

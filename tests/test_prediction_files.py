@@ -34,6 +34,18 @@ def test_a_label_with_a_line_break_is_one_line_of_text(tmp_path):
     assert (tmp_path / "a.txt").read_text() == "one label\na, b\n\n"
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "txt"])
+def test_names_of_files_that_are_no_text_are_written_all_the_same(tmp_path, kind):
+    path = b"caf\xe9.png".decode("utf-8", "surrogateescape")
+    rows = [
+        {"id": 0, "path": path, "prediction": "rot\u00e9"},
+        {"id": 1, "path": "b", "prediction": None, "error": "x"},
+    ]
+    write_predictions(rows, str(tmp_path / "out"), kind)
+    text = (tmp_path / "out").read_text(encoding="utf-8")
+    assert ("rot\u00e9" in text or "rot\\u00e9" in text) and (kind == "txt" or "\\udce9.png" in text)
+
+
 def test_an_input_is_not_replaced_under_any_name(tmp_path):
     path = tmp_path / "new.csv"
     path.write_text("text\n")

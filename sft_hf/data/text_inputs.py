@@ -42,7 +42,11 @@ def text_inputs(inputs: Sequence[Any], data: DataSection, columns: Sequence[str]
         elif not there:
             yield Input({columns[0]: text}, text, error=_missing(text))
         elif os.path.exists(text) and not os.path.isfile(text):
-            yield Input({columns[0]: text}, text, error=f"{text}: is not a file; name the files in it. {LITERAL}")
+            yield Input(
+                {columns[0]: text},
+                text,
+                error=f"{text}: is not a file; name the files in a folder, or give - for standard input. {LITERAL}",
+            )
         else:
             hint = "" if text.lower().endswith(FILE_SUFFIXES) else f". {LITERAL}"
             yield from until_error(_file_inputs(Path(text), data, columns), text, hint)
@@ -56,8 +60,18 @@ def _parents(text: str) -> list[str]:
 def _literal(text: str, index: int, columns: Sequence[str]) -> Input:
     if len(columns) > 1:
         return Input({columns[0]: text}, error=_wants_pairs(columns))
-    problem = None if text.strip() else f"input {index}: is an empty text"
-    return Input({columns[0]: text}, error=problem)
+    if text.strip():
+        return Input({columns[0]: text}, error=_not_unicode(f"input {index}", text))
+    return Input({columns[0]: text}, error=f"input {index}: is an empty text")
+
+
+def _not_unicode(where: str, text: str) -> str | None:
+    """Return what is wrong with a text that no tokenizer takes: half of a surrogate pair, or bytes that are no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return f"{where}: holds characters that are not valid Unicode (surrogates)"
+    return None
 
 
 def _wants_pairs(columns: Sequence[str]) -> str:
@@ -96,6 +110,8 @@ def _problem(name: str, row: int, cells: dict[str, Any]) -> str | None:
     for column, value in cells.items():
         if not isinstance(value, str) or not value.strip():
             return f"{name} row {row}: column {column!r} holds no text"
+        if problem := _not_unicode(f"{name} row {row}: column {column!r}", value):
+            return problem
     return None
 
 
@@ -105,7 +121,7 @@ def _lines(lines: Iterable[str], name: str, columns: Sequence[str]) -> Iterator[
         raise DataError(_wants_pairs(columns))
     row = -1
     for row, line in enumerate(lines):
-        problem = None if line.strip() else f"{name} row {row}: is a blank line"
+        problem = _not_unicode(f"{name} row {row}", line) if line.strip() else f"{name} row {row}: is a blank line"
         yield Input({columns[0]: line}, name, row, error=problem)
     if row < 0:
         raise DataError(f"{'standard input' if name == '-' else name}: is empty")

@@ -146,6 +146,13 @@ def test_chunks_are_bounded_by_rows_and_characters():
     assert list(map(len, chunked(inputs, 100, 30))) == [3, 3, 3, 1]
 
 
+def test_text_that_is_no_unicode_is_named(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "half \\ud83d of a face"}\n')
+    assert all("a.jsonl" in one.error for one in read(str(tmp_path / "a.jsonl")))
+    (argument,) = read(b"caf\xe9 au lait".decode("utf-8", "surrogateescape"))
+    assert "input 0" in argument.error
+
+
 # --- pictures and recordings -------------------------------------------------------------------------------------
 
 
