@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from sft_hf import process
-from sft_hf.data.columns import Column, column_values
+from sft_hf.data.columns import column_values, texts_or_paths
 from sft_hf.data.loading import Splits
 from sft_hf.data.training_data import WholeSet
 from sft_hf.publishing.card.adapter import adapter_card
@@ -48,17 +48,11 @@ _INPUT_NAMES = {
 
 def _inputs(task: Task[Any], examples: Examples, split: Any) -> list[dict[str, Any]]:
     """Return {"text": ...} or {"path": ...} of every example; {} of a picture or recording without a path."""
-    columns = [(_INPUT_NAMES[key], column) for key, column in task.columns().items() if key in _INPUT_NAMES]
-    place = {row_id: index for index, row_id in enumerate(column_values(split, "row_id"))}
-    found: list[dict[str, Any]] = [{} for _ in range(len(examples))]
-    for name, column in columns:
-        cells = Column(split, column)
-        for row, row_id in zip(found, examples.row_ids.tolist(), strict=True):
-            cell = cells[place[row_id]]
-            value = cell.get("path") if isinstance(cell, dict) else cell
-            if isinstance(value, str):
-                row[name] = value
-    return found
+    columns = {_INPUT_NAMES[key]: column for key, column in task.columns().items() if key in _INPUT_NAMES}
+    cells = zip(*(texts_or_paths(split, column) for column in columns.values()), strict=True)
+    given = [{name: cell for name, cell in zip(columns, row, strict=True) if cell is not None} for row in cells]
+    of_row = dict(zip(column_values(split, "row_id"), given, strict=True))
+    return [of_row[row_id] for row_id in examples.row_ids.tolist()]
 
 
 def run_metrics(

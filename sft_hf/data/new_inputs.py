@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sft_hf.data.files import iter_rows
+from sft_hf.data.files import Batch, iter_rows
 from sft_hf.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -77,7 +77,10 @@ def table_rows(
         "quote_char": data.quote_char,
         "skip_lines": data.skip_lines,
     }
-    names = list(next(iter_rows(path, batch_size=FIRST_ROWS, **options)))
+    try:
+        names = list(next(iter_rows(path, batch_size=FIRST_ROWS, **options)))
+    except DataError:  # of a later row, it may be
+        names = list(next(iter_rows(path, batch_size=1, **options)))
     columns = list(choose(names))
     for column in columns:
         if column not in names:
@@ -86,11 +89,25 @@ def table_rows(
             raise DataError(f"{path}: no column {column!r}; {did_you_mean(column, names)}")
     own = next((name for name in names if name.lower() == ID and name not in columns), None)
     row = 0
-    for batch in iter_rows(path, columns=[*columns, *filter(None, [own])], **options):
+    for batch in _to_the_fault(path, {"columns": [*columns, *filter(None, [own])], **options}):
         ids = batch[own] if own else [None] * len(batch[columns[0]])
         for values in zip(ids, *(batch[column] for column in columns), strict=True):
             yield row, dict(zip(columns, values[1:], strict=True)), values[0]
             row += 1
+
+
+def _to_the_fault(path: Path, options: dict[str, Any]) -> Iterator[Batch]:
+    """Yield what `iter_rows` does, and before its error every row before the one that cannot be read."""
+    done = 0
+    try:
+        for batch in iter_rows(path, **options):
+            yield batch
+            done += len(next(iter(batch.values())))
+    except DataError:
+        for number, batch in enumerate(iter_rows(path, batch_size=1, **options)):  # which fails at that row
+            if number >= done:
+                yield batch
+        raise
 
 
 def until_error(inputs: Iterator[Input], path: str, hint: str = "") -> Iterator[Input]:

@@ -126,10 +126,15 @@ def test_a_column_that_is_missing_is_named_once(tmp_path):
 
 
 def test_a_table_that_breaks_half_way_gives_what_it_has(tmp_path):
-    (tmp_path / "a.csv").write_text("text,x\n" + "one,1\n" * 1500 + "two\n")
-    found = read(str(tmp_path / "a.csv"))
-    assert sum(one.error is None for one in found) >= 1000
-    assert "line 1502" in found[-1].error and "those after them were not" in found[-1].error
+    for count in (2, 1500):
+        (tmp_path / "a.csv").write_text("text,x\n" + "one,1\n" * count + "two\nthree,3\n")
+        found = read(str(tmp_path / "a.csv"))
+        assert [one.row for one in found] == list(range(count + 1))
+        assert all(one.error is None for one in found[:-1])
+        assert f"line {count + 2}" in found[-1].error and "those after them were not" in found[-1].error
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{"text": "two"\n')
+    good, bad = read(str(tmp_path / "a.jsonl"))
+    assert good.columns == {"text": "one"} and "line 2" in bad.error
 
 
 def test_pairs_need_a_table(tmp_path):
