@@ -54,7 +54,7 @@ def cli(quiet: bool) -> None:
 
     \b
     sft-hf recipes                               what is ready to run
-    sft-hf finetune text                         train; the result stands in runs/text
+    sft-hf finetune text                         train; the result is written to runs/text
     sft-hf finetune text data='{name: mine.csv}' the same on your own file
     sft-hf predict runs/text "some new text"     use it
     sft-hf push runs/text me/my-model            publish it
