@@ -5,6 +5,7 @@ A bad input is an `Input` with an error, never an exception: the others are answ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from sft_hf.recipe import DataSection
 
 ID = "id"  # the column of a table, in any letter case, whose values stand for its rows
+LONGEST = 200  # characters of a cell that is neither text nor number
 FIRST_ROWS = 1000  # of a table, that say which columns it has
 
 
@@ -44,7 +46,8 @@ class Input:
         """Return what an answer starts with: id (`number` where the input has none), path, row, table, columns."""
         place = {"path": self.path, "row": self.row, "table": self.table}
         found = {"id": number if self.id is None else self.id}
-        return {**found, **{name: value for name, value in place.items() if value is not None}, **self.columns}
+        found |= {name: value for name, value in place.items() if value is not None}
+        return {name: _plain(value) for name, value in {**found, **self.columns}.items()}
 
 
 def chunked(inputs: Iterable[Input], rows: int, characters: int) -> Iterator[list[Input]]:
@@ -94,6 +97,13 @@ def table_rows(
         for values in zip(ids, *(batch[column] for column in columns), strict=True):
             yield row, dict(zip(columns, values[1:], strict=True)), values[0]
             row += 1
+
+
+def _plain(value: Any) -> Any:
+    """A cell as it can be written into the output: what JSON has no value for, such as a date, as text."""
+    if value is None or isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return str(value)[:LONGEST]
 
 
 def _to_the_fault(path: Path, options: dict[str, Any]) -> Iterator[Batch]:

@@ -117,6 +117,21 @@ def test_rows_of_tables_carry_their_place_and_their_own_id(tmp_path):
     assert found[1].described(5) == {"id": 5, "path": str(tmp_path / "b.jsonl"), "row": 1, "text": 5}
 
 
+def test_cells_of_any_kind_can_be_written_down(tmp_path):
+    import datetime
+
+    import pyarrow
+    from pyarrow import parquet
+
+    day = datetime.date(2024, 2, 29)
+    table = {"id": [day, None, day], "text": pyarrow.array([float("nan"), 1.5, None])}
+    parquet.write_table(pyarrow.table(table), tmp_path / "a.parquet")
+    found = read(str(tmp_path / "a.parquet"))
+    rows = [one.described(number) for number, one in enumerate(found)]
+    assert all(one.error for one in found) and json.loads(json.dumps(rows, allow_nan=False)) == rows
+    assert [row["id"] for row in rows] == ["2024-02-29", 1, "2024-02-29"]
+
+
 def test_a_column_that_is_missing_is_named_once(tmp_path):
     (tmp_path / "a.csv").write_text("txt\none\ntwo\n")
     (tmp_path / "a.jsonl").write_text('{"txt": "one"}\n{"txt": "two"}\n')
