@@ -170,7 +170,7 @@ def _answered(
     try:
         found = answer([chunk[place].columns for place in good]) if good else []
     except DataError:  # a file that cannot be decoded; which, is found out one by one
-        errors |= {place: problem for place in good if (problem := _problem(task, chunk[place].columns)) is not None}
+        errors |= {place: problem for place in good if (problem := _problem(task, chunk[place])) is not None}
         good = [place for place in good if place not in errors]
         found = answer([chunk[place].columns for place in good]) if good else []
     of_place = dict(zip(good, found, strict=True))
@@ -178,14 +178,14 @@ def _answered(
         yield one, of_place[place] if place in of_place else {"prediction": None, "error": errors[place]}
 
 
-def _problem(task: Task[Any], row: dict[str, Any]) -> str | None:
-    """Return why a row cannot be made an input of the model, if it cannot: all of its file is decoded."""
+def _problem(task: Task[Any], one: Input) -> str | None:
+    """Return why an input cannot be made one of the model, if it cannot: all of its file is decoded."""
     try:
-        examples = task.prepare_inputs([row])
+        examples = task.prepare_inputs([one.columns])
         for index in range(len(examples)):
             task.collate([examples.features[index]])
     except DataError as error:
-        return str(error)
+        return str(error) if one.table is None else f"{one.table} row {one.row}: {error}"
     return None
 
 

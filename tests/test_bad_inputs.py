@@ -190,7 +190,27 @@ def test_a_table_of_pictures_names_the_row(image_run, image_folder, tmp_path, ca
         ("b", 1, True),
         ("c", 2, True),
     ]
-    assert "gone.png" in err and "list.csv row 2" in err
+    assert "gone.png" in err and "list.csv row 1" in err and "list.csv row 2" in err
+
+
+def test_pictures_inside_a_table(image_run, image_folder, tmp_path, capsys):
+    import pyarrow
+    from pyarrow import parquet
+
+    content = (image_folder / "test" / "red" / "000.png").read_bytes()
+    cells = [
+        {"bytes": content, "path": "red.png"},
+        {"bytes": content[:50], "path": None},
+        {"bytes": None, "path": None},
+    ]
+    parquet.write_table(pyarrow.table({"image": cells}), tmp_path / "a.parquet")
+    rows, err = predicted(capsys, image_run, tmp_path / "a.parquet", code=3)
+    assert [(row["row"], row["image"], row["prediction"] is None) for row in rows] == [
+        (0, "red.png", False),
+        (1, None, True),
+        (2, None, True),
+    ]
+    assert "a.parquet row 1" in err and "a.parquet row 2" in err
 
 
 def test_what_is_for_texts_alone_is_refused(image_run, image_folder, speech_run, speech_folder, capsys):

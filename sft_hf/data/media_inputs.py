@@ -100,8 +100,10 @@ def _table_inputs(path: Path, data: DataSection, column: str) -> Iterator[Input]
         if isinstance(value, str) and value.strip():
             found = absolute_path(value, path.parent)
             yield Input({column: found}, found, row, table=str(path), id=own)
+        elif isinstance(value, bytes) or (isinstance(value, dict) and value.get("bytes")):  # the file itself
+            yield Input({column: value}, None, row, table=str(path), id=own)
         else:
-            error = f"{path} row {row}: column {name!r} does not hold a path"
+            error = f"{path} row {row}: column {name!r} does not hold a path or a file"
             yield Input({column: None}, None, row, table=str(path), id=own, error=error)
 
 

@@ -27,7 +27,7 @@ class Input:
     """One input.
 
     Attributes:
-        columns: what the model reads, {column: text or path}.
+        columns: what the model reads, {column: text or path, or the file itself: bytes or {"bytes": ..., "path": ...}}.
         path: the file that the input is or was read from; "-" for standard input, None for a text as it was given.
         row: its row in that file, or in `table`, counted from 0.
         table: the table that names a picture or recording.
@@ -103,6 +103,8 @@ def _plain(value: Any) -> Any:
     """A cell as it can be written into the output: what JSON has no value for, such as a date, as text."""
     if value is None or isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value)):
         return value
+    if isinstance(value, (bytes, dict)):  # a picture or recording in a table: its name, if it has one
+        return value.get("path") if isinstance(value, dict) else None
     return str(value)[:LONGEST]
 
 
