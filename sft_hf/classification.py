@@ -281,6 +281,11 @@ class ClassifierTask(Task[SettingsT]):
         scores = torch.sigmoid(logits) if self.multi_label else torch.softmax(logits, dim=-1)
         return scores.numpy()
 
+    def class_probabilities(self, outputs: dict[str, Tensor]) -> list[dict[str, float]] | None:
+        """See `Task.class_probabilities`; multi-label, the probabilities of a row need not sum to 1."""
+        names = self.label_map.names
+        return [dict(zip(names, row, strict=True)) for row in self.probabilities(outputs).tolist()]
+
     def metric_names(self) -> list[str]:
         """See `Task.metric_names`."""
         own = ["micro_f1", "macro_f1", "map", "subset_accuracy"] if self.multi_label else ["accuracy", "macro_f1"]

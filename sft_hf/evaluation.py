@@ -90,7 +90,7 @@ def predict(
     for module, mode in modes:
         module.training = mode
     if any(on_any_rank(accelerator, interrupted)):  # together: a rank that left alone would leave the others waiting
-        raise Terminated(f"stopped by a signal while {description}; --resume continues")
+        raise Terminated(f"stopped by a signal while {description}; --resume continues (in Python: resume=True)")
     return _in_row_order(collected, rows, len(examples), accelerator)
 
 

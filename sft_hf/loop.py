@@ -44,6 +44,7 @@ class TrainState:
     window: int = 0
     examples_seen: int = 0
     best_metric: float | None = None
+    best_loss: float | None = None  # validation loss of the best step
     best_step: int | None = None
     evaluations_without_improvement: int = 0
     awaiting_evaluation: bool = False  # the evaluation due after this step has not been finished
@@ -61,6 +62,7 @@ class TrainState:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TrainState:
         """Return the state that `to_json` wrote. Raises KeyError naming a field that is missing or unknown."""
+        data = {"best_loss": None, **data}  # checkpoints of earlier versions have none
         if wrong := {name.name for name in fields(cls)} ^ data.keys():
             raise KeyError(f"train_state.{min(wrong)}")
         return cls(**{**data, "loss": math.nan if data["loss"] is None else data["loss"]})
@@ -157,7 +159,7 @@ def _evaluate(training: Training, state: TrainState) -> None:
 
 def _farewell(training: Training, state: TrainState) -> str:
     done = f"step {state.step} of {training.num_steps}"
-    return f"stopped by a signal after {done}; a checkpoint is saved: --resume continues"
+    return f"stopped by a signal after {done}; a checkpoint is saved: --resume continues (in Python: resume=True)"
 
 
 class _Clock:

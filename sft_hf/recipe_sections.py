@@ -8,18 +8,31 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
 
-from sft_hf.errors import first_few
+from sft_hf.errors import RecipeError, did_you_mean, first_few
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
-    """Base of every section: unknown keys are errors, numbers given for text become text."""
+    """Base of every section: unknown keys are errors, numbers given for text become text, assignments are validated."""
 
-    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", coerce_numbers_to_str=True, validate_default=True, validate_assignment=True
+    )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a key. Raises RecipeError for a key that does not exist, or a value that it cannot have."""
+        try:
+            super().__setattr__(name, value)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            message = problem["msg"].removeprefix("Value error, ")
+            if problem["type"] == "no_such_attribute":
+                message = f"unknown key; {did_you_mean(name, type(self).model_fields)}"
+            raise RecipeError(f"{name}: {message}, not {value!r:.80}") from None
 
 
 class TaskSettings(Section):
@@ -279,7 +292,9 @@ class EvalSection(Section):
         None, description="Evaluate every so many updates; default: after each epoch."
     )
     metric_for_best_model: str | None = Field(
-        None, description="A metric of the task, or loss; default: the primary one."
+        None,
+        description="A metric of the task, or loss; default: the primary one. Ties are broken by the lower loss on "
+        "validation, then by the later step.",
     )
     baseline: Literal["auto", "none", "probe"] = Field(
         "auto",

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor
 
-from sft_hf import checkpoint, interruption, process
+from sft_hf import checkpoint, console, interruption, process, selection
 from sft_hf.baselines import baseline_metrics
 from sft_hf.bootstrap import CONFIDENCE_SAMPLES
 from sft_hf.data.overview import data_overview
@@ -36,7 +37,7 @@ from sft_hf.optimization import build_optimizer, build_scheduler, check_optimize
 from sft_hf.prefix_cache import with_prefix_cache
 from sft_hf.publishing.hub.access import check_access
 from sft_hf.publishing.hub.push import push
-from sft_hf.recipe import Recipe
+from sft_hf.recipe import Recipe, load_recipe
 from sft_hf.reporting import report_page
 from sft_hf.run_folder import RunFolder
 from sft_hf.run_inputs import data_findings, load_data, prepare_split, training_data
@@ -62,12 +63,18 @@ class RunResult:
 
 
 def finetune(
-    recipe: Recipe, *, resume: bool = False, overwrite: bool = False, other_environment: bool = False
+    recipe: Recipe | str | os.PathLike[str],
+    *,
+    resume: bool | Literal["auto"] = False,
+    overwrite: bool = False,
+    other_environment: bool = False,
 ) -> RunResult:
     """Train, choose and score a model as the recipe says, into `recipe.output_dir`.
 
     Args:
-        resume: continue from the newest checkpoint in the folder that verifies.
+        recipe: a recipe, or the name or path of one.
+        resume: continue from the newest checkpoint in the folder that verifies; "auto": if a run has begun there, else
+            start.
         overwrite: replace a run that stands in the folder. It is touched only once data and checkpoint have been read.
         other_environment: resume although versions, threads or device differ; the last bits may then, too.
 
@@ -75,11 +82,16 @@ def finetune(
         UserError: bad recipe, data or checkpoint; nothing was changed on the disk.
         TrainingError: a loss or gradient is not finite, or memory does not suffice for a single row.
         StorageError: the disk is full; the last committed checkpoint is intact.
-        Terminated: SIGTERM or SIGINT arrived; a checkpoint was committed first.
+        Terminated: SIGTERM arrived; a checkpoint was committed first.
+        KeyboardInterrupt: SIGINT (Ctrl-C) arrived, likewise, so that a program around it stops, too.
     """
     started = time.perf_counter()
+    console.show_log()
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(os.fspath(recipe))
     folder = RunFolder(Path(recipe.output_dir or "runs/run"))
     folder.refuse_if_taken(resume, overwrite)
+    resume = folder.has_begun() if resume == "auto" else resume
     if resume:
         folder.refuse_other_recipe(recipe)
         if (metrics := folder.finished()) is not None:
@@ -161,7 +173,8 @@ class _Run:
 
     def _findings(self) -> list[Finding]:
         """What there is to know of the data, beyond that every row can be used."""
-        return data_findings(self.task, self.splits, self.all_examples())
+        found = data_findings(self.task, self.splits, self.all_examples())
+        return [*found, *selection.small_validation(len(self.examples.get("validation", ())))]
 
     def _check_space(self) -> None:
         one, most = checkpoint.expected_bytes(self.training.model, self.techniques.state_dict())
@@ -257,15 +270,9 @@ class _Run:
         self.task.tune(outputs, self.examples["validation"])
         metrics = self.task.score(outputs, self.examples["validation"])
         value = metrics[self.metric]
-        better = state.best_step is None or _is_better(
-            value, state.best_metric, lower=self.metric in self.task.lower_is_better
-        )
-        if better:
-            state.best_metric, state.best_step, state.evaluations_without_improvement = value, state.step, 0
-            if self.recipe.eval.load_best_model_at_end:
-                self.run_state.save_best(state.step)
-        else:
-            state.evaluations_without_improvement += 1
+        better = selection.choose(state, value, metrics["loss"], lower=self.metric in self.task.lower_is_better)
+        if better and self.recipe.eval.load_best_model_at_end:
+            self.run_state.save_best(state.step)
         self._log(
             {"step": state.step}
             | {f"eval_{name}": value for name, value in metrics.items() if isinstance(value, float)}
@@ -320,7 +327,7 @@ class _Run:
                 told = self.techniques.after_training(self.task, outputs, examples)
             if examples.labelled:
                 scores[role] = self.task.score(outputs, examples, CONFIDENCE_SAMPLES)
-            predictions = prediction_rows(self.task, outputs, examples)
+            predictions = prediction_rows(self.task, outputs, examples, self.splits.by_role[role])
         metrics = run_metrics(
             self.training,
             state,
@@ -384,13 +391,6 @@ class _Run:
                 write_adapter(record, self.adapter, aside)
         report = report_page(record, self.task, self.splits.by_role.get(record.split))
         self.folder.write_results(save, metrics, predictions, report)
-
-
-def _is_better(value: float | None, best: float | None, *, lower: bool) -> bool:
-    """Whether a metric is better than the best so far; None, which is undefined, is worse than any number."""
-    if value is None or best is None:
-        return value is not None
-    return value < best if lower else value > best
 
 
 def _numbers(scores: dict[str, dict[str, Any]]) -> dict[str, float]:

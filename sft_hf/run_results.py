@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from sft_hf import process
+from sft_hf.data.columns import column_values, texts_or_paths
 from sft_hf.data.roles import Splits
 from sft_hf.data.training_data import WholeSet
 from sft_hf.publishing.card.adapter import adapter_card
@@ -21,12 +22,37 @@ if TYPE_CHECKING:
     from sft_hf.sources import Source
 
 
-def prediction_rows(task: Task[Any], outputs: dict[str, Tensor], examples: Examples) -> list[dict[str, Any]]:
-    """Return the lines of predictions.jsonl: row id, reference (if there are labels), prediction, confidence."""
+def prediction_rows(
+    task: Task[Any], outputs: dict[str, Tensor], examples: Examples, split: Any
+) -> list[dict[str, Any]]:
+    """Return the lines of predictions.jsonl: row id, path or text, reference (if there are labels), prediction, ...
+
+    `split`: the data set that `examples` were made of, or more rows of it.
+    """
+    inputs = _inputs(task, examples, split)
+    rows = zip(examples.row_ids, inputs, examples.references, task.decode(outputs), strict=True)
     return [
-        {"id": int(row_id)} | ({"reference": task.reference(reference)} if examples.labelled else {}) | decoded
-        for row_id, reference, decoded in zip(examples.row_ids, examples.references, task.decode(outputs), strict=True)
+        {"id": int(row_id), **given} | ({"reference": task.reference(reference)} if examples.labelled else {}) | decoded
+        for row_id, given, reference, decoded in rows
     ]
+
+
+_INPUT_NAMES = {
+    "data.text_column": "text",
+    "data.text_pair_column": "text_pair",
+    "data.image_column": "path",
+    "data.audio_column": "path",
+}
+"""Keys of a recipe that name a column of input, and what it is called in predictions.jsonl."""
+
+
+def _inputs(task: Task[Any], examples: Examples, split: Any) -> list[dict[str, Any]]:
+    """Return {"text": ...} or {"path": ...} of every example; {} of a picture or recording without a path."""
+    columns = {_INPUT_NAMES[key]: column for key, column in task.columns().items() if key in _INPUT_NAMES}
+    cells = zip(*(texts_or_paths(split, column) for column in columns.values()), strict=True)
+    given = [{name: cell for name, cell in zip(columns, row, strict=True) if cell is not None} for row in cells]
+    of_row = dict(zip(column_values(split, "row_id"), given, strict=True))
+    return [of_row[row_id] for row_id in examples.row_ids.tolist()]
 
 
 def run_metrics(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
 
+    from sft_hf.data.new_inputs import Input
     from sft_hf.data.preflight import Finding
     from sft_hf.data.roles import Splits
     from sft_hf.recipe import ModelSection, Recipe, TaskSettings
@@ -348,12 +349,19 @@ class Task(ABC, Generic[SettingsT]):
         """Open what `save` wrote. Raises CheckpointError."""
 
     @abstractmethod
-    def read_inputs(self, inputs: Sequence[str]) -> Iterable[list[dict[str, Any]]]:
-        """Chunks of new rows for `predict`, from what a user gave: texts, files, folders. Raises DataError."""
+    def read_inputs(self, inputs: Sequence[Any], literal: bool = False) -> Iterable[list[Input]]:
+        """Chunks of new rows for `predict`, from what a user gave: texts, files, folders; bad ones have an error.
+
+        `literal`: every input is a text, whatever files there are.
+        """
 
     @abstractmethod
     def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:
-        """Turn rows of `read_inputs` into model inputs without references."""
+        """Turn the columns of `read_inputs` into model inputs without references. Raises DataError, maybe later."""
+
+    def class_probabilities(self, outputs: dict[str, Tensor]) -> list[dict[str, float]] | None:
+        """The probability of every class, for each row; None for a task without classes."""
+        return None
 
     def decode_inputs(self, outputs: dict[str, Tensor], examples: Examples) -> list[dict[str, Any]]:
         """One JSON-ready prediction per row of `read_inputs`, whatever number of inputs `prepare_inputs` made of it."""

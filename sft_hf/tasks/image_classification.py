@@ -24,7 +24,7 @@ from sft_hf.data.brightness import UNKNOWN, Brightness, Depth
 from sft_hf.data.columns import Column
 from sft_hf.data.image_folders import find_images
 from sft_hf.data.media import file_name, skipped_rows
-from sft_hf.data.media_inputs import input_chunks
+from sft_hf.data.media_inputs import input_chunks, refuse_literal
 from sft_hf.errors import CheckpointError, DataError, RecipeError, UserError
 from sft_hf.models import image_inputs
 from sft_hf.models.loading import load_pretrained, open_checkpoint, opens, quiet_transformers
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from sft_hf.data.image_store import ImageStore
     from sft_hf.data.image_views import ImageViews
+    from sft_hf.data.new_inputs import Input
     from sft_hf.recipe import Recipe
     from sft_hf.sources import Source
 
@@ -362,9 +363,10 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         task._use_processor(task._processor(source))
         return task, build_trained(task, recipe, source)
 
-    def read_inputs(self, inputs: Sequence[str]) -> Iterable[list[dict[str, Any]]]:
+    def read_inputs(self, inputs: Sequence[Any], literal: bool = False) -> Iterable[list[Input]]:
         """Image files, folders of them, globs, and tables with the image column. Nothing is fetched from a URL."""
-        return input_chunks(inputs, self.recipe.data, self.recipe.data.image_column, _images_of)
+        refuse_literal(literal, "images")
+        return input_chunks(inputs, self.recipe.data, self.recipe.data.image_column, _images_of, ("image",))
 
     def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:
         """See `Task.prepare_inputs`."""

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCTC, AutoModelForSpeechSeq2Seq
 from sft_hf.confidence import Confidence, logits_of
 from sft_hf.console import progress
 from sft_hf.data.media import file_name, skipped_rows
-from sft_hf.data.media_inputs import input_chunks
+from sft_hf.data.media_inputs import input_chunks, refuse_literal
 from sft_hf.errors import CheckpointError, DataError, UserError
 from sft_hf.models.loading import open_checkpoint, opens
 from sft_hf.recipe import ModelSection
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
 
+    from sft_hf.data.new_inputs import Input
     from sft_hf.data.preflight import Finding
     from sft_hf.data.row_cache import RowCache
     from sft_hf.recipe import Recipe
@@ -349,11 +350,12 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
 
     # --- new recordings --------------------------------------------------------------------------------------
 
-    def read_inputs(self, inputs: Sequence[str]) -> Iterable[list[dict[str, Any]]]:
+    def read_inputs(self, inputs: Sequence[Any], literal: bool = False) -> Iterable[list[Input]]:
         """Recordings, folders of them, and tables with the column of recordings, paths relative to the table."""
         from sft_hf.speech.audio import find_audio
 
-        return input_chunks(inputs, self.recipe.data, self.recipe.data.audio_column, find_audio)
+        refuse_literal(literal, "recordings")
+        return input_chunks(inputs, self.recipe.data, self.recipe.data.audio_column, find_audio, ("audio", "video"))
 
     def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:
         """See `Task.prepare_inputs`. A long recording becomes several rows; `references` say which part each is."""

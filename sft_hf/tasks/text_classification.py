@@ -5,7 +5,6 @@ vectors (see `sft_hf.models.embedding_files`).
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -26,11 +25,12 @@ from transformers import (
 )
 
 from sft_hf.classification import ClassifierTask
-from sft_hf.data.files import TABLE_SUFFIXES, iter_rows, table_options
+from sft_hf.data.new_inputs import Input, chunked
 from sft_hf.data.row_cache import RowCache
+from sft_hf.data.text_inputs import text_inputs
 from sft_hf.data.text_rows import check_texts
 from sft_hf.data.tokens import TOKENIZE_CHUNK, forget_last_call, open_token_cache, tokenize
-from sft_hf.errors import CheckpointError, DataError, RecipeError
+from sft_hf.errors import CheckpointError, RecipeError
 from sft_hf.models.embedding_files import EmbeddingSource, find_embeddings
 from sft_hf.models.loading import load_pretrained, open_checkpoint, opens, quiet_transformers
 from sft_hf.models.pooling import choose_pooling
@@ -295,70 +295,10 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         task._use_tokenizer(open_checkpoint(AutoTokenizer, source, "tokenizer files"), source.name)
         return task, build_trained(task, recipe, source)
 
-    def read_inputs(self, inputs: Sequence[str]) -> Iterable[list[dict[str, Any]]]:
-        """Texts as they are, `-` for lines of standard input, and tables or .txt files by their ending."""
-        texts: list[str] = []
-        for value in inputs:
-            if value != "-" and Path(value).suffix.lower() not in (*TABLE_SUFFIXES, ".txt"):
-                texts.append(value)
-                continue
-            if texts:
-                yield self._text_rows(texts)
-                texts = []
-            yield from self._read_stdin() if value == "-" else self._read_file(Path(value))
-        if texts:
-            yield self._text_rows(texts)
-
-    def _refuse_single_texts(self) -> None:
-        if len(self.text_columns) > 1:
-            columns = " and ".join(self.text_columns)
-            raise DataError(f"this model takes pairs of texts: give a CSV or JSONL file with columns {columns}")
-
-    def _text_rows(self, texts: list[str]) -> list[dict[str, Any]]:
-        self._refuse_single_texts()
-        for text in texts:
-            if not text.strip():
-                raise DataError("an input is empty; give some text")
-        return [{self.text_columns[0]: text} for text in texts]
-
-    def _read_stdin(self) -> Iterator[list[dict[str, Any]]]:
-        chunk = []
-        for line in sys.stdin:
-            if line.strip():
-                chunk.append(line.rstrip("\n"))
-            if len(chunk) == TOKENIZE_CHUNK:
-                yield self._text_rows(chunk)
-                chunk = []
-        if chunk:
-            yield self._text_rows(chunk)
-
-    def _read_file(self, path: Path) -> Iterator[list[dict[str, Any]]]:
-        data = self.recipe.data
-        first_row = 0
-        options: dict[str, Any] = {}
-        if path.suffix.lower() == ".txt":
-            self._refuse_single_texts()
-        else:
-            options = {"columns": self.text_columns, **table_options(data), "on_bad_row": "stop"}
-        waiting: list[dict[str, Any]] = []
-        characters = 0
-        for chunk in iter_rows(path, **options):
-            columns = chunk if options else {self.text_columns[0]: chunk["text"]}
-            rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-            for number, row in enumerate(rows, start=first_row):
-                for column in self.text_columns:
-                    if not isinstance(row[column], str) or not row[column].strip():
-                        raise DataError(
-                            f"{path} row {number}: column {column!r} holds no text; fill it in or remove it"
-                        )
-            first_row += len(rows)
-            waiting += rows
-            characters += sum(len(row[column]) for row in rows for column in self.text_columns)
-            if len(waiting) >= PREDICT_ROWS or characters >= PREDICT_CHARACTERS:
-                yield waiting
-                waiting, characters = [], 0
-        if waiting:
-            yield waiting
+    def read_inputs(self, inputs: Sequence[Any], literal: bool = False) -> Iterator[list[Input]]:
+        """See `Task.read_inputs`: texts as they are, tables and .txt files, open files of lines."""
+        found = text_inputs(inputs, self.recipe.data, self.text_columns, literal)
+        return chunked(found, PREDICT_ROWS, PREDICT_CHARACTERS)
 
     def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:
         """See `Task.prepare_inputs`."""

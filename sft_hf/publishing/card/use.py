@@ -6,6 +6,7 @@ from pathlib import PurePath
 
 from sft_hf.publishing.card.adapter import adapter_facts, open_adapter
 from sft_hf.publishing.card.markdown import fenced, python_text
+from sft_hf.publishing.installing import install_line
 from sft_hf.publishing.numbers import finite
 from sft_hf.publishing.regression import is_regression, target_names
 from sft_hf.run_record import RunRecord
@@ -35,7 +36,7 @@ def _use_model(record: RunRecord, pipeline_tag: str, repo_id: str | None) -> str
     lines = ["from transformers import pipeline", ""]
     before = ""
     if module := _own_module(record):
-        lines.insert(0, f"import {module}  # pip install sft-hf")
+        lines.insert(0, f"import {module}  # {install_line()}")
     options = ", trust_remote_code=True" if record.recipe.model.trust_remote_code else ""
     model = f"{python_text(repo_id or _local_name(record))}{options}"
     if pipeline_tag == "automatic-speech-recognition":
