@@ -158,7 +158,7 @@ def by_scikit_learn(train, test, labels):
     from sklearn.multiclass import OneVsRestClassifier
     from sklearn.pipeline import make_pipeline
 
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b", dtype=np.float32)
+    vectorizer = TfidfVectorizer(sublinear_tf=True, token_pattern=r"(?u)\b\w+\b", dtype=np.float32)
     model = OneVsRestClassifier(LogisticRegression(C=10, solver="liblinear", random_state=0))
     return make_pipeline(vectorizer, model).fit(train, labels).predict(test)
 

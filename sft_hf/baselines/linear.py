@@ -25,7 +25,7 @@ MANY_WORDS = 1.5  # words a text, below which letters tell more: names, or a lan
 
 
 class Words:
-    """TF-IDF of words and pairs of words, or of 2 to 4 letters where texts are single words; a vector per column.
+    """TF-IDF of words, or of 2 to 4 letters where texts are single words; a vector per column.
 
     Term frequencies are logarithmic, and vectors of length 1 (G. Salton and C. Buckley, Information Processing and
     Management 24, 1988).
@@ -37,7 +37,7 @@ class Words:
 
         self.units = "words"
         words = sum(len(text.split()) for text in columns[0]) / max(1, len(columns[0]))
-        options: dict[str, Any] = {"ngram_range": (1, 2), "token_pattern": r"(?u)\b\w+\b"}
+        options: dict[str, Any] = {"token_pattern": r"(?u)\b\w+\b"}
         if words < MANY_WORDS:
             self.units = "letters"
             options = {"analyzer": "char_wb", "ngram_range": (2, 4)}

@@ -254,7 +254,7 @@ def costs(record: RunRecord) -> list[tuple[str, str]]:
     found = [
         ("Training time", duration(train.get("runtime_seconds"))),
         ("Time in all", duration(train.get("total_seconds"))),
-        ("Speed", f"{decimal(train.get('examples_per_second'), 3)} rows per second"),
+        ("Speed", f"{decimal(train.get('examples_per_second'), 3)} rows/s"),
         ("Peak memory", UNKNOWN if memory is None else human_bytes(memory)),
         ("Steps", count(train.get("num_steps"))),
         ("Epochs", "of a stream" if epochs is None else decimal(epochs, 3)),
