@@ -10,7 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from sft_hf.baselines.base import FIRST_ROWS, Baseline, Budget, Run, predict_within, scored
-from sft_hf.baselines.linear import Fit, Words, cross_fitted, fitted_within, logistic_on_features, logistic_on_words
+from sft_hf.baselines.linear import (
+    Fit,
+    Words,
+    cross_fitted,
+    fitted_within,
+    import_scikit_learn,
+    logistic_on_features,
+    logistic_on_words,
+)
 from sft_hf.bootstrap import CONFIDENCE_SAMPLES
 from sft_hf.data.loading import ROW_ID
 from sft_hf.errors import RecipeError
@@ -63,6 +71,8 @@ def _words(run: Run, budget: Budget) -> Baseline | None:
     targets = _targets(run, train)
     if targets.any(axis=0).sum() < 2:
         return None
+
+    import_scikit_learn()
 
     def fit(rows: np.ndarray) -> tuple[Any, ...]:
         own = _chosen(texts["train"], rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from markupsafe import Markup
@@ -54,7 +54,7 @@ def headline(record: RunRecord) -> Headline:
     label = f"{metric_mention(metric)} on {record.split}"
     if metric in LOWER_IS_BETTER:
         label += " (lower is better)"
-    verdicts = [wording(compared(base, own), 400) for base in found]
+    verdicts = [compared(replace(base, description=wording(base.description, 200)), own) for base in found]
     chart = _chart(record, value, own, found)
     return Headline(metric_value(metric, value), label, _sentence(record, value, own), verdicts, chart, warnings)
 
