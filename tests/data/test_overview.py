@@ -29,6 +29,19 @@ def test_images_have_no_length(make_image_recipe):
     assert split == {"num_examples": 12, "labels": {"blue": 4, "green": 4, "red": 4}}
 
 
+def test_what_was_left_out_is_noted(make_image_recipe, write_image_folder, tmp_path):
+    write_image_folder(tmp_path / "data", 6)
+    (tmp_path / "data" / "red" / "readme.docx").write_bytes(b"no picture")
+    (tmp_path / "data" / "blue" / "model.psd.bak").write_bytes(b"no picture")
+    data = finetune(make_image_recipe(data__name=str(tmp_path / "data"), train__max_steps=1)).metrics["data"]
+    assert any("2" in note and (".docx" in note or ".bak" in note) for note in data["notes"]), data["notes"]
+
+
+def test_rows_that_were_drawn_are_noted(make_recipe):
+    data = finetune(make_recipe(train__max_steps=1, data__max_test_samples=7)).metrics["data"]
+    assert any("test: 7 of 30 rows" in note for note in data["notes"])
+
+
 def test_recordings_are_measured_in_seconds(make_speech_recipe, speech_folder):
     split = finetune(make_speech_recipe(train__max_steps=1)).metrics["data"]["splits"]["test"]
     longest = max(soundfile.info(path).duration for path in (speech_folder / "test").glob("*.wav"))

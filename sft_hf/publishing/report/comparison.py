@@ -130,7 +130,7 @@ def verdict(runs: Sequence[_Run]) -> str:
         sentence = f"No clear winner: {best.mention} scores best, but a test does not tell it from {_listed(close)}."
         sentence += f" Clearly behind: {_listed(behind)}." if behind else ""
     else:
-        of_what = "every other" if not left else _listed(behind)
+        of_what = "every other" if behind[1:] and not left else _listed(behind)
         sentence = f"{best.mention} is clearly best: better than {of_what} on the same rows."
     return sentence + (f" Not compared: {_listed(left)}, scored on other rows." if left else "")
 
