@@ -143,10 +143,13 @@ class ClassifierTask(Task[SettingsT]):
             if missing := [name for name, count in zip(self.label_map.names, counts[role], strict=True) if not count]:
                 found.append(Finding("note", f"{role} has no row of {_listed(missing)}: nothing is measured for these"))
             if not self.multi_label:
-                most = int(counts[role].argmax())
+                # Of train, as the baseline's: the most frequent label of these rows may be another one.
+                most = int(counts.get("train", counts[role]).argmax())
                 share = counts[role][most] / counts[role].sum()
                 name = self.label_map.names[most]
-                found.append(Finding("note", f"{role}: always answering {name!r} would have accuracy {share:.4f}"))
+                whose = ", the most frequent label of train," if "train" in counts else ""
+                text = f"{role}: always answering {name!r}{whose} would have accuracy {share:.4f}"
+                found.append(Finding("note", text))
         return found
 
     def _counts(self, references: Sequence[Any]) -> np.ndarray:

@@ -27,6 +27,9 @@ from sft_hf.step import StepResult, train_step
 from sft_hf.tasks.base import Examples, Task
 from sft_hf.technique_stack import TechniqueStack
 
+LOGGING_STEPS = 10
+FEW_STEPS = 50  # below which each step is logged
+
 
 class TrainingData(Protocol):
     """Where epochs come from: a set that is all there, or a stream read piece by piece."""
@@ -127,9 +130,16 @@ def _step(training: Training, state: TrainState, examples: Examples, window: Win
     training.techniques.before_step(training.model, state.step)
     result = train_step(training, examples, window, state)
     _advance(state, result, time.perf_counter() - started, end_of_epoch=state.window + 1 == per_epoch)
-    if state.step % training.recipe.train.logging_steps == 0 or state.step >= training.num_steps:
+    if state.step % _logging_steps(training) == 0 or state.step >= training.num_steps:
         _log_step(training, state, result, per_epoch, bar)
     bar.update()
+
+
+def _logging_steps(training: Training) -> int:
+    wanted = training.recipe.train.logging_steps
+    if wanted != "auto":
+        return wanted
+    return 1 if training.num_steps < FEW_STEPS else LOGGING_STEPS
 
 
 def _after_step(training: Training, state: TrainState, clock: _Clock) -> None:

@@ -242,7 +242,9 @@ class TrainSection(Section):
     num_threads: Literal["auto"] | PositiveInt = Field(
         "auto", description="CPU threads per process; auto: cores divided by local processes."
     )
-    logging_steps: PositiveInt = Field(10, description="Write a line to log.jsonl every so many updates.")
+    logging_steps: Literal["auto"] | PositiveInt = Field(
+        "auto", description="Write a line to log.jsonl every N updates; auto: 10, or 1 in runs of fewer than 50."
+    )
     freeze: list[str] = Field(
         [], description="Not to train: globs on names of parameters or modules; backbone: everything but the head."
     )
@@ -298,8 +300,9 @@ class EvalSection(Section):
     )
     baseline: Literal["auto", "none", "probe"] = Field(
         "auto",
-        description="What the score is compared with: auto (the most frequent label; for speech, the checkpoint before "
-        "training), probe (logistic regression on the frozen checkpoint's features) or none.",
+        description="What the score is compared with, in a tenth of the run's time: auto (the most frequent label, and "
+        "logistic regression on the words of texts or on frozen features of images; for speech, the pretrained model "
+        "before training), probe (logistic regression on frozen features, of texts too) or none.",
     )
     load_best_model_at_end: bool = Field(True, description="Keep the weights of the best evaluation, not the last.")
     early_stopping_patience: PositiveInt | None = Field(

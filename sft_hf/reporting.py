@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sft_hf.data.roles import ROW_ID
 from sft_hf.errors import SftError
 from sft_hf.filesystem import write_text
-from sft_hf.publishing.report.run_report import build_report, worst_errors
+from sft_hf.publishing.report.run_report import build_report, rows_to_show
 from sft_hf.run_inputs import load_data
 from sft_hf.run_record import RunRecord, read_record
 from sft_hf.tasks.base import Shown, Task, task_class
@@ -50,9 +50,8 @@ def write_comparison(runs: Sequence[str | Path], output: str | Path, *, trust_re
 
 
 def report_page(record: RunRecord, task: Task[Any], split: Dataset | None) -> str:
-    """Return report.html, with the rows of `split` that the model was most wrong about."""
-    wanted = worst_errors(record)
-    shown = {} if split is None else shown_rows(task, split, wanted)
+    """Return report.html, with the rows of `split` that the model was most wrong about, and a gallery."""
+    shown = {} if split is None else shown_rows(task, split, rows_to_show(record))
     return build_report(record, shown)
 
 

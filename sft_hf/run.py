@@ -18,7 +18,8 @@ from accelerate.utils import set_seed
 from torch import Tensor
 
 from sft_hf import checkpoint, console, interruption, process, selection
-from sft_hf.baselines import baseline_metrics
+from sft_hf.baselines.base import Run as BaselineRun
+from sft_hf.baselines.compare import baseline_metrics
 from sft_hf.bootstrap import CONFIDENCE_SAMPLES
 from sft_hf.data.overview import data_overview
 from sft_hf.data.preflight import Finding
@@ -319,7 +320,7 @@ class _Run:
         self.task.finish_model(model)
         if self.adapter is not None:
             model = self.adapter.finish(model)
-        scores, predictions, told = {}, [], {}
+        scores, answers, told = {}, {}, {}
         for role, examples in self.examples.items():  # validation before test
             outputs = self._outputs(model, role, autocast=False)
             if role == "validation":
@@ -327,13 +328,14 @@ class _Run:
                 told = self.techniques.after_training(self.task, outputs, examples)
             if examples.labelled:
                 scores[role] = self.task.score(outputs, examples, CONFIDENCE_SAMPLES)
-            predictions = prediction_rows(self.task, outputs, examples, self.splits.by_role[role])
+            answers[role] = prediction_rows(self.task, outputs, examples, self.splits.by_role[role])
+        seconds = max(state.seconds, time.perf_counter() - started)  # a run that was resumed has taken longer before
         metrics = run_metrics(
             self.training,
             state,
             model,
             scores,
-            baseline=self._baseline(),
+            baselines=self._baselines(answers, seconds),
             overview=data_overview(self.task, self.all_examples(), self.findings, self.splits.notes),
             splits=self.splits,
             source=self.source,
@@ -343,7 +345,7 @@ class _Run:
             metrics["techniques"] = told
         if self.adapter is not None:
             metrics["model"]["peft"] = self.adapter.facts()
-        self._on_main(self._write, model, metrics, predictions)
+        self._on_main(self._write, model, metrics, [*answers.values()][-1] if answers else [])
         self.trackers.log({"step": state.step} | _numbers(scores))
         self._on_main(checkpoint.clean_up, self.folder.checkpoints, self.recipe.checkpoint.save_total_limit)
         self._on_main(self._push)
@@ -361,21 +363,22 @@ class _Run:
             raise UserError(f"the run is finished, and not pushed: {error}; then `{command}`") from error
         self.hub_url = pushed.url
 
-    def _baseline(self) -> dict[str, Any] | None:
+    def _baselines(self, answers: dict[str, list[dict[str, Any]]], seconds: float) -> list[dict[str, Any]]:
         labelled = [role for role, examples in self.examples.items() if examples.labelled]
         if not labelled:
-            return None
+            return []
         split = "test" if "test" in labelled else "validation"
-        train = self.data.examples if isinstance(self.data, WholeSet) else None
-        return baseline_metrics(
+        run = BaselineRun(
             self.recipe,
             self.task,
             self.source,
             self.accelerator,
-            train=train,
             split=split,
-            examples=self.examples[split],
+            examples=self.all_examples(),
+            tables=self.splits.by_role,
+            answers=answers[split],
         )
+        return baseline_metrics(run, seconds)
 
     def _write(self, model: Any, metrics: dict[str, Any], predictions: list[dict[str, Any]]) -> None:
         record = RunRecord(

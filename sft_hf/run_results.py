@@ -61,7 +61,7 @@ def run_metrics(
     model: Any,
     scores: dict[str, Any],
     *,
-    baseline: dict[str, Any] | None,
+    baselines: list[dict[str, Any]],
     overview: dict[str, Any],
     splits: Splits,
     source: Source,
@@ -72,7 +72,7 @@ def run_metrics(
     Args:
         training, state, model: the run at its end, and the weights that were chosen.
         scores: metrics by role.
-        baseline: see `sft_hf.baselines`.
+        baselines: see `sft_hf.baselines.compare`.
         overview: see `sft_hf.data.overview`.
         splits, source: where data and checkpoint came from.
         total_seconds: from the start of the command, or of its resumption.
@@ -85,7 +85,7 @@ def run_metrics(
         "task": recipe.task.name,
         "primary_metric": training.task.primary_metric,
         **{role: scores[role] for role in ("test", "validation") if role in scores},
-        **({"baseline": baseline} if baseline else {}),
+        **({"baseline": baselines[0], "baselines": baselines} if baselines else {}),
         "train": {
             "runtime_seconds": round(state.seconds, 3),
             "total_seconds": round(total_seconds, 3),

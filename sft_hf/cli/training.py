@@ -85,8 +85,11 @@ def _summary(result: Any, folder: str) -> list[str]:
         low, high = scores[f"{primary}_ci95"]
         sure = f"95 % interval {low:.4f} to {high:.4f}" if low < high else "too few different rows for an interval"
         lines.append(f"{role} {primary} {scores[primary]:.4f} ({sure}, {scores['num_examples']} rows)")
-    if baseline := metrics.get("baseline"):
-        lines.append(f"compared with {baseline['metrics'][primary]:.4f} by {baseline['description']}")
+    for baseline in metrics.get("baselines") or []:
+        own = baseline.get("model", {}).get(primary)
+        sampled = own is not None and baseline["num_examples"] != metrics[role]["num_examples"]
+        there = f"; the model on the same rows: {own:.4f}" if sampled else ""
+        lines.append(f"compared with {baseline['metrics'][primary]:.4f} by {baseline['description']}{there}")
     train = metrics["train"]
     speed = f"{train['examples_per_second']:.1f} examples/s"
     seconds, total = train["runtime_seconds"], train["total_seconds"]

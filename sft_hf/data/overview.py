@@ -23,7 +23,7 @@ def data_overview(
         task: fitted.
         examples: prepared rows by role; a stream's training rows are not among them.
         findings: see `sft_hf.run_inputs.data_findings`.
-        notes: what was said when the rows were loaded; see `Splits.notes`.
+        notes: on how the data were read, and what was left out; see `Splits`.
     """
     return {
         "splits": {role: _split(task, rows) for role, rows in examples.items()},

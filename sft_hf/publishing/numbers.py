@@ -129,6 +129,18 @@ def metric_axis(metric: str) -> Callable[[float], str]:
     return decimal if metric in _NOT_PERCENT else axis_percent
 
 
+def metric_difference(metric: str, value: float, *, unit: bool = True) -> str:
+    """Return a difference of two values of a metric: percentage points, or the plain number.
+
+    >>> metric_difference("accuracy", 0.0421), metric_difference("loss", 0.0421)
+    ('4.2 points', '0.0421')
+    """
+    if metric in _NOT_PERCENT:
+        return decimal(value)
+    digits = 1 if abs(value) >= 0.001 or value == 0 else 2
+    return f"{value * 100:.{digits}f}" + (" points" if unit else "")
+
+
 def count(value: Any) -> str:
     """Return a whole number with separators.
 
@@ -140,15 +152,15 @@ def count(value: Any) -> str:
 
 
 def decimal(value: Any, digits: int = 4) -> str:
-    """Return a number with so many significant digits, whole ones above 10,000, tiny ones as powers.
+    """Return a number with so many significant digits, whole ones where these do not suffice, tiny ones as powers.
 
-    >>> decimal(1.96557), decimal(0.0001499), decimal(120.0), decimal(2e-5)
-    ('1.966', '0.0001499', '120', '2e-05')
+    >>> decimal(1.96557), decimal(0.0001499), decimal(120.0), decimal(2e-5), decimal(6830.4, 3)
+    ('1.966', '0.0001499', '120', '2e-05', '6,830')
     """
     number = finite(value)
     if number is None:
         return UNKNOWN
-    return count(number) if abs(number) >= 10_000 else f"{number:.{digits}g}"
+    return count(number) if abs(number) >= min(10_000, 10**digits) else f"{number:.{digits}g}"
 
 
 def rows(number: Any, noun: str = "row") -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from sft_hf.speech.augmentation import add_noise, change_speed, clip_generator
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from sft_hf.speech.family import Family
+    from sft_hf.tasks.base import Examples
 
 CACHE_BYTES = 2**31
 """Of one split's samples and features, together, in each process; what is beyond is decoded anew each time."""
@@ -188,6 +192,12 @@ class SpeechRows(Sequence[dict[str, Any]]):
         self.augmentation, self.seeds, self.blank = augmentation, seeds, blank
         self._shapes: dict[int, tuple[int, ...]] = {}
 
+    def in_windows(self, windows: tuple[float, ...]) -> SpeechRows:
+        """Return the same rows for other windows."""
+        rows = copy(self)
+        rows.windows = windows
+        return rows
+
     def __len__(self) -> int:
         return len(self.seconds)
 
@@ -210,3 +220,16 @@ class SpeechRows(Sequence[dict[str, Any]]):
         if index not in self._shapes:
             self._shapes[index] = self.store.features(index).shape
         return np.broadcast_to(np.float32(0), self._shapes[index])
+
+
+def in_own_window(examples: Examples, family: Family, seconds: np.ndarray) -> tuple[Examples, str]:
+    """Return rows as the pretrained model was made to hear them, and in words what differs from training.
+
+    In a shorter window, which training may have used, a Whisper that was not trained for it writes words nobody said.
+    """
+    limit, windows = family.max_seconds, family.window_lengths(seconds)
+    if windows is None or (windows == limit).all():
+        return examples, ""
+    assert isinstance(examples.features, SpeechRows)
+    features = examples.features.in_windows((limit,))
+    return replace(examples, features=features), f", in its own window of {limit:g} seconds"

@@ -65,9 +65,28 @@ class Examples:
         """Whether there is anything to compare predictions with."""
         return len(self.references) > 0 and self.references[0] is not None
 
+    def take(self, rows: np.ndarray) -> Examples:
+        """Return some of the rows, by their numbers, in this order."""
+        return Examples(
+            _Taken(self.features, rows), self.lengths[rows], self.row_ids[rows], [self.references[int(r)] for r in rows]
+        )
+
     def view(self, name: str, epoch: int) -> Examples:
         """Return the rows as they look in an epoch: themselves where there is only one look."""
         return self if self.views is None else replace(self, features=self.views(name, epoch))
+
+
+class _Taken(Sequence[dict[str, Any]]):
+    """Some rows of a sequence."""
+
+    def __init__(self, features: Sequence[dict[str, Any]], rows: np.ndarray) -> None:
+        self.features, self.rows = features, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.features[int(self.rows[index])]
 
 
 @dataclass(frozen=True)
@@ -300,6 +319,14 @@ class Task(ABC, Generic[SettingsT]):
     def answers_untrained(self) -> bool:
         """Whether the checkpoint can do the task as it comes, without any new weight; known after `fit`."""
         return False
+
+    def as_pretrained(self, examples: Examples) -> tuple[Examples, str]:
+        """Return the rows as the pretrained model was made to take them, and in words what differs from training."""
+        return examples, ""
+
+    def texts(self, table: Dataset) -> list[list[str]] | None:
+        """Return the columns of text that the model reads, [columns][rows]; None where rows are no texts."""
+        return None
 
     def label_counts(self, references: Sequence[Any]) -> dict[str, int] | None:
         """Rows of each label, in label order; None for a task without labels."""

@@ -27,7 +27,7 @@ from sft_hf.recipe import ModelSection
 from sft_hf.registry import importing
 from sft_hf.speech.checkpoints import transformers_source
 from sft_hf.speech.normalization import nfc
-from sft_hf.speech.parts import Part, joined, parts_of
+from sft_hf.speech.parts import COSTS_PER_SECOND, Part, batching_cost, joined, parts_of
 from sft_hf.speech.settings import SpeechRecognitionSettings
 from sft_hf.tasks.base import Batch, Examples, Items, Shown, Task, vocabulary_digest
 
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from sft_hf.sources import Source
     from sft_hf.speech.family import Family
 
-FRAMES_PER_SECOND = 100
 SHOWN_SECONDS, SHOWN_RATE = 30.0, 16_000  # of a recording on a page
 STREAM_SAMPLE = 1000  # rows of a stream that say which letter case the transcripts have
 CTC_CHUNK_SECONDS = 20.0
@@ -193,7 +192,9 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
             return SpeechRows(store, lengths, labels, augmentation if name == "train" else None, seeds)
 
         rows, blank = SpeechRows(store, lengths, labels), SpeechRows(store, lengths, labels, blank=True)
-        return Examples(rows, _cost(lengths), row_ids, references, notes, views if augmentation else None, blank)
+        return Examples(
+            rows, batching_cost(lengths), row_ids, references, notes, views if augmentation else None, blank
+        )
 
     def findings(self, examples: Mapping[str, Examples]) -> list[Finding]:
         """See `Task.findings`: transcripts without blanks, for which words cannot be counted."""
@@ -313,9 +314,15 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
         """See `Task.answers_untrained`."""
         return self.family.answers_untrained
 
+    def as_pretrained(self, examples: Examples) -> tuple[Examples, str]:
+        """See `Task.as_pretrained`: Whisper hears every clip in its whole window, as its pretraining had it."""
+        from sft_hf.speech.rows import in_own_window
+
+        return in_own_window(examples, self.family, self.measured_lengths(examples)[1])
+
     def measured_lengths(self, examples: Examples) -> tuple[str, np.ndarray]:
         """See `Task.measured_lengths`."""
-        return "seconds", examples.lengths / FRAMES_PER_SECOND
+        return "seconds", examples.lengths / COSTS_PER_SECOND
 
     def padding(self, examples: Examples, batches: Sequence[tuple[int, ...]]) -> float | None:
         """See `Task.padding`: Whisper pads a clip to its window, whatever the clips beside it."""
@@ -373,7 +380,7 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
         seconds = np.array([part.end - part.start for part in parts])
         store = ClipStore(clips, self.family.rate, self.family.extract, budget=0)
         speech = SpeechRows(store, seconds, None, windows=self._predict_windows())
-        return Examples(speech, _cost(seconds), np.arange(len(parts)), parts)
+        return Examples(speech, batching_cost(seconds), np.arange(len(parts)), parts)
 
     def _predict_windows(self) -> tuple[float, ...] | None:
         from sft_hf.speech.whisper_window import whole_seconds
@@ -402,8 +409,3 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
 
         answers = joined(parts, self._texts(outputs), self._confidences(outputs), words, self.settings.timestamps)
         return [self.confidence.told(answer) for answer in answers]
-
-
-def _cost(seconds: np.ndarray) -> np.ndarray:
-    """Frames of 10 ms: what rows are batched by."""
-    return np.maximum(1, np.round(np.asarray(seconds) * FRAMES_PER_SECOND)).astype(np.int64)

@@ -216,6 +216,10 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         rows = [split[int(index)] for index in indices]
         return [Shown("\n".join(str(row[column]) for column in self.text_columns)) for row in rows]
 
+    def texts(self, table: Dataset) -> list[list[str]]:
+        """See `Task.texts`."""
+        return [list(map(str, table[column])) for column in self.text_columns]
+
     def longest_row(self) -> int | None:
         """See `Task.longest_row`: tokens."""
         return self.max_length

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from sft_hf.publishing.baselines import Baseline, baselines
 from sft_hf.publishing.card.markdown import escape, table
 from sft_hf.publishing.confidence import confidence_sentences, measured_calibration
-from sft_hf.publishing.names import without_paths
 from sft_hf.publishing.numbers import (
     LOWER_IS_BETTER,
     REGRESSION,
@@ -63,19 +63,23 @@ def _interval_text(name: str, pair: tuple[float, float] | None) -> str:
 
 
 def _compared(record: RunRecord) -> str:
-    """The baseline, and whether the test is large enough to tell the model from it."""
-    baseline, name = record.metrics.get("baseline") or {}, record.primary
-    scores = baseline.get("metrics") or {}
-    theirs, ours = finite(scores.get(name)), finite(record.scores.get(name))
-    if theirs is None or ours is None:
+    """The baselines, and whether the rows are enough to tell the model from them."""
+    found, own = baselines(record), interval(record.scores, record.primary)
+    if not found:
         return "There is no baseline to compare it with."
-    sentence = escape(without_paths(str(baseline.get("description") or baseline.get("name"))), 200)
-    text = f"For comparison, {sentence}: {metric_value(name, theirs)}{_interval_text(name, interval(scores, name))}."
-    if (ours >= theirs) if name in LOWER_IS_BETTER else (ours <= theirs):
+    return " ".join(_against(base, own) for base in found)
+
+
+def _against(base: Baseline, own: tuple[float, float] | None) -> str:
+    value = f"{metric_value(base.metric, base.value)}{_interval_text(base.metric, base.interval)}"
+    text = f"For comparison, {escape(base.description, 200)}: {value}."
+    if base.sampled:
+        text = f"{text[:-1]}; the model on the same rows: {metric_value(base.metric, base.model)}."
+    if not base.model_is_better:
         return f"{text} **The model is no better than that.**"
-    a, b = interval(record.scores, name), interval(scores, name)
-    if a and b and a[0] <= b[1] and b[0] <= a[1]:
-        return f"{text} The intervals overlap: these rows do not show that the model is better."
+    if base.clear(own) is False:
+        why = "The intervals overlap: these rows" if base.p_value is None else "These rows"
+        return f"{text} {why} do not show that the model is better."
     return text
 
 

@@ -27,14 +27,22 @@ def worst_errors(record: RunRecord, limit: int = WORST_ERRORS) -> list[int]:
     return [row["id"] for row in mistakes.worst_rows(record, limit)]
 
 
+def rows_to_show(record: RunRecord) -> list[int]:
+    """Return the ids of all rows whose content a report shows: the worst errors, and a gallery."""
+    worst = worst_errors(record)
+    gallery = mistakes.gallery_rows(record, set(worst))
+    return worst + [row["id"] for rows in gallery.values() for row in rows]
+
+
 def build_report(record: RunRecord, shown: Mapping[int, Shown]) -> str:
     """Return the report of a run as HTML.
 
     Args:
         record: the run.
-        shown: the rows of `worst_errors(record)` as a person perceives them, by id; one without an entry is listed
+        shown: the rows of `rows_to_show(record)` as a person perceives them, by id; an error without an entry is listed
             without its content.
     """
+    worst = mistakes.worst_rows(record, WORST_ERRORS)
     return render(
         "report.html",
         record=record,
@@ -53,7 +61,8 @@ def build_report(record: RunRecord, shown: Mapping[int, Shown]) -> str:
         word_confusions=_word_confusions(record),
         calibration=sections.calibration(record),
         regression=regression.targets(record),
-        errors=mistakes.error_cards(record, shown, WORST_ERRORS),
+        errors=mistakes.cards(record, worst, shown),
+        gallery=mistakes.gallery(record, shown, {row["id"] for row in worst}),
         data=sections.data_overview(record),
         costs=sections.costs(record),
         environment=sections.environment(record),

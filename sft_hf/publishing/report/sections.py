@@ -205,8 +205,9 @@ def _length_panel(role: str, histogram: dict[str, Any], unit: str) -> Markup | N
     edges, counts = histogram.get("edges") or [], histogram.get("counts") or []
     if len(edges) != len(counts) + 1 or not counts or None in map(finite, [*edges, *counts]):
         return None
-    if edges[0] == edges[-1]:
-        edges = [edges[0] - 0.5, *edges[1:-1], edges[-1] + 0.5]
+    if len(counts) == 1:  # a single bar would be a square
+        number = rows(counts[0])
+        return Markup("<p>{} of {} {} each.</p>").format(number, decimal((edges[0] + edges[-1]) / 2), unit)
     most = max(range(len(counts)), key=counts.__getitem__)
     told = f"most rows, {counts[most]:,}, have {decimal(edges[most])} to {decimal(edges[most + 1])} {unit}"
     return bar_panel(
@@ -251,7 +252,7 @@ def costs(record: RunRecord) -> list[tuple[str, str]]:
     found = [
         ("Training time", duration(train.get("runtime_seconds"))),
         ("Time in all", duration(train.get("total_seconds"))),
-        ("Speed", f"{decimal(train.get('examples_per_second'), 3)} rows per second"),
+        ("Speed", f"{decimal(train.get('examples_per_second'), 3)} rows/s"),
         ("Peak memory", UNKNOWN if memory is None else human_bytes(memory)),
         ("Steps", count(train.get("num_steps"))),
         ("Epochs", "of a stream" if epochs is None else decimal(epochs, 3)),
