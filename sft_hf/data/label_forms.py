@@ -32,6 +32,7 @@ from sft_hf.data.label_findings import (
 )
 from sft_hf.data.label_values import (
     exact_name,
+    in_brackets,
     is_hidden,
     is_missing,
     list_of,
@@ -300,8 +301,8 @@ def _refuse_half_lists(train: Cells, texts: Sequence[tuple[str, int]], lists: Se
             f"{train.place(other)}: {train.values[other]!r:.60} is not a list, and row {train.rows[one]} holds one "
             f"({train.values[one]!r:.60}); write all of them as lists; or {AS_TEXT}"
         )
-    if texts and all(looks_like_list(value) for value, _ in texts):
-        value, index = texts[0]
+    if all(in_brackets(value) for value, _ in texts) and any(looks_like_list(value) for value, _ in texts):
+        value, index = next((value, index) for value, index in texts if looks_like_list(value))
         raise DataError(
             f"{train.place(index)}: {value!r:.80} is not a list that can be read; write a JSON list such as "
             f'["a", "b"]; or {AS_TEXT}'

@@ -236,11 +236,15 @@ def split_labels(text: str, separator: str) -> list[str]:
     return [part.strip() for part in text.split(SEPARATORS.get(separator, separator)) if part.strip()]
 
 
+def in_brackets(text: str) -> bool:
+    """Whether a text stands in brackets."""
+    text = text.strip()
+    return len(text) > 1 and _BRACKETS.get(text[0]) == text[-1]
+
+
 def looks_like_list(text: str) -> bool:
     """Whether a text stands in brackets and holds more than one word: a list that is written in some other way."""
-    text = text.strip()
-    inside = text[1:-1].strip()
-    return len(text) > 2 and _BRACKETS.get(text[0]) == text[-1] and bool(re.search(r"[,;'\"]|\s", inside))
+    return in_brackets(text) and re.search(r"[,;'\"]|\s", text.strip()[1:-1].strip()) is not None
 
 
 def list_of(value: Any) -> list[Any]:
