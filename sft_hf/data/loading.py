@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
-from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,9 +25,10 @@ from sft_hf.data.files import (
 )
 from sft_hf.data.hub import Data, hub_name, load_from_hub, refuse
 from sft_hf.data.image_folders import image_layout, read_image_folder, refuse_flat
+from sft_hf.data.split_choice import choose, split_names, unused
 from sft_hf.data.split_files import Wanted, read_parts
 from sft_hf.data.text_rows import check_texts, leave_out_bad_rows, leave_out_of_stream
-from sft_hf.data.unpacking import holds_media, is_archive, only_archives, unpacked, unpacked_together
+from sft_hf.data.unpacking import holds_media, inner_folder, is_archive, only_archives, unpacked, unpacked_together
 from sft_hf.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -36,15 +36,11 @@ if TYPE_CHECKING:
     from sft_hf.recipe import DataSection
     from sft_hf.sources import Source
 
-ROLES = ("train", "validation", "test")
 ROW_ID = "row_id"
 """Position of a row in its file or split, before anything was held out or left away.
 
 Rows are counted from 0 everywhere, as pandas and `datasets` do: in messages, reports, predictions and outputs. Where a
 message names a line of a text file instead, it says "line", counted from 1 as editors do."""
-
-VALIDATION_NAMES = ("validation", "valid", "val", "dev")
-"""Names that stand for each other, the first that is there wins; an exact match comes before them all."""
 
 TEXT_KEYS = ("data.text_column", "data.text_pair_column")
 """Keys of a recipe that name a column of texts, which must not be empty."""
@@ -169,51 +165,6 @@ def _number(dataset: Dataset, where: str) -> Dataset:
     return dataset.add_column(ROW_ID, np.arange(len(dataset), dtype=np.int64))
 
 
-# --- which split serves which role ---------------------------------------------------------------------------
-
-
-def _choose(
-    section: DataSection, available: Sequence[str], what: str, advice: str = ""
-) -> tuple[dict[str, str], list[str]]:
-    """Return {role: name of the split}, and notes. Raises DataError for a split that is not there."""
-    wanted = {role: getattr(section, f"{role}_split") for role in ROLES}
-    chosen = {}
-    for role, name in wanted.items():
-        if name is None:
-            continue
-        same = VALIDATION_NAMES if name in VALIDATION_NAMES else ()
-        found = next((other for other in (name, *same) if other in available), None)
-        if found is not None:
-            chosen[role] = found
-        elif role == "train" or name != role:
-            hint = did_you_mean(name, available)
-            raise DataError(f"{what}: no split {name!r} (data.{role}_split); {hint}{advice}")
-    return _resolve_conflicts(chosen, wanted)
-
-
-def _resolve_conflicts(chosen: dict[str, str], wanted: Mapping[str, str | None]) -> tuple[dict[str, str], list[str]]:
-    """One split must not serve two roles; a role that only has its default name gives way."""
-    notes = []
-    for pair in combinations(ROLES, 2):
-        if pair[0] not in chosen or chosen[pair[0]] != chosen.get(pair[1]):
-            continue
-        gives_way = [role for role in pair if wanted[role] == role]
-        if len(gives_way) != 1 or gives_way == ["train"]:
-            keys = " and ".join(f"data.{role}_split" for role in pair)
-            raise DataError(
-                f"{keys} both name the split {chosen[pair[0]]!r}; name another, or null to hold out of train"
-            )
-        (role,) = gives_way
-        (other,) = set(pair) - {role}
-        notes.append(f"{role}: not the split {chosen.pop(role)!r}, which data.{other}_split makes {other}")
-    return chosen, notes
-
-
-def _unused(chosen: Mapping[str, str], available: Sequence[str]) -> list[str]:
-    rest = [name for name in available if name not in chosen.values()]
-    return [f"not used: split{'s' * (len(rest) > 1)} {', '.join(rest)}"] if rest else []
-
-
 # --- local files ---------------------------------------------------------------------------------------------
 
 
@@ -223,6 +174,9 @@ def _from_folder(section: DataSection, folder: Path, wanted: Wanted, images: boo
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return _from_saved(section, folder)
     files = wanted.files
+    if files and (inner := inner_folder(folder)) is not None and section.train_split != inner.name:
+        splits = _from_folder(section, inner, wanted, images)
+        return replace(splits, notes=[f"{folder}: read from {inner.name} in it", *splits.notes])
     if files and (archives := only_archives(folder)):
         together, notes = unpacked_together(folder, archives)
         splits = _from_folder(section, together, wanted, images)
@@ -250,7 +204,7 @@ def _from_folder(section: DataSection, folder: Path, wanted: Wanted, images: boo
     endings = ", ".join(suffix for suffix in TABLE_SUFFIXES if suffix not in COMPRESSED)
     beside = ", or a metadata.csv (file_name, transcription)" if files and not images else ""
     advice = f"; a split is a file named after it ({endings}){beside}, or see data.data_files; the folder holds: {held}"
-    chosen, notes = _choose(section, list(groups), str(folder), advice)
+    chosen, notes = choose(section, list(groups), str(folder), advice)
     return _read_groups(section, chosen, {name: groups[name] for name in chosen.values()}, notes, wanted)
 
 
@@ -287,8 +241,8 @@ def _from_archive(section: DataSection, archive: Path, wanted: Wanted) -> Splits
         groups = {"train": groups.popitem()[1]}
         section = section.model_copy(update={"train_split": "train"})
     advice = "; a split is a table of the archive named after it, or see data.data_files"
-    chosen, notes = _choose(section, list(groups), str(archive), advice)
-    notes += _unused(chosen, list(groups))
+    chosen, notes = choose(section, list(groups), str(archive), advice)
+    notes += unused(chosen, list(groups))
     splits = _read_groups(section, chosen, {name: groups[name] for name in chosen.values()}, notes, wanted)
     return replace(splits, where={role: f"{archive.name}/{where}" for role, where in splits.where.items()})
 
@@ -296,7 +250,7 @@ def _from_archive(section: DataSection, archive: Path, wanted: Wanted) -> Splits
 def _only_table(groups: Mapping[str, list[Path]], section: DataSection) -> Path | None:
     """The table of a folder that has but one, whatever its name, as long as it is no split's."""
     tables = [table for group in groups.values() for table in group]
-    return tables[0] if len(tables) == 1 and not set(groups) & set(_split_names(section)) else None
+    return tables[0] if len(tables) == 1 and not set(groups) & set(split_names(section)) else None
 
 
 def _has_columns(table: Path, section: DataSection, files: str) -> bool:
@@ -308,10 +262,6 @@ def _has_columns(table: Path, section: DataSection, files: str) -> bool:
     return section.target_column in names and bool({files, media.FILE_NAME} & set(names))
 
 
-def _split_names(section: DataSection) -> list[str]:
-    return [*(name for role in ROLES if (name := getattr(section, f"{role}_split"))), *VALIDATION_NAMES]
-
-
 def _from_one_table(section: DataSection, folder: Path, table: Path, wanted: Wanted) -> Splits:
     """One table above the files of all splits: a row belongs to the split in whose folder its file is, if to any.
 
@@ -321,11 +271,11 @@ def _from_one_table(section: DataSection, folder: Path, table: Path, wanted: Wan
     files = wanted.files
     rows = read_parts([table], section.model_copy(update={"streaming": False}), "train", wanted, notes)
     by_folder = media.rows_by_folder(rows, files[0], folder) if files[0] in rows.column_names else {}
-    if not set(by_folder) & set(_split_names(section)):
+    if not set(by_folder) & set(split_names(section)):
         return _read_groups(section, {"train": section.train_split}, {section.train_split: [table]}, [], wanted)
     counts = ", ".join(f"{name} {len(chosen)}" for name, chosen in by_folder.items())
     notes.append(f"{table.name}: the splits are the folders that hold the files; rows: {counts}")
-    for name in _split_names(section):
+    for name in split_names(section):
         if name not in by_folder and (folder / name).is_dir():
             notes.append(f"not used: {folder / name}; {table.name} names no file in it")
     parts = {name: rows.select(chosen) for name, chosen in by_folder.items()}
@@ -334,12 +284,12 @@ def _from_one_table(section: DataSection, folder: Path, table: Path, wanted: Wan
 
 
 def _from_image_folder(section: DataSection, folder: Path) -> Splits | None:
-    layout = image_layout(folder, section.train_split, _split_names(section))
+    layout = image_layout(folder, section.train_split, split_names(section))
     if layout is None:
         return None
     found = layout.splits
-    chosen, notes = ({"train": ""}, []) if "" in found else _choose(section, list(found), str(folder))
-    splits = Splits({}, {}, [*layout.notes, *notes, *_unused(chosen, list(found))])
+    chosen, notes = ({"train": ""}, []) if "" in found else choose(section, list(found), str(folder))
+    splits = Splits({}, {}, [*layout.notes, *notes, *unused(chosen, list(found))])
     classes: list[str] = []
     for role, name in chosen.items():
         may_be_unlabelled = classes if role == "test" else None
@@ -352,7 +302,7 @@ def _from_image_folder(section: DataSection, folder: Path) -> Splits | None:
 
 
 def _from_mapping(section: DataSection, folder: Path, data_files: Mapping[str, str], wanted: Wanted) -> Splits:
-    chosen, notes = _choose(section, list(data_files), "data.data_files")
+    chosen, notes = choose(section, list(data_files), "data.data_files")
     groups = {}
     for name in chosen.values():
         pattern = data_files[name]
@@ -363,7 +313,7 @@ def _from_mapping(section: DataSection, folder: Path, data_files: Mapping[str, s
             files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
             raise DataError(f"data.data_files: {name}: no file {pattern!r} in {folder}; {did_you_mean(pattern, files)}")
         groups[name] = found
-    return _read_groups(section, chosen, groups, notes + _unused(chosen, list(data_files)), wanted, ordered=True)
+    return _read_groups(section, chosen, groups, notes + unused(chosen, list(data_files)), wanted, ordered=True)
 
 
 def _glob(folder: Path, pattern: str) -> list[Path]:
@@ -422,8 +372,8 @@ def _from_saved(section: DataSection, folder: Path) -> Splits:
 
 
 def _by_name(section: DataSection, by_name: Mapping[str, Data], short: str, what: str) -> Splits:
-    chosen, notes = _choose(section, list(by_name), what)
-    splits = Splits({}, {}, notes + _unused(chosen, list(by_name)))
+    chosen, notes = choose(section, list(by_name), what)
+    splits = Splits({}, {}, notes + unused(chosen, list(by_name)))
     for role, name in chosen.items():
         data = media.undecoded(by_name[name])
         splits.where[role] = f"{short} [{name}]"

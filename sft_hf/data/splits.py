@@ -10,7 +10,8 @@ import numpy as np
 from datasets import Dataset, IterableDataset
 
 from sft_hf.data.labels import is_multi_label
-from sft_hf.data.loading import ROLES, Splits
+from sft_hf.data.loading import Splits
+from sft_hf.data.split_choice import ROLES
 from sft_hf.errors import DataError
 
 if TYPE_CHECKING:

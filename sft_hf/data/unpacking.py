@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from sft_hf.data.files import table_stem
-from sft_hf.data.image_folders import is_system_path
+from sft_hf.data.image_folders import SYSTEM_FOLDERS, is_system_path
 from sft_hf.errors import DataError
 from sft_hf.filesystem import storage_errors
 from sft_hf.wheels import cache_root
@@ -166,6 +166,16 @@ def _write(source: IO[bytes] | None, target: Path, size: int, archive: Path) -> 
         raise DataError(f"{archive}: holds {target.name!r} both as a file and as a folder") from error
     if left:
         raise DataError(f"{archive}: is damaged: {target.name!r} is shorter than it says")
+
+
+def inner_folder(folder: Path) -> Path | None:
+    """Return the only thing in a folder, if that is a folder with a table in it; a data set is often packed so."""
+    with os.scandir(folder) as entries:
+        paths = [Path(entry) for entry in entries if not is_system_path(Path(entry.name))]
+    paths = [path for path in paths if path.name not in SYSTEM_FOLDERS]
+    if len(paths) != 1 or not paths[0].is_dir():
+        return None
+    return paths[0] if any(table_stem(path.name) and path.is_file() for path in paths[0].iterdir()) else None
 
 
 def only_archives(folder: Path) -> list[Path]:
