@@ -173,3 +173,10 @@ def test_a_table_in_the_only_folder(tmp_path, packed):
     splits = load(path)
     assert splits.by_role["train"]["label"][:] == ["a", "b"]
     assert any("read from set in it" in note for note in splits.notes)
+
+
+def test_a_packed_table_beside_packed_pictures(tmp_path):
+    pack(tmp_path / "set" / "images.zip", {"a.png": PNG, "b.png": PNG})
+    pack(tmp_path / "set" / "train.csv.zip", {"train.csv": b"image,label\na,x\nb,y\n"})
+    splits = load(tmp_path / "set")
+    assert splits.by_role["train"]["label"][:] == ["x", "y"]
