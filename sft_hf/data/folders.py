@@ -20,7 +20,7 @@ from sft_hf.data.image_folders import image_layout, read_image_folder, refuse_fl
 from sft_hf.data.roles import Splits, by_name, choose, split_names, unused
 from sft_hf.data.speech_layouts.recognise import corpus_layout, folder_layout
 from sft_hf.data.split_files import Wanted, read_parts, reads_recordings
-from sft_hf.data.unpacking import only_archives, unpacked_together
+from sft_hf.data.unpacking import inner_folder, only_archives, unpacked_together
 from sft_hf.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ def from_folder(section: DataSection, folder: Path, wanted: Wanted, images: bool
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return _from_saved(section, folder)
     files = wanted.files
+    if files and (inner := inner_folder(folder)) is not None and section.train_split != inner.name:
+        splits = from_folder(section, inner, wanted, images)
+        return replace(splits, notes=[f"{folder}: read from {inner.name} in it", *splits.notes])
     if files and (archives := only_archives(folder)):
         together, notes = unpacked_together(folder, archives)
         splits = from_folder(section, together, wanted, images)

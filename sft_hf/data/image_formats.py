@@ -105,7 +105,9 @@ def not_a_picture(name: str, head: bytes) -> str:
         return "is a web page and not a picture; download the picture itself"
     if head[4:8] == b"ftyp" or head.startswith((b"\x1aE\xdf\xa3", b"RIFF")):
         return "is a video or recording and not a picture; save frames of it as PNG or JPEG"
-    return f"is not a picture that can be read; known are {', '.join(all_formats())} and HEIC"
+    if head.isascii() and head.decode("ascii").isprintable() and b"/" in head:
+        return f"holds the text {head.decode('ascii')!r}, perhaps a link that was copied as text; restore the picture"
+    return "is not a picture that can be read (JPEG, PNG, WEBP, TIFF, GIF, BMP, AVIF, HEIC, JPEG 2000, ...)"
 
 
 def _add_heif() -> bool:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from sft_hf.data.files import table_stem
-from sft_hf.data.image_folders import is_system_path
+from sft_hf.data.image_folders import SYSTEM_FOLDERS, is_system_path
 from sft_hf.errors import DataError
 from sft_hf.filesystem import storage_errors
 from sft_hf.wheels import cache_root
@@ -77,7 +77,7 @@ def unpacked_together(folder: Path, archives: Sequence[Path]) -> tuple[Path, lis
 
     Shards (train-000.tar, train-001.tar) are folders in that of their split. Raises DataError, StorageError.
     """
-    tables = [path for path in sorted(folder.iterdir()) if table_stem(path.name) and path.is_file()]
+    tables = [path for path in sorted(folder.iterdir()) if _is_table(path) and path not in archives]
     places = {path: _place(path, archives) for path in archives}
 
     def fill(root: Path) -> list[str]:
@@ -168,14 +168,28 @@ def _write(source: IO[bytes] | None, target: Path, size: int, archive: Path) -> 
         raise DataError(f"{archive}: is damaged: {target.name!r} is shorter than it says")
 
 
+def inner_folder(folder: Path) -> Path | None:
+    """Return the only thing in a folder, if that is a folder with a table in it; a data set is often packed so."""
+    with os.scandir(folder) as entries:
+        paths = [Path(entry) for entry in entries if not is_system_path(Path(entry.name))]
+    paths = [path for path in paths if path.name not in SYSTEM_FOLDERS]
+    if len(paths) != 1 or not paths[0].is_dir():
+        return None
+    return paths[0] if any(table_stem(path.name) and path.is_file() for path in paths[0].iterdir()) else None
+
+
 def only_archives(folder: Path) -> list[Path]:
     """Return the archives of a folder that holds nothing else but tables and notes; else none."""
     with os.scandir(folder) as entries:
         paths = sorted(Path(entry) for entry in entries if not is_system_path(Path(entry.name)))
-    archives = [path for path in paths if is_archive(path)]
+    archives = [path for path in paths if is_archive(path) and holds_media(path)]
     rest = [path for path in paths if path not in archives]
-    plain = all(path.is_file() and (table_stem(path.name) or path.suffix.lower() in (".txt", ".md")) for path in rest)
-    return archives if plain else []
+    return archives if all(_is_table(path) or path.suffix.lower() in (".txt", ".md") for path in rest) else []
+
+
+def _is_table(path: Path) -> bool:
+    """Whether a file is a table, or an archive of nothing but tables."""
+    return path.is_file() and (table_stem(path.name) is not None or is_archive(path))
 
 
 def _zip_members(archive: Path) -> Iterator[Member]:

@@ -10,7 +10,7 @@ import tempfile
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from transformers import Wav2Vec2CTCTokenizer
 from sft_hf.speech.languages import change_case
 
 CASES = ("keep", "lower", "upper")
+UnicodeForm = Literal["NFC", "NFD"]
+FORMS: tuple[UnicodeForm, ...] = ("NFC", "NFD")
 WORD_DELIMITER = "|"
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", WORD_DELIMITER)
 """What every vocabulary starts with; `<pad>`, number 0, is the blank."""
@@ -57,15 +59,15 @@ def choose_case(texts: Sequence[str], known: Iterable[str], language: str | None
     return min(CASES, key=unknown)
 
 
-def choose_form(texts: Sequence[str], known: Iterable[str]) -> str:
+def choose_form(texts: Sequence[str], known: Iterable[str]) -> UnicodeForm:
     """Return "NFC" or "NFD": the Unicode form that leaves fewer characters outside a vocabulary; else "NFC"."""
     vocabulary = set(known)
 
-    def unknown(form: str) -> int:
+    def unknown(form: UnicodeForm) -> int:
         changed = (unicodedata.normalize(form, text) for text in texts)
         return sum(character not in vocabulary and not character.isspace() for text in changed for character in text)
 
-    return min(("NFC", "NFD"), key=unknown)
+    return min(FORMS, key=unknown)
 
 
 def frames_needed(labels: Sequence[int]) -> int:

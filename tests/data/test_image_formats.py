@@ -88,6 +88,7 @@ def test_trusted_endings_are_not_looked_into(tmp_path, monkeypatch):
         ("fig.eps", b"%!PS-Adobe-3.0 EPSF-3.0", ["PostScript"]),
         ("clip.jpg", b"\x00\x00\x00\x18ftypmp42" + bytes(20), ["video"]),
         ("set.jpg", b"PK\x03\x04" + bytes(30), ["zip"]),
+        ("link.jpg", b"/home/me/set/train/red/000.jpg", ["link", "/home/me"]),
     ],
 )
 def test_what_is_not_a_picture_is_refused_by_name(tmp_path, name, content, words):

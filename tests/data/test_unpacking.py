@@ -159,3 +159,24 @@ def test_damage_is_named(tmp_path, cache, name, cut, words):
         load(path)
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
     assert not list(cache.rglob("*.png"))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_table_in_the_only_folder(tmp_path, packed):
+    files = {"set/img/0.png": PNG, "set/img/1.png": PNG, "set/labels.csv": b"image,label\n0,a\n1,b\n"}
+    path = tmp_path / "a.zip"
+    pack(path, files)
+    if not packed:
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(tmp_path / "plain")
+        path = tmp_path / "plain"
+    splits = load(path)
+    assert splits.by_role["train"]["label"][:] == ["a", "b"]
+    assert any("read from set in it" in note for note in splits.notes)
+
+
+def test_a_packed_table_beside_packed_pictures(tmp_path):
+    pack(tmp_path / "set" / "images.zip", {"a.png": PNG, "b.png": PNG})
+    pack(tmp_path / "set" / "train.csv.zip", {"train.csv": b"image,label\na,x\nb,y\n"})
+    splits = load(tmp_path / "set")
+    assert splits.by_role["train"]["label"][:] == ["x", "y"]
