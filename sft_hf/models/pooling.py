@@ -87,9 +87,11 @@ def checkpoint_pooling(source: Source) -> str | None:
             path = f"{str(kinds['Pooling'].get('path') or '1_Pooling').strip('/')}/config.json"
         if other := sorted(set(kinds) - {"Transformer", "Pooling", "Normalize"}):
             log.warning("%s: modules of sentence-transformers that are left out: %s", source.name, ", ".join(other))
+    elif source.path is None and not source.name.startswith("sentence-transformers/"):
+        return None  # on the Hub, every such model has the file
     config = _read(source, path)
     if config is None:
-        if modules is not None or any(_read(source, name) is not None for name in MARKS[1:]):
+        if source.path is None or modules is not None or any(_read(source, name) is not None for name in MARKS[1:]):
             log.warning(
                 "%s is a sentence-transformers model, but its pooling is unknown (it has no %s): the head of its "
                 "architecture is used; if you know the pooling, %s",

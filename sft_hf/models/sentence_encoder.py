@@ -34,7 +34,13 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from sft_hf.errors import CheckpointError
 from sft_hf.freezing import note_new_weights
-from sft_hf.models.loading import apply_overrides, checkpoint_errors, quiet_transformers, refuse_adapter
+from sft_hf.models.loading import (
+    apply_overrides,
+    checkpoint_errors,
+    open_checkpoint,
+    quiet_transformers,
+    refuse_adapter,
+)
 
 if TYPE_CHECKING:
     from sft_hf.recipe import ModelSection
@@ -207,6 +213,11 @@ class SentenceEncoderForSequenceClassification(PreTrainedModel):
             model, [*(f"backbone.{key}" for key in sorted(made_up)), "classifier.weight", "classifier.bias"]
         )
         return model.eval()
+
+
+def is_saved(source: Source) -> bool:
+    """Whether a checkpoint is a classifier of this class, and not an encoder alone. Raises CheckpointError."""
+    return isinstance(open_checkpoint(AutoConfig, source, "config.json"), SentenceEncoderConfig)
 
 
 def encoder_class(config: PretrainedConfig) -> Any:

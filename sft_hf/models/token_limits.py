@@ -52,6 +52,20 @@ def set_padding(config: Any, tokenizer: Any) -> None:
         config.pad_token_id = tokenizer.pad_token_id
 
 
+def fit_inputs(tokenizer: Any, config: Any, table: int | None, *, decoder: bool) -> None:
+    """Have a tokenizer pad on the side, and write the fields, that a model reads rightly.
+
+    Padding on the left would move a text to other positions in the `table`, and away from where encoders look for the
+    first token. It is kept for XLNet, which reads the last token by its place, and for decoders without a table.
+    A model with one type of token has no vector for the second text of a pair.
+    """
+    inner = config.get_text_config()
+    if table is not None or not (decoder or inner.model_type == "xlnet"):
+        tokenizer.padding_side = "right"
+    if getattr(inner, "type_vocab_size", None) == 1:
+        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+
+
 def check_end_of_text(tokenizer: Any, config: Any, name: str) -> None:
     """Raise CheckpointError where an encoder-decoder reads its answer at the end of a text, and no text has one."""
     end = getattr(config, "eos_token_id", None)

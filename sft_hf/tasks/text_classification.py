@@ -34,11 +34,12 @@ from sft_hf.errors import CheckpointError, RecipeError
 from sft_hf.models.embedding_files import EmbeddingSource, find_embeddings
 from sft_hf.models.loading import load_pretrained, open_checkpoint, opens, quiet_transformers
 from sft_hf.models.pooling import choose_pooling
-from sft_hf.models.sentence_encoder import build_encoder, load_encoder
+from sft_hf.models.sentence_encoder import SentenceEncoderConfig, build_encoder, is_saved, load_encoder
 from sft_hf.models.token_limits import (
     check_end_of_text,
     choose_max_length,
     fit_embeddings,
+    fit_inputs,
     give_pad_token,
     position_table,
     set_padding,
@@ -160,8 +161,8 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
             check_end_of_text(tokenizer, self.config, name)
         self.tokenizer = tokenizer
         table = None if self.config is None else position_table(self.config, self._without_weights)
-        if table is not None and self._is_decoder and self.pooling is None:
-            tokenizer.padding_side = "right"  # padding on the left would move the text to other positions
+        if self.config is not None:
+            fit_inputs(tokenizer, self.config, table, decoder=self._is_decoder)
         self.max_length = choose_max_length(self.settings.max_length, self.config, tokenizer, table, name)
 
     def _without_weights(self, config: Any) -> nn.Module:
@@ -183,6 +184,8 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         model: PreTrainedModel
         if self.pooling is not None:
             model = load_encoder(self.config, source, section, head, self.pooling)
+        elif isinstance(self.config, SentenceEncoderConfig) and not is_saved(source):  # an adapter is put in again
+            model = load_encoder(self.config.text_config, source, section, head, self.config.pooling)
         else:
             set_padding(self.config, self.tokenizer)
             model = load_pretrained(AutoModelForSequenceClassification, self.config, source, section, head)

@@ -35,7 +35,7 @@ from transformers import (
 from sft_hf.errors import CheckpointError
 from sft_hf.inference import predict_inputs
 from sft_hf.models.sentence_encoder import build_encoder
-from sft_hf.models.token_limits import choose_max_length, fit_embeddings, give_pad_token, position_table
+from sft_hf.models.token_limits import choose_max_length, fit_embeddings, fit_inputs, give_pad_token, position_table
 from sft_hf.run import finetune
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
@@ -263,3 +263,25 @@ def test_runs_of_models_with_other_positions(kind, make_recipe, checkpoint, tmp_
     assert AutoTokenizer.from_pretrained(result.output_dir / "model").model_max_length == (
         23 if kind == "roberta" else 512
     )
+
+
+def test_padding_goes_where_the_model_reads_a_text_rightly(checkpoint):
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    for config, table, decoder, side in [
+        (BertConfig(), 512, False, "right"),
+        (GPT2Config(), 1024, True, "right"),
+        (LlamaConfig(), None, True, "left"),
+        (XLNetConfig(), None, False, "left"),
+        (T5Config(), None, False, "right"),
+    ]:
+        tokenizer.padding_side = "left"
+        fit_inputs(tokenizer, config, table, decoder=decoder)
+        assert tokenizer.padding_side == side, config.model_type
+
+
+def test_a_model_with_one_type_of_token_is_given_no_types(checkpoint):
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    fit_inputs(tokenizer, BertConfig(), 512, decoder=False)
+    assert "token_type_ids" in tokenizer("goal", "bank")
+    fit_inputs(tokenizer, RobertaConfig(type_vocab_size=1), 512, decoder=False)
+    assert "token_type_ids" not in tokenizer("goal", "bank")
