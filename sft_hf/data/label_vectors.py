@@ -56,7 +56,7 @@ def indicator_length(train: Cells, data: DataSection) -> int | None:
     ):
         index = next(index for items, index in rows if -1 in items)
         raise DataError(
-            f"{train.place(index)}: the list has a -1 among 0 and 1; write 0 or 1 for each label; "
+            f"{train.place(index)}: the list has a -1 among 0 and 1; write 0 or 1 for each label, or leave it out; "
             "if the lists hold class numbers, set data.label_lists: labels"
         )
     if data.label_lists == "indicators":
