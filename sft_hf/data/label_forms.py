@@ -32,6 +32,7 @@ from sft_hf.data.label_findings import (
 )
 from sft_hf.data.label_values import (
     exact_name,
+    in_brackets,
     is_hidden,
     is_missing,
     list_of,
@@ -212,10 +213,10 @@ def _form(train: Cells, data: DataSection, kind: str) -> tuple[LabelReading, lis
     if len(train.sources) > 1:
         names = _names_for(data.label_names, train, len(train.sources), "columns") or train.sources
         return LabelReading("columns", not single, names=tuple(names), columns=train.sources), []
-    if data.label_separator is not None:
+    texts = [(value, index) for value, index, _ in train.distinct if isinstance(value, str)]
+    if data.label_separator is not None and not (texts and are_vectors(texts, data)):
         _refuse_separator(train, single)
         return LabelReading("joined", True, separator=data.label_separator), []
-    texts = [(value, index) for value, index, _ in train.distinct if isinstance(value, str)]
     lists = [parse_list(value) is not None for value, _ in texts]
     is_list = train.is_list or (bool(train.distinct) and all(isinstance(value, list) for value, _, _ in train.distinct))
     if not is_list and not texts:
@@ -300,8 +301,8 @@ def _refuse_half_lists(train: Cells, texts: Sequence[tuple[str, int]], lists: Se
             f"{train.place(other)}: {train.values[other]!r:.60} is not a list, and row {train.rows[one]} holds one "
             f"({train.values[one]!r:.60}); write all of them as lists; or {AS_TEXT}"
         )
-    if texts and all(looks_like_list(value) for value, _ in texts):
-        value, index = texts[0]
+    if all(in_brackets(value) for value, _ in texts) and any(looks_like_list(value) for value, _ in texts):
+        value, index = next((value, index) for value, index in texts if looks_like_list(value))
         raise DataError(
             f"{train.place(index)}: {value!r:.80} is not a list that can be read; write a JSON list such as "
             f'["a", "b"]; or {AS_TEXT}'

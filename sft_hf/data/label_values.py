@@ -18,7 +18,7 @@ from sft_hf.errors import DataError
 
 INTEGER = re.compile(r"[+-]?[0-9]{1,300}")  # Python reads no more than 4300 digits
 WHOLE = re.compile(r"([+-]?[0-9]{1,300})(?:\.0*)?")
-NUMBER = re.compile(r"[+-]?(?:[0-9]{1,300}\.?[0-9]{0,300}|\.[0-9]{1,300})(?:[eE][+-]?[0-9]{1,3})?")
+NUMBER = re.compile(r"[+-]?(?:[0-9]{1,300}(?:\.[0-9]{0,300})?|\.[0-9]{1,300})(?:[eE][+-]?[0-9]{1,3})?")
 DECIMAL_COMMA = re.compile(r"[+-]?[0-9]{1,12},[0-9]{1,12}")
 
 SEPARATORS = {"comma": ",", "semicolon": ";", "bar": "|", "slash": "/", "plus": "+", "space": None}
@@ -120,7 +120,7 @@ def is_fraction(value: Any) -> bool:
     """Whether a value is a number, or the text of one, that is not whole."""
     if isinstance(value, str):
         text = value.strip()
-        return bool(NUMBER.fullmatch(text)) and not WHOLE.fullmatch(text)
+        return bool(NUMBER.fullmatch(text)) and not WHOLE.fullmatch(text) and not float(text).is_integer()
     return isinstance(value, (float, Decimal)) and math.isfinite(value) and value != int(value)
 
 
@@ -236,11 +236,15 @@ def split_labels(text: str, separator: str) -> list[str]:
     return [part.strip() for part in text.split(SEPARATORS.get(separator, separator)) if part.strip()]
 
 
+def in_brackets(text: str) -> bool:
+    """Whether a text stands in brackets."""
+    text = text.strip()
+    return len(text) > 1 and _BRACKETS.get(text[0]) == text[-1]
+
+
 def looks_like_list(text: str) -> bool:
     """Whether a text stands in brackets and holds more than one word: a list that is written in some other way."""
-    text = text.strip()
-    inside = text[1:-1].strip()
-    return len(text) > 2 and _BRACKETS.get(text[0]) == text[-1] and bool(re.search(r"[,;'\"]|\s", inside))
+    return in_brackets(text) and re.search(r"[,;'\"]|\s", text.strip()[1:-1].strip()) is not None
 
 
 def list_of(value: Any) -> list[Any]:

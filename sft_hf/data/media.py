@@ -182,7 +182,8 @@ def absolute_paths(table: Dataset, columns: Sequence[str], folder: Path) -> Data
         feature = table.features.get(column)
         if isinstance(feature, Value) and feature.dtype in ("string", "large_string"):
             values = [absolute_path(value, folder) for value in table.with_format(None)[column]]
-            table = table.remove_columns(column).add_column(column, values)
+            rest = table.remove_columns(column)  # nothing, of a table of names alone, which no column can be added to
+            table = rest.add_column(column, values) if rest.column_names else type(table).from_dict({column: values})
     return table
 
 

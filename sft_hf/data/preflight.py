@@ -74,8 +74,9 @@ def _contradictions(keys: list[Any], train: Dataset, label: str) -> list[Finding
     seen: dict[Any, tuple[int, str]] = {}
     found: dict[Any, tuple[int, int]] = {}
     for row, (key, value) in enumerate(zip(keys, column_values(train, label), strict=True)):
-        first = seen.setdefault(key, (row, repr(value)))
-        if key is not None and first[1] != repr(value):
+        told = repr(unicodedata.normalize("NFC", value) if isinstance(value, str) else value)
+        first = seen.setdefault(key, (row, told))
+        if key is not None and first[1] != told:
             found.setdefault(key, (first[0], row))
     if not found:
         return []

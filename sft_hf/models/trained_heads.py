@@ -124,10 +124,10 @@ def _last_layers(model: nn.Module, head: set[str], size: int) -> dict[str, nn.Mo
         and isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d))
         and layer.weight.shape[0] == size
     }
-    # A hidden layer of the head may have as many outputs by chance.
-    square = [name for name, layer in found.items() if layer.weight.shape[1] == size]
+    # A hidden layer of the head may have as many outputs by chance; it stands in a module of the head's own.
     last = next(reversed(found), None)
-    return {name: layer for name, layer in found.items() if name == last or name not in square}
+    hidden = [name for name, layer in found.items() if layer.weight.shape[1] == size and "." in name and name != last]
+    return {name: layer for name, layer in found.items() if name not in hidden}
 
 
 def _permute(layers: Mapping[str, nn.Module], order: Sequence[int]) -> None:
