@@ -169,12 +169,14 @@ def _number(dataset: Dataset, where: str) -> Dataset:
 
 
 def _from_folder(section: DataSection, folder: Path, wanted: Wanted, images: bool) -> Splits:
+    inner = inner_folder(folder) if wanted.files else None
     if section.data_files:
-        return _from_mapping(section, folder, section.data_files, wanted)
+        there = inner is None or any(_glob(folder, pattern) for pattern in section.data_files.values())
+        return _from_mapping(section, folder if there else inner or folder, section.data_files, wanted)
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return _from_saved(section, folder)
     files = wanted.files
-    if files and (inner := inner_folder(folder)) is not None and section.train_split != inner.name:
+    if inner is not None and section.train_split != inner.name:
         splits = _from_folder(section, inner, wanted, images)
         return replace(splits, notes=[f"{folder}: read from {inner.name} in it", *splits.notes])
     if files and (archives := only_archives(folder)):
