@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -207,22 +208,15 @@ def _speech(model: Path, rows: dict[str, Dataset], about: dict[str, Any], recipe
 
 def probe(settings: SimpleNamespace) -> dict[str, Any]:
     """Logistic regression on the frozen checkpoint's features."""
-    from sft_hf.baselines import baseline_metrics
+    from sft_hf.baselines.base import Budget, Run
+    from sft_hf.baselines.kinds import frozen_probe
 
     run = prepared_run(settings)
     clock = Clock()
     clock.tick(0)
-    recipe = run.recipe.model_copy(update={"eval": run.recipe.eval.model_copy(update={"baseline": "probe"})})
-    found = baseline_metrics(
-        recipe,
-        run.task,
-        run.source,
-        run.accelerator,
-        train=run.data.examples,
-        split="test",
-        examples=run.examples["test"],
-    )
+    parts = Run(run.recipe, run.task, run.source, run.accelerator, "test", run.all_examples(), run.splits.by_role, [])
+    found = frozen_probe(parts, Budget(math.inf, run.accelerator), least=len(run.data.examples))
     clock.tick(len(run.data.examples))
     assert found is not None
     primary = run.task.primary_metric
-    return finding(clock, settings, {primary: found["metrics"][primary]}, [])
+    return finding(clock, settings, {primary: found.metrics[primary]}, [])

@@ -2,7 +2,7 @@
 
     from sft_hf import finetune, load_recipe, predict
 
-    result = finetune(load_recipe("text", ["optim.learning_rate=1e-4"]))
+    result = finetune(load_recipe("text", ["optim.learning_rate=1e-4"]))  # or finetune("text")
     for row in predict(result.output_dir, ["oil prices rose again"]):
         print(row["prediction"], row["confidence"])
 
@@ -11,7 +11,14 @@ The names below are imported when they are first used, so that `import sft_hf` c
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sft_hf.errors import SftError, UserError
+    from sft_hf.inference import evaluate_run as evaluate
+    from sft_hf.inference import predict_inputs as predict
+    from sft_hf.recipe import Recipe, load_recipe
+    from sft_hf.run import RunResult, finetune
 
 __version__ = "0.1.0"
 
@@ -36,3 +43,7 @@ def __getattr__(name: str) -> Any:
 
     module, _, attribute = _HOMES[name].partition(":")
     return getattr(importlib.import_module(module), attribute or name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -86,7 +86,14 @@ def bootstrap_interval(
         if part.shape != (len(indices),):
             raise ValueError(f"statistic must return {len(indices)} values [b], got shape {part.shape}")
         parts.append(part)
-    values = np.concatenate(parts)
+    return percentile_interval(np.concatenate(parts), confidence)
+
+
+def percentile_interval(values: Floats, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the interval that holds a share of resampled values [B]; NaN, for undefined, is left out.
+
+    Raises ValueError where all are NaN.
+    """
     values = values[~np.isnan(values)]
     if not len(values):
         raise ValueError("the statistic is undefined (NaN) on every resample")

@@ -27,7 +27,7 @@ from sft_hf.thresholds import apply_threshold
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from sft_hf.data.loading import Splits
+    from sft_hf.data.roles import Splits
     from sft_hf.sources import Source
 
 SettingsT = TypeVar("SettingsT", bound=TaskSettings)
@@ -143,10 +143,13 @@ class ClassifierTask(Task[SettingsT]):
             if missing := [name for name, count in zip(self.label_map.names, counts[role], strict=True) if not count]:
                 found.append(Finding("note", f"{role} has no row of {_listed(missing)}: nothing is measured for these"))
             if not self.multi_label:
-                most = int(counts[role].argmax())
+                # Of train, as the baseline's: the most frequent label of these rows may be another one.
+                most = int(counts.get("train", counts[role]).argmax())
                 share = counts[role][most] / counts[role].sum()
                 name = self.label_map.names[most]
-                found.append(Finding("note", f"{role}: always answering {name!r} would have accuracy {share:.4f}"))
+                whose = ", the most frequent label of train," if "train" in counts else ""
+                text = f"{role}: always answering {name!r}{whose} would have accuracy {share:.4f}"
+                found.append(Finding("note", text))
         return found
 
     def _counts(self, references: Sequence[Any]) -> np.ndarray:
@@ -187,6 +190,13 @@ class ClassifierTask(Task[SettingsT]):
         self.set_multi_label(config.problem_type == "multi_label_classification")
         self.threshold = float(getattr(config, "decision_threshold", 0.5))
         self.confidence = Confidence.of(config)
+
+    def labelled_rows(self, split: Dataset, where: str) -> tuple[Dataset, list[Any] | None, list[str]]:
+        """Return the rows of a split that can be used, their labels as `encode` has them, and notes on rows left out.
+
+        Raises DataError naming the row.
+        """
+        return split, self.encode(split, where), []
 
     def label_tensor(self, labels: list[Any]) -> Tensor:
         """Encoded labels as a tensor: int64 [rows], or float [rows, labels] of 0 and 1 for multi-label."""
@@ -247,7 +257,7 @@ class ClassifierTask(Task[SettingsT]):
             outputs["loss"] = classification_losses(logits, batch["labels"], self.multi_label)
         return outputs
 
-    def close_calls(self, outputs: dict[str, Tensor]) -> Tensor:
+    def close_calls(self, outputs: dict[str, Tensor]) -> Tensor | None:
         """See `Task.close_calls`: what decides an answer is nearer to its border than `CLOSE` of the largest logit.
 
         That is the two best labels, or each label and the decision threshold, or the confidence and that of abstention.
@@ -273,6 +283,11 @@ class ClassifierTask(Task[SettingsT]):
         logits = self.confidence.scaled(outputs["logits"])
         scores = torch.sigmoid(logits) if self.multi_label else torch.softmax(logits, dim=-1)
         return scores.numpy()
+
+    def class_probabilities(self, outputs: dict[str, Tensor]) -> list[dict[str, float]] | None:
+        """See `Task.class_probabilities`; multi-label, the probabilities of a row need not sum to 1."""
+        names = self.label_map.names
+        return [dict(zip(names, row, strict=True)) for row in self.probabilities(outputs).tolist()]
 
     def metric_names(self) -> list[str]:
         """See `Task.metric_names`."""
@@ -355,7 +370,7 @@ class ClassifierTask(Task[SettingsT]):
             metrics = single_label_metrics(answers, truth, names, **options)
         return f"always answering {names[label]!r}, the most frequent label of train", metrics
 
-    def label_counts(self, references: Sequence[Any]) -> dict[str, int]:
+    def label_counts(self, references: Sequence[Any]) -> dict[str, int] | None:
         """See `Task.label_counts`."""
         return dict(zip(self.label_map.names, self._counts(references).tolist(), strict=True))
 

@@ -43,6 +43,18 @@ def set_up(quiet: bool = False) -> None:
     log.setLevel(logging.WARNING if quiet or not is_main_process() else logging.INFO)
 
 
+def show_log() -> None:
+    """Set up the log for a program or notebook that has not: Python shows nothing but warnings then.
+
+    Handlers or a level of this logger, or handlers of the root logger, are the program's own choice, and left alone;
+    but those of the root logger in a notebook, where the notebook has put them.
+    """
+    in_notebook = "ipykernel" in sys.modules
+    chosen = log.handlers or log.level != logging.NOTSET or (logging.root.handlers and not in_notebook)
+    if not chosen and not log.isEnabledFor(logging.INFO):
+        set_up()
+
+
 def is_quiet() -> bool:
     """Whether only warnings and results are to be said."""
     return not log.isEnabledFor(logging.INFO)

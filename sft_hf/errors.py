@@ -9,7 +9,8 @@
     |   +-- RunFolderError              an output folder that is taken, or no run at all
     +-- TrainingError         exit 1    training itself went wrong (a loss that is not finite)
     +-- StorageError          exit 74   the disk is full or the file system failed
-    +-- Terminated            exit 143  SIGTERM or SIGINT arrived; a checkpoint was committed first
+    +-- Terminated            exit 143  SIGTERM arrived, or SIGINT (in Python a KeyboardInterrupt, of which this is the
+    |                                   cause); a checkpoint was committed first
     +-- FailedElsewhere       the other's  another process of the run failed, and says why
 
 The message of every one of them is a single line that names the file, the row or the key, and says what

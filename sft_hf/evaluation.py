@@ -90,7 +90,7 @@ def predict(
     for module, mode in modes:
         module.training = mode
     if any(on_any_rank(accelerator, interrupted)):  # together: a rank that left alone would leave the others waiting
-        raise Terminated(f"stopped by a signal while {description}; --resume continues")
+        raise Terminated(f"stopped by a signal while {description}; --resume continues (in Python: resume=True)")
     return _in_row_order(collected, rows, len(examples), accelerator)
 
 
@@ -123,7 +123,7 @@ def _in_row_order(
 ) -> dict[str, Tensor]:
     merged = {"row": torch.from_numpy(rows)}
     for name in collected[0]:
-        merged[name] = _concatenate([outputs[name] for outputs in collected])
+        merged[name] = concatenate([outputs[name] for outputs in collected])
     if accelerator.num_processes > 1:
         merged = _gather(merged, accelerator)
     order = torch.argsort(merged.pop("row"))
@@ -132,7 +132,7 @@ def _in_row_order(
     return {name: tensor[order] for name, tensor in merged.items()}
 
 
-def _concatenate(tensors: list[Tensor]) -> Tensor:
+def concatenate(tensors: list[Tensor]) -> Tensor:
     """Stack batches whose later dimensions may differ (sequences), filling with -100."""
     shapes = {tensor.shape[1:] for tensor in tensors}
     if len(shapes) > 1:

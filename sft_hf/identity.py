@@ -69,7 +69,7 @@ def check_identity(saved: Any, now: Mapping[str, Any], where: str, *, other_envi
     if allowed and not other_environment:
         raise RunFolderError(
             f"{where}: resuming would not be exact: {_list(allowed)}; restore that, or accept other last bits with "
-            "--other-environment"
+            "--other-environment (in Python: other_environment=True)"
         )
     return allowed
 

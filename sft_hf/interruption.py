@@ -25,7 +25,11 @@ _received: signal.Signals | None = None
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Note signals instead of dying of them, until the end of the block; outside the main thread, do nothing."""
+    """Note signals instead of dying of them, until the end of the block; outside the main thread, do nothing.
+
+    Raises KeyboardInterrupt where SIGINT has ended the block with Terminated, which is its cause: what calls this in a
+    loop, as a sweep does, and goes on after errors, has to stop, too.
+    """
     global _received
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -34,6 +38,10 @@ def listening() -> Iterator[None]:
     before = {number: signal.signal(number, _note) for number in SIGNALS}
     try:
         yield
+    except Terminated as error:
+        if _received != signal.SIGINT:
+            raise
+        raise KeyboardInterrupt(str(error)) from error
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

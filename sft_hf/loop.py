@@ -27,6 +27,9 @@ from sft_hf.step import StepResult, train_step
 from sft_hf.tasks.base import Examples, Task
 from sft_hf.technique_stack import TechniqueStack
 
+LOGGING_STEPS = 10
+FEW_STEPS = 50  # below which each step is logged
+
 
 class TrainingData(Protocol):
     """Where epochs come from: a set that is all there, or a stream read piece by piece."""
@@ -44,6 +47,7 @@ class TrainState:
     window: int = 0
     examples_seen: int = 0
     best_metric: float | None = None
+    best_loss: float | None = None  # validation loss of the best step
     best_step: int | None = None
     evaluations_without_improvement: int = 0
     awaiting_evaluation: bool = False  # the evaluation due after this step has not been finished
@@ -61,6 +65,7 @@ class TrainState:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TrainState:
         """Return the state that `to_json` wrote. Raises KeyError naming a field that is missing or unknown."""
+        data = {"best_loss": None, **data}  # checkpoints of earlier versions have none
         if wrong := {name.name for name in fields(cls)} ^ data.keys():
             raise KeyError(f"train_state.{min(wrong)}")
         return cls(**{**data, "loss": math.nan if data["loss"] is None else data["loss"]})
@@ -125,9 +130,16 @@ def _step(training: Training, state: TrainState, examples: Examples, window: Win
     training.techniques.before_step(training.model, state.step)
     result = train_step(training, examples, window, state)
     _advance(state, result, time.perf_counter() - started, end_of_epoch=state.window + 1 == per_epoch)
-    if state.step % training.recipe.train.logging_steps == 0 or state.step >= training.num_steps:
+    if state.step % _logging_steps(training) == 0 or state.step >= training.num_steps:
         _log_step(training, state, result, per_epoch, bar)
     bar.update()
+
+
+def _logging_steps(training: Training) -> int:
+    wanted = training.recipe.train.logging_steps
+    if wanted != "auto":
+        return wanted
+    return 1 if training.num_steps < FEW_STEPS else LOGGING_STEPS
 
 
 def _after_step(training: Training, state: TrainState, clock: _Clock) -> None:
@@ -157,7 +169,7 @@ def _evaluate(training: Training, state: TrainState) -> None:
 
 def _farewell(training: Training, state: TrainState) -> str:
     done = f"step {state.step} of {training.num_steps}"
-    return f"stopped by a signal after {done}; a checkpoint is saved: --resume continues"
+    return f"stopped by a signal after {done}; a checkpoint is saved: --resume continues (in Python: resume=True)"
 
 
 class _Clock:

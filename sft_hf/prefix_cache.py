@@ -126,7 +126,9 @@ class _Builder:
             reason = f"{what} ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
         interrupted, declined = process.on_any_rank(self.accelerator, stopped, reason is not None)
         if interrupted:
-            raise Terminated("stopped by a signal while the frozen part was computed; --resume continues")
+            raise Terminated(
+                "stopped by a signal while the frozen part was computed; --resume continues (in Python: resume=True)"
+            )
         if declined:
             raise Declined(reason or "another process of the run could not use the cache, and says why")
 

@@ -158,6 +158,12 @@ class Recipe(Section):
                 raise ValueError(str(error)) from None
         return self
 
+    @model_validator(mode="after")
+    def _pooling_fits(self) -> Recipe:
+        if self.model.pooling != "auto" and self.task.name != "text_classification":
+            raise ValueError(f"model.pooling is for text_classification; {self.task.name} has no token vectors to pool")
+        return self
+
     def to_yaml(self) -> str:
         """Return the resolved recipe as YAML that loads back into an equal recipe."""
         return write_yaml(self.model_dump(mode="json"))

@@ -8,18 +8,31 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
 
-from sft_hf.errors import first_few
+from sft_hf.errors import RecipeError, did_you_mean, first_few
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
-    """Base of every section: unknown keys are errors, numbers given for text become text."""
+    """Base of every section: unknown keys are errors, numbers given for text become text, assignments are validated."""
 
-    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", coerce_numbers_to_str=True, validate_default=True, validate_assignment=True
+    )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a key. Raises RecipeError for a key that does not exist, or a value that it cannot have."""
+        try:
+            super().__setattr__(name, value)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            message = problem["msg"].removeprefix("Value error, ")
+            if problem["type"] == "no_such_attribute":
+                message = f"unknown key; {did_you_mean(name, type(self).model_fields)}"
+            raise RecipeError(f"{name}: {message}, not {value!r:.80}") from None
 
 
 class TaskSettings(Section):
@@ -53,6 +66,11 @@ class ModelSection(Section):
     key_mapping: dict[str, str] = Field(
         default_factory=dict,
         description="Renames weights of a plain state dict: {regular expression: replacement}, in this order.",
+    )
+    pooling: Literal["auto", "cls", "mean", "max", "last"] = Field(
+        "auto",
+        description="Text: how token vectors become one vector per text. auto: as a sentence-transformers checkpoint "
+        "says (1_Pooling/config.json), else the head of the architecture.",
     )
     attn_implementation: str | None = Field(
         None, description="eager, sdpa, flash_attention_2, ...; default: Transformers' choice. On CPUs, try eager."
@@ -95,6 +113,19 @@ class DataSection(Section):
     transcription_column: str = Field("transcription", description="Column with what is said in the recording.")
     group_column: str | None = Field(
         None, description="Column with a recording's group (speaker, accent): scores are given for each group too."
+    )
+    split_by: str | None = Field(
+        None,
+        description="Column whose values never cross splits (speaker, patient, author): validation and test are held "
+        "out of train by whole values, and given splits must not share any.",
+    )
+    segment_columns: Literal["auto", "none"] | Annotated[list[str], Field(min_length=2, max_length=2)] = Field(
+        "auto",
+        description="Columns with the part of a recording that a row means, in seconds: [start, end] by their names; "
+        "auto: offset and duration, or start and end, where a table has them; none: each row is a whole file.",
+    )
+    transcript_tier: str | None = Field(
+        None, description="Tier of TextGrid or ELAN files with the transcripts, where they have several."
     )
     label_column: str | list[str] = Field(
         "label",
@@ -211,7 +242,9 @@ class TrainSection(Section):
     num_threads: Literal["auto"] | PositiveInt = Field(
         "auto", description="CPU threads per process; auto: cores divided by local processes."
     )
-    logging_steps: PositiveInt = Field(10, description="Write a line to log.jsonl every so many updates.")
+    logging_steps: Literal["auto"] | PositiveInt = Field(
+        "auto", description="Write a line to log.jsonl every N updates; auto: 10, or 1 in runs of fewer than 50."
+    )
     freeze: list[str] = Field(
         [], description="Not to train: globs on names of parameters or modules; backbone: everything but the head."
     )
@@ -231,6 +264,11 @@ class OptimSection(Section):
         description="adamw, sgd, adafactor or any torch.optim class, in lower case; adamw_8bit (of bitsandbytes).",
     )
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(5e-5, description="Peak learning rate.")
+    head_learning_rate: Literal["auto"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        "auto",
+        description="Peak learning rate of a new head. auto: 10 times learning_rate for a new head on pooled token "
+        "vectors (model.pooling), else learning_rate.",
+    )
     weight_decay: NonNegative = Field(
         0.01, description="Decoupled or L2 decay, as the optimizer has it; never on biases and norms."
     )
@@ -256,12 +294,15 @@ class EvalSection(Section):
         None, description="Evaluate every so many updates; default: after each epoch."
     )
     metric_for_best_model: str | None = Field(
-        None, description="A metric of the task, or loss; default: the primary one."
+        None,
+        description="A metric of the task, or loss; default: the primary one. Ties are broken by the lower loss on "
+        "validation, then by the later step.",
     )
     baseline: Literal["auto", "none", "probe"] = Field(
         "auto",
-        description="What the score is compared with: auto (the most frequent label; for speech, the checkpoint before "
-        "training), probe (logistic regression on the frozen checkpoint's features) or none.",
+        description="What the score is compared with, in a tenth of the run's time: auto (the most frequent label, and "
+        "logistic regression on the words of texts or on frozen features of images; for speech, the pretrained model "
+        "before training), probe (logistic regression on frozen features, of texts too) or none.",
     )
     load_best_model_at_end: bool = Field(True, description="Keep the weights of the best evaluation, not the last.")
     early_stopping_patience: PositiveInt | None = Field(

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sft_hf.data.loading import ROW_ID
+from sft_hf.data.roles import ROW_ID
 from sft_hf.errors import SftError
 from sft_hf.filesystem import write_text
-from sft_hf.publishing.report.run_report import build_report, worst_errors
-from sft_hf.registry import load_component
+from sft_hf.publishing.report.run_report import build_report, rows_to_show
 from sft_hf.run_inputs import load_data
 from sft_hf.run_record import RunRecord, read_record
-from sft_hf.tasks.base import Shown, Task
+from sft_hf.tasks.base import Shown, Task, task_class
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,7 +28,7 @@ def write_report(run: str | Path, output: str | Path | None = None, *, trust_rem
     StorageError.
     """
     record = read_record(run, trust_remote_code=trust_remote_code)
-    task: Task[Any] = load_component("tasks", record.recipe.task.name)(record.recipe)
+    task: Task[Any] = task_class(record.recipe)(record.recipe)
     try:
         split = load_data(record.recipe, task, None).by_role.get(record.split)
     except SftError as error:
@@ -51,9 +50,8 @@ def write_comparison(runs: Sequence[str | Path], output: str | Path, *, trust_re
 
 
 def report_page(record: RunRecord, task: Task[Any], split: Dataset | None) -> str:
-    """Return report.html, with the rows of `split` that the model was most wrong about."""
-    wanted = worst_errors(record)
-    shown = {} if split is None else shown_rows(task, split, wanted)
+    """Return report.html, with the rows of `split` that the model was most wrong about, and a gallery."""
+    shown = {} if split is None else shown_rows(task, split, rows_to_show(record))
     return build_report(record, shown)
 
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor
 
-from sft_hf import checkpoint, interruption, process
-from sft_hf.baselines import baseline_metrics
+from sft_hf import checkpoint, console, interruption, process, selection
+from sft_hf.baselines.base import Run as BaselineRun
+from sft_hf.baselines.compare import baseline_metrics
 from sft_hf.bootstrap import CONFIDENCE_SAMPLES
 from sft_hf.data.overview import data_overview
 from sft_hf.data.preflight import Finding
@@ -32,12 +34,11 @@ from sft_hf.models.adapter_settings import check_adapter
 from sft_hf.models.adapters import attach
 from sft_hf.models.loading import pin
 from sft_hf.models.speed import speed_up
-from sft_hf.optimization import build_optimizer, build_scheduler, check_optimizer, schedule
+from sft_hf.optimization import build_optimizer, build_scheduler, check_optimizer, schedule, with_head_scale
 from sft_hf.prefix_cache import with_prefix_cache
 from sft_hf.publishing.hub.access import check_access
 from sft_hf.publishing.hub.push import push
-from sft_hf.recipe import Recipe
-from sft_hf.registry import load_component
+from sft_hf.recipe import Recipe, load_recipe
 from sft_hf.reporting import report_page
 from sft_hf.run_folder import RunFolder
 from sft_hf.run_inputs import data_findings, load_data, prepare_split, training_data
@@ -45,7 +46,7 @@ from sft_hf.run_record import RunRecord, with_references
 from sft_hf.run_results import prediction_rows, run_metrics, write_adapter, write_card
 from sft_hf.run_state import RunState
 from sft_hf.sources import resolve
-from sft_hf.tasks.base import Examples, Task
+from sft_hf.tasks.base import Examples, Task, task_class
 from sft_hf.technique_stack import TechniqueStack
 from sft_hf.techniques.base import Context
 from sft_hf.trackers import Trackers, check_installed
@@ -63,12 +64,18 @@ class RunResult:
 
 
 def finetune(
-    recipe: Recipe, *, resume: bool = False, overwrite: bool = False, other_environment: bool = False
+    recipe: Recipe | str | os.PathLike[str],
+    *,
+    resume: bool | Literal["auto"] = False,
+    overwrite: bool = False,
+    other_environment: bool = False,
 ) -> RunResult:
     """Train, choose and score a model as the recipe says, into `recipe.output_dir`.
 
     Args:
-        resume: continue from the newest checkpoint in the folder that verifies.
+        recipe: a recipe, or the name or path of one.
+        resume: continue from the newest checkpoint in the folder that verifies; "auto": if a run has begun there, else
+            start.
         overwrite: replace a run that stands in the folder. It is touched only once data and checkpoint have been read.
         other_environment: resume although versions, threads or device differ; the last bits may then, too.
 
@@ -76,11 +83,16 @@ def finetune(
         UserError: bad recipe, data or checkpoint; nothing was changed on the disk.
         TrainingError: a loss or gradient is not finite, or memory does not suffice for a single row.
         StorageError: the disk is full; the last committed checkpoint is intact.
-        Terminated: SIGTERM or SIGINT arrived; a checkpoint was committed first.
+        Terminated: SIGTERM arrived; a checkpoint was committed first.
+        KeyboardInterrupt: SIGINT (Ctrl-C) arrived, likewise, so that a program around it stops, too.
     """
     started = time.perf_counter()
+    console.show_log()
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(os.fspath(recipe))
     folder = RunFolder(Path(recipe.output_dir or "runs/run"))
     folder.refuse_if_taken(resume, overwrite)
+    resume = folder.has_begun() if resume == "auto" else resume
     if resume:
         folder.refuse_other_recipe(recipe)
         if (metrics := folder.finished()) is not None:
@@ -120,7 +132,7 @@ class _Run:
 
     def __init__(self, recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> None:
         self.recipe, self.folder, self.accelerator = recipe, folder, accelerator
-        self.task: Task[Any] = load_component("tasks", recipe.task.name)(recipe)
+        self.task: Task[Any] = task_class(recipe)(recipe)
         self.examples: dict[str, Examples] = {}
         self.trackers = Trackers(recipe, folder.path, accelerator)
         self.repo_id = recipe.hub_model_id or folder.path.name
@@ -162,7 +174,8 @@ class _Run:
 
     def _findings(self) -> list[Finding]:
         """What there is to know of the data, beyond that every row can be used."""
-        return data_findings(self.task, self.splits, self.all_examples())
+        found = data_findings(self.task, self.splits, self.all_examples())
+        return [*found, *selection.small_validation(len(self.examples.get("validation", ())))]
 
     def _check_space(self) -> None:
         one, most = checkpoint.expected_bytes(self.training.model, self.techniques.state_dict())
@@ -217,7 +230,12 @@ class _Run:
         model, self.adapter = attach(model, recipe, self.task.peft_task_type, self.source)
         techniques.prepare_model(model)
         speed_up(model, recipe.train)
-        optimizer = build_optimizer(model, recipe.optim, techniques.learning_rate_scales(model))
+        given = techniques.learning_rate_scales(model)
+        scales = with_head_scale(model, recipe.optim, given)
+        if scales != given:
+            rate = max(scales.values()) * recipe.optim.learning_rate
+            log.info("learning rate of the new head: %g (optim.head_learning_rate)", rate)
+        optimizer = build_optimizer(model, recipe.optim, scales)
         scheduler = build_scheduler(optimizer, recipe.optim, self.num_steps, techniques.wrap_schedule)
         # Not wrapped for distributed training: `sft_hf.step` sums the gradients once every rank is through its rows.
         prepared = self.accelerator.prepare_model(model, evaluation_mode=True)
@@ -253,27 +271,21 @@ class _Run:
         self.task.tune(outputs, self.examples["validation"])
         metrics = self.task.score(outputs, self.examples["validation"])
         value = metrics[self.metric]
-        better = state.best_metric is None or (
-            value < state.best_metric if self.metric in self.task.lower_is_better else value > state.best_metric
-        )
-        if better:
-            state.best_metric, state.best_step, state.evaluations_without_improvement = value, state.step, 0
-            if self.recipe.eval.load_best_model_at_end:
-                self.run_state.save_best(state.step)
-        else:
-            state.evaluations_without_improvement += 1
+        better = selection.choose(state, value, metrics["loss"], lower=self.metric in self.task.lower_is_better)
+        if better and self.recipe.eval.load_best_model_at_end:
+            self.run_state.save_best(state.step)
         self._log(
             {"step": state.step}
             | {f"eval_{name}": value for name, value in metrics.items() if isinstance(value, float)}
         )
         log.info(
-            "step %d/%d: train loss %.4f, validation loss %.4f, %s %.4f%s",
+            "step %d/%d: train loss %.4f, validation loss %.4f, %s %s%s",
             state.step,
             self.training.num_steps,
             state.loss,
             metrics["loss"],
             self.metric,
-            value,
+            "undefined" if value is None else f"{value:.4f}",
             " (best so far)" if better else "",
         )
         patience = self.recipe.eval.early_stopping_patience
@@ -305,9 +317,10 @@ class _Run:
             log.info("kept the weights of step %d, the best on validation", state.best_step)
         else:
             self.techniques.adopt_evaluated(model)
+        self.task.finish_model(model)
         if self.adapter is not None:
             model = self.adapter.finish(model)
-        scores, predictions, told = {}, [], {}
+        scores, answers, told = {}, {}, {}
         for role, examples in self.examples.items():  # validation before test
             outputs = self._outputs(model, role, autocast=False)
             if role == "validation":
@@ -315,14 +328,15 @@ class _Run:
                 told = self.techniques.after_training(self.task, outputs, examples)
             if examples.labelled:
                 scores[role] = self.task.score(outputs, examples, CONFIDENCE_SAMPLES)
-            predictions = prediction_rows(self.task, outputs, examples)
+            answers[role] = prediction_rows(self.task, outputs, examples, self.splits.by_role[role])
+        seconds = max(state.seconds, time.perf_counter() - started)  # a run that was resumed has taken longer before
         metrics = run_metrics(
             self.training,
             state,
             model,
             scores,
-            baseline=self._baseline(),
-            overview=data_overview(self.task, self.all_examples(), self.findings),
+            baselines=self._baselines(answers, seconds),
+            overview=data_overview(self.task, self.all_examples(), self.findings, self.splits.notes),
             splits=self.splits,
             source=self.source,
             total_seconds=time.perf_counter() - started,
@@ -331,7 +345,7 @@ class _Run:
             metrics["techniques"] = told
         if self.adapter is not None:
             metrics["model"]["peft"] = self.adapter.facts()
-        self._on_main(self._write, model, metrics, predictions)
+        self._on_main(self._write, model, metrics, [*answers.values()][-1] if answers else [])
         self.trackers.log({"step": state.step} | _numbers(scores))
         self._on_main(checkpoint.clean_up, self.folder.checkpoints, self.recipe.checkpoint.save_total_limit)
         self._on_main(self._push)
@@ -349,21 +363,22 @@ class _Run:
             raise UserError(f"the run is finished, and not pushed: {error}; then `{command}`") from error
         self.hub_url = pushed.url
 
-    def _baseline(self) -> dict[str, Any] | None:
+    def _baselines(self, answers: dict[str, list[dict[str, Any]]], seconds: float) -> list[dict[str, Any]]:
         labelled = [role for role, examples in self.examples.items() if examples.labelled]
         if not labelled:
-            return None
+            return []
         split = "test" if "test" in labelled else "validation"
-        train = self.data.examples if isinstance(self.data, WholeSet) else None
-        return baseline_metrics(
+        run = BaselineRun(
             self.recipe,
             self.task,
             self.source,
             self.accelerator,
-            train=train,
             split=split,
-            examples=self.examples[split],
+            examples=self.all_examples(),
+            tables=self.splits.by_role,
+            answers=answers[split],
         )
+        return baseline_metrics(run, seconds)
 
     def _write(self, model: Any, metrics: dict[str, Any], predictions: list[dict[str, Any]]) -> None:
         record = RunRecord(

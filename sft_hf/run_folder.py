@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sft_hf.errors import RunFolderError
 from sft_hf.filesystem import committed_folder, remove_leftovers, storage_errors, write_json, write_text
@@ -24,7 +24,7 @@ OWN_ENTRIES = (
 # What a run that was killed before its first line may have left; no reason to refuse the folder.
 LEFTOVERS = (LOCK, OWNER, ".recipe.yaml.tmp")
 
-REMEDY = "put it back, or train again (--overwrite)"
+REMEDY = "put it back, or train again (--overwrite; in Python: overwrite=True)"
 """What to do where a part of a finished run is gone or broken: nothing but training writes it."""
 
 
@@ -43,23 +43,40 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.lock = RunLock(path)
 
-    def refuse_if_taken(self, resume: bool, overwrite: bool) -> None:
-        """Raise RunFolderError if something is in the way; look only, touch nothing."""
+    def has_begun(self) -> bool:
+        """Whether a run has begun here: one killed before its first step may have left nothing."""
+        return self.recipe_file.is_file()
+
+    def refuse_if_taken(self, resume: bool | Literal["auto"], overwrite: bool) -> None:
+        """Raise RunFolderError if something is in the way; look only, touch nothing.
+
+        `resume` "auto": if a run has begun here.
+        """
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path}: is a file; output_dir has to be a folder")
         if resume and overwrite:
-            raise RunFolderError("--resume continues a run and --overwrite deletes it: give one of the two")
-        holds_run = any((self.path / name).exists() for name in OWN_ENTRIES)
-        if resume:
-            if not self.recipe_file.is_file():
-                raise RunFolderError(f"{self.path}: no run to resume here (no recipe.yaml); start it without --resume")
-        elif holds_run and not overwrite:
             raise RunFolderError(
-                f"{self.path}: holds another run; continue it with --resume, replace it with --overwrite, or choose "
-                "another folder with --output-dir"
+                "resuming continues a run and overwriting deletes it: give one of --resume, --auto-resume and "
+                "--overwrite (in Python: resume, overwrite)"
             )
-        elif not holds_run and self.path.is_dir() and any(path.name not in LEFTOVERS for path in self.path.iterdir()):
-            raise RunFolderError(f"{self.path}: is not empty and holds no run; choose another folder with --output-dir")
+        holds_run = any((self.path / name).exists() for name in OWN_ENTRIES)
+        if resume and self.has_begun():
+            return
+        if resume is True:
+            raise RunFolderError(
+                f"{self.path}: no run to resume here (no recipe.yaml); start it without --resume, or give "
+                '--auto-resume (in Python: resume="auto"), which starts a run where there is none'
+            )
+        if holds_run and not overwrite:
+            raise RunFolderError(
+                f"{self.path}: holds another run; continue it with --resume (in Python: resume=True), replace it with "
+                "--overwrite (overwrite=True), or choose another folder with --output-dir (the recipe's output_dir)"
+            )
+        if not holds_run and self.path.is_dir() and any(path.name not in LEFTOVERS for path in self.path.iterdir()):
+            raise RunFolderError(
+                f"{self.path}: is not empty and holds no run; choose another folder with --output-dir (the recipe's "
+                "output_dir)"
+            )
 
     def refuse_other_recipe(self, recipe: Recipe) -> None:
         """Raise RunFolderError if the run here was started with other settings; resuming it would be another run."""
@@ -91,7 +108,9 @@ class RunFolder:
     def refuse_unfinished(self) -> None:
         """Raise RunFolderError for a run without metrics.json, which is written last."""
         if not self.metrics_file.is_file():
-            raise RunFolderError(f"{self.path}: the run is not finished (no metrics.json); continue it with --resume")
+            raise RunFolderError(
+                f"{self.path}: the run is not finished (no metrics.json); continue it with --resume (resume=True)"
+            )
 
     def start(self, recipe: Recipe, overwrite: bool) -> None:
         """Take the lock, remove what an earlier run left here and write the resolved recipe.

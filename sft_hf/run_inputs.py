@@ -8,9 +8,11 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 
-from sft_hf.data.loading import Splits, load_splits
+from sft_hf.data.groups import speaker_findings
+from sft_hf.data.loading import load_splits
 from sft_hf.data.media import MEDIA_KEYS
 from sft_hf.data.preflight import Finding, find_duplicates
+from sft_hf.data.roles import Splits
 from sft_hf.data.splits import fill_missing_splits, limit_splits
 from sft_hf.data.training_data import BatchSizes, Stream, WholeSet
 from sft_hf.errors import RecipeError
@@ -25,10 +27,11 @@ def load_data(recipe: Recipe, task: Task[Any], model_source: Source | None) -> S
     """Load the splits, fit the task on all of train (given a checkpoint), hold out what is missing, limit rows."""
     data = recipe.data
     source = resolve(data.name, revision=data.revision, sha256=data.sha256, what="data set", key="data")
-    splits = task.read_labels(load_splits(data, source, task.columns()))
+    columns = task.columns() | ({"data.split_by": data.split_by} if data.split_by else {})
+    splits = task.read_labels(load_splits(data, source, columns))
     if model_source is not None:
         task.fit(splits.by_role["train"], splits.where["train"], model_source)
-    splits = limit_splits(fill_missing_splits(splits, data), data)
+    splits = limit_splits(fill_missing_splits(splits, data, task.strata), data)
     for note in splits.notes:
         log.info("%s", note)
     sizes = {role: len(split) for role, split in splits.by_role.items() if isinstance(split, Dataset)}
@@ -47,7 +50,8 @@ def data_findings(task: Task[Any], splits: Splits, examples: Mapping[str, Exampl
     content = [column for key, column in columns.items() if key not in TARGET_KEYS]
     target = next((column for key, column in columns.items() if key in TARGET_KEYS), None)
     files = [column for key, column in columns.items() if key in MEDIA_KEYS]
-    return [*splits.findings, *find_duplicates(rows, content, target, files), *task.findings(examples)]
+    speakers = speaker_findings(rows, task.recipe.data.split_by)
+    return [*splits.findings, *find_duplicates(rows, content, target, files), *speakers, *task.findings(examples)]
 
 
 def prepare_split(task: Task[Any], split: Dataset, where: str) -> Examples:

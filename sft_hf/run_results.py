@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from sft_hf import process
-from sft_hf.data.loading import Splits
+from sft_hf.data.columns import column_values, texts_or_paths
+from sft_hf.data.roles import Splits
 from sft_hf.data.training_data import WholeSet
 from sft_hf.publishing.card.adapter import adapter_card
 from sft_hf.publishing.card.model_card import build_card
@@ -21,12 +22,37 @@ if TYPE_CHECKING:
     from sft_hf.sources import Source
 
 
-def prediction_rows(task: Task[Any], outputs: dict[str, Tensor], examples: Examples) -> list[dict[str, Any]]:
-    """Return the lines of predictions.jsonl: row id, reference (if there are labels), prediction, confidence."""
+def prediction_rows(
+    task: Task[Any], outputs: dict[str, Tensor], examples: Examples, split: Any
+) -> list[dict[str, Any]]:
+    """Return the lines of predictions.jsonl: row id, path or text, reference (if there are labels), prediction, ...
+
+    `split`: the data set that `examples` were made of, or more rows of it.
+    """
+    inputs = _inputs(task, examples, split)
+    rows = zip(examples.row_ids, inputs, examples.references, task.decode(outputs), strict=True)
     return [
-        {"id": int(row_id)} | ({"reference": task.reference(reference)} if examples.labelled else {}) | decoded
-        for row_id, reference, decoded in zip(examples.row_ids, examples.references, task.decode(outputs), strict=True)
+        {"id": int(row_id), **given} | ({"reference": task.reference(reference)} if examples.labelled else {}) | decoded
+        for row_id, given, reference, decoded in rows
     ]
+
+
+_INPUT_NAMES = {
+    "data.text_column": "text",
+    "data.text_pair_column": "text_pair",
+    "data.image_column": "path",
+    "data.audio_column": "path",
+}
+"""Keys of a recipe that name a column of input, and what it is called in predictions.jsonl."""
+
+
+def _inputs(task: Task[Any], examples: Examples, split: Any) -> list[dict[str, Any]]:
+    """Return {"text": ...} or {"path": ...} of every example; {} of a picture or recording without a path."""
+    columns = {_INPUT_NAMES[key]: column for key, column in task.columns().items() if key in _INPUT_NAMES}
+    cells = zip(*(texts_or_paths(split, column) for column in columns.values()), strict=True)
+    given = [{name: cell for name, cell in zip(columns, row, strict=True) if cell is not None} for row in cells]
+    of_row = dict(zip(column_values(split, "row_id"), given, strict=True))
+    return [of_row[row_id] for row_id in examples.row_ids.tolist()]
 
 
 def run_metrics(
@@ -35,7 +61,7 @@ def run_metrics(
     model: Any,
     scores: dict[str, Any],
     *,
-    baseline: dict[str, Any] | None,
+    baselines: list[dict[str, Any]],
     overview: dict[str, Any],
     splits: Splits,
     source: Source,
@@ -46,7 +72,7 @@ def run_metrics(
     Args:
         training, state, model: the run at its end, and the weights that were chosen.
         scores: metrics by role.
-        baseline: see `sft_hf.baselines`.
+        baselines: see `sft_hf.baselines.compare`.
         overview: see `sft_hf.data.overview`.
         splits, source: where data and checkpoint came from.
         total_seconds: from the start of the command, or of its resumption.
@@ -59,7 +85,7 @@ def run_metrics(
         "task": recipe.task.name,
         "primary_metric": training.task.primary_metric,
         **{role: scores[role] for role in ("test", "validation") if role in scores},
-        **({"baseline": baseline} if baseline else {}),
+        **({"baseline": baselines[0], "baselines": baselines} if baselines else {}),
         "train": {
             "runtime_seconds": round(state.seconds, 3),
             "total_seconds": round(total_seconds, 3),

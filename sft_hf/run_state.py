@@ -12,8 +12,8 @@ from datasets import Dataset
 
 from sft_hf import checkpoint, process
 from sft_hf.data.fingerprint import fingerprint
-from sft_hf.data.loading import Splits
 from sft_hf.data.media import MEDIA_KEYS
+from sft_hf.data.roles import Splits
 from sft_hf.identity import check_identity, identity_of
 from sft_hf.loop import Training, TrainState
 from sft_hf.run_folder import RunFolder

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sft_hf.registry import component_names, load_component
+from sft_hf.techniques.base import NO_CLASSES
 
 SHORT = {"image_classification": "image", "speech_recognition": "speech", "text_classification": "text"}
 WIDTH = 100
@@ -55,6 +56,8 @@ class TechniquePage:
             lines += ["       speech recognition with a decoder (Whisper), not with CTC"]
         if self.needs_head and "speech_recognition" in self.tasks:
             lines += ["       speech recognition with CTC, not with a decoder (Whisper), which has no new head"]
+        if self.needs_items:
+            lines += textwrap.wrap(f"Not with regression: {NO_CLASSES}", WIDTH, subsequent_indent="  ")
         for name, reason in self.excluded.items():
             lines += textwrap.wrap(f"Not with {name}: {reason}", WIDTH, subsequent_indent="  ")
         lines += ["", "Settings:"]

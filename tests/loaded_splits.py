@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from sft_hf.data.loading import Splits, load_splits
+from sft_hf.data.loading import load_splits
+from sft_hf.data.roles import Splits
 from sft_hf.errors import DataError
 from sft_hf.recipe_sections import DataSection
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sft_hf.cli import run
+from sft_hf.errors import StorageError
 from sft_hf.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -52,23 +53,30 @@ def test_finetune_evaluate_predict_from_the_shell(recipe_file, tmp_path, capsys)
     assert json.loads((tmp_path / "p.json").read_text()) == lines
     assert (tmp_path / "p.txt").read_text().splitlines() == [line["prediction"] for line in lines]
     (tmp_path / "new.csv").write_text("text\ngoal\n")
-    for name, words in (("p.csv", "no .csv is written"), ("new.csv", "is the input itself")):
+    for name, words in (("p.tsv", ".tsv is not written"), ("new.csv", "is the input itself")):
         kind = ["--format", "jsonl"] if name == "new.csv" else []
         assert run(["predict", str(folder), str(tmp_path / "new.csv"), "--output", str(tmp_path / name), *kind]) == 2
         assert words in capsys.readouterr().err
-    assert (tmp_path / "new.csv").read_text() == "text\ngoal\n" and not (tmp_path / "p.csv").exists()
+    assert (tmp_path / "new.csv").read_text() == "text\ngoal\n" and not (tmp_path / "p.tsv").exists()
     assert run(["predict", str(folder), "goal", "--output", str(tmp_path / "p.srt")]) == 2
     assert "text_classification has no timestamps" in capsys.readouterr().err
 
 
-def test_a_prediction_that_fails_half_way_leaves_no_file(recipe_file, tmp_path, capsys):
+def test_a_prediction_that_fails_half_way_leaves_no_file(recipe_file, tmp_path, monkeypatch, capsys):
+    from sft_hf.data import text_inputs
+
+    def failing(path, data, choose):
+        yield 0, {"text": "goal"}, None
+        raise StorageError(f"{path}: cannot be read")
+
     assert run(["finetune", str(recipe_file)]) == 0
-    (tmp_path / "bad.csv").write_text("text\n" + "goal\n" * 1500 + '" "\n')
-    assert (
-        run(["predict", str(tmp_path / "run"), str(tmp_path / "bad.csv"), "--output", str(tmp_path / "p.jsonl")]) == 2
-    )
-    assert not list(tmp_path.glob("*p.jsonl*"))
-    assert "bad.csv row 1500" in capsys.readouterr().err
+    (tmp_path / "new.csv").write_text("text\ngoal\n")
+    monkeypatch.setattr(text_inputs, "table_rows", failing)
+    for name in ("p.jsonl", "p.csv"):
+        arguments = ["predict", str(tmp_path / "run"), str(tmp_path / "new.csv"), "--output", str(tmp_path / name)]
+        assert run(arguments) == 74
+    assert not list(tmp_path.glob("*p.*"))
+    assert "new.csv: cannot be read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -114,7 +122,7 @@ def test_json_is_all_that_stands_on_standard_output(recipe_file, tmp_path, capsy
     assert answers["check"]["passed"] and not answers["check"]["problems"]
     assert answers["finetune"]["test"]["accuracy"] == answers["evaluate"]["accuracy"]
     assert answers["finetune"]["output_dir"] == folder
-    assert answers["predict"] == {"output": str(tmp_path / "p.jsonl")}
+    assert answers["predict"] == {"output": str(tmp_path / "p.jsonl"), "answered": 1, "failed": 0}
     assert Path(answers["report"]["output"]).is_file()
 
 

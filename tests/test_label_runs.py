@@ -133,3 +133,23 @@ def test_streams_of_joined_labels(make_recipe, tmp_path):
     )
     metrics = finetune(recipe).metrics
     assert metrics["primary_metric"] == "micro_f1" and metrics["test"]["num_examples"] == 9
+
+
+def test_pictures_without_labels_in_test(make_image_recipe, make_image, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "sft_hf")
+    for split, count in (("train", 12), ("test", 4)):
+        rows = []
+        for index in range(count):
+            colour = ("blue", "red")[index % 2]
+            (tmp_path / "data" / split).mkdir(parents=True, exist_ok=True)
+            make_image(colour, index).save(tmp_path / "data" / split / f"{index}.png")
+            rows.append({"file_name": f"{index}.png", "label": colour})
+        keep = ("file_name", "label") if split == "train" else ("file_name",)
+        write_csv(tmp_path / "data" / split / "metadata.csv", [{key: row[key] for key in keep} for row in rows])
+    recipe = make_image_recipe(data__name=str(tmp_path / "data"), data__validation_fraction=0.0, train__max_steps=1)
+    result = finetune(recipe)
+    assert "test" not in result.metrics and "validation" not in result.metrics and "baseline" not in result.metrics
+    rows = read_rows(result.output_dir / "predictions.jsonl")
+    assert len(rows) == 4 and all("reference" not in row for row in rows)
+    assert "no labels" in caplog.text and (result.output_dir / "report.html").is_file()
+    assert "test split has no labels" in (result.output_dir / "model" / "README.md").read_text()

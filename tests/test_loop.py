@@ -168,6 +168,13 @@ def test_the_log_has_what_a_plot_needs(make_recipe):
     assert [line["step"] for line in evaluations] == [11, 22] and "eval_loss" in evaluations[0]
 
 
+@pytest.mark.parametrize(("steps", "logged"), [(6, list(range(1, 7))), (50, [10, 20, 30, 40, 50])])
+def test_short_runs_log_each_step(make_recipe, steps, logged):
+    result = finetune(make_recipe(train__max_steps=steps, eval__baseline="none"))
+    lines = [json.loads(line) for line in (result.output_dir / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == logged
+
+
 def test_max_steps_and_fractions_of_epochs_end_the_run_where_they_say(make_recipe, tmp_path):
     one = finetune(make_recipe(train__max_steps=3, output_dir=str(tmp_path / "one")))
     assert one.metrics["train"]["num_steps"] == 3

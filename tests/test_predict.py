@@ -164,11 +164,11 @@ def test_a_large_file_is_read_in_pieces(run, texts, tmp_path, monkeypatch):
     _, task, _ = open_trained(run)
 
     def pieces():
-        return [[row["text"] for row in rows] for rows in task.read_inputs([str(path)])]
+        return [[one.columns["text"] for one in chunk] for chunk in task.read_inputs([str(path)])]
 
     assert list(map(len, pieces())) == [3000]
     monkeypatch.setattr(text_classification, "PREDICT_ROWS", 2000)
     assert list(map(len, pieces())) == [2000, 1000]
     monkeypatch.setattr(text_classification, "PREDICT_CHARACTERS", 1000)
-    assert list(map(len, pieces())) == [1000, 1000, 1000]
+    assert max(sum(map(len, piece[:-1])) for piece in pieces()) < 1000
     assert [text for piece in pieces() for text in piece] == texts * 10

@@ -8,6 +8,7 @@ import pytest
 
 from sft_hf.errors import RecipeError
 from sft_hf.recipe import find_recipe, json_schema, list_recipes, load_recipe, validate_recipe
+from sft_hf.yaml_files import read_yaml
 
 MINIMAL = """
 task: {name: text_classification}
@@ -169,3 +170,50 @@ def test_the_schema_describes_every_key():
     }.items():
         assert definition.get("additionalProperties") is False, name
         walk(definition, name)
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("data.text_column=#1 String", "#1 String"),
+        ("data.text_column=Tweet #2", "Tweet #2"),
+        ("data.text_pair_column=a: b", "a: b"),
+        ("data.text_pair_column=null", None),
+        ("data.text_column=@user", "@user"),
+        ("data.text_column=*", "*"),
+        ("data.text_column=&x", "&x"),
+        ("data.text_column=!tag", "!tag"),
+        ("data.text_column=%", "%"),
+        ("data.text_column=no", "no"),
+        ("data.text_column=007", "007"),
+        ("data.text_column=1e5", "1e5"),
+        ("data.text_column='#1 String'", "#1 String"),
+        ('data.text_column="a" and b', '"a" and b'),
+        ("data.delimiter=|", "|"),
+        ('data.quote_char=""', ""),
+        ("data.quote_char=", None),
+        ("data.label_names=[01, no, '#3']", ["01", "no", "#3"]),
+        ("data.column_names=[1, 2]", ["1", "2"]),
+    ],
+)
+def test_texts_of_overrides_are_taken_literally(recipe_file, override, value):
+    loaded = load(recipe_file, override)
+    assert getattr(loaded.data, override.partition("=")[0].removeprefix("data.")) == value
+
+
+@pytest.mark.parametrize(
+    "override", ["data.max_train_samples=10 # ten", "data.label_names=[a, #b]", "model.config_overrides.x=#3"]
+)
+def test_comments_of_overrides_are_refused(recipe_file, override):
+    with pytest.raises(RecipeError, match=r"#.*quotes|quotes.*#|# in quotes"):
+        load(recipe_file, override)
+
+
+def test_a_comment_in_place_of_a_value_is_refused(recipe_file):
+    text = recipe_file.read_text()
+    assert "data:" in text
+    (recipe_file.parent / "b.yaml").write_text("a: #1 String\n")
+    with pytest.raises(RecipeError, match=r"line 1.*'#1 String' is a comment"):
+        read_yaml(recipe_file.parent / "b.yaml")
+    (recipe_file.parent / "c.yaml").write_text("a: # nothing yet\nb:   #section\n  c: 1\n")
+    assert read_yaml(recipe_file.parent / "c.yaml") == {"a": None, "b": {"c": 1}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from small_runs import killed_and_resumed, read_rows
 from tiny_recipes import tiny_recipe
 
 from sft_hf.errors import DataError, RecipeError, RunFolderError, StorageError
-from sft_hf.inference import evaluate_run, predict_inputs
+from sft_hf.inference import answers, evaluate_run, predict_inputs
 from sft_hf.recipe import load_recipe
 from sft_hf.run import finetune
 
@@ -83,18 +84,18 @@ def test_evaluate_gives_the_metrics_of_the_run_again(trained):
 def test_predict_takes_texts_files_and_standard_input(trained, tmp_path, monkeypatch):
     import io
 
-    (tmp_path / "a.txt").write_text("goal match team of win\n\nbank rate the dollar loss\n")
+    (tmp_path / "a.txt").write_text("goal match team of win\nbank rate the dollar loss\n")
     (tmp_path / "b.csv").write_text('other,text\n1,bread cheese and soup salt\n2,"team coach, goal win"\n')
     (tmp_path / "c.jsonl").write_text('{"text": "soup dinner cook apple"}\n')
-    monkeypatch.setattr("sys.stdin", io.StringIO("stock market share profit\n\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("stock market share profit\n"))
     inputs = [
         "player score goal team",
         str(tmp_path / "a.txt"),
         str(tmp_path / "b.csv"),
         str(tmp_path / "c.jsonl"),
-        "-",
+        sys.stdin,
     ]
-    rows = list(predict_inputs(trained.output_dir, inputs, batch_size=2, mixed_precision="no"))
+    rows = list(answers(trained.output_dir, inputs, batch_size=2, mixed_precision="no"))
     texts = [
         "player score goal team",
         "goal match team of win",
@@ -106,6 +107,7 @@ def test_predict_takes_texts_files_and_standard_input(trained, tmp_path, monkeyp
     ]
     assert [row["text"] for row in rows] == texts
     assert [row["id"] for row in rows] == list(range(7))
+    assert [row.get("row") for row in rows] == [None, 0, 1, 0, 1, 0, 0] and rows[6]["path"] == "-"
     assert [row["prediction"] for row in rows] == ["sport", "sport", "money", "food", "sport", "food", "money"]
 
 
@@ -113,7 +115,7 @@ def test_predict_takes_texts_files_and_standard_input(trained, tmp_path, monkeyp
     ("name", "content", "words"),
     [
         ("a.csv", "txt\nx\n", ["a.csv", "text", "txt"]),
-        ("a.csv", "text\nx\n  \n", ["a.csv", "2", "text"]),
+        ("a.csv", "text,x\n,1\n  ,2\n", ["a.csv row 0", "a.csv row 1", "text"]),
         ("a.csv", "text\n", ["a.csv"]),
         ("a.xyz.csv", "", ["a.xyz.csv"]),
         (None, "   ", ["empty"]),
@@ -237,12 +239,12 @@ def test_early_stopping_counts_evaluations_without_a_better_one(make_recipe, mon
 
     def score(self, outputs, examples, confidence_samples=0):
         metrics = plain(self, outputs, examples, confidence_samples)
-        return metrics if confidence_samples else {**metrics, "accuracy": next(scores)}
+        return metrics if confidence_samples else {**metrics, "accuracy": next(scores), "loss": 1.0}
 
     monkeypatch.setattr(TextClassification, "score", score)
     result = finetune(make_recipe(train__max_steps=16, eval__eval_steps=2, eval__early_stopping_patience=2))
-    assert result.metrics["train"]["num_steps"] == 8
-    assert result.metrics["train"]["best_step"] == 4
+    assert result.metrics["train"]["num_steps"] == 8  # the tie is no better metric
+    assert result.metrics["train"]["best_step"] == 6  # but the later of two
 
 
 def test_test_is_scored_once_and_after_every_choice(make_recipe, monkeypatch):

@@ -90,7 +90,9 @@ def test_pairs_are_given_to_the_tokenizer_as_pairs(make_recipe, tmp_path):
     result = finetune(make_recipe(data__name=str(tmp_path / "data"), train__max_steps=3, **columns))
     rows = jsonl(tmp_path / "new.jsonl", pair_rows(3, 3))
     predicted = list(predict_inputs(result.output_dir, [str(rows)], mixed_precision="no"))
-    assert [set(row) for row in predicted] == [{"id", "premise", "hypothesis", "prediction", "confidence"}] * 3
+    assert [set(row) for row in predicted] == [
+        {"id", "path", "row", "premise", "hypothesis", "prediction", "confidence"}
+    ] * 3
 
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 

@@ -17,7 +17,7 @@ import click
 from sft_hf import __version__, console, redaction
 from sft_hf.cli.training import check, finetune, recipes, schema, show, techniques, verify_resume
 from sft_hf.cli.using import completion, evaluate, predict, push, report
-from sft_hf.errors import SftError, StorageError, UserError
+from sft_hf.errors import SftError, StorageError, Terminated, UserError, causes_of
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -34,7 +34,19 @@ class _Commands(click.Group):
             return None
 
 
-@click.group(cls=_Commands, context_settings=CONTEXT)
+ENVIRONMENT = """\b
+Environment variables:
+  SFT_HF_CACHE    packages, tokens, features [$XDG_CACHE_HOME/sft-hf, else ~/.cache/sft-hf]
+  HF_HOME         what is downloaded from the Hub [~/.cache/huggingface]
+  HF_TOKEN        the Hub's token, where `hf auth login` was not used
+  HF_HUB_OFFLINE  1: ask the Hub for nothing
+  PIP_INDEX_URL   and pip's other variables and configuration: where pypi:// sources come from
+  SFT_HF_INSTALL  the command that installs sft-hf, for model cards
+  NO_COLOR        no colours
+"""
+
+
+@click.group(cls=_Commands, context_settings=CONTEXT, epilog=ENVIRONMENT)
 @click.version_option(__version__, prog_name="sft-hf")
 @click.option("--quiet", "-q", is_flag=True, help="Say only warnings and results.")
 def cli(quiet: bool) -> None:
@@ -42,7 +54,7 @@ def cli(quiet: bool) -> None:
 
     \b
     sft-hf recipes                               what is ready to run
-    sft-hf finetune text                         train; the result stands in runs/text
+    sft-hf finetune text                         train; the result is written to runs/text
     sft-hf finetune text data='{name: mine.csv}' the same on your own file
     sft-hf predict runs/text "some new text"     use it
     sft-hf push runs/text me/my-model            publish it
@@ -58,9 +70,12 @@ for command in (
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command and exit with the code of the contract: 0, 1, 2, 74, 130 or 143."""
+    """Run a command and exit with the code of the contract: 0, 1, 2, 3, 74, 130 or 143."""
     redaction.guard_tracebacks()
     code = run(arguments)
+    if code and _has_launcher() and console.is_main_process():
+        note = f"the reason is above; the launcher ends with 1, sft-hf finetune would with {code}"
+        click.echo(f"(lines of the launcher may follow: {note})", err=True)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -70,12 +85,17 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(code)
 
 
+def _has_launcher() -> bool:
+    """Whether `accelerate launch` or torchrun started this process: they end with 1 and a traceback of their own."""
+    return "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def run(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code; every failure that is not a bug is one line on standard error."""
     arguments = sys.argv[1:] if arguments is None else arguments
     in_json = "--json" in arguments
     try:
-        cli.main(args=arguments, prog_name="sft-hf", standalone_mode=False)
+        code = cli.main(args=arguments, prog_name="sft-hf", standalone_mode=False)
     except SftError as error:
         return _fail(" ".join(str(error).split()), error.exit_code, in_json, everywhere=not error.on_every_rank)
     except click.exceptions.NoArgsIsHelpError as error:  # its message is the whole help
@@ -83,15 +103,16 @@ def run(arguments: list[str] | None = None) -> int:
         return UserError.exit_code
     except click.ClickException as error:
         return _fail(" ".join(error.format_message().split()), UserError.exit_code, in_json)
-    except (click.Abort, KeyboardInterrupt):
-        return _fail("interrupted", 130, in_json)
+    except (click.Abort, KeyboardInterrupt) as error:
+        ended = next((cause for cause in causes_of(error) if isinstance(cause, Terminated)), None)  # a run, in order
+        return _fail(str(ended or "interrupted"), ended.exit_code if ended else 130, in_json)
     except OSError as error:
         message = f"{error.filename or 'file system'}: {error.strerror or error}"
         return _fail(message, StorageError.exit_code, in_json, everywhere=True)
     except Exception:
         redaction.print_traceback()
         return _fail("this is a bug in sft-hf; please report it with the lines above", 1, in_json, everywhere=True)
-    return 0
+    return code if isinstance(code, int) else 0  # commands return nothing; click returns the code of `Context.exit`
 
 
 def _fail(message: str, code: int, in_json: bool, everywhere: bool = False) -> int:

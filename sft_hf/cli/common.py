@@ -181,14 +181,29 @@ trust_option = click.option(
 PRECISIONS = click.Choice(["no", "bf16", "fp16", "auto"])
 
 
-def read_recipe(name: str | None, recipe_name: str | None, overrides: tuple[str, ...], output_dir: str | None) -> Any:
-    """Return the recipe that the arguments describe. Raises RecipeError."""
+def read_recipe(
+    name: str | None,
+    recipe_name: str | None,
+    overrides: tuple[str, ...],
+    output_dir: str | None,
+    *,
+    resume: bool = False,
+) -> Any:
+    """Return the recipe that the arguments describe. Raises RecipeError.
+
+    `resume`: without a name, it is the recipe of the run in `output_dir`.
+    """
     from sft_hf.recipe import list_recipes, load_recipe
 
-    if recipe_name:
-        overrides = ((name,) if name else ()) + overrides
+    if recipe_name or (name and resume and output_dir and "=" in name and not os.path.exists(name)):
+        overrides, name = ((name,) if name else ()) + overrides, None
+    name = recipe_name or name
+    if not name and resume and output_dir:
+        name = str(Path(output_dir).expanduser() / "recipe.yaml")
+        if not os.path.isfile(name):
+            raise RecipeError(f"{output_dir}: no run has begun here (no recipe.yaml); give the recipe's name, too")
     elif not name:
         raise RecipeError(f"give the name of a recipe ({', '.join(list_recipes())}) or a path to a YAML file")
     if output_dir:
         overrides = (*overrides, f"output_dir={json.dumps(output_dir)}")
-    return load_recipe(recipe_name or name or "", overrides)
+    return load_recipe(name, overrides)

@@ -26,12 +26,21 @@ from sft_hf.registry import importing
 @click.command(cls=RecipeCommand)
 @recipe_arguments
 @output_dir_option
-@click.option("--resume", is_flag=True, help="Continue the run in the run folder from its newest checkpoint.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Continue the run in the run folder from its newest checkpoint; with --output-dir, NAME can be left out.",
+)
+@click.option(
+    "--auto-resume",
+    is_flag=True,
+    help="Continue the run if one has begun in the run folder, else start it: one command for a job that is requeued.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a run that stands in the run folder.")
 @click.option(
     "--other-environment",
     is_flag=True,
-    help="With --resume: continue although versions, threads or device are not those of the checkpoint.",
+    help="When resuming: continue although versions, threads or device are not those of the checkpoint.",
 )
 def finetune(
     name: str | None,
@@ -39,6 +48,7 @@ def finetune(
     overrides: tuple[str, ...],
     output_dir: str | None,
     resume: bool,
+    auto_resume: bool,
     overwrite: bool,
     other_environment: bool,
 ) -> None:
@@ -48,12 +58,14 @@ def finetune(
     sft-hf finetune text
     sft-hf finetune text optim.learning_rate=3e-5 train.num_train_epochs=2
     sft-hf finetune my_recipe.yaml --output-dir runs/mine
+    sft-hf finetune --resume --output-dir runs/mine
     """
-    recipe = read_recipe(name, recipe_name, overrides, output_dir)
+    recipe = read_recipe(name, recipe_name, overrides, output_dir, resume=resume or auto_resume)
     with importing():
         from sft_hf.run import finetune as run_finetune
 
-    result = run_finetune(recipe, resume=resume, overwrite=overwrite, other_environment=other_environment)
+    mode: Any = "auto" if auto_resume else resume
+    result = run_finetune(recipe, resume=mode, overwrite=overwrite, other_environment=other_environment)
     folder = short_path(result.output_dir)
     typed = for_shell(folder)
     push = "" if result.hub_url else f"    or sft-hf push {typed} REPO_ID"
@@ -73,8 +85,11 @@ def _summary(result: Any, folder: str) -> list[str]:
         low, high = scores[f"{primary}_ci95"]
         sure = f"95 % interval {low:.4f} to {high:.4f}" if low < high else "too few different rows for an interval"
         lines.append(f"{role} {primary} {scores[primary]:.4f} ({sure}, {scores['num_examples']} rows)")
-    if baseline := metrics.get("baseline"):
-        lines.append(f"compared with {baseline['metrics'][primary]:.4f} by {baseline['description']}")
+    for baseline in metrics.get("baselines") or []:
+        own = baseline.get("model", {}).get(primary)
+        sampled = own is not None and baseline["num_examples"] != metrics[role]["num_examples"]
+        there = f"; the model on the same rows: {own:.4f}" if sampled else ""
+        lines.append(f"compared with {baseline['metrics'][primary]:.4f} by {baseline['description']}{there}")
     train = metrics["train"]
     speed = f"{train['examples_per_second']:.1f} examples/s"
     seconds, total = train["runtime_seconds"], train["total_seconds"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -24,6 +25,8 @@ from sft_hf.cli.common import (
 from sft_hf.registry import importing
 
 log = logging.getLogger("sft_hf")
+
+SOME_FAILED = 3  # the exit code of `predict` that has answered some inputs, and named the others
 
 
 @click.command(cls=Command)
@@ -53,10 +56,13 @@ def evaluate(run: str, split: str, mixed_precision: str, trust_remote_code: bool
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["jsonl", "json", "txt", "srt", "vtt"]),
-    help="jsonl: one JSON object a line; json: an array of them; txt: one prediction a line; srt, vtt: subtitles. "
+    type=click.Choice(["jsonl", "json", "csv", "txt", "srt", "vtt"]),
+    help="jsonl: one JSON object a line; json: an array of them; csv: a table; txt: one prediction a line; srt, vtt: "
+    "subtitles. "
     "[default: the ending of FILE, else jsonl; with --json, json]",
 )
+@click.option("--text", "literal", is_flag=True, help="Take every INPUT as a text, whatever files there are.")
+@click.option("--probabilities", is_flag=True, help="Classifiers: add the probability of every class.")
 @click.option("--timestamps", is_flag=True, help="Speech: say when what was said, as `segments`; subtitles imply it.")
 @click.option(
     "--window",
@@ -78,6 +84,8 @@ def predict(
     inputs: tuple[str, ...],
     output: str | None,
     kind: str | None,
+    literal: bool,
+    probabilities: bool,
     timestamps: bool,
     window: str | None,
     batch_size: int | None,
@@ -86,35 +94,54 @@ def predict(
 ) -> None:
     """Apply the model in run folder RUN to new data; one JSON line per input.
 
-    INPUT is, for a text model, a text, a file (.txt: one text a line; CSV, TSV, JSONL, Parquet: the recipe's columns),
-    or - for lines of standard input; for images and speech, a file, a folder of them, or a table with a column of
-    paths. Files are read in pieces and may be larger than memory; recordings may last hours.
+    INPUT is, for a text model, a text, a file (.txt: one text a line; tables: the recipe's columns), or - for lines of
+    standard input; for images and speech, a file, a folder of them, a pattern, or a table with a column of paths. What
+    exists is taken as a file, unless --text is given. Files are read in pieces and may be larger than memory;
+    recordings may last hours.
+
+    An answer starts with the input's id (its number, or the table's column of that name), path and row, counted from 0.
+    An input that cannot be answered is named on standard error and has an `error` in its place; the exit code is 3
+    then, or 2, and nothing is written, if no input at all can be answered.
 
     \b
     sft-hf predict runs/text "oil prices rose again"
-    sft-hf predict runs/text new.csv --output predictions.jsonl
+    sft-hf predict runs/text new.csv --output predictions.csv --probabilities
     sft-hf predict runs/image photos/ --output labels.txt
     sft-hf predict runs/speech meeting.mp3 --output meeting.srt
     """
     with importing():
-        from sft_hf.inference import predict_inputs
-    from sft_hf.prediction_files import SUBTITLES, format_of, refuse_to_replace, write_predictions
+        from sft_hf.inference import answers
+    from sft_hf.prediction_files import SUBTITLES, Tally, format_of, refuse_to_replace, write_predictions
 
     refuse_to_replace(inputs, output)
     kind = format_of(output, kind or ("json" if wants_json() and output is None else None))
     settings: dict[str, Any] = {"predict_window": window} if window else {}
     if timestamps or kind in SUBTITLES:
         settings["timestamps"] = True
-    options: dict[str, Any] = {"mixed_precision": mixed_precision, "trust_remote_code": trust_remote_code}
-    rows = predict_inputs(run, inputs, batch_size=batch_size, **options, **settings)
-    write_predictions(rows, output, kind)
+    given = [sys.stdin if value == "-" and not literal else value for value in inputs]
+    rows = answers(
+        run,
+        given,
+        literal=literal,
+        probabilities=probabilities,
+        batch_size=batch_size,
+        mixed_precision=mixed_precision,
+        trust_remote_code=trust_remote_code,
+        **settings,
+    )
+    tally = Tally(in_output=kind not in ("txt", *SUBTITLES))
+    write_predictions(tally.counted(rows), output, kind)
+    if output is not None and wants_json():
+        answer({"output": output, "answered": tally.answered, "failed": tally.failed}, "")
+    elif output is not None:
+        log.info("predictions: %s", output)
+    if tally.failed:
+        log.warning("%s", tally.summary())
+        click.get_current_context().exit(SOME_FAILED)
     typed = for_shell(run)
     if output is None:
         suggest(f"the same on a file: sft-hf predict {typed} FILE --output predictions.jsonl")
-    elif wants_json():
-        answer({"output": output}, "")
     else:
-        log.info("predictions: %s", output)
         suggest(f"sft-hf report {typed}    or    sft-hf push {typed} REPO_ID")
 
 

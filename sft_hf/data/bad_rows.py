@@ -36,7 +36,7 @@ class BadRows:
         more = f"; and {self.count - LISTED} more" if self.count > LISTED else ""
         notes.append(
             f"{self.where}: {self.count} of {self.total + self.count} rows skipped (data.on_bad_row): "
-            f"{'; '.join(self._problems)}{more}"
+            f"{'; '.join(problem.partition(';')[0] for problem in self._problems)}{more}"
         )
 
     def refusal(self) -> str:

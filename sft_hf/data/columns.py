@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 READ_BATCH = 10_000  # rows
+FEW = 500  # rows whose pictures may be in memory together
 
 
 def column_values(split: Dataset, name: str) -> Iterator[Any]:
@@ -16,6 +17,24 @@ def column_values(split: Dataset, name: str) -> Iterator[Any]:
     view = split.with_format(None).select_columns([name])
     for start in range(0, len(view), READ_BATCH):
         yield from view[start : start + READ_BATCH][name]
+
+
+def texts_or_paths(split: Dataset, name: str) -> Iterator[str | None]:
+    """Yield what a column holds of each row that can be written down: its text, or the path of its file, if it has any.
+
+    The bytes of pictures and recordings are not read.
+    """
+    import pyarrow as pa  # as `datasets`, which has been imported by whoever has a data set
+    import pyarrow.compute as pc
+
+    view = split.with_format("arrow").select_columns([name])
+    for start in range(0, len(view), FEW):
+        column = view[start : start + FEW][name]
+        if pa.types.is_struct(column.type):
+            fields = [column.type.field(index).name for index in range(column.type.num_fields)]
+            column = pc.struct_field(column, "path") if "path" in fields else pa.nulls(len(column))
+        held = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+        yield from column.to_pylist() if held else [None] * len(column)
 
 
 class Column(Sequence[Any]):

@@ -69,7 +69,7 @@ class _Reader:
         lines = self._lines.fresh()
         reader = csv.reader(lines, delimiter=self.delimiter, strict=True, **quoting_options(self.quoting))
         if self.names:
-            self._use_header(_check_names(self.path, list(self.names), self.table.columns))
+            self._use_header(_check_names(self.path, list(self.names), self.table.needed))
         width, several = len(self.header), 0
         while True:
             before = reader.line_num
@@ -84,7 +84,7 @@ class _Reader:
                 fields = lines.restored(fields)
             if not width:
                 if any(field.strip() for field in fields):
-                    self._use_header(_header(self.path, fields, self.table.columns))
+                    self._use_header(_header(self.path, fields, self.table.needed))
                     width = len(self.header)
                 continue
             if len(fields) != width:

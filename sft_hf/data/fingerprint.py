@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft_hf.data.columns import column_values
-from sft_hf.data.loading import ROW_ID
+from sft_hf.data.roles import ROW_ID
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -41,6 +41,9 @@ def fingerprint(split: Dataset, columns: Sequence[str], files: Sequence[str] = (
 def _file(value: Any) -> Any:
     """What counts of a cell that names a file or holds its bytes."""
     if isinstance(value, dict):
+        part = value.get("start"), value.get("end")
+        if part != (None, None):
+            return _file({**value, "start": None, "end": None}), part
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):
         return len(value), hashlib.sha256(value).hexdigest()

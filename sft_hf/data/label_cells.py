@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,13 +13,18 @@ from sft_hf.data.label_values import is_missing
 LOOK_AT = 100  # rows of a stream that tell what the labels of all are
 
 
-def hashable(value: Any) -> Any:
-    """Return a key that only the same value has: 1, 1.0 and true are three values."""
+def _key(value: Any) -> Any:
+    """Return what only the same value has: 1, 1.0 and true are three values."""
+    if isinstance(value, str):
+        return value
     if isinstance(value, list):
-        return tuple(map(hashable, value))
-    if isinstance(value, dict):
-        return repr(value)
-    return type(value), value
+        try:
+            key = tuple(value), tuple(map(type, value))
+            hash(key)
+        except TypeError:  # lists or mappings inside
+            return list, repr(value)
+        return key
+    return (dict, repr(value)) if isinstance(value, dict) else (type(value), value)
 
 
 @dataclass(frozen=True)
@@ -55,10 +61,19 @@ class Cells:
         return self.declared[value] if number and self.declared is not None else value
 
     @cached_property
+    def keys(self) -> list[Any]:
+        """For each row what all rows with the same value have in common."""
+        return [_key(value) for value in self.values]
+
+    @cached_property
+    def first(self) -> dict[Any, int]:
+        """The first row with each key, in this order."""
+        last_to_first = dict(zip(reversed(self.keys), range(len(self.keys) - 1, -1, -1), strict=True))
+        return dict(sorted(last_to_first.items(), key=lambda item: item[1]))
+
+    @cached_property
     def distinct(self) -> list[tuple[Any, int, int]]:
         """The values that are not missing, in the order of their first appearance: value, first index, how often."""
-        found: dict[Any, list[Any]] = {}
-        for index, value in enumerate(self.values):
-            if not is_missing(value):
-                found.setdefault(hashable(value), [value, index, 0])[2] += 1
-        return [(value, index, count) for value, index, count in found.values()]
+        counts = Counter(self.keys)
+        found = [(self.values[index], index, counts[key]) for key, index in self.first.items()]
+        return [entry for entry in found if not is_missing(entry[0])]

@@ -68,7 +68,7 @@ def joined_labels(
         f"{train.place(index)}: {value!r:.60} looks like several labels in one text, and its parts occur in other rows "
         f"too; if so, set data.label_separator: {found}"
     )
-    if found in _CERTAIN:
+    if found in _CERTAIN or label_names is not None:
         raise DataError(f"{text}; task.problem_type: single_label_classification takes each text as one label")
     return [Finding("warning", f"{text} (now each of the {len(names)} different texts is a label)")]
 

@@ -155,8 +155,10 @@ def decide(cells: Mapping[str, Cells], data: DataSection, kind: str) -> tuple[La
     """
     train = cells["train"]
     columns = train.sources if len(train.sources) > 1 else ()
-    if kind == "regression":
-        return LabelReading("numbers", bool(columns), columns=columns), []
+    if kind == "regression":  # -1 is a number like any other, unless it is all that test has
+        test = cells["test"].values if "test" in cells else []
+        hidden = len(test) > 0 and all(map(is_hidden, test)) and not any(map(is_hidden, train.values))
+        return LabelReading("numbers", bool(columns), columns=columns, hidden=hidden), []
     reading, findings = _form(train, data, kind)
     findings += composed_names(cells.values())
     known = [normal(name) for name in data.label_names or train.declared or ()]
@@ -211,10 +213,10 @@ def _form(train: Cells, data: DataSection, kind: str) -> tuple[LabelReading, lis
     if len(train.sources) > 1:
         names = _names_for(data.label_names, train, len(train.sources), "columns") or train.sources
         return LabelReading("columns", not single, names=tuple(names), columns=train.sources), []
-    if data.label_separator is not None:
+    texts = [(value, index) for value, index, _ in train.distinct if isinstance(value, str)]
+    if data.label_separator is not None and not (texts and are_vectors(texts, data)):
         _refuse_separator(train, single)
         return LabelReading("joined", True, separator=data.label_separator), []
-    texts = [(value, index) for value, index, _ in train.distinct if isinstance(value, str)]
     lists = [parse_list(value) is not None for value, _ in texts]
     is_list = train.is_list or (bool(train.distinct) and all(isinstance(value, list) for value, _, _ in train.distinct))
     if not is_list and not texts:

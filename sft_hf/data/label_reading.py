@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sft_hf.data.columns import column_values
-from sft_hf.data.label_cells import LOOK_AT, Cells, hashable
+from sft_hf.data.label_cells import LOOK_AT, Cells
 from sft_hf.data.label_forms import LabelReading, decide
 from sft_hf.data.label_values import exact_name, is_hidden, name_of
-from sft_hf.data.loading import ROW_ID, Splits
 from sft_hf.data.preflight import EXAMPLES, Finding
+from sft_hf.data.roles import ROW_ID, Splits
 from sft_hf.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -141,23 +141,18 @@ def _read_split(
 
 def _read(cells: Cells, reading: LabelReading, role: str) -> _Read:
     """Read a split's cells, each distinct one once. Raises DataError naming the row."""
-    known: dict[Any, tuple[Any, bool]] = {}
-    read = _Read([], [], changed=bool(reading.columns))
-    as_it_is = reading.form == "numbers"
-    for index, value in enumerate(cells.values):
-        key = hashable(value)
-        if key not in known:
-            try:
-                label = None if reading.hides(value, role) else reading.read(value, cells.declared)
-            except DataError as error:
-                raise DataError(f"{cells.place(index)}: {error}") from None
-            known[key] = label, not as_it_is and not _same(value, label, cells.declared)
-        label, changed = known[key]
-        read.labels.append(label)
-        read.changed |= changed
-        if label is None:
-            read.missing.append(index)
-    return read
+    known: dict[Any, Any] = {}
+    changed = bool(reading.columns)
+    for key, index in cells.first.items():
+        value = cells.values[index]
+        try:
+            label = None if reading.hides(value, role) else reading.read(value, cells.declared)
+        except DataError as error:
+            raise DataError(f"{cells.place(index)}: {error}") from None
+        known[key] = label
+        changed |= reading.form != "numbers" and not _same(value, label, cells.declared)
+    labels = [known[key] for key in cells.keys]
+    return _Read(labels, [index for index, label in enumerate(labels) if label is None], changed)
 
 
 def _same(value: Any, label: Any, declared: Sequence[str] | None) -> bool:

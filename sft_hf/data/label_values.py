@@ -18,7 +18,7 @@ from sft_hf.errors import DataError
 
 INTEGER = re.compile(r"[+-]?[0-9]{1,300}")  # Python reads no more than 4300 digits
 WHOLE = re.compile(r"([+-]?[0-9]{1,300})(?:\.0*)?")
-NUMBER = re.compile(r"[+-]?(?:[0-9]{1,300}\.?[0-9]{0,300}|\.[0-9]{1,300})(?:[eE][+-]?[0-9]{1,3})?")
+NUMBER = re.compile(r"[+-]?(?:[0-9]{1,300}(?:\.[0-9]{0,300})?|\.[0-9]{1,300})(?:[eE][+-]?[0-9]{1,3})?")
 DECIMAL_COMMA = re.compile(r"[+-]?[0-9]{1,12},[0-9]{1,12}")
 
 SEPARATORS = {"comma": ",", "semicolon": ";", "bar": "|", "slash": "/", "plus": "+", "space": None}
@@ -120,7 +120,7 @@ def is_fraction(value: Any) -> bool:
     """Whether a value is a number, or the text of one, that is not whole."""
     if isinstance(value, str):
         text = value.strip()
-        return bool(NUMBER.fullmatch(text)) and not WHOLE.fullmatch(text)
+        return bool(NUMBER.fullmatch(text)) and not WHOLE.fullmatch(text) and not float(text).is_integer()
     return isinstance(value, (float, Decimal)) and math.isfinite(value) and value != int(value)
 
 

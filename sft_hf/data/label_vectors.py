@@ -49,6 +49,16 @@ def indicator_length(train: Cells, data: DataSection) -> int | None:
     lengths = {len(items) for items, _ in rows}
     if flags and None not in flags and len(lengths) == 1 and min(lengths) > 1:
         return min(lengths)
+    if (
+        len(lengths) == 1
+        and min(lengths) > 1
+        and all(flag(item) is not None or item == -1 for row in rows for item in row[0])
+    ):
+        index = next(index for items, index in rows if -1 in items)
+        raise DataError(
+            f"{train.place(index)}: the list has a -1 among 0 and 1; write 0 or 1 for each label; "
+            "if the lists hold class numbers, set data.label_lists: labels"
+        )
     if data.label_lists == "indicators":
         for items, index in rows:
             if None in map(flag, items) or len(items) != len(rows[0][0]) or len(items) < 2:

@@ -14,18 +14,21 @@ if TYPE_CHECKING:
 HISTOGRAM_BARS = 20
 
 
-def data_overview(task: Task[Any], examples: Mapping[str, Examples], findings: Sequence[Finding]) -> dict[str, Any]:
+def data_overview(
+    task: Task[Any], examples: Mapping[str, Examples], findings: Sequence[Finding], notes: Sequence[str] = ()
+) -> dict[str, Any]:
     """Return `splits`, `findings` and `notes` of metrics.json, as plain data.
 
     Args:
         task: fitted.
         examples: prepared rows by role; a stream's training rows are not among them.
         findings: see `sft_hf.run_inputs.data_findings`.
+        notes: on how the data were read, and what was left out; see `Splits`.
     """
     return {
         "splits": {role: _split(task, rows) for role, rows in examples.items()},
         "findings": [{"level": finding.level, "text": finding.text} for finding in findings],
-        "notes": [note for rows in examples.values() for note in rows.notes],
+        "notes": [*notes, *(note for rows in examples.values() for note in rows.notes)],
     }
 
 
@@ -38,6 +41,8 @@ def _split(task: Task[Any], rows: Examples) -> dict[str, Any]:
         return result | {"unlabelled": True}
     if (counts := task.label_counts(rows.references)) is not None:
         result["labels"] = counts
+    if len(rows) and (spread := task.target_spread(rows.references)) is not None:
+        result["targets"] = spread
     return result
 
 

@@ -8,6 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from sft_hf.data.columns import column_values
@@ -74,8 +75,9 @@ def _contradictions(keys: list[Any], train: Dataset, label: str) -> list[Finding
     seen: dict[Any, tuple[int, str]] = {}
     found: dict[Any, tuple[int, int]] = {}
     for row, (key, value) in enumerate(zip(keys, column_values(train, label), strict=True)):
-        first = seen.setdefault(key, (row, repr(value)))
-        if key is not None and first[1] != repr(value):
+        shown = unicodedata.normalize("NFC", repr(value))
+        first = seen.setdefault(key, (row, shown))
+        if key is not None and first[1] != shown:
             found.setdefault(key, (first[0], row))
     if not found:
         return []
@@ -93,7 +95,7 @@ def _contradictions(keys: list[Any], train: Dataset, label: str) -> list[Finding
 
 def _number(split: Dataset, row: int) -> int:
     """The position of a row in its source, counted from 0."""
-    from sft_hf.data.loading import ROW_ID  # with `datasets`: half a second, which `predict` need not wait for
+    from sft_hf.data.roles import ROW_ID  # with `datasets`: half a second, which `predict` need not wait for
 
     return int(split[row][ROW_ID]) if ROW_ID in split.column_names else row
 
@@ -140,6 +142,12 @@ def _held(value: Any) -> Any:
     return value.get("bytes") or value.get("path") if isinstance(value, dict) else value
 
 
+def _part(value: Any) -> bytes:
+    """The part of a file that a cell means, where it is not the whole file."""
+    start, end = (value.get("start"), value.get("end")) if isinstance(value, dict) else (None, None)
+    return b"" if start is None and end is None else repr((start, end)).encode()
+
+
 def _size(value: Any) -> int | None:
     value = _held(value)
     if isinstance(value, bytes):
@@ -151,15 +159,22 @@ def _size(value: Any) -> int | None:
 
 
 def _digest(value: Any) -> bytes | None:
-    value = _held(value)
-    digest = hashlib.blake2b(digest_size=16)
-    if isinstance(value, bytes):
-        digest.update(value)
-        return digest.digest()
+    held = _held(value)
     try:
-        with open(value, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        content = (
+            hashlib.blake2b(held, digest_size=16).digest()
+            if isinstance(held, bytes)
+            else _file_digest(held, os.stat(held).st_mtime_ns)
+        )
     except OSError:
         return None
+    return hashlib.blake2b(content + _part(value), digest_size=16).digest()
+
+
+@lru_cache(maxsize=1024)  # many rows may be parts of one file
+def _file_digest(path: str, changed: int) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.digest()

@@ -16,6 +16,8 @@ from sft_hf.data import media
 from sft_hf.data.file_paths import FilePaths, resolved_paths
 from sft_hf.data.files import iter_rows, read_table, table_features, table_options
 from sft_hf.data.hub import Data
+from sft_hf.data.segments import segment_names, with_segments
+from sft_hf.data.speech_layouts.nemo import manifest_names
 from sft_hf.errors import DataError
 
 if TYPE_CHECKING:
@@ -39,17 +41,25 @@ def read_parts(paths: list[Path], section: DataSection, role: str, wanted: Wante
     """
     options, files = table_options(section), wanted.files
     if section.streaming and role == "train":
-        features = [_name_features(_features(path, wanted, options), files) for path in paths]
+        if reads_recordings(section, files):
+            _refuse_segments(paths[0], section, options)
+        features = [_name_features(_features(path, wanted, options), section, files) for path in paths]
         if any(other != features[0] for other in features):
             raise DataError(f"{paths[0]} and its other parts differ in their columns; one split needs the same in all")
         fixes = (section.file_prefix, section.file_suffix)
+        first = next(iter_rows(paths[0], batch_size=1, **options), {})
         names = {"paths": [str(path) for path in paths], "options": options, "wanted": wanted, "fixes": fixes}
+        names["other"] = _other_names(list(first), section, files)
         return media.undecoded(IterableDataset.from_generator(_stream, features=features[0], gen_kwargs=names))
     parts = []
     for path in paths:
         resolver = FilePaths(path, section.file_prefix, section.file_suffix)
-        table = media.undecoded(_name_files(_read(path, wanted, options, notes), files))
-        parts.append(resolved_paths(table, files, resolver))
+        table = media.undecoded(_name_files(_read(path, wanted, options, notes), section, files))
+        table = resolved_paths(table, files, resolver)
+        if reads_recordings(section, files):
+            table, said = with_segments(table, section.audio_column, section, path.name)
+            notes += said
+        parts.append(table)
         notes += resolver.notes()
     for path, part in zip(paths, parts, strict=True):
         if set(part.column_names) != set(parts[0].column_names):
@@ -82,25 +92,47 @@ def _features(path: Path, wanted: Wanted, options: Mapping[str, Any]) -> dataset
     return table_features(path, **options)
 
 
-def _name_files(table: Dataset, files: Sequence[str]) -> Dataset:
-    return table.rename_columns(media.file_column(table.column_names, files))
+def reads_recordings(section: DataSection, files: Sequence[str]) -> bool:
+    """Whether the columns of files are recordings."""
+    return bool(files) and section.audio_column in files and section.image_column not in files
 
 
-def _name_features(features: datasets.Features | None, files: Sequence[str]) -> datasets.Features | None:
+def _other_names(names: Sequence[str], section: DataSection, files: Sequence[str]) -> dict[str, str]:
+    """Return {as it is called: as it should be called} of the columns of a table that tasks know by another name."""
+    manifest = manifest_names(names, section) if reads_recordings(section, files) else {}
+    return manifest or media.file_column(names, files)
+
+
+def _name_files(table: Dataset, section: DataSection, files: Sequence[str]) -> Dataset:
+    return table.rename_columns(_other_names(table.column_names, section, files))
+
+
+def _name_features(
+    features: datasets.Features | None, section: DataSection, files: Sequence[str]
+) -> datasets.Features | None:
     if features is None:
         return None
-    other = media.file_column(features, files)
+    other = _other_names(list(features), section, files)
     return datasets.Features({other.get(name, name): feature for name, feature in features.items()})
 
 
+def _refuse_segments(path: Path, section: DataSection, options: dict[str, Any]) -> None:
+    """Parts of recordings are no stream: what is read as it comes would be the whole recording for each of them."""
+    columns = list(next(iter_rows(path, batch_size=1, **options), {}))
+    if found := segment_names(columns, section, path.name):
+        raise DataError(
+            f"{path}: data.streaming does not read parts of recordings (column {found[0]!r}); set data.streaming: "
+            "false, or data.segment_columns: none if each file is one row"
+        )
+
+
 def _stream(
-    paths: list[str], options: dict[str, Any], wanted: Wanted, fixes: tuple[str, str]
+    paths: list[str], options: dict[str, Any], wanted: Wanted, fixes: tuple[str, str], other: dict[str, str]
 ) -> Iterator[dict[str, Any]]:
     for path in paths:
         notes: list[str] = []
         resolver = FilePaths(Path(path), *fixes)
         for batch in iter_rows(path, keep=wanted.keep, notes=notes, **options):
-            other = media.file_column(batch, wanted.files)
             batch = {other.get(name, name): values for name, values in batch.items()}
             names = list(batch)
             for column in set(wanted.files) & set(names):

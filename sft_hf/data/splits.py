@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datasets import Dataset, IterableDataset
 
+from sft_hf.data.groups import refuse_crossing, split_by_groups
 from sft_hf.data.labels import is_multi_label
-from sft_hf.data.loading import Splits
-from sft_hf.data.split_choice import ROLES
+from sft_hf.data.roles import ROLES, Splits
 from sft_hf.errors import DataError
 
 if TYPE_CHECKING:
@@ -46,14 +46,19 @@ def stratified_split(
     return np.setdiff1d(np.arange(n, dtype=np.int64), held_out), held_out
 
 
-def fill_missing_splits(splits: Splits, section: DataSection) -> Splits:
+def fill_missing_splits(
+    splits: Splits, section: DataSection, strata: Callable[[Dataset], Sequence[Hashable] | None] | None = None
+) -> Splits:
     """Hold validation and test out of train where there are none and the section wants them.
 
-    The fractions are of train as it came; test is drawn first. What exists is never touched.
+    The fractions are of train as it came; test is drawn first. What exists is never touched. `strata` gives the groups
+    from which rows are held out alike (None: at random); by default rows with the same label are a group.
     Raises DataError if a part would be empty or train be left with fewer than two rows, and for a stream that has no
-    validation split.
+    validation split; with data.split_by, if given splits share values of that column.
     """
     by_role, where, notes = dict(splits.by_role), dict(splits.where), list(splits.notes)
+    if section.split_by:
+        refuse_crossing({role: data for role, data in by_role.items() if isinstance(data, Dataset)}, section.split_by)
     train = by_role["train"]
     total = len(train) if isinstance(train, Dataset) else 0
     for role in ("test", "validation"):
@@ -71,9 +76,18 @@ def fill_missing_splits(splits: Splits, section: DataSection) -> Splits:
                 f"{len(train) - count}, and {role} needs one row and train two; change data.{role}_fraction "
                 f"({fraction:g}; 0 for none), or give a {role} split"
             )
-        labels = _labels(train, section.target_column)
+        labels = label_groups(train, section.target_column) if strata is None else strata(train)
         seed = (section.split_seed, _HOLD_OUT_STREAM[role])
-        kept, held_out = stratified_split(labels, len(train), count / len(train), seed)
+        if section.split_by:
+            values = train.with_format(None)[section.split_by][:]
+            kept, held_out = split_by_groups(values, labels, count, seed)
+            if not len(held_out):
+                raise DataError(
+                    f"{where['train']}: no value of {section.split_by!r} (data.split_by) can be held out for {role}: "
+                    f"train needs one, and a row of each label; give a {role} split, or set data.{role}_fraction: 0"
+                )
+        else:
+            kept, held_out = stratified_split(labels, len(train), count / len(train), seed)
         if not len(held_out):
             raise DataError(
                 f"{where['train']}: no label has two rows, so none can be held out for {role}; check "
@@ -82,6 +96,9 @@ def fill_missing_splits(splits: Splits, section: DataSection) -> Splits:
         by_role["train"], by_role[role] = train.select(kept), train.select(held_out)
         where[role] = f"{where['train']} (held out for {role})"
         manner = "at random" if labels is None else "stratified"
+        if section.split_by:
+            count = len(set(map(str, by_role[role].with_format(None)[section.split_by])))
+            manner = f"all rows of {count} values of {section.split_by!r}"
         notes.append(
             f"{role}: {len(held_out)} rows held out of train ({100 * fraction:g} %, {manner}, split_seed "
             f"{section.split_seed}), because the data set has none"
@@ -121,12 +138,12 @@ def limit_rows(dataset: Dataset, limit: int | None, seed: Seed, label_column: st
     """
     if limit is None or limit >= len(dataset):
         return dataset
-    groups = _groups(_labels(dataset, label_column), len(dataset))
+    groups = _groups(label_groups(dataset, label_column), len(dataset))
     return dataset.select(_draw(groups, len(dataset), limit, seed, leave=0))
 
 
-def _labels(dataset: Dataset, column: str | None) -> list[Any] | None:
-    """One hashable label per row; None where there is no such column or it holds lists."""
+def label_groups(dataset: Dataset, column: str | None) -> list[Any] | None:
+    """Return one hashable label per row; None where there is no such column or it holds lists."""
     if column is None or column not in dataset.column_names or is_multi_label(dataset, column):
         return None
     return dataset.with_format(None)[column][:]

@@ -61,6 +61,11 @@ class Table:
         """The ending that tells the format, in lower case; "" where there is none."""
         return plain_name(self.path).suffix.lower()
 
+    @property
+    def needed(self) -> Sequence[str] | None:
+        """The columns that somebody asked for; None: all that there are."""
+        return self.keep if self.columns is None else self.columns
+
     def kept(self, names: Sequence[str]) -> list[str]:
         """Return the columns to read of all those of the file. Raises DataError for one that is missing."""
         require_names(self.path, self.columns, names)

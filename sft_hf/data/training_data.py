@@ -11,7 +11,7 @@ import numpy as np
 from datasets import Dataset, Features, Value
 
 from sft_hf.data.batching import Window, plan_epoch
-from sft_hf.data.loading import ROW_ID
+from sft_hf.data.roles import ROW_ID
 from sft_hf.errors import DataError
 
 if TYPE_CHECKING:

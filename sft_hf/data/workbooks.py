@@ -50,7 +50,7 @@ def _header_and_rows(table: Table) -> tuple[list[str], list[list[str]]]:
     header = list(names) if names else rows.pop(0)
     if rows and rows[0] == header:
         rows.pop(0)  # a header after all
-    return named_header(table.path, header, table.columns or table.keep), rows[table.options.skip_lines :]
+    return named_header(table.path, header, table.needed), rows[table.options.skip_lines :]
 
 
 def _choose(table: Table, sheets: dict[str, list[list[str]]]) -> tuple[str, list[list[str]]]:
@@ -64,8 +64,8 @@ def _choose(table: Table, sheets: dict[str, list[list[str]]]) -> tuple[str, list
     if not filled:
         raise DataError(f"{table.path}: is empty")
     columns = set(table.keep or table.columns or ())
-    fitting = [name for name in filled if columns <= set(sheets[name][0])] or filled
-    chosen = fitting[0]
+    fitting = [name for name in filled if columns and columns <= set(sheets[name][0])]
+    chosen = (fitting or [name for name in filled if len(sheets[name]) > 1] or filled)[0]
     if len(filled) > 1:
         others = ", ".join(repr(name) for name in filled if name != chosen)
         table.notes.append(f"{table.path.name}: sheet {chosen!r} is read, and not {others} (data.sheet chooses)")

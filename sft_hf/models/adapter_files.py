@@ -51,11 +51,16 @@ class Adapter:
             size = {"vocab_size": base.config.vocab_size}
         elif kind.endswith("Classification"):
             size = {"num_labels": base.config.num_labels}
+        own = {}
+        if is_own(base):
+            own = {"module": type(base).__module__}
+            size["pooling"] = base.config.pooling
         return {
             "peft_type": self.wrapper.peft_config["default"].peft_type.value,
             "output": self.output,
             "architecture": kind,
             "head": {**size, "ignore_mismatched_sizes": True} if size else {},
+            **own,
         }
 
     def finish(self, model: Any) -> Any:
@@ -84,6 +89,8 @@ class Adapter:
         data = {**config.to_dict(), "inference_mode": True}
         if not name_base:
             data["base_model_name_or_path"] = None
+        if is_own(self.wrapper.get_base_model()):
+            data |= _full_names(self.wrapper, data)
         plain = {key: sorted(value) if isinstance(value, set) else value for key, value in data.items()}
         (folder / CONFIG).write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         save_file(self.tensors, folder / WEIGHTS, metadata={"format": "pt"})
@@ -98,6 +105,26 @@ class Adapter:
         # A local path would be refused when the folder is opened, and says nothing elsewhere: the recipe has it.
         hub = self.wrapper.peft_config["default"].revision is not None
         self.save(folder, name_base=hub)
+
+
+def is_own(base: Any) -> bool:
+    """Whether a model's class is of this package: Transformers would open the checkpoint with another one."""
+    return type(base).__module__.startswith("sft_hf.")
+
+
+def _full_names(wrapper: Any, data: dict[str, Any]) -> dict[str, Any]:
+    """The adapted modules by their full names, which a class of Transformers does not have: PEFT refuses that one.
+
+    By the ends of names it would put the adapter in, find none of its weights, and answer with random ones.
+    """
+    names = sorted(getattr(wrapper.base_model, "targeted_module_names", []))
+    if not names or not data.get("target_modules"):
+        return {}
+    found: dict[str, Any] = {"target_modules": names}
+    if inner := data.get("feedforward_modules"):  # of IA3
+        ends = tuple(f".{name}" for name in ([inner] if isinstance(inner, str) else inner))
+        found["feedforward_modules"] = [name for name in names if f".{name}".endswith(ends)]
+    return found
 
 
 def savable(model: Any, adapter: Adapter | None) -> Any:

@@ -32,6 +32,7 @@ from sft_hf.errors import RecipeError, SftError, did_you_mean
 from sft_hf.freezing import backbone_names
 from sft_hf.models.adapter_files import Adapter
 from sft_hf.models.adapter_settings import adapter_config, output_of
+from sft_hf.models.token_limits import configured_limit, smallest_table
 
 if TYPE_CHECKING:
     from sft_hf.recipe import Recipe
@@ -133,7 +134,7 @@ def _refuse_models(model: Any, config: Any, recipe: Recipe) -> None:
                 f"peft.peft_type: {kind} needs a model that takes a cache of keys and values, which "
                 f"{type(model).__name__} does not; take LORA, or PROMPT_TUNING"
             )
-    limit, tokens = getattr(model.config, "max_position_embeddings", None), config.num_virtual_tokens or 0
+    limit, tokens = smallest_table(model) or configured_limit(model.config), config.num_virtual_tokens or 0
     longest = getattr(recipe.task, "max_length", None) or 512
     if limit and min(longest, limit) + tokens > limit:
         raise RecipeError(

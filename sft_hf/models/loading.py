@@ -117,6 +117,12 @@ def pin(source: Source) -> Source:
     return pinned
 
 
+def refuse_adapter(source: Source) -> None:
+    """Raise CheckpointError for a local folder that holds an adapter."""
+    if source.path is not None and (source.path / ADAPTER).is_file():
+        raise _no_checkpoint(source)
+
+
 def _no_checkpoint(source: Source) -> CheckpointError:
     return CheckpointError(
         f"{source.name}: holds an adapter ({ADAPTER}), which changes another checkpoint; give that one, or merge the "
@@ -143,11 +149,12 @@ def opens(auto_class: Any, config: PretrainedConfig, source: Source) -> bool:
 
 def apply_overrides(config: PretrainedConfig, section: ModelSection, head: dict[str, Any]) -> None:
     """Change a config as `model.config_overrides` and the head say. Raises RecipeError for a field it has not."""
+    inner = config.get_text_config()  # of a `sentence_encoder`, and of models for texts and pictures
     for key, value in section.config_overrides.items():
-        if not hasattr(config, key):
+        if not hasattr(config, key) and not hasattr(inner, key):
             hint = did_you_mean(key, [name for name in config.to_dict() if not name.startswith("_")], limit=40)
             raise RecipeError(f"model.config_overrides.{key}: {config.model_type} has no such field; {hint}")
-        setattr(config, key, value)
+        setattr(config if key in vars(config) or not hasattr(inner, key) else inner, key, value)
     for key, value in head.items():
         setattr(config, key, value)
 
@@ -168,8 +175,7 @@ def load_pretrained(
         RecipeError: an override names no field of this config.
         CheckpointError: the weights cannot be read, or are those of another architecture, or of an adapter.
     """
-    if source.path is not None and (source.path / ADAPTER).is_file():
-        raise _no_checkpoint(source)
+    refuse_adapter(source)
     before = image_inputs.before_overrides(config, section.config_overrides)
     apply_overrides(config, section, head)
 

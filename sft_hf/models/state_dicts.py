@@ -112,7 +112,7 @@ def load_from_state_dict(
     with torch.no_grad():
         for name, theirs in chosen.items():
             target[name].copy_(tensors[theirs])
-    log.info("%s: %d of %d tensors taken, matched by %s", source.path.name, len(chosen), len(target), how)
+    log.info("%s: has %d of the model's %d weights, found by %s", source.path.name, len(chosen), len(target), how)
     if missing:
         log.info("new weights, to be learned: %s", ", ".join(missing))
     note_new_weights(model, [f"timm_model.{name}" if inner is not model else name for name in missing])
@@ -133,7 +133,7 @@ def match(
         prefix: what the names of one side may have in front of those of the other ("vit.").
 
     Returns:
-        {name in target: name in tensors}, and how it was decided: "name", or "order and shape".
+        {name in target: name in tensors}, and by what: "name", or "order and shape".
     """
     found: dict[str, str] = {}
     for name, tensor in target.items():

@@ -180,7 +180,7 @@ class Backbone(nn.Module):
 
 
 class WordEmbeddingsForSequenceClassification(PreTrainedModel):
-    """One label per text or, with problem_type multi_label_classification, any number."""
+    """One label per text, any number of them (problem_type multi_label_classification), or numbers (regression)."""
 
     config_class = WordEmbeddingsConfig
     base_model_prefix = "backbone"
@@ -249,6 +249,8 @@ class WordEmbeddingsForSequenceClassification(PreTrainedModel):
         loss = None
         if labels is not None and self.config.problem_type == "multi_label_classification":
             loss = functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+        elif labels is not None and self.config.problem_type == "regression":
+            loss = functional.mse_loss(logits, labels.to(logits.dtype).reshape(logits.shape))
         elif labels is not None:
             loss = functional.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 NO_BREAK = "\u00a0"
@@ -11,7 +11,9 @@ UNKNOWN = "\u2013"
 
 LOWER_IS_BETTER = frozenset(
     {"loss", "wer", "cer", "wer_normalized", "cer_normalized", "substitutions", "deletions", "insertions", "ece"}
+    | {"rmse", "mse", "mae", "standardized_rmse"}
 )
+REGRESSION = ("rmse", "mse", "mae", "standardized_rmse", "r2", "pearson", "spearman")
 
 _NAMES = {
     "accuracy": "Accuracy",
@@ -30,8 +32,16 @@ _NAMES = {
     "insertions": "Words added",
     "loss": "Loss",
     "ece": "Expected calibration error",
+    "rmse": "RMSE",
+    "mse": "MSE",
+    "mae": "MAE",
+    "standardized_rmse": "Standardized RMSE",
+    "r2": "R\u00b2",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
 }
-_NOT_PERCENT = ("loss", "threshold")
+_PROPER = ("rmse", "mse", "mae", "r2", "pearson", "spearman")  # written alike at the start of a sentence and inside
+_NOT_PERCENT = ("loss", "threshold", *REGRESSION)
 
 
 def metric_name(metric: str) -> str:
@@ -50,7 +60,7 @@ def metric_mention(metric: str) -> str:
     'micro-F1'
     """
     name = metric_name(metric)
-    return name[:1].lower() + name[1:]
+    return name if metric in _PROPER else name[:1].lower() + name[1:]
 
 
 def finite(value: Any) -> float | None:
@@ -109,6 +119,28 @@ def metric_value(metric: str, value: Any) -> str:
     return decimal(value) if metric in _NOT_PERCENT else percent(value)
 
 
+def metric_range(metric: str, pair: tuple[float, float] | None) -> str:
+    """Return an interval of a metric in the form of its value."""
+    return UNKNOWN if pair is None else f"{metric_value(metric, pair[0])} to {metric_value(metric, pair[1])}"
+
+
+def metric_axis(metric: str) -> Callable[[float], str]:
+    """Return what writes the values of a metric at an axis."""
+    return decimal if metric in _NOT_PERCENT else axis_percent
+
+
+def metric_difference(metric: str, value: float, *, unit: bool = True) -> str:
+    """Return a difference of two values of a metric: percentage points, or the plain number.
+
+    >>> metric_difference("accuracy", 0.0421), metric_difference("loss", 0.0421)
+    ('4.2 points', '0.0421')
+    """
+    if metric in _NOT_PERCENT:
+        return decimal(value)
+    digits = 1 if abs(value) >= 0.001 or value == 0 else 2
+    return f"{value * 100:.{digits}f}" + (" points" if unit else "")
+
+
 def count(value: Any) -> str:
     """Return a whole number with separators.
 
@@ -120,15 +152,15 @@ def count(value: Any) -> str:
 
 
 def decimal(value: Any, digits: int = 4) -> str:
-    """Return a number with so many significant digits, whole ones above 10,000, tiny ones as powers.
+    """Return a number with so many significant digits, whole ones where these do not suffice, tiny ones as powers.
 
-    >>> decimal(1.96557), decimal(0.0001499), decimal(120.0), decimal(2e-5)
-    ('1.966', '0.0001499', '120', '2e-05')
+    >>> decimal(1.96557), decimal(0.0001499), decimal(120.0), decimal(2e-5), decimal(6830.4, 3)
+    ('1.966', '0.0001499', '120', '2e-05', '6,830')
     """
     number = finite(value)
     if number is None:
         return UNKNOWN
-    return count(number) if abs(number) >= 10_000 else f"{number:.{digits}g}"
+    return count(number) if abs(number) >= min(10_000, 10**digits) else f"{number:.{digits}g}"
 
 
 def rows(number: Any, noun: str = "row") -> str:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +18,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import Wav2Vec2CTCTokenizer
 
+from sft_hf.speech.languages import change_case
+
+CASES = ("keep", "lower", "upper")
+UnicodeForm = Literal["NFC", "NFD"]
+FORMS: tuple[UnicodeForm, ...] = ("NFC", "NFD")
 WORD_DELIMITER = "|"
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", WORD_DELIMITER)
 """What every vocabulary starts with; `<pad>`, number 0, is the blank."""
@@ -39,17 +45,29 @@ def build_tokenizer(characters: Sequence[str]) -> Wav2Vec2CTCTokenizer:
         return Wav2Vec2CTCTokenizer(str(path), word_delimiter_token=WORD_DELIMITER)
 
 
-def choose_case(texts: Sequence[str], known: Iterable[str]) -> Callable[[str], str]:
-    """Return `str`, `str.lower` or `str.upper`: what leaves the fewest characters outside a vocabulary; else `str`."""
+def choose_case(texts: Sequence[str], known: Iterable[str], language: str | None = None) -> str:
+    """Return "keep", "lower" or "upper": the case that leaves the fewest characters outside a vocabulary; else "keep".
+
+    `language`: code of the language by whose rules letters change their case.
+    """
     vocabulary = set(known)
 
-    def unknown(change: Callable[[str], str]) -> int:
-        return sum(
-            character not in vocabulary and not character.isspace() for text in texts for character in change(text)
-        )
+    def unknown(case: str) -> int:
+        changed = (change_case(text, case, language) for text in texts)
+        return sum(character not in vocabulary and not character.isspace() for text in changed for character in text)
 
-    changes: tuple[Callable[[str], str], ...] = (str, str.lower, str.upper)
-    return min(changes, key=unknown)
+    return min(CASES, key=unknown)
+
+
+def choose_form(texts: Sequence[str], known: Iterable[str]) -> UnicodeForm:
+    """Return "NFC" or "NFD": the Unicode form that leaves fewer characters outside a vocabulary; else "NFC"."""
+    vocabulary = set(known)
+
+    def unknown(form: UnicodeForm) -> int:
+        changed = (unicodedata.normalize(form, text) for text in texts)
+        return sum(character not in vocabulary and not character.isspace() for text in changed for character in text)
+
+    return min(FORMS, key=unknown)
 
 
 def frames_needed(labels: Sequence[int]) -> int:

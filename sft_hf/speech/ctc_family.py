@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,9 @@ from transformers import AutoModelForCTC, AutoTokenizer
 from sft_hf.errors import CheckpointError, RecipeError
 from sft_hf.models.loading import load_pretrained, open_checkpoint, quiet_transformers
 from sft_hf.speech import ctc
-from sft_hf.speech.family import Family, mask_of, pad_rows
+from sft_hf.speech.family import MARKER, Family, mask_of, pad_rows
+from sft_hf.speech.languages import change_case
+from sft_hf.speech.normalization import nfc
 from sft_hf.speech.transcripts import Word
 
 if TYPE_CHECKING:
@@ -26,7 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sft_hf")
 
-CASES: dict[str, Callable[[str], str]] = {"keep": str, "lower": str.lower, "upper": str.upper}
+USUAL_MASK = 10  # time steps of a mask of SpecAugment's, where no checkpoint says otherwise
+_TOKEN = re.compile("|".join([MARKER.pattern, *map(re.escape, ctc.SPECIAL_TOKENS[:-1])]), re.IGNORECASE)
 
 
 class CtcFamily(Family):
@@ -34,14 +39,18 @@ class CtcFamily(Family):
 
     def __init__(self, config: PretrainedConfig, source: Source, settings: Any, trained: bool = False) -> None:
         super().__init__(config, source, settings, trained)
-        self.case: Callable[[str], str] = CASES.get(settings.text_case, str)
+        self.case = settings.text_case if settings.text_case in ctc.CASES else "keep"
+        self.form: ctc.UnicodeForm = "NFC"
         self.new_vocabulary = not trained and (settings.vocabulary == "train" or not _has_vocabulary(source))
         self.answers_untrained = not self.new_vocabulary
         if not self.new_vocabulary:
             self.tokenizer = open_checkpoint(AutoTokenizer, source, "tokenizer files")
         self._lengths = _output_lengths(config, source)
+        self._longest = 0.0
         # SpecAugment wants its masks to fit into the batch, and no batch may come out empty.
-        self._least = self._width_for(max(2, int(getattr(config, "mask_time_length", 0)) + 1))
+        masked = getattr(config, "mask_time_prob", 0) > 0
+        length = int(getattr(config, "mask_time_length", 0) or 0)
+        self._least = self._width_for(max(2, (length if masked else min(length, USUAL_MASK)) + 1))
 
     def output_length(self, width: int) -> int:
         """Return how many frames the model gives for an input of this length; 0 for one that is too short."""
@@ -59,35 +68,45 @@ class CtcFamily(Family):
 
     def learn_texts(self, texts: Iterable[str], built_from: str | None) -> None:
         """Build the vocabulary where there is none; else choose the letter case that it has."""
-        texts = [" ".join(text.split()) for text in texts]
+        texts = [" ".join(nfc(text).split()) for text in texts]
         if self.new_vocabulary:
             if built_from is None:
                 raise RecipeError(
                     "data.streaming: a vocabulary cannot be built from a stream; use a checkpoint that has one"
                 )
-            characters = ctc.characters_of(self.case(text) for text in texts)
+            spoken = texts if self.settings.special_tokens == "stop" else [_TOKEN.sub(" ", text) for text in texts]
+            characters = ctc.characters_of(map(self.write, spoken))
             self.tokenizer = ctc.build_tokenizer(characters)
             log.info("vocabulary: %d characters of %s: %s", len(characters), built_from, "".join(characters)[:200])
-        elif self.settings.text_case == "auto":
-            self.case = ctc.choose_case(texts, self.tokenizer.get_vocab())
-        if not self.new_vocabulary:
-            known = self.tokenizer.get_vocab()
-            lost = [character for character in ctc.characters_of(map(self.case, texts)) if character not in known]
-            if lost:
-                log.warning(
-                    "the checkpoint cannot write %d of the characters in the transcripts (%s); task.vocabulary: train "
-                    "builds a new vocabulary",
-                    len(lost),
-                    "".join(lost)[:60],
-                )
+            return
+        known = self.tokenizer.get_vocab()
+        if self.settings.text_case == "auto":
+            self.case = ctc.choose_case(texts, known, self.language)
+        self.form = ctc.choose_form([change_case(text, self.case, self.language) for text in texts], known)
+        lost = [character for character in ctc.characters_of(map(self.write, texts)) if character not in known]
+        if lost:
+            log.warning(
+                "the checkpoint cannot write %d of the characters in the transcripts (%s); task.vocabulary: train "
+                "builds a new vocabulary",
+                len(lost),
+                "".join(lost)[:60],
+            )
+
+    def learn_lengths(self, seconds: np.ndarray, labels: Sequence[list[int]]) -> list[str]:
+        """Remember how long the longest clip is, at its slowest."""
+        self._longest = float(seconds.max()) / min(self.settings.speed_factors)
+        return []
 
     def recall(self, config: Any) -> None:
-        """See `Family.recall`: the letter case."""
-        self.case = CASES.get(getattr(config, "transcript_case", ""), self.case)
+        """See `Family.recall`: letter case and Unicode form."""
+        case = getattr(config, "transcript_case", "")
+        self.case = case if case in ctc.CASES else self.case
+        form = getattr(config, "transcript_form", "")
+        self.form = form if form in ctc.FORMS else self.form
 
     def write(self, text: str) -> str:
-        """See `Family.write`: in the letter case that the vocabulary has."""
-        return self.case(super().write(text))
+        """See `Family.write`: in the letter case and the Unicode form that the vocabulary has."""
+        return unicodedata.normalize(self.form, change_case(super().write(text), self.case, self.language))
 
     def encode(self, text: str) -> list[int]:
         """See `Family.encode`."""
@@ -98,9 +117,10 @@ class CtcFamily(Family):
         frames, needed = self.output_length(int(len(features) / fastest)), ctc.frames_needed(labels)
         if frames >= needed:
             return None
+        at_speed = f" at {fastest:g} times its speed (task.speed_factors)" if fastest > 1 else ""
         return (
             f"is too short for its transcript: {len(labels)} characters need {needed} frames, and the model makes "
-            f"{frames} of it"
+            f"{frames} of it{at_speed}"
         )
 
     def collate(self, rows: Sequence[dict[str, Any]]) -> Batch:
@@ -118,7 +138,7 @@ class CtcFamily(Family):
             batch["attention_mask"] = mask_of(lengths, width)
         if "labels" in rows[0]:
             labels = [np.asarray(row["labels"], dtype=np.int64) for row in rows]
-            batch["labels"] = pad_rows(labels, max(len(row) for row in labels), -100, np.int64)
+            batch["labels"] = pad_rows(labels, max(1, *map(len, labels)), -100, np.int64)
         return batch
 
     def build(self, source: Source, section: ModelSection) -> PreTrainedModel:
@@ -130,13 +150,18 @@ class CtcFamily(Family):
             "pad_token_id": self.tokenizer.pad_token_id,
             "bos_token_id": self.tokenizer.bos_token_id,
             "eos_token_id": self.tokenizer.eos_token_id,
-            "transcript_case": next(name for name, change in CASES.items() if change is self.case),
+            "transcript_case": self.case,
+            **({"transcript_form": self.form} if self.form != "NFC" else {}),
         }
         with quiet_transformers():
             model = load_pretrained(AutoModelForCTC, self.config, source, section, head)
         if self.new_vocabulary:
             nn.init.normal_(model.lm_head.weight, std=float(getattr(self.config, "initializer_range", 0.02)))
             nn.init.zeros_(model.lm_head.bias)
+        steps = int(self._longest / self._seconds_per_frame()) if self._longest else 0
+        self.check_masks(model.config, {*head, *section.config_overrides}, steps, int(model.config.hidden_size))
+        if getattr(model.config, "mask_time_prob", 0) > 0:
+            self._least = max(self._least, self._width_for(int(model.config.mask_time_length) + 1))
         freeze: Any = getattr(model, "freeze_feature_encoder", None)
         if freeze is not None and self.settings.freeze_feature_encoder:
             freeze()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,8 @@ from transformers import AutoFeatureExtractor
 from sft_hf.data.row_cache import RowCache, qualified_name
 from sft_hf.errors import RecipeError
 from sft_hf.models.loading import open_checkpoint, quiet_transformers
+from sft_hf.speech.languages import language_code
+from sft_hf.speech.normalization import nfc
 from sft_hf.speech.transcripts import Word
 
 if TYPE_CHECKING:
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
     from sft_hf.recipe import ModelSection
     from sft_hf.sources import Source
     from sft_hf.tasks.base import Batch, Items
+
+MARKER = re.compile(r"<\|[^|<>\s]*\|>")  # as Whisper writes its special tokens, whether the tokenizer has it or not
 
 SPEC_AUGMENT_FIELDS = ("mask_time_prob", "mask_time_length", "mask_feature_prob", "mask_feature_length")
 
@@ -37,6 +43,7 @@ class Family(ABC):
     def __init__(self, config: PretrainedConfig, source: Source, settings: Any, trained: bool = False) -> None:
         """`trained`: the checkpoint is one that `save` wrote. Raises CheckpointError, RecipeError."""
         self.config, self.settings = config, settings
+        self.language = language_code(settings.language)
         self.extractor = open_checkpoint(AutoFeatureExtractor, source, "preprocessor_config.json")
 
     @property
@@ -69,8 +76,42 @@ class Family(ABC):
         """Take from a trained model's config what `learn_texts` and `learn_lengths` had learned."""
 
     def write(self, text: str) -> str:
-        """Return a transcript as this model could write it."""
-        return " ".join(text.split())
+        """Return a transcript as this model could write it: in Unicode's composed form, with single blanks."""
+        return " ".join(nfc(text).split())
+
+    @cached_property
+    def _special(self) -> re.Pattern[str]:
+        tokenizer = self.tokenizer
+        marked = [token for token in tokenizer.get_added_vocab() if re.fullmatch(r"<.+>|\[.+\]", token)]
+        tokens = {token for token in (*tokenizer.all_special_tokens, *marked) if len(token.strip()) > 1}
+        listed = sorted((token for token in tokens if not MARKER.fullmatch(token)), key=len, reverse=True)
+        return re.compile("|".join([MARKER.pattern, *map(re.escape, listed)]), re.IGNORECASE)
+
+    def special_tokens(self, text: str) -> list[str]:
+        """Return the special tokens that a transcript holds as text: timestamps, languages, <unk>."""
+        return self._special.findall(text)
+
+    def without_special_tokens(self, text: str) -> str:
+        """Return a transcript without them."""
+        return self._special.sub(" ", text)
+
+    def unknown_characters(self, text: str) -> set[str]:
+        """Return the characters of a transcript that `write` gave for which the tokenizer has nothing but <unk>."""
+        unknown = self._unknown_token
+        if unknown is None or unknown not in self.encode(text):
+            return set()
+        for character in set(text) - self._known.keys():
+            self._known[character] = character.isspace() or unknown not in self.encode(character)
+        return {character for character in set(text) if not self._known[character]}
+
+    @property
+    def _unknown_token(self) -> int | None:
+        token = self.tokenizer.unk_token_id
+        return None if token in (None, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id) else int(token)
+
+    @cached_property
+    def _known(self) -> dict[str, bool]:
+        return {}
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -79,6 +120,33 @@ class Family(ABC):
     @abstractmethod
     def refusal(self, features: np.ndarray, labels: list[int], fastest: float) -> str | None:
         """Return why a row cannot be trained on, even at `fastest` times its speed; None if it can."""
+
+    def check_masks(self, config: Any, changed: Container[str], steps: int, features: int) -> None:
+        """Refuse SpecAugment's masks that do not fit.
+
+        Args:
+            config: the model's, with what the recipe changes.
+            changed: names of the fields that the recipe changes.
+            steps: time steps of the longest training clip (of a fixed window: of the window); 0: not known.
+            features: features that are masked.
+
+        Raises RecipeError: Transformers would fail in the first step.
+        """
+        if not getattr(config, "apply_spec_augment", False):
+            return
+        time, feature = "mask_time_length", "mask_feature_length"
+        length = int(getattr(config, time, 0))
+        if getattr(config, "mask_time_prob", 0) > 0 and 0 < steps < length and time in changed:
+            raise RecipeError(
+                f"task.{time}: masks of {length} time steps do not fit into the longest clip, which has {steps}; set "
+                f"it to {steps} or less, or task.mask_time_prob: 0"
+            )
+        length = int(getattr(config, feature, 0))
+        if getattr(config, "mask_feature_prob", 0) > 0 and length > features:
+            raise RecipeError(
+                f"task.{feature}: masks of {length} features do not fit into the model's {features}; set it to "
+                f"{features} or less, or task.mask_feature_prob: 0"
+            )
 
     def extract(self, samples: np.ndarray) -> np.ndarray:
         """Return the features of a clip; the last dimension of Whisper's, the first of all others' is time."""

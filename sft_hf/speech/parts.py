@@ -66,3 +66,11 @@ def joined(
 
 def _moved(words: Sequence[Word], seconds: float) -> list[Word]:
     return [replace(word, start=word.start + seconds, end=word.end + seconds) for word in words]
+
+
+COSTS_PER_SECOND = 100
+
+
+def batching_cost(seconds: np.ndarray) -> np.ndarray:
+    """Return what rows are batched by: frames of 10 ms."""
+    return np.maximum(1, np.round(np.asarray(seconds) * COSTS_PER_SECOND)).astype(np.int64)

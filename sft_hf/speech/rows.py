@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +19,9 @@ from sft_hf.speech.augmentation import add_noise, change_speed, clip_generator
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from sft_hf.speech.family import Family
+    from sft_hf.tasks.base import Examples
 
 CACHE_BYTES = 2**31
 """Of one split's samples and features, together, in each process; what is beyond is decoded anew each time."""
@@ -30,8 +36,16 @@ class Clip:
     end: float | None = None
 
 
+def clip_of(cell: Any) -> Clip:
+    """Return the clip that a cell means: a recording, or with "start" and "end" (seconds, or None) a part of it."""
+    if isinstance(cell, dict) and (cell.get("start") is not None or cell.get("end") is not None):
+        end = cell.get("end")
+        return Clip(cell, float(cell.get("start") or 0.0), None if end is None else float(end))
+    return Clip(cell)
+
+
 class Recordings(Sequence[Clip]):
-    """A column of whole recordings."""
+    """A column of recordings, or of parts of them."""
 
     def __init__(self, table: Dataset, name: str) -> None:
         self.column = Column(table, name)
@@ -40,7 +54,7 @@ class Recordings(Sequence[Clip]):
         return len(self.column)
 
     def __getitem__(self, index: Any) -> Any:
-        return Clip(self.column[index])
+        return clip_of(self.column[index])
 
 
 @dataclass(frozen=True)
@@ -50,13 +64,16 @@ class Augmentation:
     speed_factors: tuple[float, ...] = (1.0,)
     noise_snr_db: tuple[float, float] | None = None
     noise_probability: float = 0.0
+    longest: float = math.inf
 
     def __bool__(self) -> bool:
         return set(self.speed_factors) != {1.0} or (self.noise_snr_db is not None and self.noise_probability > 0)
 
     def apply(self, samples: np.ndarray, rate: int, generator: np.random.Generator) -> np.ndarray:
-        """Return the clip at a random speed, perhaps with noise."""
-        samples = change_speed(samples, float(generator.choice(self.speed_factors)), rate)
+        """Return the clip at a random speed at which it fits into `longest` seconds, perhaps with noise."""
+        fitting = [factor for factor in self.speed_factors if len(samples) / rate / factor <= self.longest]
+        factors = fitting or [max(self.speed_factors)]
+        samples = change_speed(samples, float(generator.choice(factors)), rate)
         if self.noise_snr_db is not None and generator.random() < self.noise_probability:
             samples = add_noise(samples, float(generator.uniform(*self.noise_snr_db)), generator)
         return samples
@@ -79,6 +96,7 @@ class ClipStore:
         self._left = budget
         self._kept: dict[tuple[str, int], np.ndarray] = {}
         self._names: dict[int, str | None] = {}
+        self._digests: dict[str, str | None] = {}
 
     def samples(self, index: int) -> np.ndarray:
         """Mono float32 at the model's rate. Raises DataError, StorageError."""
@@ -97,7 +115,7 @@ class ClipStore:
         if self.disk is None:
             return self.extract(self.samples(index))
         if index not in self._names:
-            self._names[index] = content_digest(self.clips[index].recording)
+            self._names[index] = self._name(self.clips[index])
         name = self._names[index]
         found = None if name is None else self.disk.find(name)
         if found is not None:
@@ -106,6 +124,19 @@ class ClipStore:
         if name is not None:
             self.disk.keep(name, [features])
         return features
+
+    def _name(self, clip: Clip) -> str | None:
+        """What a clip's features are kept by: the digest of its file, and of the part that it is."""
+        recording = clip.recording
+        path = recording.get("path") if isinstance(recording, dict) and not recording.get("bytes") else None
+        digest = self._digests.get(path) if path else None
+        if digest is None:
+            digest = content_digest(recording)
+            if path:
+                self._digests = {path: digest}  # of the file that the row before was a part of
+        if digest is None or (clip.end is None and not clip.start):
+            return digest
+        return hashlib.sha256(f"{digest} {clip.start!r} {clip.end!r}".encode()).hexdigest()
 
     def only(self, indices: Sequence[int]) -> ClipStore:
         """Return the store of these clips, with what is in memory of them."""
@@ -161,6 +192,12 @@ class SpeechRows(Sequence[dict[str, Any]]):
         self.augmentation, self.seeds, self.blank = augmentation, seeds, blank
         self._shapes: dict[int, tuple[int, ...]] = {}
 
+    def in_windows(self, windows: tuple[float, ...]) -> SpeechRows:
+        """Return the same rows for other windows."""
+        rows = copy(self)
+        rows.windows = windows
+        return rows
+
     def __len__(self) -> int:
         return len(self.seconds)
 
@@ -183,3 +220,16 @@ class SpeechRows(Sequence[dict[str, Any]]):
         if index not in self._shapes:
             self._shapes[index] = self.store.features(index).shape
         return np.broadcast_to(np.float32(0), self._shapes[index])
+
+
+def in_own_window(examples: Examples, family: Family, seconds: np.ndarray) -> tuple[Examples, str]:
+    """Return rows as the pretrained model was made to hear them, and in words what differs from training.
+
+    In a shorter window, which training may have used, a Whisper that was not trained for it writes words nobody said.
+    """
+    limit, windows = family.max_seconds, family.window_lengths(seconds)
+    if windows is None or (windows == limit).all():
+        return examples, ""
+    assert isinstance(examples.features, SpeechRows)
+    features = examples.features.in_windows((limit,))
+    return replace(examples, features=features), f", in its own window of {limit:g} seconds"

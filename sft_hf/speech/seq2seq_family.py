@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForSpeechSeq2Seq, AutoTokenizer, GenerationConfig, GenerationMixin
 
-from sft_hf.errors import RecipeError, did_you_mean
+from sft_hf.errors import RecipeError
 from sft_hf.models.loading import load_pretrained, open_checkpoint, quiet_transformers
 from sft_hf.models.whisper_vocabulary import FIRST_MULTILINGUAL
 from sft_hf.speech.family import Family, mask_of, pad_rows
+from sft_hf.speech.languages import language_hint, whisper_language
 from sft_hf.speech.transcripts import Word, spread_words
 from sft_hf.speech.whisper_window import (
     FRAMES_PER_POSITION,
@@ -61,22 +62,36 @@ class Seq2SeqFamily(Family):
         self.labels_seen: set[int] = set()
 
     def _use_language(self, source: Source) -> None:
-        from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
-
-        language = (self.settings.language or "").lower()
-        if language and language not in LANGUAGES and language not in TO_LANGUAGE_CODE:
-            known = list(TO_LANGUAGE_CODE) if len(language) > 3 else list(LANGUAGES)
-            raise RecipeError(f"task.language: Whisper knows no {language!r}; {did_you_mean(language, known)}")
+        language = (self.settings.language or "").strip().lower()
+        code = whisper_language(language)
+        if language and code is None:
+            hint = language_hint(language)
+            raise RecipeError(f"task.language: Whisper does not know {self.settings.language!r}; {hint}")
         if self.multilingual:
             if not language:
                 raise RecipeError(f"task.language: {source.name} is multilingual; say which (english, german, ...)")
             self.tokenizer.set_prefix_tokens(language=language, task=self.settings.task, predict_timestamps=False)
         else:
-            if TO_LANGUAGE_CODE.get(language, language) not in ("", "en") or self.settings.task != "transcribe":
+            if code not in (None, "en") or self.settings.task != "transcribe":
                 raise RecipeError(f"task.language: {source.name} only transcribes English")
             self.tokenizer.language = self.tokenizer.task = None
             self.tokenizer.set_prefix_tokens(predict_timestamps=False)
         self.prompt = list(self.tokenizer.prefix_tokens)
+        if self.multilingual:
+            self._check_prompt(source, str(code))
+
+    def _check_prompt(self, source: Source, code: str) -> None:
+        """The tokenizer counts languages from the first; a model that has fewer of them has other tokens there."""
+        wanted = [f"<|{code}|>", f"<|{self.settings.task}|>"]
+        found = self.tokenizer.convert_ids_to_tokens(self.prompt)[1:3]
+        if found != wanted:
+            missing = next(token for token, other in zip(wanted, found, strict=True) if token != other)
+            key = "task.language" if missing == wanted[0] else "task.task"
+            value = self.settings.language if missing == wanted[0] else self.settings.task
+            raise RecipeError(
+                f"{key}: {source.name} has no token {missing} for {value!r} (it has {found[0]} and {found[1]} in its "
+                "place); choose another language, or a checkpoint that knows it"
+            )
 
     @property
     def max_seconds(self) -> float:
@@ -182,7 +197,11 @@ class Seq2SeqFamily(Family):
 
     def build(self, source: Source, section: ModelSection) -> PreTrainedModel:
         """See `Family.build`. Tokens that the transcripts need are no longer suppressed."""
-        model = load_pretrained(AutoModelForSpeechSeq2Seq, self.config, source, section, self.head())
+        head = self.head()
+        model = load_pretrained(AutoModelForSpeechSeq2Seq, self.config, source, section, head)
+        if self.is_whisper:
+            steps, changed = self._frames(self.windows[0]), {*head, *section.config_overrides}
+            self.check_masks(model.config, changed, steps, int(model.config.num_mel_bins))
         generation: Any = model.generation_config
         generation.num_beams = 1  # else the pipeline would search with 5, and not write what was scored here
         generation.do_sample = False
@@ -194,7 +213,7 @@ class Seq2SeqFamily(Family):
             generation.forced_decoder_ids = None
             generation.no_timestamps_token_id = self.prompt[-1]
             if self.multilingual:
-                generation.language, generation.task = self.settings.language.lower(), self.settings.task
+                generation.language, generation.task = self.settings.language.strip().lower(), self.settings.task
             suppressed = getattr(generation, "suppress_tokens", None) or []
             generation.suppress_tokens = [token for token in suppressed if token not in self.labels_seen] or None
         return model

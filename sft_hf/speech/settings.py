@@ -15,7 +15,9 @@ class SpeechRecognitionSettings(TaskSettings):
 
     name: Literal["speech_recognition"] = "speech_recognition"
     language: str | None = Field(
-        None, description="Language spoken (english or en); multilingual Whisper needs it, and the normalizer uses it."
+        None,
+        description="Language spoken (english or en). Multilingual Whisper needs it; letter case and the normalized "
+        "error rates follow its rules.",
     )
     task: Literal["transcribe", "translate"] = Field(
         "transcribe", description="Multilingual Whisper: write what is said, or its English translation."
@@ -43,6 +45,22 @@ class SpeechRecognitionSettings(TaskSettings):
     )
     vocabulary: Literal["auto", "train"] = Field(
         "auto", description="CTC: auto: the checkpoint's characters, if it has any; train: those of the train split."
+    )
+    unknown_characters: Literal["auto", "drop", "stop"] = Field(
+        "auto",
+        description="Characters of transcripts that the tokenizer lacks, which would be learned as <unk>. auto: "
+        "leave out punctuation and symbols, treat training rows with other ones as bad (data.on_bad_row); drop: "
+        "leave out all; stop: any of them makes a bad row.",
+    )
+    special_tokens: Literal["stop", "drop"] = Field(
+        "stop",
+        description="Transcripts that hold special tokens (<|0.00|>, <|en|>, <unk>): stop: bad rows "
+        "(data.on_bad_row); drop: leave the tokens out. Timestamps are not trained.",
+    )
+    empty_transcripts: Literal["stop", "keep"] = Field(
+        "stop",
+        description="Recordings with an empty transcript: stop: bad rows (data.on_bad_row); keep: silence, of which "
+        "the model learns to write nothing.",
     )
     freeze_feature_encoder: bool = Field(True, description="CTC: leave the convolutions in front as they are.")
     mask_time_prob: Fraction | None = Field(

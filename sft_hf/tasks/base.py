@@ -16,13 +16,15 @@ from torch import Tensor, nn
 
 from sft_hf.confidence import Confidence
 from sft_hf.data.batching import padding_waste
+from sft_hf.registry import load_component
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
 
-    from sft_hf.data.loading import Splits
+    from sft_hf.data.new_inputs import Input
     from sft_hf.data.preflight import Finding
+    from sft_hf.data.roles import Splits
     from sft_hf.recipe import ModelSection, Recipe, TaskSettings
     from sft_hf.sources import Source
 
@@ -63,9 +65,28 @@ class Examples:
         """Whether there is anything to compare predictions with."""
         return len(self.references) > 0 and self.references[0] is not None
 
+    def take(self, rows: np.ndarray) -> Examples:
+        """Return some of the rows, by their numbers, in this order."""
+        return Examples(
+            _Taken(self.features, rows), self.lengths[rows], self.row_ids[rows], [self.references[int(r)] for r in rows]
+        )
+
     def view(self, name: str, epoch: int) -> Examples:
         """Return the rows as they look in an epoch: themselves where there is only one look."""
         return self if self.views is None else replace(self, features=self.views(name, epoch))
+
+
+class _Taken(Sequence[dict[str, Any]]):
+    """Some rows of a sequence."""
+
+    def __init__(self, features: Sequence[dict[str, Any]], rows: np.ndarray) -> None:
+        self.features, self.rows = features, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.features[int(self.rows[index])]
 
 
 @dataclass(frozen=True)
@@ -145,6 +166,11 @@ class Task(ABC, Generic[SettingsT]):
         self.settings: SettingsT = recipe.task  # type: ignore[assignment]
         self.confidence = Confidence()
 
+    @classmethod
+    def serving(cls, recipe: Recipe) -> type[Task[Any]]:
+        """Return the class that serves a recipe of this task: this one, or one for another kind of answer."""
+        return cls
+
     @property
     def row_cache_gigabytes(self) -> float:
         """What `RowCache` may take: nothing for a stream, whose rows may have no end."""
@@ -216,7 +242,8 @@ class Task(ABC, Generic[SettingsT]):
         raise NotImplementedError(self.no_items)
 
     model_kind: str = ""
-    """What the model is, where techniques tell models of one task apart: ctc, multi_label. Known after `fit`."""
+    """What the model is, where techniques tell models of one task apart: ctc, multi_label, regression. Known after
+    `fit`."""
 
     no_continuous: str | None = None
     """Why `continuous` cannot be asked for, as a user reads it; None where it can. Known after `fit`."""
@@ -242,6 +269,9 @@ class Task(ABC, Generic[SettingsT]):
     def close_calls(self, outputs: dict[str, Tensor]) -> Tensor | None:
         """Rows that float32 might answer otherwise than reduced precision did, bool [rows]; None: cannot be told."""
         return None
+
+    def finish_model(self, model: nn.Module) -> None:
+        """Change the chosen weights, in place, to those that are scored and saved; an adapter is still in it."""
 
     @abstractmethod
     def metric_names(self) -> list[str]:
@@ -279,13 +309,38 @@ class Task(ABC, Generic[SettingsT]):
         """
         return None
 
+    constant_name: str = "majority class"
+    """What metrics.json calls `constant_answer`."""
+
+    def compared_metrics(self) -> list[str]:
+        """The metrics that metrics.json holds of a baseline."""
+        return [self.primary_metric]
+
     def answers_untrained(self) -> bool:
         """Whether the checkpoint can do the task as it comes, without any new weight; known after `fit`."""
         return False
 
+    def as_pretrained(self, examples: Examples) -> tuple[Examples, str]:
+        """Return the rows as the pretrained model was made to take them, and in words what differs from training."""
+        return examples, ""
+
+    def texts(self, table: Dataset) -> list[list[str]] | None:
+        """Return the columns of text that the model reads, [columns][rows]; None where rows are no texts."""
+        return None
+
     def label_counts(self, references: Sequence[Any]) -> dict[str, int] | None:
         """Rows of each label, in label order; None for a task without labels."""
         return None
+
+    def target_spread(self, references: Sequence[Any]) -> dict[str, dict[str, float]] | None:
+        """Smallest, mean and largest value and standard deviation of each target; None for a task without numbers."""
+        return None
+
+    def strata(self, train: Dataset) -> list[Any] | None:
+        """Return the group of each row, from all of which rows are held out alike: its label. None: there are none."""
+        from sft_hf.data.splits import label_groups  # with `datasets`, which `predict` need not wait for
+
+        return label_groups(train, self.recipe.data.target_column)
 
     def longest_row(self) -> int | None:
         """The most that a row may cost, if the cost of a batch is its rows x its longest row; None if it is not."""
@@ -321,16 +376,29 @@ class Task(ABC, Generic[SettingsT]):
         """Open what `save` wrote. Raises CheckpointError."""
 
     @abstractmethod
-    def read_inputs(self, inputs: Sequence[str]) -> Iterable[list[dict[str, Any]]]:
-        """Chunks of new rows for `predict`, from what a user gave: texts, files, folders. Raises DataError."""
+    def read_inputs(self, inputs: Sequence[Any], literal: bool = False) -> Iterable[list[Input]]:
+        """Chunks of new rows for `predict`, from what a user gave: texts, files, folders; bad ones have an error.
+
+        `literal`: every input is a text, whatever files there are.
+        """
 
     @abstractmethod
     def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:
-        """Turn rows of `read_inputs` into model inputs without references."""
+        """Turn the columns of `read_inputs` into model inputs without references. Raises DataError, maybe later."""
+
+    def class_probabilities(self, outputs: dict[str, Tensor]) -> list[dict[str, float]] | None:
+        """The probability of every class, for each row; None for a task without classes."""
+        return None
 
     def decode_inputs(self, outputs: dict[str, Tensor], examples: Examples) -> list[dict[str, Any]]:
         """One JSON-ready prediction per row of `read_inputs`, whatever number of inputs `prepare_inputs` made of it."""
         return self.decode(outputs)
+
+
+def task_class(recipe: Recipe) -> type[Task[Any]]:
+    """Return the class that serves a recipe. Raises RecipeError for an unknown task."""
+    task: type[Task[Any]] = load_component("tasks", recipe.task.name)
+    return task.serving(recipe)
 
 
 def vocabulary_digest(tokenizer: Any) -> str:

@@ -24,13 +24,14 @@ from sft_hf.data.brightness import UNKNOWN, Brightness, Depth
 from sft_hf.data.columns import Column
 from sft_hf.data.image_folders import find_images
 from sft_hf.data.media import file_name, skipped_rows
-from sft_hf.data.media_inputs import input_chunks
+from sft_hf.data.media_inputs import input_chunks, refuse_literal
 from sft_hf.errors import CheckpointError, DataError, RecipeError, UserError
 from sft_hf.models import image_inputs
 from sft_hf.models.loading import load_pretrained, open_checkpoint, opens, quiet_transformers
 from sft_hf.models.state_dicts import build_config, is_state_dict, load_from_state_dict, timm_preprocessing
 from sft_hf.models.trained_heads import settle_head
 from sft_hf.recipe import ModelSection, TaskSettings
+from sft_hf.regression import REGRESSION, RegressionTask
 from sft_hf.tasks.base import Batch, Examples, Shown, Task
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from sft_hf.data.image_store import ImageStore
     from sft_hf.data.image_views import ImageViews
+    from sft_hf.data.new_inputs import Input
     from sft_hf.recipe import Recipe
     from sft_hf.sources import Source
 
@@ -67,8 +69,10 @@ class ImageClassificationSettings(TaskSettings):
         description="How much of an image's shorter side evaluation keeps, in the middle; 1: all. For processors that "
         "have it (timm, ConvNeXt); default: the checkpoint's.",
     )
-    problem_type: Literal["auto", "single_label_classification", "multi_label_classification"] = Field(
-        "auto", description="auto: multi-label if the label column holds lists."
+    problem_type: Literal["auto", "single_label_classification", "multi_label_classification", "regression"] = Field(
+        "auto",
+        description="auto: multi-label if the label column holds lists, else one label per row. regression: the label "
+        "column holds numbers to predict, or lists of as many numbers in each row.",
     )
 
 
@@ -116,6 +120,11 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
 
         self.budget = ImageBudget()
         self.brightness = UNKNOWN
+
+    @classmethod
+    def serving(cls, recipe: Recipe) -> type[Task[Any]]:
+        """See `Task.serving`."""
+        return ImageRegression if recipe.task.problem_type == REGRESSION else cls  # type: ignore[attr-defined]
 
     def columns(self) -> dict[str, str]:
         """See `Task.columns`."""
@@ -205,8 +214,10 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
 
     def prepare(self, split: Dataset, where: str) -> Examples:
         """See `Task.prepare`. Every image is opened once, so that a bad one is found before training."""
+        split, encoded, skipped = self.labelled_rows(split, where)
+        label_of = None if encoded is None else dict(zip(split["row_id"], encoded, strict=True))
         split, store, notes = self._without_bad_rows(split, where)
-        labels = self.encode(split, where)
+        labels = None if label_of is None else [label_of[row_id] for row_id in split["row_id"]]
         row_ids = np.asarray(split["row_id"], dtype=np.int64)
 
         def views(name: str, epoch: int) -> ImageRows:
@@ -216,15 +227,8 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         rows, blank = ImageRows(store, labels), ImageRows(store, labels, "blank")
         same = self.settings.augmentation == "evaluation"
         lengths = np.ones(len(rows), dtype=np.int64)
-        return Examples(
-            rows,
-            lengths,
-            row_ids,
-            [None] * len(row_ids) if labels is None else labels,
-            notes,
-            None if same else views,
-            blank,
-        )
+        references = [None] * len(row_ids) if labels is None else labels
+        return Examples(rows, lengths, row_ids, references, [*skipped, *notes], None if same else views, blank)
 
     def show(self, split: Dataset, indices: Sequence[int]) -> list[Shown]:
         """See `Task.show`: JPEG of at most `SHOWN_PIXELS` a side."""
@@ -359,9 +363,10 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         task._use_processor(task._processor(source))
         return task, build_trained(task, recipe, source)
 
-    def read_inputs(self, inputs: Sequence[str]) -> Iterable[list[dict[str, Any]]]:
+    def read_inputs(self, inputs: Sequence[Any], literal: bool = False) -> Iterable[list[Input]]:
         """Image files, folders of them, globs, and tables with the image column. Nothing is fetched from a URL."""
-        return input_chunks(inputs, self.recipe.data, self.recipe.data.image_column, _images_of)
+        refuse_literal(literal, "images")
+        return input_chunks(inputs, self.recipe.data, self.recipe.data.image_column, _images_of, ("image",))
 
     def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:
         """See `Task.prepare_inputs`."""
@@ -371,6 +376,14 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
             [row[self.recipe.data.image_column] for row in rows], [""] * len(rows), brightness=self.brightness
         )
         return Examples(ImageRows(store, None), np.ones(len(rows), dtype=np.int64), np.arange(len(rows)), [])
+
+
+class ImageRegression(RegressionTask[ImageClassificationSettings], ImageClassification):
+    """One image to a number or several."""
+
+    def example_batch(self) -> Batch:
+        """See `RegressionTask.example_batch`."""
+        return self.collate([{"view": "blank"}])
 
 
 def _places(where: str, row_ids: Iterable[int]) -> list[str]:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
@@ -20,13 +20,14 @@ from transformers import AutoConfig, AutoModelForCTC, AutoModelForSpeechSeq2Seq
 from sft_hf.confidence import Confidence, logits_of
 from sft_hf.console import progress
 from sft_hf.data.media import file_name, skipped_rows
-from sft_hf.data.media_inputs import input_chunks
+from sft_hf.data.media_inputs import input_chunks, refuse_literal
 from sft_hf.errors import CheckpointError, DataError, UserError
 from sft_hf.models.loading import open_checkpoint, opens
 from sft_hf.recipe import ModelSection
 from sft_hf.registry import importing
 from sft_hf.speech.checkpoints import transformers_source
-from sft_hf.speech.parts import Part, joined, parts_of
+from sft_hf.speech.normalization import nfc
+from sft_hf.speech.parts import COSTS_PER_SECOND, Part, batching_cost, joined, parts_of
 from sft_hf.speech.settings import SpeechRecognitionSettings
 from sft_hf.tasks.base import Batch, Examples, Items, Shown, Task, vocabulary_digest
 
@@ -34,12 +35,13 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
 
+    from sft_hf.data.new_inputs import Input
+    from sft_hf.data.preflight import Finding
     from sft_hf.data.row_cache import RowCache
     from sft_hf.recipe import Recipe
     from sft_hf.sources import Source
     from sft_hf.speech.family import Family
 
-FRAMES_PER_SECOND = 100
 SHOWN_SECONDS, SHOWN_RATE = 30.0, 16_000  # of a recording on a page
 STREAM_SAMPLE = 1000  # rows of a stream that say which letter case the transcripts have
 CTC_CHUNK_SECONDS = 20.0
@@ -61,6 +63,7 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "wer", "cer", "wer_normalized", "cer_normalized"})
     family: Family
     learned_lengths: bool = False
+    _train_where: str | None = None
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
@@ -144,44 +147,44 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
 
     def prepare(self, split: Dataset, where: str) -> Examples:
         """See `Task.prepare`. Every recording is decoded once, so that a bad one is found before training."""
+        from sft_hf.speech.preparation import Preparation, PreparedRow
         from sft_hf.speech.rows import ClipStore, Recordings, SpeechRows
 
         data, augmentation = self.recipe.data, self._augmentation()
+        if not self.learned_lengths:
+            self._train_where = where
+        preparation = Preparation(self.family, self.settings, data.transcription_column, where == self._train_where)
         clips = Recordings(split, data.audio_column)
         store = ClipStore(
             clips, self.family.rate, self.family.extract, keep_samples=bool(augmentation), disk=self._feature_cache
         )
         texts, row_ids = split[data.transcription_column], np.asarray(split["row_id"], dtype=np.int64)
-        good: list[int] = []
-        labels: list[list[int]] = []
-        seconds: list[float] = []
+        good: dict[int, PreparedRow] = {}
         bad: list[str] = []
         for index in progress(range(len(split)), f"reading {where}", len(split)):
             try:
-                duration, ids = self._check(store, index, texts[index])
+                good[index] = preparation.row(store, index, texts[index])
             except DataError as error:
                 message = f"{where} row {row_ids[index]}: {error}"
                 if data.on_bad_row != "skip":
                     raise DataError(f"{message} (data.on_bad_row: skip leaves such rows out)") from error
                 bad.append(message)
-                continue
-            good.append(index)
-            seconds.append(duration)
-            labels.append(ids)
         if not good:
             raise DataError(f"{where}: none of its rows can be used; the first: {bad[0]}")
         if self._feature_cache is not None:
             self._feature_cache.flush()
-        notes = skipped_rows(where, bad, len(split))
-        store = store.only(good)
-        row_ids, lengths = row_ids[good], np.asarray(seconds)
+        notes = [*skipped_rows(where, bad, len(split)), *preparation.notes(where)]
+        chosen = list(good)
+        store = store.only(chosen)
+        row_ids, lengths = row_ids[chosen], np.asarray([row.seconds for row in good.values()])
+        labels = [row.labels for row in good.values()]
         if not self.learned_lengths:
             notes += self.family.learn_lengths(lengths, labels)
             self.learned_lengths = True
         groups = split[data.group_column] if data.group_column else [None] * len(split)
         references = [
-            Reference(self.family.write(texts[index]), None if groups[index] is None else str(groups[index]))
-            for index in good
+            Reference(row.reference, None if groups[index] is None else str(groups[index]))
+            for index, row in good.items()
         ]
 
         def views(name: str, epoch: int) -> SpeechRows:
@@ -189,7 +192,25 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
             return SpeechRows(store, lengths, labels, augmentation if name == "train" else None, seeds)
 
         rows, blank = SpeechRows(store, lengths, labels), SpeechRows(store, lengths, labels, blank=True)
-        return Examples(rows, _cost(lengths), row_ids, references, notes, views if augmentation else None, blank)
+        return Examples(
+            rows, batching_cost(lengths), row_ids, references, notes, views if augmentation else None, blank
+        )
+
+    def findings(self, examples: Mapping[str, Examples]) -> list[Finding]:
+        """See `Task.findings`: transcripts without blanks, for which words cannot be counted."""
+        from sft_hf.data.preflight import Finding
+        from sft_hf.speech.preparation import written_without_blanks
+
+        texts = [reference.text for split in examples.values() for reference in split.references]
+        if not texts or not written_without_blanks(texts):
+            return []
+        return [
+            Finding(
+                "note",
+                "the transcripts have no blanks between words, so that 'wer' counts each of them as one word; 'cer' "
+                "is the metric for such scripts (eval.metric_for_best_model: cer)",
+            )
+        ]
 
     @cached_property
     def _feature_cache(self) -> RowCache | None:
@@ -200,28 +221,8 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
         from sft_hf.speech.rows import Augmentation
 
         settings = self.settings
-        return Augmentation(tuple(settings.speed_factors), settings.noise_snr_db, settings.noise_probability)
-
-    def _check(self, store: Any, index: int, text: Any) -> tuple[float, list[int]]:
-        """Return a row's duration in seconds and its labels. Raises DataError for a row that cannot be trained on."""
-        from sft_hf.speech.audio import audio_info, describe
-
-        column, recording = self.recipe.data.transcription_column, store.clips[index].recording
-        if not isinstance(text, str) or not text.strip():
-            raise DataError(f"{describe(recording)}: column {column!r} holds no transcript")
-        info = audio_info(recording)
-        limit = min(self.settings.max_seconds, self.family.max_seconds)
-        if info.seconds > limit:
-            raise DataError(f"{describe(recording)}: lasts {info.seconds:.1f} s, at most {limit:g} (task.max_seconds)")
-        labels = self.family.encode(self.family.write(text))
-        if not labels:
-            raise DataError(
-                f"{describe(recording)}: the model's vocabulary has nothing of its transcript {text[:40]!r}"
-            )
-        problem = self.family.refusal(store.features(index), labels, max(self.settings.speed_factors))
-        if problem:
-            raise DataError(f"{describe(recording)}: {problem}")
-        return info.seconds, labels
+        factors, longest = tuple(settings.speed_factors), self.family.max_seconds
+        return Augmentation(factors, settings.noise_snr_db, settings.noise_probability, longest)
 
     def collate(self, features: list[dict[str, Any]]) -> Batch:
         """See `Task.collate`."""
@@ -230,8 +231,8 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
     # --- forward ---------------------------------------------------------------------------------------------
 
     def item_counts(self, batch: Batch) -> Tensor:
-        """The label tokens of each row: with a decoder, its end included; for CTC, characters."""
-        return (batch["labels"] >= 0).sum(dim=1).float()
+        """The label tokens of each row: with a decoder, its end included; for CTC, characters, and 1 for silence."""
+        return (batch["labels"] >= 0).sum(dim=1).clamp(min=1).float()
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """Each row's negative log-likelihood, summed over its label tokens, float32 [rows]."""
@@ -270,20 +271,13 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
         """Nothing is chosen outside training."""
 
     def normalizer(self) -> Callable[[str], str]:
-        """Whisper's English normalizer for English, its basic one for other languages, or where none is named.
+        """Whisper's English normalizer for English, or Whisper without a language; else see `normalization.basic`."""
+        from sft_hf.speech.normalization import normalizer
 
-        The table of British and American spellings comes with Whisper's own checkpoints (normalizer.json); for others,
-        spellings count as they are written. Source: A. Radford et al., Robust Speech Recognition via Large-Scale Weak
-        Supervision, 2022, appendix C.
-        """
-        from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
-
-        language = (self.settings.language or "").lower()
-        english = self.settings.task == "translate" or language in ("en", "english")
-        english = english or (not language and getattr(self.family, "is_whisper", False))
-        if not english:
-            return BasicTextNormalizer()
-        return EnglishTextNormalizer(getattr(self.family.tokenizer, "english_spelling_normalizer", None) or {})
+        code = self.family.language
+        english = self.settings.task == "translate" or code == "en"
+        english = english or (not code and getattr(self.family, "is_whisper", False))
+        return normalizer(code, english, getattr(self.family.tokenizer, "english_spelling_normalizer", None))
 
     def score(self, outputs: dict[str, Tensor], examples: Examples, confidence_samples: int = 0) -> dict[str, Any]:
         """Word and character error rates, as written and normalized; `loss`, a token's; details on request."""
@@ -320,9 +314,15 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
         """See `Task.answers_untrained`."""
         return self.family.answers_untrained
 
+    def as_pretrained(self, examples: Examples) -> tuple[Examples, str]:
+        """See `Task.as_pretrained`: Whisper hears every clip in its whole window, as its pretraining had it."""
+        from sft_hf.speech.rows import in_own_window
+
+        return in_own_window(examples, self.family, self.measured_lengths(examples)[1])
+
     def measured_lengths(self, examples: Examples) -> tuple[str, np.ndarray]:
         """See `Task.measured_lengths`."""
-        return "seconds", examples.lengths / FRAMES_PER_SECOND
+        return "seconds", examples.lengths / COSTS_PER_SECOND
 
     def padding(self, examples: Examples, batches: Sequence[tuple[int, ...]]) -> float | None:
         """See `Task.padding`: Whisper pads a clip to its window, whatever the clips beside it."""
@@ -333,16 +333,18 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
     def show(self, split: Dataset, indices: Sequence[int]) -> list[Shown]:
         """See `Task.show`: the first `SHOWN_SECONDS` as a compressed file that browsers play."""
         from sft_hf.speech.audio import encode_audio, read_audio
+        from sft_hf.speech.rows import clip_of
 
         shown = []
         for index in indices:
-            recording = split[int(index)][self.recipe.data.audio_column]
-            samples = read_audio(recording, SHOWN_RATE, end=SHOWN_SECONDS)
-            shown.append(Shown(file_name(recording), encode_audio(samples, SHOWN_RATE), "audio/ogg"))
+            clip = clip_of(split[int(index)][self.recipe.data.audio_column])
+            last = min(clip.start + SHOWN_SECONDS, math.inf if clip.end is None else clip.end)
+            samples = read_audio(clip.recording, SHOWN_RATE, start=clip.start, end=last)
+            shown.append(Shown(file_name(clip.recording), encode_audio(samples, SHOWN_RATE), "audio/ogg"))
         return shown
 
     def _texts(self, outputs: dict[str, Tensor]) -> list[str]:
-        return [self.family.text(row) for row in outputs["tokens"].tolist()]
+        return [nfc(self.family.text(row)) for row in outputs["tokens"].tolist()]
 
     def decode(self, outputs: dict[str, Tensor]) -> list[dict[str, Any]]:
         """`prediction`, the transcript, and `confidence`: the geometric mean of its tokens' probabilities."""
@@ -355,24 +357,30 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
 
     # --- new recordings --------------------------------------------------------------------------------------
 
-    def read_inputs(self, inputs: Sequence[str]) -> Iterable[list[dict[str, Any]]]:
+    def read_inputs(self, inputs: Sequence[Any], literal: bool = False) -> Iterable[list[Input]]:
         """Recordings, folders of them, and tables with the column of recordings, paths relative to the table."""
         from sft_hf.speech.audio import find_audio
 
-        return input_chunks(inputs, self.recipe.data, self.recipe.data.audio_column, find_audio)
+        refuse_literal(literal, "recordings")
+        return input_chunks(inputs, self.recipe.data, self.recipe.data.audio_column, find_audio, ("audio", "video"))
 
     def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:
         """See `Task.prepare_inputs`. A long recording becomes several rows; `references` say which part each is."""
         from sft_hf.speech.audio import audio_info
-        from sft_hf.speech.rows import Clip, ClipStore, SpeechRows
+        from sft_hf.speech.preparation import segment_seconds
+        from sft_hf.speech.rows import Clip, ClipStore, SpeechRows, clip_of
 
-        recordings = [row[self.recipe.data.audio_column] for row in rows]
-        parts = parts_of([audio_info(recording).seconds for recording in recordings], self.chunk_seconds())
-        clips = [Clip(recordings[part.input], part.start, part.end) for part in parts]
+        given = [clip_of(row[self.recipe.data.audio_column]) for row in rows]
+        lengths = [segment_seconds(clip, audio_info(clip.recording)) for clip in given]
+        parts = parts_of(lengths, self.chunk_seconds())
+        clips = [
+            Clip(given[part.input].recording, given[part.input].start + part.start, given[part.input].start + part.end)
+            for part in parts
+        ]
         seconds = np.array([part.end - part.start for part in parts])
         store = ClipStore(clips, self.family.rate, self.family.extract, budget=0)
         speech = SpeechRows(store, seconds, None, windows=self._predict_windows())
-        return Examples(speech, _cost(seconds), np.arange(len(parts)), parts)
+        return Examples(speech, batching_cost(seconds), np.arange(len(parts)), parts)
 
     def _predict_windows(self) -> tuple[float, ...] | None:
         from sft_hf.speech.whisper_window import whole_seconds
@@ -401,8 +409,3 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
 
         answers = joined(parts, self._texts(outputs), self._confidences(outputs), words, self.settings.timestamps)
         return [self.confidence.told(answer) for answer in answers]
-
-
-def _cost(seconds: np.ndarray) -> np.ndarray:
-    """Frames of 10 ms: what rows are batched by."""
-    return np.maximum(1, np.round(np.asarray(seconds) * FRAMES_PER_SECOND)).astype(np.int64)

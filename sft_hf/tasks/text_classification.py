@@ -4,7 +4,7 @@ vectors (see `sft_hf.models.embedding_files`).
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -25,16 +25,29 @@ from transformers import (
 )
 
 from sft_hf.classification import ClassifierTask
-from sft_hf.data.files import TABLE_SUFFIXES, iter_rows, table_options
+from sft_hf.data.new_inputs import Input, chunked
 from sft_hf.data.row_cache import RowCache
+from sft_hf.data.text_inputs import text_inputs
 from sft_hf.data.text_rows import check_texts
 from sft_hf.data.tokens import TOKENIZE_CHUNK, forget_last_call, open_token_cache, tokenize
-from sft_hf.errors import CheckpointError, DataError, RecipeError
+from sft_hf.errors import CheckpointError, RecipeError
 from sft_hf.models.embedding_files import EmbeddingSource, find_embeddings
 from sft_hf.models.loading import load_pretrained, open_checkpoint, opens, quiet_transformers
+from sft_hf.models.pooling import choose_pooling
+from sft_hf.models.sentence_encoder import SentenceEncoderConfig, build_encoder, is_saved, load_encoder
+from sft_hf.models.token_limits import (
+    check_end_of_text,
+    choose_max_length,
+    fit_embeddings,
+    fit_inputs,
+    give_pad_token,
+    position_table,
+    set_padding,
+)
 from sft_hf.models.trained_heads import settle_head
 from sft_hf.models.word_embeddings import StartingPoint, WordEmbeddingSettings, build_classifier, read_starting_point
 from sft_hf.recipe import ModelSection, TaskSettings
+from sft_hf.regression import REGRESSION, RegressionTask
 from sft_hf.tasks.base import Batch, Examples, Shown, Task, vocabulary_digest
 
 if TYPE_CHECKING:
@@ -43,6 +56,8 @@ if TYPE_CHECKING:
 
     from sft_hf.recipe import Recipe
     from sft_hf.sources import Source
+
+log = logging.getLogger("sft_hf")
 
 PAD_TO_MULTIPLE_OF = 8
 PREDICT_ROWS, PREDICT_CHARACTERS = 8 * TOKENIZE_CHUNK, 2**24  # of the texts that are answered together, or so
@@ -55,8 +70,10 @@ class TextClassificationSettings(TaskSettings):
     max_length: PositiveInt | None = Field(
         256, description="Tokens per row; longer rows are cut, and counted. null: the most the model takes."
     )
-    problem_type: Literal["auto", "single_label_classification", "multi_label_classification"] = Field(
-        "auto", description="auto: multi-label if the label column holds lists."
+    problem_type: Literal["auto", "single_label_classification", "multi_label_classification", "regression"] = Field(
+        "auto",
+        description="auto: multi-label if the label column holds lists, else one label per row. regression: the label "
+        "column holds numbers to predict, or lists of as many numbers in each row.",
     )
     embeddings: WordEmbeddingSettings | None = Field(
         None, description="Only where model.name is a file or folder of word vectors: the model on top of them."
@@ -75,6 +92,12 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
     word_vectors: EmbeddingSource | None = None
     start: StartingPoint
     train_where: str | None = None
+    pooling: str | None = None  # of a new head on an encoder's token vectors; None: the architecture's own head
+
+    @classmethod
+    def serving(cls, recipe: Recipe) -> type[Task[Any]]:
+        """See `Task.serving`."""
+        return TextRegression if recipe.task.problem_type == REGRESSION else cls  # type: ignore[attr-defined]
 
     def columns(self) -> dict[str, str]:
         """See `Task.columns`."""
@@ -97,6 +120,8 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
             self._open_checkpoint(source)
         elif self.recipe.model.config_overrides:
             raise RecipeError("model.config_overrides: word vectors have no config; use task.embeddings")
+        elif self.recipe.model.pooling != "auto":
+            raise RecipeError("model.pooling: for word vectors, set task.embeddings.pooling")
         self.fit_labels(train, where, self.settings.problem_type, self.config)
 
     def _open_checkpoint(self, source: Source) -> None:
@@ -106,12 +131,15 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
                 "with .npy and .parquet, or a model2vec model); remove it, or change model.name"
             )
         self.config = open_checkpoint(AutoConfig, source, "config.json")
-        if not opens(AutoModelForSequenceClassification, self.config, source):
+        self.pooling = choose_pooling(self.config, source, self.recipe.model.pooling)
+        if self.pooling is not None:
+            log.info("pooling: %s of the token vectors, with a new head on it (model.pooling)", self.pooling)
+        elif not opens(AutoModelForSequenceClassification, self.config, source):
             raise CheckpointError(
                 f"{source.name}: a {self.config.model_type!r} checkpoint cannot classify text; give one that "
                 "AutoModelForSequenceClassification opens (BERT, RoBERTa, DeBERTa, ModernBERT, MiniLM, ...)"
             )
-        self._use_tokenizer(open_checkpoint(AutoTokenizer, source, "tokenizer files"))
+        self._use_tokenizer(open_checkpoint(AutoTokenizer, source, "tokenizer files"), source.name)
 
     def _choose_vocabulary(self, texts: Iterable[str]) -> None:
         """Learn the vocabulary of a model on word vectors, once.
@@ -121,20 +149,27 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         """
         if self.word_vectors is not None and self.tokenizer is None:
             self.start = read_starting_point(self.word_vectors, texts, self._embedding_settings)
-            self._use_tokenizer(self.start.tokenizer)
+            self._use_tokenizer(self.start.tokenizer, self.recipe.model.name)
 
     @property
     def _embedding_settings(self) -> WordEmbeddingSettings:
         return self.settings.embeddings or WordEmbeddingSettings()
 
-    def _use_tokenizer(self, tokenizer: Any) -> None:
-        if tokenizer.pad_token is None:  # decoder checkpoints have none; any token will do, it is masked
-            tokenizer.pad_token = tokenizer.eos_token
+    def _use_tokenizer(self, tokenizer: Any, name: str) -> None:
+        give_pad_token(tokenizer, self.config, name)
+        if self.pooling is None:
+            check_end_of_text(tokenizer, self.config, name)
         self.tokenizer = tokenizer
-        # Tokenizers that know no limit say 10^30; the checkpoint's positions are the limit then.
-        limit = min(tokenizer.model_max_length, getattr(self.config, "max_position_embeddings", None) or 10**30)
-        wanted = self.settings.max_length
-        self.max_length = min(wanted or 512, limit)
+        table = None if self.config is None else position_table(self.config, self._without_weights)
+        if self.config is not None:
+            fit_inputs(tokenizer, self.config, table, decoder=self._is_decoder)
+        self.max_length = choose_max_length(self.settings.max_length, self.config, tokenizer, table, name)
+
+    def _without_weights(self, config: Any) -> nn.Module:
+        if self.pooling is not None:
+            return build_encoder(config)
+        set_padding(config, self.tokenizer)
+        return AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-any-return]
 
     def identity(self) -> dict[str, Any]:
         """See `Task.identity`."""
@@ -145,20 +180,30 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         self._choose_vocabulary(())
         if self.word_vectors is not None:
             return build_classifier(self.start, self._embedding_settings, self.head_config())
-        head = {**self.head_config(), "pad_token_id": self.tokenizer.pad_token_id}
-        model = load_pretrained(AutoModelForSequenceClassification, self.config, source, section, head)
+        head = self.head_config()
+        model: PreTrainedModel
+        if self.pooling is not None:
+            model = load_encoder(self.config, source, section, head, self.pooling)
+        elif isinstance(self.config, SentenceEncoderConfig) and not is_saved(source):  # an adapter is put in again
+            model = load_encoder(self.config.text_config, source, section, head, self.config.pooling)
+        else:
+            set_padding(self.config, self.tokenizer)
+            model = load_pretrained(AutoModelForSequenceClassification, self.config, source, section, head)
+        fit_embeddings(model, self.tokenizer, source.name, adapted=bool(self.recipe.peft))
+        model.config.pad_token_id = self.tokenizer.pad_token_id
         return settle_head(model, self.head_rows)
 
     def prepare(self, split: Dataset, where: str) -> Examples:
         """See `Task.prepare`."""
         check_texts(split, self.text_columns, where)
-        labels = self.encode(split, where)
+        split, labels, skipped = self.labelled_rows(split, where)
         is_train = where == self.train_where
         self._choose_vocabulary(chain.from_iterable(split[column] for column in self.text_columns) if is_train else ())
         columns = [split[column] for column in self.text_columns]
         table, notes = tokenize(self.tokenizer, columns, self.max_length, where, labels, self._token_cache)
         row_ids = np.asarray(split["row_id"], dtype=np.int64)
-        return Examples(table, table.lengths, row_ids, [None] * len(row_ids) if labels is None else labels, notes)
+        references = [None] * len(row_ids) if labels is None else labels
+        return Examples(table, table.lengths, row_ids, references, [*skipped, *notes])
 
     @cached_property
     def _token_cache(self) -> RowCache | None:
@@ -173,6 +218,10 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         """See `Task.show`: the text, and the second one of a pair below it."""
         rows = [split[int(index)] for index in indices]
         return [Shown("\n".join(str(row[column]) for column in self.text_columns)) for row in rows]
+
+    def texts(self, table: Dataset) -> list[list[str]]:
+        """See `Task.texts`."""
+        return [list(map(str, table[column])) for column in self.text_columns]
 
     def longest_row(self) -> int | None:
         """See `Task.longest_row`: tokens."""
@@ -202,15 +251,21 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         return batch
 
     @property
+    def _is_decoder(self) -> bool:
+        """Whether the architecture's own classifier reads the last token of a text."""
+        return type(self.config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(self.config) not in MODEL_FOR_MASKED_LM_MAPPING
+
+    @property
     def no_continuous(self) -> str | None:  # type: ignore[override]
         """See `Task.no_continuous`: some models read off the token ids where a text ends."""
+        if self.pooling is not None:
+            return None
         if getattr(self.config, "is_encoder_decoder", False):
             return f"{self.config.model_type!r} takes no vectors of tokens in place of the tokens"
-        decoder = type(self.config) in MODEL_FOR_CAUSAL_LM_MAPPING
-        if decoder and type(self.config) not in MODEL_FOR_MASKED_LM_MAPPING and self.tokenizer.padding_side == "right":
+        if self._is_decoder and self.tokenizer.padding_side == "right":
             return (
-                f"{self.config.model_type!r} does not see in the vectors of tokens where a text ends; with "
-                "padding_side: left in the checkpoint's tokenizer_config.json every text ends at the right"
+                f"{self.config.model_type!r} does not see in the vectors of tokens where a text ends; "
+                "model.pooling=last does"
             )
         return None
 
@@ -244,76 +299,26 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         task = cls(recipe)
         task.config = open_checkpoint(AutoConfig, source, "config.json")
         task.read_head(task.config)
-        task._use_tokenizer(open_checkpoint(AutoTokenizer, source, "tokenizer files"))
+        task._use_tokenizer(open_checkpoint(AutoTokenizer, source, "tokenizer files"), source.name)
         return task, build_trained(task, recipe, source)
 
-    def read_inputs(self, inputs: Sequence[str]) -> Iterable[list[dict[str, Any]]]:
-        """Texts as they are, `-` for lines of standard input, and tables or .txt files by their ending."""
-        texts: list[str] = []
-        for value in inputs:
-            if value != "-" and Path(value).suffix.lower() not in (*TABLE_SUFFIXES, ".txt"):
-                texts.append(value)
-                continue
-            if texts:
-                yield self._text_rows(texts)
-                texts = []
-            yield from self._read_stdin() if value == "-" else self._read_file(Path(value))
-        if texts:
-            yield self._text_rows(texts)
-
-    def _refuse_single_texts(self) -> None:
-        if len(self.text_columns) > 1:
-            columns = " and ".join(self.text_columns)
-            raise DataError(f"this model takes pairs of texts: give a CSV or JSONL file with columns {columns}")
-
-    def _text_rows(self, texts: list[str]) -> list[dict[str, Any]]:
-        self._refuse_single_texts()
-        for text in texts:
-            if not text.strip():
-                raise DataError("an input is empty; give some text")
-        return [{self.text_columns[0]: text} for text in texts]
-
-    def _read_stdin(self) -> Iterator[list[dict[str, Any]]]:
-        chunk = []
-        for line in sys.stdin:
-            if line.strip():
-                chunk.append(line.rstrip("\n"))
-            if len(chunk) == TOKENIZE_CHUNK:
-                yield self._text_rows(chunk)
-                chunk = []
-        if chunk:
-            yield self._text_rows(chunk)
-
-    def _read_file(self, path: Path) -> Iterator[list[dict[str, Any]]]:
-        data = self.recipe.data
-        first_row = 0
-        options: dict[str, Any] = {}
-        if path.suffix.lower() == ".txt":
-            self._refuse_single_texts()
-        else:
-            options = {"columns": self.text_columns, **table_options(data), "on_bad_row": "stop"}
-        waiting: list[dict[str, Any]] = []
-        characters = 0
-        for chunk in iter_rows(path, **options):
-            columns = chunk if options else {self.text_columns[0]: chunk["text"]}
-            rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-            for number, row in enumerate(rows, start=first_row):
-                for column in self.text_columns:
-                    if not isinstance(row[column], str) or not row[column].strip():
-                        raise DataError(
-                            f"{path} row {number}: column {column!r} holds no text; fill it in or remove it"
-                        )
-            first_row += len(rows)
-            waiting += rows
-            characters += sum(len(row[column]) for row in rows for column in self.text_columns)
-            if len(waiting) >= PREDICT_ROWS or characters >= PREDICT_CHARACTERS:
-                yield waiting
-                waiting, characters = [], 0
-        if waiting:
-            yield waiting
+    def read_inputs(self, inputs: Sequence[Any], literal: bool = False) -> Iterator[list[Input]]:
+        """See `Task.read_inputs`: texts as they are, tables and .txt files, open files of lines."""
+        found = text_inputs(inputs, self.recipe.data, self.text_columns, literal)
+        return chunked(found, PREDICT_ROWS, PREDICT_CHARACTERS)
 
     def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:
         """See `Task.prepare_inputs`."""
         columns = [[row[column] for row in rows] for column in self.text_columns]
         table, notes = tokenize(self.tokenizer, columns, self.max_length, "input")
         return Examples(table, table.lengths, np.arange(len(rows)), [], notes)
+
+
+class TextRegression(RegressionTask[TextClassificationSettings], TextClassification):
+    """One text, or a pair, to a number or several."""
+
+    predict_precision = "no"
+
+    def example_batch(self) -> Batch:
+        """See `RegressionTask.example_batch`."""
+        return self.collate(list(self.prepare_inputs([dict.fromkeys(self.text_columns, "a text")]).features))

@@ -91,6 +91,7 @@ class Abstention(Technique[AbstentionSettings]):
     Settings = AbstentionSettings
     paper = "Y. Geifman and R. El-Yaniv, Selective Classification for Deep Neural Networks, 2017, section 3"
     order = 70
+    excluded = {"regression": "a number has no confidence to abstain by"}
     neutral = {}
     needs_validation = True
     keeps_prefix = True

@@ -77,6 +77,7 @@ class BalancedSampling(Technique[BalancedSamplingSettings]):
         "multi-label A. Gupta et al., LVIS, 2019 (repeat factor sampling)"
     )
     excluded = {
+        "regression": "a number is no label whose rows could be counted",
         "speech_recognition": "a transcript has no label whose rows could be counted",
         "class_weights": "each of the two makes up for rare labels, and both would do it twice",
         "logit_adjustment": "each of the two makes up for rare labels, and both would do it twice",

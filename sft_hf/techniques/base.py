@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 SettingsT = TypeVar("SettingsT", bound=TechniqueSettings)
 
+REGRESSION = "regression"
+NO_CLASSES = "it works on the probabilities of classes, and there are none"
+
 Criterion = Callable[[Tensor], Tensor]
 """float32 logits [items, classes] -> the loss [items, classes] that an item would have, were its class this one."""
 
@@ -112,8 +115,8 @@ class Technique(Generic[SettingsT]):
     """Lower ones come first; of two that wrap the same thing, the higher one is outside."""
 
     excluded: ClassVar[Mapping[str, str]] = {}
-    """Names of tasks, of other techniques, peft, and kinds of models (`Task.model_kind`: ctc, multi_label), that it
-    cannot go with: the reason, as a user reads it."""
+    """Names of tasks, of other techniques, peft, and kinds of models (`Task.model_kind`: ctc, multi_label, regression),
+    that it cannot go with: the reason, as a user reads it."""
 
     example: ClassVar[Mapping[str, Any]] = {}
     """Settings under which it does something in a run of two steps, where its defaults would not (for the tests)."""
@@ -122,7 +125,7 @@ class Technique(Generic[SettingsT]):
     """Settings under which training is plain training; None: there are none."""
 
     needs_items: ClassVar[bool] = False
-    """Whether it works on `Task.items`, which CTC has not."""
+    """Whether it works on `Task.items`, which CTC and regression have not."""
 
     needs_head: ClassVar[bool] = False
     """Whether it needs a head that is new beside the backbone (`sft_hf.freezing.head_names`), which Whisper has not."""
@@ -155,7 +158,14 @@ class Technique(Generic[SettingsT]):
                 raise RecipeError(f"techniques: {settings.name} does not go with {name}: {cls.excluded[name]}")
         if recipe.peft and "peft" in cls.excluded:
             raise RecipeError(f"techniques: {settings.name} does not go with peft: {cls.excluded['peft']}")
+        if getattr(recipe.task, "problem_type", None) == REGRESSION and (reason := cls.reason_against_regression()):
+            raise RecipeError(f"techniques: {settings.name} does not go with {REGRESSION}: {reason}")
         cls.check(settings, recipe)
+
+    @classmethod
+    def reason_against_regression(cls) -> str | None:
+        """Return why it cannot go with models that predict numbers; None where it can."""
+        return NO_CLASSES if cls.needs_items else cls.excluded.get(REGRESSION)
 
     @classmethod
     def check(cls, settings: SettingsT, recipe: Recipe) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from sft_hf.errors import RecipeError
 from sft_hf.freezing import head_names, set_trained
+from sft_hf.optimization import with_head_scale
 from sft_hf.recipe_sections import TechniqueSettings
 from sft_hf.techniques.base import Schedule, Technique
 
@@ -68,13 +69,14 @@ class LpFt(Technique[LpFtSettings]):
             missing = "backbone, for the second stage" if not self.backbone else "head, for the first stage"
             raise RecipeError(f"techniques: lp_ft: nothing is to be trained in the {missing} (train.freeze)")
         self.probing: bool | None = None
+        self.head_scale = max(with_head_scale(model, self.context.recipe.optim, {}).values(), default=1.0)
 
     def wrap_schedule(self, schedule: Schedule) -> Schedule:
         """See `two_stages`."""
         if not self.probe_steps:
             return schedule
         rest = self.context.schedule(self.context.num_steps - self.probe_steps)
-        factor = self.settings.probe_learning_rate / self.context.recipe.optim.learning_rate
+        factor = self.settings.probe_learning_rate / (self.context.recipe.optim.learning_rate * self.head_scale)
         return two_stages(rest, self.probe_steps, factor)
 
     def before_step(self, model: nn.Module, step: int) -> None:

@@ -75,6 +75,7 @@ class TemperatureScaling(Technique[TemperatureScalingSettings]):
     Settings = TemperatureScalingSettings
     paper = "C. Guo et al., On Calibration of Modern Neural Networks, 2017, section 4.2"
     order = 60
+    excluded = {"regression": "a number has no confidence to be scaled"}
     neutral = {}
     needs_validation = True
     keeps_prefix = True

@@ -8,7 +8,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 
 from sft_hf.data.label_reading import is_unlabelled, read_labels, read_rows
 from sft_hf.data.labels import build_label_map, encode_labels
-from sft_hf.data.loading import Splits
+from sft_hf.data.roles import Splits
 from sft_hf.errors import DataError
 from sft_hf.recipe import DataSection
 
@@ -96,6 +96,7 @@ def test_vectors_of_several_lengths_are_refused_by_row():
     message = refusal([[1, 0, 1], [0, 1, 0], [0, 1]])
     assert message.startswith("train.csv row 100 ") and "row 102" in message and "data.label_lists: labels" in message
     assert "row 101" in refusal([[1, 0], [2, 0]], label_lists="indicators")
+    assert "row 101" in refusal([[1, 0], [-1, 0]]) and read([[1, 0], [-1, 0]], label_lists="labels")
     assert "validation.csv row 101" in refusal([[1, 0], [0, 1]], validation=[[1, 0], [1, 0, 1]])
 
 
@@ -186,6 +187,7 @@ def test_names_of_several_words_are_no_combinations(values):
 def test_a_separator_that_does_not_fit():
     assert "no label" in said(read(["x", "y"], label_separator="comma")[2])
     assert "remove it" in refusal([["x"], ["y"]], label_separator="comma")
+    assert read(["1 0 1", "0 0 1"], label_separator="space")[0]["train"] == [["0", "2"], ["2"]]
     assert "remove one" in refusal(["x", "y"], label_separator="comma", kind="single_label_classification")
 
 
@@ -207,6 +209,7 @@ def test_versions_and_leading_zeros_stay():
     assert read(["01", "02"], test=[1, 2])[0] == {"train": ["01", "02"], "test": ["01", "02"]}
     assert read(["01", "1"])[0]["train"] == ["01", "1"]
     assert read(["1.0", "x"])[0]["train"] == ["1.0", "x"]
+    assert read(["9" * 400, "1e5"])[0]["train"] == ["9" * 400, "1e5"]
 
 
 @pytest.mark.parametrize("values", [["3.200", "2.4", "1"], [3.2, 2.0], ["1e-3", "2"], ["-.5", "7."]])

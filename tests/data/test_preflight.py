@@ -91,3 +91,11 @@ def test_bytes_in_a_table_are_compared_too():
 
 def test_rows_that_are_all_different_give_no_word():
     assert find_duplicates({"train": split(["a", "b"]), "test": split(["c"])}, ["text"], "label") == []
+
+
+def test_unicode_forms_of_a_text_are_the_same():
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    found = texts_of(find_duplicates({"train": split([composed, "b"]), "test": split([decomposed])}, ["text"]))
+    assert found and found[0].startswith("1 of 1 test rows")
+    assert texts_of(find_duplicates({"train": split([composed, decomposed], ["x", "y"])}, ["text"], "label"))
+    assert not texts_of(find_duplicates({"train": split(["a", "a"], [composed, decomposed])}, ["text"], "label"))

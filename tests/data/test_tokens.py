@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sft_hf.data import row_cache, tokens
 from sft_hf.data.tokens import open_token_cache, tokenize
@@ -66,7 +67,7 @@ def test_only_a_text_that_is_cut_is_tokenized_twice(tokenizer, texts):
         read.extend(batch)
         return tokenizer(batch, **options)
 
-    _, lost = tokens._encode(counted, [texts], 32)
+    _, lost, _ = tokens._encode(counted, [texts], 32, tokens.SpecialTokens(tokenizer, pairs=False))
     assert len(read) == 300 + int((lost > 0).sum()) < 600
 
 
@@ -105,3 +106,64 @@ def test_other_tokenizers_and_lengths_have_other_tokens(tokenizer, all_is_kept, 
         assert cache.find(tokens._digest(PAIRS)) is None
     assert open_token_cache(tokenizer, 32, 1.0).find(tokens._digest(PAIRS)) is not None
     assert open_token_cache(slow_tokenizer(tokenizer, tmp_path), 32, 1.0) is None
+
+
+# --- special tokens that a text spells out -------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["bpe", "unigram", "wordlevel", "slow"])
+def marked(request, tokenizer, tmp_path):
+    """Tokenizers of several kinds that put marks around a text; each with an added token of the user's, [E1]."""
+    if request.param == "slow":
+        slow = slow_tokenizer(tokenizer, tmp_path)
+        slow.add_tokens(["[E1]"], special_tokens=True)
+        return slow
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    if request.param == "bpe":
+        backend = Tokenizer(models.BPE())
+        trainer = trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=special)
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel()
+    elif request.param == "unigram":
+        backend = Tokenizer(models.Unigram())
+        trainer = trainers.UnigramTrainer(special_tokens=special, unk_token="<unk>")
+        backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    else:
+        backend = Tokenizer(models.WordLevel(unk_token="<unk>"))
+        trainer = trainers.WordLevelTrainer(special_tokens=special)
+        backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer.show_progress = False
+    backend.train_from_iterator(["goal bank bread < / s > [ ]"] * 5, trainer)
+    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    names = {"bos": "<s>", "cls": "<s>", "pad": "<pad>", "eos": "</s>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
+    options = {f"{kind}_token": name for kind, name in names.items()}
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, **options)
+    made.add_tokens(["[E1]"], special_tokens=True)
+    return made
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_special_tokens_that_a_text_spells_out_are_text(marked, columns):
+    end = marked.sep_token
+    texts = [f"goal {end} bank", "goal bank", f"{end}", f"bread {marked.pad_token}{marked.mask_token} {end}{end}"]
+    chosen = [texts, ["bank"] * 4][:columns]
+    table, notes = tokenize(marked, chosen, 64, "t")
+    marks = {
+        marked.convert_tokens_to_ids(name) for name in (end, marked.cls_token, marked.pad_token, marked.mask_token)
+    }
+    counts = [sum(int(token) in marks for token in row["input_ids"]) for row in table]
+    assert len(set(counts)) == 1 and counts[0] > 0  # those that the tokenizer adds by itself, around every text
+    (note,) = notes
+    assert "3 rows" in note and end in note and "text" in note
+    alone, _ = tokenize(marked, [[texts[1]], ["bank"]][:columns], 64, "t")
+    assert table[1]["input_ids"].tolist() == alone[0]["input_ids"].tolist()
+
+
+def test_tokens_that_were_added_for_a_purpose_keep_their_meaning(marked):
+    entity = marked.convert_tokens_to_ids("[E1]")
+    table, notes = tokenize(marked, [["[E1] goal", f"[E1] bank {marked.sep_token}"]], 64, "t")
+    assert all(entity in row["input_ids"] for row in table) and len(notes) == 1
+
+
+def test_unknown_words_are_no_special_tokens(tokenizer):
+    tokenizer.pad_token = "[UNK]"  # as of some model2vec models
+    assert not tokenize(tokenizer, [["unheard of", "goal"]], 64, "t")[1]

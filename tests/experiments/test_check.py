@@ -20,7 +20,7 @@ def test_a_good_recipe_passes_and_nothing_is_left(commands, recipe_file, tmp_pat
     for words in (
         "ok       recipe, checkpoint and data: every row can be used",
         "ok       train: 81 rows; length half ",
-        "ok       test: always answering 'sport' would have accuracy 0.3333",
+        "ok       test: always answering 'sport', the most frequent label of train, would have accuracy 0.3333",
         "ok       one update on the 8 longest rows: ",
         "peak memory ",
         "ok       a checkpoint: 2",  # 225.9 kB

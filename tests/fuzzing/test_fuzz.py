@@ -70,7 +70,7 @@ def save_formats(picture, second, folder):
     picture.convert("L").convert("I;16").save(folder / "I16.png")
 
 
-def fuzz(kinds, first, count, folder):
+def fuzz(kinds, first, count, folder, outcomes=("accepted", "refused")):
     """Run cases of some kinds in a process of their own; return what it found, once nothing has failed."""
     script = Path(__file__).with_name("fuzz.py")
     done = subprocess.run(
@@ -87,7 +87,7 @@ def fuzz(kinds, first, count, folder):
     failed = [line for line in lines if "traceback" in line]
     assert not failed, "\n".join(f"{line['kind']} {line['case']}: {line['traceback']}" for line in failed[:3])
     for found in lines:
-        assert set(found["outcomes"]) <= {"accepted", "refused"}, found
+        assert set(found["outcomes"]) <= set(outcomes), found
         assert sum(found["outcomes"].values()) == count
         assert found["peak_bytes"] < MAX_BYTES, found
     assert [found["kind"] for found in lines] == list(kinds)
@@ -97,6 +97,24 @@ def fuzz(kinds, first, count, folder):
 def test_broken_input(material):
     for found in fuzz(KINDS, 0, 60, material):
         assert found["outcomes"]["refused"] > 10 and found["outcomes"]["accepted"] > 3, found
+
+
+TABLES = ("valid accepted", "valid refused", "broken accepted", "broken refused")
+
+
+def test_tables_are_read_as_they_were_written(tmp_path):
+    (found,) = fuzz(("tables",), 0, 150, tmp_path, TABLES)
+    accepted, refused = (found["outcomes"].get(f"valid {outcome}", 0) for outcome in ("accepted", "refused"))
+    assert accepted > 50 and accepted >= 0.9 * (accepted + refused), found
+
+
+@pytest.mark.long
+def test_ten_thousand_tables(tmp_path, capsys):
+    (found,) = fuzz(("tables",), 0, 10_000, tmp_path, TABLES)
+    with capsys.disabled():
+        print(f"\n{found}")
+    accepted, refused = (found["outcomes"][f"valid {outcome}"] for outcome in ("accepted", "refused"))
+    assert accepted >= 0.9 * (accepted + refused), found
 
 
 @pytest.mark.long

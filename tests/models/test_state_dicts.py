@@ -94,7 +94,7 @@ def test_weights_are_found_by_name(tmp_path, theirs, heard, wrap):
     model = build(path, **mapping)
     assert same(model, content if wrap == "half" else theirs)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    assert "matched by name" in heard.text
+    assert "found by name" in heard.text
     assert "new weights, to be learned: classifier.weight, classifier.bias" in heard.text
 
 
@@ -121,7 +121,7 @@ def test_other_names_are_matched_by_order_and_shape(tmp_path, theirs, heard, cha
     model = build(saved(tmp_path, other))
     inner = model.timm_model.state_dict()
     assert all(torch.equal(inner[name], state[name]) for name in state if not name.startswith("classifier"))
-    assert "matched by order and shape" in heard.text
+    assert "found by order and shape" in heard.text
 
 
 def test_order_alone_is_not_enough(tmp_path, theirs):

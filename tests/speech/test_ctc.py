@@ -94,9 +94,9 @@ def test_a_tokenizer_is_the_same_once_saved(tmp_path):
 
 
 def test_the_case_is_that_of_the_vocabulary():
-    assert ctc.choose_case(["Hello"], "ABCDEFGHIJKLMNOPQRSTUVWXYZ|")("a") == "A"
-    assert ctc.choose_case(["HELLO"], "abcdefghijklmnopqrstuvwxyz|")("A") == "a"
-    assert ctc.choose_case(["Hello"], "Helo")("aB") == "aB"
+    assert ctc.choose_case(["Hello"], "ABCDEFGHIJKLMNOPQRSTUVWXYZ|") == "upper"
+    assert ctc.choose_case(["HELLO"], "abcdefghijklmnopqrstuvwxyz|") == "lower"
+    assert ctc.choose_case(["Hello"], "Helo") == "keep"
 
 
 def test_frames_needed():

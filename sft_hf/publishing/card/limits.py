@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from sft_hf.publishing.baselines import worse_than
 from sft_hf.publishing.card.markdown import escape
 from sft_hf.publishing.names import without_paths
 from sft_hf.publishing.numbers import count, finite, interval, metric_value, rows
@@ -27,7 +28,14 @@ _WINDOW_ADVICE = (
 def limits(record: RunRecord, noun: str) -> str:
     """Return a list; there is always something that was not measured."""
     rare = list(_rare_labels(record))
-    found = [*rare, *_few_rows(record), *_confusions(record), *_groups(record), *_findings(record, bool(rare))]
+    found = [
+        *(_sentence(text) for text in worse_than(record)),
+        *rare,
+        *_few_rows(record),
+        *_confusions(record),
+        *_groups(record),
+        *_findings(record, bool(rare)),
+    ]
     found += [*_reach(record), _not_measured(record, noun)]
     return "\n".join(f"- {line}" for line in found)
 

@@ -31,8 +31,26 @@ METRICS = {
     "wer_normalized": Metric("wer"),
     "cer_normalized": Metric("cer"),
     "exact_match": Metric("exact_match"),
+    "mse": Metric("mse"),
+    "rmse": Metric("mse", {"squared": False}),
+    "mae": Metric("mae"),
+    "r2": Metric("r_squared"),
+    "pearson": Metric("pearsonr"),
+    "spearman": Metric("spearmanr"),
 }
-_ON_THE_HUB = ("accuracy", "f1", "wer", "cer", "exact_match")  # https://hf.co/metrics
+WITH_UNIT = ("mse", "rmse", "mae")  # whose mean over several targets mixes their units
+_ON_THE_HUB = (
+    "accuracy",
+    "f1",
+    "wer",
+    "cer",
+    "exact_match",
+    "mse",
+    "mae",
+    "r_squared",
+    "pearsonr",
+    "spearmanr",
+)  # https://hf.co/metrics
 
 # https://huggingface.co/docs/hub/repositories-licenses
 _LICENSES = frozenset(
@@ -122,7 +140,9 @@ def _eval_results(record: RunRecord, pipeline_tag: str) -> list[EvalResult]:
             **dataset,
         )
         for name in names
-        if name in METRICS and finite(scores.get(name)) is not None
+        if name in METRICS
+        and finite(scores.get(name)) is not None
+        and not (name in WITH_UNIT and "per_target" in scores)
     ]
 
 

@@ -12,12 +12,14 @@ from sft_hf.publishing.card.use import use
 from sft_hf.publishing.names import last_part
 from sft_hf.publishing.numbers import count, decimal, duration, finite, rows
 from sft_hf.publishing.public_recipe import public_recipe
+from sft_hf.publishing.regression import is_regression, target_names
 from sft_hf.redaction import redact
 from sft_hf.run_record import RunRecord
 from sft_hf.yaml_files import write_yaml
 
 MOST_LABELS = 12  # that the first sentence names
 
+_NOUN_OF = {"text-classification": "a text", "image-classification": "an image"}
 _NOUNS = {"text-classification": "text", "image-classification": "image", "automatic-speech-recognition": "recording"}
 
 
@@ -73,15 +75,27 @@ def _recognizes(record: RunRecord) -> str:
 
 
 def _classifies(record: RunRecord, pipeline_tag: str) -> str:
+    if is_regression(record):
+        return _predicts(record, "a pair of texts" if _reads_pairs(record, pipeline_tag) else _NOUN_OF[pipeline_tag])
     labels = [str(row["label"]) for row in record.scores.get("per_class", [])]
-    pair = pipeline_tag == "text-classification" and record.recipe.data.text_pair_column
-    what = "a pair of texts" if pair else {"text-classification": "a text"}.get(pipeline_tag, "an image")
+    what = "a pair of texts" if _reads_pairs(record, pipeline_tag) else _NOUN_OF.get(pipeline_tag, "an image")
     if not labels:
         return f"Classifies {what}."
     named = ", ".join(escape(label, 40) for label in labels[:MOST_LABELS])
     more = f" and {count(len(labels) - MOST_LABELS)} more" if len(labels) > MOST_LABELS else ""
     several = "any number of" if record.primary == "micro_f1" else "one of"
     return f"Gives {what} {several} {rows(len(labels), 'label')}: {named}{more}."
+
+
+def _reads_pairs(record: RunRecord, pipeline_tag: str) -> bool:
+    return pipeline_tag == "text-classification" and record.recipe.data.text_pair_column is not None
+
+
+def _predicts(record: RunRecord, what: str) -> str:
+    names = target_names(record)
+    named = ", ".join(escape(name, 40) for name in names[:MOST_LABELS])
+    more = f" and {count(len(names) - MOST_LABELS)} more" if len(names) > MOST_LABELS else ""
+    return f"Predicts {'a number' if len(names) == 1 else rows(len(names), 'number')} from {what}: {named}{more}."
 
 
 def _model_name(record: RunRecord) -> str:

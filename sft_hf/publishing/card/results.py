@@ -4,29 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
+from sft_hf.publishing.baselines import Baseline, baselines
 from sft_hf.publishing.card.markdown import escape, table
 from sft_hf.publishing.confidence import confidence_sentences, measured_calibration
-from sft_hf.publishing.names import without_paths
 from sft_hf.publishing.numbers import (
     LOWER_IS_BETTER,
+    REGRESSION,
     UNKNOWN,
     count,
     finite,
     interval,
     metric_name,
+    metric_range,
     metric_value,
     percent,
-    percent_range,
     rows,
 )
 from sft_hf.run_record import RunRecord
 
 MOST_CLASSES = 30  # rows of the table of classes, and of groups
 MOST_CONFUSIONS = 10
+METRICS_OF_A_TARGET = ("rmse", "mse", "mae", "r2", "pearson", "spearman")
 
 _TABLE = (
     *("accuracy", "micro_f1", "macro_f1", "map", "subset_accuracy"),
     *("wer", "wer_normalized", "cer", "cer_normalized", "exact_match", "substitutions", "deletions", "insertions"),
+    *REGRESSION,
     *("threshold", "loss"),
 )
 
@@ -41,13 +44,13 @@ def results(record: RunRecord, noun: str) -> list[str]:
         )
         return [f"This model was not scored: {lack} validation split."]
     parts = [_headline(record, noun), _metrics_table(record), _choices(record)]
-    return [*parts, _classes(record), *_speech_tables(record)]
+    return [*parts, _classes(record), _targets(record), *_speech_tables(record)]
 
 
 def _headline(record: RunRecord, noun: str) -> str:
     scores, name = record.scores, record.primary
     lower = " (lower is better)" if name in LOWER_IS_BETTER else ""
-    sure = _interval_text(interval(scores, name))
+    sure = _interval_text(name, interval(scores, name))
     number = scores.get("num_examples")
     return (
         f"**{metric_name(name)} {metric_value(name, scores.get(name))}**{lower} on "
@@ -55,24 +58,28 @@ def _headline(record: RunRecord, noun: str) -> str:
     )
 
 
-def _interval_text(pair: tuple[float, float] | None) -> str:
-    return f" (95 % interval {percent_range(pair)})" if pair else ""
+def _interval_text(name: str, pair: tuple[float, float] | None) -> str:
+    return f" (95 % interval {metric_range(name, pair)})" if pair else ""
 
 
 def _compared(record: RunRecord) -> str:
-    """The baseline, and whether the test is large enough to tell the model from it."""
-    baseline, name = record.metrics.get("baseline") or {}, record.primary
-    scores = baseline.get("metrics") or {}
-    theirs, ours = finite(scores.get(name)), finite(record.scores.get(name))
-    if theirs is None or ours is None:
+    """The baselines, and whether the rows are enough to tell the model from them."""
+    found, own = baselines(record), interval(record.scores, record.primary)
+    if not found:
         return "There is no baseline to compare it with."
-    sentence = escape(without_paths(str(baseline.get("description") or baseline.get("name"))), 200)
-    text = f"For comparison, {sentence}: {metric_value(name, theirs)}{_interval_text(interval(scores, name))}."
-    if (ours >= theirs) if name in LOWER_IS_BETTER else (ours <= theirs):
+    return " ".join(_against(base, own) for base in found)
+
+
+def _against(base: Baseline, own: tuple[float, float] | None) -> str:
+    value = f"{metric_value(base.metric, base.value)}{_interval_text(base.metric, base.interval)}"
+    text = f"For comparison, {escape(base.description, 200)}: {value}."
+    if base.sampled:
+        text = f"{text[:-1]}; the model on the same rows: {metric_value(base.metric, base.model)}."
+    if not base.model_is_better:
         return f"{text} **The model is no better than that.**"
-    a, b = interval(record.scores, name), interval(scores, name)
-    if a and b and a[0] <= b[1] and b[0] <= a[1]:
-        return f"{text} The intervals overlap: these rows do not show that the model is better."
+    if base.clear(own) is False:
+        why = "The intervals overlap: these rows" if base.p_value is None else "These rows"
+        return f"{text} {why} do not show that the model is better."
     return text
 
 
@@ -84,14 +91,15 @@ def _metrics_table(record: RunRecord) -> str:
     cells = []
     for name in names:
         values = [f"{metric_value(name, scores[split].get(name))}{_range(scores[split], name)}" for split in splits]
-        cells.append([metric_name(name), *values])
+        mean = " (mean of the targets)" if name in METRICS_OF_A_TARGET and "per_target" in record.scores else ""
+        cells.append([f"{metric_name(name)}{mean}", *values])
     heads = [f"{split}, {rows(scores[split].get('num_examples'))}" for split in splits]
     return table(["Metric (95 % interval)", *heads], cells)
 
 
 def _range(scores: dict[str, Any], name: str) -> str:
     pair = interval(scores, name)
-    return f" ({percent_range(pair)})" if pair else ""
+    return f" ({metric_range(name, pair)})" if pair else ""
 
 
 def _choices(record: RunRecord) -> str:
@@ -126,6 +134,19 @@ def _classes(record: RunRecord) -> str:
         for entry in shown
     ]
     return f"{title}\n\n{table(['Label', 'Precision', 'Recall', 'F1', 'Rows'], cells)}"
+
+
+def _targets(record: RunRecord) -> str:
+    """The metrics of each target, where there are several."""
+    entries = record.scores.get("per_target") or []
+    if not entries:
+        return ""
+    names = ("rmse", "mae", "r2", "pearson", "spearman")
+    cells = [
+        [escape(entry["target"]), *(f"{metric_value(name, entry.get(name))}{_range(entry, name)}" for name in names)]
+        for entry in entries
+    ]
+    return f"Per target ({record.split}; 95 % interval):\n\n{table(['Target', *map(metric_name, names)], cells)}"
 
 
 def _measured(entry: dict[str, Any], name: str) -> str:

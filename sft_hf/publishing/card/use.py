@@ -6,10 +6,16 @@ from pathlib import PurePath
 
 from sft_hf.publishing.card.adapter import adapter_facts, open_adapter
 from sft_hf.publishing.card.markdown import fenced, python_text
+from sft_hf.publishing.installing import install_line
 from sft_hf.publishing.numbers import finite
+from sft_hf.publishing.regression import is_regression, target_names
 from sft_hf.run_record import RunRecord
 
 _WORD_VECTOR_FILES = (".txt", ".vec", ".bin", ".gz")
+_OWN_MODULES = {
+    "word_embeddings": "sft_hf.models.word_embeddings",
+    "sft_hf_sentence_encoder": "sft_hf.models.sentence_encoder",
+}
 
 
 def use(record: RunRecord, pipeline_tag: str, repo_id: str | None) -> str:
@@ -29,8 +35,8 @@ def use(record: RunRecord, pipeline_tag: str, repo_id: str | None) -> str:
 def _use_model(record: RunRecord, pipeline_tag: str, repo_id: str | None) -> str:
     lines = ["from transformers import pipeline", ""]
     before = ""
-    if _on_word_vectors(record):
-        lines.insert(0, "import sft_hf.models.word_embeddings  # pip install sft-hf")
+    if module := _own_module(record):
+        lines.insert(0, f"import {module}  # {install_line()}")
     options = ", trust_remote_code=True" if record.recipe.model.trust_remote_code else ""
     model = f"{python_text(repo_id or _local_name(record))}{options}"
     if pipeline_tag == "automatic-speech-recognition":
@@ -55,6 +61,8 @@ def _classify(record: RunRecord, pipeline_tag: str, model: str) -> list[str]:
             else '["a text"]'
         )
         given += ", truncation=True"
+    if is_regression(record):
+        return _predict(record, pipeline_tag, model, given)
     threshold = finite(record.scores.get("threshold"))
     if record.primary != "micro_f1":
         first = "[0]" if pipeline_tag == "image-classification" or given.startswith("[") else ""
@@ -70,15 +78,29 @@ def _classify(record: RunRecord, pipeline_tag: str, model: str) -> list[str]:
     ]
 
 
-def _on_word_vectors(record: RunRecord) -> bool:
-    """Whether the model is of the kind that Transformers does not know by itself."""
+def _predict(record: RunRecord, pipeline_tag: str, model: str, given: str) -> list[str]:
+    """A pipeline gives a number as the score of its target's name."""
+    lines = [f'predict = pipeline("{pipeline_tag}", model={model})']
+    text, several = pipeline_tag == "text-classification", len(target_names(record)) > 1
+    if several:
+        every, first = ("None", "[0]") if text else ("predict.model.config.num_labels", "")
+        return [
+            *lines,
+            f"answer = predict({given}, top_k={every}){first}  # in the units of the data",
+            'print({row["label"]: row["score"] for row in answer})',
+        ]
+    first = "" if text and not given.startswith("[") else "[0]"
+    return [*lines, f'print(predict({given}){first}["score"])  # in the units of the data']
+
+
+def _own_module(record: RunRecord) -> str | None:
+    """The module that makes Transformers know the model, where it does not by itself."""
     if kind := record.metrics.get("model", {}).get("type"):
-        return bool(kind == "word_embeddings")
+        return _OWN_MODULES.get(kind)
     name = record.recipe.model.name
     settings = getattr(record.recipe.task, "embeddings", None)
-    return record.recipe.task.name == "text_classification" and (
-        settings is not None or name.lower().endswith(_WORD_VECTOR_FILES)
-    )
+    on_vectors = settings is not None or name.lower().endswith(_WORD_VECTOR_FILES)
+    return _OWN_MODULES["word_embeddings"] if record.recipe.task.name == "text_classification" and on_vectors else None
 
 
 def _local_name(record: RunRecord) -> str:

@@ -268,8 +268,41 @@ def reliability_panel(title: str, description: str, bins: Sequence[tuple[float, 
     return svg(body, title, description, height=320)
 
 
-def interval_strips(title: str, description: str, strips: Sequence[Strip], scale: tuple[float, float]) -> Markup:
-    """Return values with their intervals on one scale of fractions, each under its name."""
+def scatter_panel(title: str, description: str, points: Sequence[tuple[float, float]]) -> Markup:
+    """Return predictions (up) against references (right) on one scale, with the line on which both are equal."""
+    ends = [value for point in points for value in point]
+    scale = _around(min(ends), max(ends))
+    frame = _Frame(scale, scale, left=54, right=14, top=14, bottom=30, height=320)
+    marks = ticks(*scale)
+    body = _axes(frame, marks, marks, decimal, decimal)
+    ends_of_line = f'x1="{frame.at_x(scale[0])}" y1="{frame.at_y(scale[0])}" x2="{frame.at_x(scale[1])}"'
+    body += f'<line class="ideal" {ends_of_line} y2="{frame.at_y(scale[1])}"/>'
+    radius = 3 if len(points) <= 200 else 2
+    for reference, prediction in points:
+        body += f'<circle class="dot own" cx="{frame.at_x(reference)}" cy="{frame.at_y(prediction)}" r="{radius}"/>'
+    body += _text(WIDTH - 18, 306, "reference", "note", "end") + _text(frame.left + 6, 24, "prediction", "note")
+    return svg(body, title, description, height=320)
+
+
+def _around(low: float, high: float) -> tuple[float, float]:
+    """A scale with a margin on both sides, also of a single value."""
+    margin = (high - low) * 0.05 or abs(high) * 0.05 or 1.0
+    return low - margin, high + margin
+
+
+def interval_strips(
+    title: str,
+    description: str,
+    strips: Sequence[Strip],
+    scale: tuple[float, float],
+    *,
+    form: Callable[[float], str] = percent,
+    axis: Callable[[float], str] = axis_percent,
+) -> Markup:
+    """Return values with their intervals on one scale, each under its name.
+
+    `form` writes a value, and `axis` a number of the scale; by default both are percentages.
+    """
 
     def at(value: float) -> str:
         return f"{100 * _part(value, scale):.2f}%"
@@ -281,7 +314,7 @@ def interval_strips(title: str, description: str, strips: Sequence[Strip], scale
         body += f'<line class="grid" x1="{at(value)}" x2="{at(value)}" y1="0" y2="{height - 22}"/>'
         part = _part(value, scale)
         anchor = "start" if part < 0.04 else "end" if part > 0.96 else "middle"
-        body += _text(at(value), height - 6, axis_percent(value), "tick", anchor)
+        body += _text(at(value), height - 6, axis(value), "tick", anchor)
     for index, strip in enumerate(strips):
         y = row * index + 40
         body += f'<line class="axis" x1="0" x2="100%" y1="{y}" y2="{y}"/>'
@@ -292,9 +325,11 @@ def interval_strips(title: str, description: str, strips: Sequence[Strip], scale
         place = at(strip.value)
         body += f'<line class="needle {strip.style}" x1="{place}" x2="{place}" y1="{y - 11}" y2="{y + 11}"/>'
         body += _text("0", y - 17, wording(strip.label, 26), f"name {strip.style}")
-        body += f'<text x="100%" y="{y - 17}" text-anchor="end" class="value {strip.style}">{percent(strip.value)}'
+        body += (
+            f'<text x="100%" y="{y - 17}" text-anchor="end" class="value {strip.style}">{_escape(form(strip.value))}'
+        )
         if strip.interval:
-            start, end = (percent(value).removesuffix("\u00a0%") for value in strip.interval)
+            start, end = (_escape(form(value).removesuffix("\u00a0%")) for value in strip.interval)
             body += f'<tspan class="range" dx="7">{start} to {end}</tspan>'
         body += "</text>"
     return svg(body, title, description, height=height, style="strips")

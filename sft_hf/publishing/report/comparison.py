@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from markupsafe import Markup
@@ -13,22 +15,25 @@ from sft_hf.filesystem import human_bytes
 from sft_hf.publishing.names import source_name
 from sft_hf.publishing.numbers import (
     LOWER_IS_BETTER,
-    NO_BREAK,
+    REGRESSION,
     UNKNOWN,
-    axis_percent,
     count,
     decimal,
     duration,
     finite,
     interval,
+    metric_axis,
+    metric_difference,
     metric_mention,
     metric_name,
+    metric_range,
     metric_value,
-    percent_range,
+    rows,
 )
 from sft_hf.publishing.public_recipe import public_recipe
 from sft_hf.publishing.report.charts import Line, Strip, interval_strips, line_panel, ticks
 from sft_hf.publishing.report.pages import render, wording
+from sft_hf.publishing.report.paired_runs import Compared, against_best
 from sft_hf.publishing.report.sections import curve
 from sft_hf.run_record import RunRecord
 from sft_hf.yaml_files import flatten
@@ -45,6 +50,8 @@ class _Run:
     record: RunRecord
     value: float | None
     interval: tuple[float, float] | None
+    compared: Compared | None
+    """With the best run; None for that one itself."""
 
     @property
     def name(self) -> str:
@@ -72,7 +79,8 @@ def build_comparison(records: Sequence[RunRecord]) -> str:
         verdict=verdict(runs),
         cautions=_cautions(runs),
         chart=_chart(runs, metric),
-        runs=[_scores(run, metric, leads=_leads(run, runs[0])) for run in runs],
+        method=_method(runs),
+        runs=[_scores(run, metric) for run in runs],
         panels=_curves(runs, metric),
         num_curves=min(len(runs), MOST_CURVES),
         differences=differences(runs),
@@ -99,29 +107,44 @@ def _ranked(records: Sequence[RunRecord], metric: str) -> list[_Run]:
     sign = 1.0 if metric in LOWER_IS_BETTER else -1.0
     scored = [(finite(record.scores.get(metric)), record) for record in records]
     scored.sort(key=lambda pair: float("inf") if pair[0] is None else sign * pair[0])
+    compared = [None, *against_best(scored[0][1], [record for _, record in scored[1:]])]
     return [
-        _Run(number, record, value, interval(record.scores, metric))
-        for number, (value, record) in enumerate(scored, start=1)
+        _Run(number, record, value, interval(record.scores, metric), found)
+        for number, ((value, record), found) in enumerate(zip(scored, compared, strict=True), start=1)
     ]
 
 
 def verdict(runs: Sequence[_Run]) -> str:
-    """Say which run is best, or that none can be told to be: where intervals overlap, no winner is shown."""
+    """Say which run is best, or that none can be told to be: only tests on the same rows show a winner."""
     scored = [run for run in runs if run.value is not None]
     if len(scored) < 2:
         return "Fewer than two of the runs have a score: there is nothing to rank."
     best, others = scored[0], scored[1:]
-    if best.interval is None or any(run.interval is None for run in others):
-        return f"{best.mention} has the best score; without intervals it is not known whether that is more than chance."
-    close = [run for run in others if _overlap(best.interval, run.interval)]
-    if not close:
-        return f"{best.mention} is clearly best: its 95{NO_BREAK}% interval lies apart from every other."
-    sentence = (
-        f"No clear winner: {best.mention} scores best, but its 95{NO_BREAK}% interval overlaps with "
-        f"{'that' if len(close) == 1 else 'those'} of {_listed(close)}."
-    )
-    apart = [run for run in others if run not in close]
-    return sentence + (f" Clearly behind: {_listed(apart)}." if apart else "")
+    tested = [run for run in others if run.compared and run.compared.difference]
+    left = [run for run in others if run not in tested]
+    if not tested:
+        why = "the runs were not scored on the same rows"
+        if all(run.compared and run.compared.reason.startswith("no paired") for run in left):
+            why = "there is no paired test of this metric"
+        return f"{best.mention} has the best score; {why}, so that it is not known whether that is more than chance."
+    close = [run for run in tested if run.compared and not run.compared.is_behind]
+    behind = [run for run in tested if run not in close]
+    if close:
+        sentence = f"No clear winner: {best.mention} scores best, but a test does not tell it from {_listed(close)}."
+        sentence += f" Clearly behind: {_listed(behind)}." if behind else ""
+    else:
+        of_what = "every other" if behind[1:] and not left else _listed(behind)
+        sentence = f"{best.mention} is clearly best: better than {of_what} on the same rows."
+    return sentence + (f" Not compared: {_listed(left)}, scored on other rows." if left else "")
+
+
+def _method(runs: Sequence[_Run]) -> str:
+    """Which test was made, on how many rows, and how several were corrected; empty without any."""
+    found = [run.compared.difference for run in runs if run.compared and run.compared.difference]
+    if not found:
+        return ""
+    several = f", with p values corrected for {len(found)} comparisons by Holm's method" if found[1:] else ""
+    return f"Runs are compared with the best one by {found[0].test} on the same {rows(found[0].rows)}{several}."
 
 
 def _listed(runs: Sequence[_Run], most: int = 4) -> str:
@@ -131,15 +154,24 @@ def _listed(runs: Sequence[_Run], most: int = 4) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _leads(run: _Run, best: _Run) -> bool:
-    """Whether a run is the best, or cannot be told from it."""
-    return run is best or (
-        run.value is not None and best.interval is not None and _overlap(best.interval, run.interval)
-    )
+def _leads(run: _Run) -> bool:
+    """Whether a run is the best, or a test does not tell it from the best."""
+    return run.compared is None or (run.compared.difference is not None and not run.compared.is_behind)
 
 
-def _overlap(one: tuple[float, float], other: tuple[float, float] | None) -> bool:
-    return other is not None and one[0] <= other[1] and other[0] <= one[1]
+def _against(run: _Run) -> str:
+    """The difference to the best run, for a cell."""
+    found = run.compared
+    if found is None or found.difference is None:
+        return "the best" if found is None else found.reason
+    metric, told = run.record.primary, found.difference
+    ends = (metric_difference(metric, end, unit=False) for end in told.interval)
+    value = metric_difference(metric, told.value)
+    return f"{'+' if told.value > 0 else ''}{value} ({' to '.join(ends)}), {_p_value(found.p_value)}"
+
+
+def _p_value(value: float | None) -> str:
+    return f"p = {value:.2g}" if value is not None and value >= 0.001 else "p < 0.001"
 
 
 def _cautions(runs: Sequence[_Run]) -> list[str]:
@@ -158,7 +190,7 @@ def _cautions(runs: Sequence[_Run]) -> list[str]:
 
 def _chart(runs: Sequence[_Run], metric: str) -> Markup | None:
     strips = [
-        Strip(run.name, run.value, run.interval, "own" if _leads(run, runs[0]) else "other")
+        Strip(run.name, run.value, run.interval, "own" if _leads(run) else "other")
         for run in runs
         if run.value is not None
     ]
@@ -166,10 +198,12 @@ def _chart(runs: Sequence[_Run], metric: str) -> Markup | None:
         return None
     told = "; ".join(f"{strip.label}: {metric_value(metric, strip.value)}" for strip in strips)
     title = f"{metric_name(metric)} of each run, with 95 % intervals"
-    return interval_strips(title, f"Best first. {told}.", strips, _close_scale(strips))
+    form, axis = partial(metric_value, metric), metric_axis(metric)
+    scale = _close_scale(strips, lowest=-math.inf if metric in REGRESSION else 0.0)
+    return interval_strips(title, f"Best first. {told}.", strips, scale, form=form, axis=axis)
 
 
-def _close_scale(strips: Sequence[Strip]) -> tuple[float, float]:
+def _close_scale(strips: Sequence[Strip], lowest: float) -> tuple[float, float]:
     """A scale on which small differences are seen: from a round number below all ends to one above."""
     ends = [end for strip in strips for end in (strip.value, *(strip.interval or ()))]
     low, high = min(ends), max(ends)
@@ -177,19 +211,20 @@ def _close_scale(strips: Sequence[Strip]) -> tuple[float, float]:
         low, high = low - 0.01, high + 0.01
     marks = ticks(low, high)
     step = marks[1] - marks[0] if len(marks) > 1 else high - low
-    return max(0.0, step * (low // step)), step * -(-high // step)
+    return max(lowest, step * (low // step)), step * -(-high // step)
 
 
-def _scores(run: _Run, metric: str, *, leads: bool) -> dict[str, Any]:
+def _scores(run: _Run, metric: str) -> dict[str, Any]:
     record = run.record
     return {
         "name": run.name,
-        "leads": leads,
+        "leads": run.value is not None and _leads(run),
+        "against": _against(run),
         "checkpoint": source_name(record.recipe.model.name),
         "split": record.split if record.scores else UNKNOWN,
         "rows": count(record.scores.get("num_examples")),
         "value": metric_value(metric, run.value),
-        "interval": percent_range(run.interval),
+        "interval": metric_range(metric, run.interval),
     }
 
 
@@ -197,7 +232,7 @@ def _curves(runs: Sequence[_Run], metric: str) -> list[tuple[str, Markup]]:
     """The validation metric and loss of the best runs, over the same steps."""
     drawn = runs[:MOST_CURVES]
     steps = [finite(line.get("step")) or 0.0 for run in drawn for line in run.record.log if "eval_loss" in line]
-    form = decimal if metric == "loss" else axis_percent
+    form = metric_axis(metric)
     panels = []
     for key, title, axis in (
         (f"eval_{metric}", f"{metric_name(metric)} on validation", form),

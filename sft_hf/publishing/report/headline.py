@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from markupsafe import Markup
 
+from sft_hf.publishing.baselines import Baseline, baselines, compared, worse_than
 from sft_hf.publishing.names import without_paths
 from sft_hf.publishing.numbers import (
     LOWER_IS_BETTER,
     NO_BREAK,
+    REGRESSION,
     finite,
     interval,
+    metric_axis,
     metric_mention,
     metric_name,
+    metric_range,
     metric_value,
     percent,
-    percent_range,
     rows,
 )
 from sft_hf.publishing.report.charts import Strip, interval_strips, ticks
@@ -30,24 +34,14 @@ FEW_ROWS = 100  # below so many, a score says little
 
 @dataclass(frozen=True)
 class Headline:
-    """`value` and `label` are set large, `sentence` says it in words, `verdict` compares; `chart` draws all of it."""
+    """`value` and `label` are set large, `sentence` says it in words, `verdicts` compare; `chart` draws all of it."""
 
     value: str
     label: str
     sentence: str
-    verdict: str
+    verdicts: list[str]
     chart: Markup | None
     warnings: list[str]
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """What a run is compared with: a sentence on it, its score and interval."""
-
-    name: str
-    description: str
-    value: float
-    interval: tuple[float, float] | None
 
 
 def headline(record: RunRecord) -> Headline:
@@ -58,27 +52,14 @@ def headline(record: RunRecord) -> Headline:
     if value is None:
         loss = metric_value("loss", record.metrics.get("train", {}).get("final_loss"))
         sentence = f"The run has no {metric_mention(metric)} on validation or test data; how good it is, is not known."
-        return Headline(loss, "last training loss", sentence, "", None, warnings)
-    base, own = baseline(record), interval(scores, metric)
+        return Headline(loss, "last training loss", sentence, [], None, warnings)
+    found, own = baselines(record), interval(scores, metric)
     label = f"{metric_mention(metric)} on {record.split}"
     if metric in LOWER_IS_BETTER:
         label += " (lower is better)"
-    chart = _chart(record, value, own, base)
-    verdict = "" if base is None else _verdict(metric, value, own, base)
-    return Headline(metric_value(metric, value), label, _sentence(record, value, own), verdict, chart, warnings)
-
-
-def baseline(record: RunRecord) -> Baseline | None:
-    """Return what the run is compared with, on the split and metric of the headline."""
-    found = record.metrics.get("baseline")
-    if not isinstance(found, dict) or found.get("split", record.split) != record.split:
-        return None
-    metrics = found.get("metrics") or {}
-    value = finite(metrics.get(record.primary))
-    if value is None:
-        return None
-    name = str(found.get("name") or "baseline")
-    return Baseline(name, str(found.get("description") or name), value, interval(metrics, record.primary))
+    verdicts = [compared(replace(base, description=wording(base.description, 200)), own) for base in found]
+    chart = _chart(record, value, own, found)
+    return Headline(metric_value(metric, value), label, _sentence(record, value, own), verdicts, chart, warnings)
 
 
 def _sentence(record: RunRecord, value: float, own: tuple[float, float] | None) -> str:
@@ -89,6 +70,10 @@ def _sentence(record: RunRecord, value: float, own: tuple[float, float] | None) 
     elif metric in ("wer", "wer_normalized"):
         words = f" with {rows(scores['num_words'], 'word')}" if "num_words" in scores else ""
         fact = f"{_per_hundred(value)} word errors per 100 words spoken, in {rows(number, f'{split} recording')}{words}"
+    elif metric in ("rmse", "standardized_rmse"):
+        unit = " standard deviations" if metric == "standardized_rmse" else ""
+        off = f"{metric_value(metric, value)}{unit} (root mean square)"
+        fact = f"Predictions are off by {off} on {rows(number, f'{split} row')}"
     else:
         meaning = " (all decisions on all labels pooled)" if metric == "micro_f1" else ""
         fact = f"{metric_name(metric)}{meaning} is {metric_value(metric, value)} on {rows(number, f'{split} row')}"
@@ -102,37 +87,29 @@ def _per_hundred(value: float) -> str:
     return percent(value)[:-2]
 
 
-def _verdict(metric: str, value: float, own: tuple[float, float] | None, base: Baseline) -> str:
-    compared = f"For comparison, {wording(base.description, 120)}: {metric_value(metric, base.value)}."
-    better = value < base.value if metric in LOWER_IS_BETTER else value > base.value
-    if own is None:
-        return compared
-    low, high = base.interval or (base.value, base.value)
-    if own[0] <= high and low <= own[1]:
-        return f"{compared} The intervals overlap: the model is not clearly {'better' if better else 'different'}."
-    return f"{compared} The model is clearly {'better' if better else 'worse'}."
-
-
-def _chart(record: RunRecord, value: float, own: tuple[float, float] | None, base: Baseline | None) -> Markup:
+def _chart(record: RunRecord, value: float, own: tuple[float, float] | None, found: Sequence[Baseline]) -> Markup:
     metric = record.primary
     strips = [Strip("This model", value, own)]
-    if base is not None:
-        strips.append(Strip(_name(base.name), base.value, base.interval, "other"))
+    strips += [Strip(_name(base.name), base.value, base.interval, "other") for base in found]
     told = [
         f"{strip.label}: {metric_value(metric, strip.value)}"
-        + (f", 95 % interval {percent_range(strip.interval)}" if strip.interval else "")
+        + (f", 95 % interval {metric_range(metric, strip.interval)}" if strip.interval else "")
         for strip in strips
     ]
     direction = "Lower is better." if metric in LOWER_IS_BETTER else "Higher is better."
     title = f"{metric_name(metric)} on {record.split}, with 95 % intervals"
-    return interval_strips(title, f"{direction} {'; '.join(told)}.", strips, scale_from_zero(strips))
+    form, axis = partial(metric_value, metric), metric_axis(metric)
+    scale = number_scale(strips) if metric in REGRESSION else scale_from_zero(strips)
+    return interval_strips(title, f"{direction} {'; '.join(told)}.", strips, scale, form=form, axis=axis)
 
 
 def _name(name: str) -> str:
     return {
         "majority class": "Most frequent label",
         "zero-shot": "Before fine-tuning",
-        "frozen probe": "Probe, frozen features",
+        "frozen probe": "Frozen features",
+        "mean of train": "Mean of train",
+        "tf-idf": "Words (TF-IDF)",
     }.get(name, name)
 
 
@@ -145,6 +122,15 @@ def scale_from_zero(strips: Sequence[Strip]) -> tuple[float, float]:
     return 0.0, step * -(-highest // step)
 
 
+def number_scale(strips: Sequence[Strip]) -> tuple[float, float]:
+    """Return a scale of plain numbers that holds all, 0 among them, with round ends."""
+    ends = [0.0, *(end for strip in strips for end in (strip.value, *(strip.interval or ())))]
+    low, high = min(ends), max(ends)
+    marks = ticks(low, high)
+    step = marks[1] - marks[0] if len(marks) > 1 else 1.0
+    return step * (low // step), step * -(-high // step)
+
+
 # --- what a reader has to know besides ---------------------------------------------------------------------------
 
 
@@ -155,7 +141,7 @@ def _findings(record: RunRecord) -> list[str]:
 
 
 def _warnings(record: RunRecord) -> list[str]:
-    found = _findings(record)
+    found = [*worse_than(record), *_findings(record)]
     number = record.scores.get("num_examples")
     if record.scores and isinstance(number, int) and number < FEW_ROWS:
         sure = interval(record.scores, record.primary)

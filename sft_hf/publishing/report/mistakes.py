@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
-from sft_hf.publishing.numbers import count, finite, interval, metric_name, percent, percent_range, rows
+from sft_hf.publishing.numbers import count, decimal, finite, interval, metric_name, percent, percent_range, rows
+from sft_hf.publishing.regression import errors_by_row, is_regression
 from sft_hf.publishing.report.charts import Strip, interval_strips, small_bar
 from sft_hf.publishing.report.headline import scale_from_zero
 from sft_hf.publishing.report.pages import legible, wording
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 LARGEST_MATRIX = 30  # labels of a confusion matrix that can still be read
 MOST_CONFUSIONS = 20  # of the list instead of it; beside it, FEW are enough
 FEW_CONFUSIONS = 8
+GALLERY = {"image_classification": 12, "speech_recognition": 6}  # rows of each kind, by task
 SHADES = 6  # of a heat map's cells, in the style sheet
 MOST_CONTENT = 2_000_000  # bytes of pictures and recordings on a page
 LONG_TEXT, LONGEST_TEXT = 420, 20_000  # characters of a row's text before it is folded, and at which it is cut
@@ -43,37 +45,88 @@ def is_error(row: Mapping[str, Any]) -> bool:
 
 
 def worst_rows(record: RunRecord, limit: int) -> list[dict[str, Any]]:
-    """Return the rows that are wrong, the most confident first, ties in the order of their ids."""
+    """Return the rows that are wrong, the most confident first, ties in the order of their ids.
+
+    Of regression, the rows that are furthest off.
+    """
+    if is_regression(record):
+        off = errors_by_row(record)
+        rows_off = [row for row in record.predictions if off.get(row["id"])]
+        return sorted(rows_off, key=lambda row: (-off[row["id"]], row["id"]))[:limit]
     wrong = [row for row in record.predictions if is_error(row)]
-
-    def order(row: dict[str, Any]) -> tuple[float, int]:
-        confidence = finite(row.get("confidence"))
-        return (2.0 if confidence is None else -confidence, row["id"])
-
-    return sorted(wrong, key=order)[:limit]
+    return sorted(wrong, key=lambda row: _by_confidence(row, -1.0))[:limit]
 
 
-def error_cards(record: RunRecord, shown: Mapping[int, Shown], limit: int) -> list[dict[str, Any]]:
-    """Return what a report shows of each of the worst rows: content, reference, prediction, confidence."""
-    room = MOST_CONTENT
-    cards = []
-    for row in worst_rows(record, limit):
+def _by_confidence(row: dict[str, Any], sign: float) -> tuple[float, int]:
+    """A key to sort by: rows without a confidence come last."""
+    confidence = finite(row.get("confidence"))
+    return (2.0 if confidence is None else sign * confidence, row["id"])
+
+
+def gallery_rows(record: RunRecord, shown_already: Container[int]) -> dict[str, list[dict[str, Any]]]:
+    """Return rows to look at, `wrong` and `right`, the least confident first; none of texts, which take reading.
+
+    Of regression there are none: no answer is simply right.
+    """
+    limit = 0 if is_regression(record) else GALLERY.get(str(record.metrics.get("task")), 0)
+    rows: dict[str, list[dict[str, Any]]] = {"wrong": [], "right": []}
+    for row in sorted(record.predictions, key=lambda row: _by_confidence(row, 1.0)):
+        kind = "wrong" if is_error(row) else "right"
+        if row.get("reference") is not None and row["id"] not in shown_already and len(rows[kind]) < limit:
+            rows[kind].append(row)
+    return rows
+
+
+def cards(
+    record: RunRecord, chosen: Sequence[dict[str, Any]], shown: Mapping[int, Shown], room: int = MOST_CONTENT
+) -> list[dict[str, Any]]:
+    """Return what a report shows of each row: content, reference, prediction, confidence.
+
+    Args:
+        record: the run.
+        chosen: rows of predictions.jsonl.
+        shown: their contents by id.
+        room: bytes that contents may take together; what is beyond is named.
+    """
+    found = []
+    off = errors_by_row(record) if is_regression(record) else {}
+    for row in chosen:
         content = shown.get(row["id"])
         if content is not None and content.content:
             room -= len(content.content)
         card: dict[str, Any] = {
             "id": row["id"],
+            "right": not is_error(row),
             "confidence": percent(row.get("confidence")),
-            "bar": small_bar(finite(row.get("confidence"))),
-            "reference": wording(row.get("reference"), 240),
-            "prediction": wording(row.get("prediction"), 240),
+            "off": decimal(off[row["id"]]) if off else "",
+            "reference": wording(_answer(row.get("reference")), 240),
+            "prediction": wording(_answer(row.get("prediction")), 240),
             "words": None,
             **_content(content, room >= 0),
         }
         if record.metrics.get("task") == "speech_recognition":
             card["words"] = word_differences(str(row.get("reference")), str(row.get("prediction")))
-        cards.append(card)
-    return cards
+        found.append(card)
+    return found
+
+
+def gallery(
+    record: RunRecord, shown: Mapping[int, Shown], shown_already: Container[int]
+) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Return the cards of `gallery_rows` below their titles; empty where no picture or recording can be shown."""
+    titles = {"wrong": "Wrong, the least confident first", "right": "Right, the least confident first"}
+    return [
+        (titles[kind], cards(record, chosen, shown, MOST_CONTENT // 2))
+        for kind, chosen in gallery_rows(record, shown_already).items()
+        if any(row["id"] in shown for row in chosen)
+    ]
+
+
+def _answer(value: Any) -> Any:
+    """The numbers of several targets as a list of texts; anything else as it is."""
+    if isinstance(value, dict):
+        return [f"{name}: {decimal(number, 6)}" for name, number in value.items()]
+    return decimal(value, 6) if isinstance(value, float) else value
 
 
 def _content(shown: Shown | None, fits: bool) -> dict[str, Any]:

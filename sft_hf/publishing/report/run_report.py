@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sft_hf.publishing.names import source_name
-from sft_hf.publishing.numbers import interval, metric_name, metric_value, percent, percent_range, rows
+from sft_hf.publishing.numbers import interval, metric_name, metric_range, metric_value, percent, rows
 from sft_hf.publishing.public_recipe import public_recipe
-from sft_hf.publishing.report import mistakes, sections
+from sft_hf.publishing.regression import is_regression
+from sft_hf.publishing.report import mistakes, regression, sections
 from sft_hf.publishing.report.charts import small_bar
 from sft_hf.publishing.report.headline import headline
 from sft_hf.publishing.report.pages import render
@@ -26,14 +27,22 @@ def worst_errors(record: RunRecord, limit: int = WORST_ERRORS) -> list[int]:
     return [row["id"] for row in mistakes.worst_rows(record, limit)]
 
 
+def rows_to_show(record: RunRecord) -> list[int]:
+    """Return the ids of all rows whose content a report shows: the worst errors, and a gallery."""
+    worst = worst_errors(record)
+    gallery = mistakes.gallery_rows(record, set(worst))
+    return worst + [row["id"] for rows in gallery.values() for row in rows]
+
+
 def build_report(record: RunRecord, shown: Mapping[int, Shown]) -> str:
     """Return the report of a run as HTML.
 
     Args:
         record: the run.
-        shown: the rows of `worst_errors(record)` as a person perceives them, by id; one without an entry is listed
+        shown: the rows of `rows_to_show(record)` as a person perceives them, by id; an error without an entry is listed
             without its content.
     """
+    worst = mistakes.worst_rows(record, WORST_ERRORS)
     return render(
         "report.html",
         record=record,
@@ -51,7 +60,9 @@ def build_report(record: RunRecord, shown: Mapping[int, Shown]) -> str:
         edits=mistakes.edit_split(record),
         word_confusions=_word_confusions(record),
         calibration=sections.calibration(record),
-        errors=mistakes.error_cards(record, shown, WORST_ERRORS),
+        regression=regression.targets(record),
+        errors=mistakes.cards(record, worst, shown),
+        gallery=mistakes.gallery(record, shown, {row["id"] for row in worst}),
         data=sections.data_overview(record),
         costs=sections.costs(record),
         environment=sections.environment(record),
@@ -65,7 +76,8 @@ def build_report(record: RunRecord, shown: Mapping[int, Shown]) -> str:
 
 
 def _task_name(record: RunRecord) -> str:
-    return str(record.metrics.get("task", record.recipe.task.name)).replace("_", " ").capitalize()
+    name = str(record.metrics.get("task", record.recipe.task.name)).replace("_", " ").capitalize()
+    return name.replace("classification", "regression") if is_regression(record) else name
 
 
 def _scores(record: RunRecord) -> dict[str, Any]:
@@ -82,7 +94,7 @@ def _scores(record: RunRecord) -> dict[str, Any]:
         (
             metric_name(name),
             [
-                (metric_value(name, record.metrics[role].get(name)), interval(record.metrics[role], name))
+                (metric_value(name, record.metrics[role].get(name)), _range(name, interval(record.metrics[role], name)))
                 for role in roles
             ],
         )
@@ -90,10 +102,12 @@ def _scores(record: RunRecord) -> dict[str, Any]:
     ]
     return {
         "roles": [(role, record.metrics[role].get("num_examples")) for role in roles],
-        "rows": [
-            (name, [(value, percent_range(pair) if pair else "") for value, pair in cells]) for name, cells in table
-        ],
+        "rows": table,
     }
+
+
+def _range(metric: str, pair: tuple[float, float] | None) -> str:
+    return metric_range(metric, pair) if pair else ""
 
 
 def _word_confusions(record: RunRecord) -> list[dict[str, Any]]:

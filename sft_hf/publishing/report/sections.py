@@ -17,6 +17,7 @@ from sft_hf.publishing.numbers import (
     decimal,
     duration,
     finite,
+    metric_axis,
     metric_name,
     metric_value,
     percent,
@@ -60,7 +61,7 @@ def training_panels(record: RunRecord) -> list[Markup]:
             f"{metric_name(metric)} on validation",
             [Line(metric_value(metric, scores[-1][1]) if scores else "", scores, "own", True)],
             False,
-            _axis_format(metric),
+            metric_axis(metric),
         ),
         ("Learning rate", [Line(" ", curve(log, "learning_rate"), "quiet", True)], True, _tiny),
         ("Gradient norm", [Line(" ", curve(log, "grad_norm"), "quiet", True)], True, decimal),
@@ -82,10 +83,6 @@ def _tiny(value: float) -> str:
         return f"{value:.2g}"
     digits, power = f"{value:.1e}".split("e")
     return f"{digits.removesuffix('.0')}e{int(power)}"
-
-
-def _axis_format(metric: str) -> Any:
-    return decimal if metric == "loss" else axis_percent
 
 
 def _told(lines: list[Line], title: str, best: float | None) -> str:
@@ -208,8 +205,9 @@ def _length_panel(role: str, histogram: dict[str, Any], unit: str) -> Markup | N
     edges, counts = histogram.get("edges") or [], histogram.get("counts") or []
     if len(edges) != len(counts) + 1 or not counts or None in map(finite, [*edges, *counts]):
         return None
-    if edges[0] == edges[-1]:
-        edges = [edges[0] - 0.5, *edges[1:-1], edges[-1] + 0.5]
+    if len(counts) == 1:  # a single bar would be a square
+        number = rows(counts[0])
+        return Markup("<p>{} of {} {} each.</p>").format(number, decimal((edges[0] + edges[-1]) / 2), unit)
     most = max(range(len(counts)), key=counts.__getitem__)
     told = f"most rows, {counts[most]:,}, have {decimal(edges[most])} to {decimal(edges[most + 1])} {unit}"
     return bar_panel(
@@ -254,7 +252,7 @@ def costs(record: RunRecord) -> list[tuple[str, str]]:
     found = [
         ("Training time", duration(train.get("runtime_seconds"))),
         ("Time in all", duration(train.get("total_seconds"))),
-        ("Speed", f"{decimal(train.get('examples_per_second'), 3)} rows per second"),
+        ("Speed", f"{decimal(train.get('examples_per_second'), 3)} rows/s"),
         ("Peak memory", UNKNOWN if memory is None else human_bytes(memory)),
         ("Steps", count(train.get("num_steps"))),
         ("Epochs", "of a stream" if epochs is None else decimal(epochs, 3)),

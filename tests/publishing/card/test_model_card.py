@@ -70,6 +70,20 @@ def test_the_baseline_is_the_comparison() -> None:
     assert "There is no baseline" in card_of(record_of(["a", "b"], baseline=None))
 
 
+def test_all_baselines_are_listed_and_a_better_one_is_a_limit() -> None:
+    told = {"value": -0.04, "ci95": [-0.07, -0.01], "p_value": 0.003}
+    words = {"name": "tf-idf", "description": "logistic regression on words", "difference": told}
+    words |= {"split": "test", "metrics": {"accuracy": 0.94, "accuracy_ci95": [0.92, 0.96]}}
+    first = record_of(["a", "b"]).metrics["baseline"]
+    card = card_of(record_of(["a", "b"], baselines=[first, words]))
+    results, limits = card.split("## Limits")
+    assert "always answering 'a': " in results and "logistic regression on words: " in results
+    assert results.count("**The model is no better than that.**") == 1
+    assert "Worse than logistic regression on words by 4.0 points on the same rows" in limits
+    unsure = words | {"difference": {**told, "p_value": 0.2}}
+    assert "which may be chance" in card_of(record_of(["a", "b"], baselines=[first, unsure]))
+
+
 def test_lower_is_better_for_word_error_rates() -> None:
     scores = {"num_examples": 100, "num_words": 900, "wer": 0.1, "wer_ci95": [0.08, 0.12]}
     speech = {

@@ -120,6 +120,13 @@ def test_a_phone_scrolls_no_page_sideways(open_page, name):
     assert page.title() != "broken"
 
 
+@pytest.mark.parametrize("name", ["text", "image", "speech", "comparison"])
+def test_tables_fit_a_common_screen(open_page, name):
+    page = open_page(name, viewport={"width": 1280, "height": 800})
+    page.evaluate("document.querySelectorAll('details:not(:has(pre))').forEach(element => element.open = true)")
+    assert page.evaluate(CLIPPED.replace(".scroll, pre", ".scroll")) == []
+
+
 @pytest.mark.parametrize(("name", "tag"), [("image", "img"), ("speech", "audio")])
 def test_pictures_and_recordings_decode(open_page, name, tag):
     media = open_page(name).query_selector_all(tag)

@@ -12,7 +12,7 @@ from publishing.report import report_records as records
 
 from sft_hf.publishing import numbers
 from sft_hf.publishing.report import charts, sections
-from sft_hf.publishing.report.run_report import build_report, worst_errors
+from sft_hf.publishing.report.run_report import build_report, rows_to_show, worst_errors
 from sft_hf.tasks.base import Shown
 
 check, table = records.check, records.table
@@ -165,6 +165,102 @@ def test_long_texts_are_folded_and_rows_without_content_are_listed():
     assert page.text.count("END") == 1 and "short & sweet" in page.text
     assert f"The whole text of row {ids[0]} (2,003 characters)" in page.text
     assert all(f"Row {row}" in page.text for row in ids)
+
+
+def compared(record: Any, *entries: dict[str, Any]) -> Any:
+    split = {"split": "test"}
+    return records.with_metrics(record, baseline=split | entries[0], baselines=[split | entry for entry in entries])
+
+
+def entry(name: str, value: float, difference: float, p_value: float, **more: Any) -> dict[str, Any]:
+    told = {"value": difference, "ci95": [difference - 0.02, difference + 0.02], "p_value": p_value}
+    scores = {"accuracy": value, "accuracy_ci95": [value - 0.03, value + 0.03]}
+    return {"name": name, "description": f"what {name} says", "metrics": scores, "difference": told, **more}
+
+
+def test_all_baselines_are_compared_on_the_same_rows():
+    record = records.single_label()
+    value = record.metrics["test"]["accuracy"]
+    found = [
+        entry("majority class", 0.3, value - 0.3, 1e-9),
+        entry("tf-idf", value - 0.01, 0.01, 0.4),
+        entry("frozen probe", 0.99, value - 0.99, 1e-4),
+        entry("zero-shot", 0.2, 0.5, 1e-9, num_examples=30, model={"accuracy": 0.7}),
+    ]
+    text = check(build_report(compared(record, *found), {})).text
+    assert f"what majority class says: 30.0 %. The model is clearly better by {100 * (value - 0.3):.1f} points" in text
+    assert (
+        "These rows do not tell the two apart: the model is not clearly better by 1.0 points on the same rows" in text
+    )
+    assert "what frozen probe says: 99.0 %. The model is clearly worse by" in text
+    assert "what zero-shot says: 20.0 % (the model, on the same rows: 70.0 %). The model is clearly better" in text
+    assert "Worse than what frozen probe says by" in text and "Worse than what tf-idf" not in text
+    assert text.index("Worse than what frozen probe") < text.index("How training went")
+    assert all(
+        name in text for name in ("Most frequent label", "Words (TF-IDF)", "Frozen features", "Before fine-tuning")
+    )
+
+
+def test_speed_has_no_powers_and_one_length_no_square():
+    record = records.single_label()
+    record.metrics["train"]["examples_per_second"] = 6834.2
+    for split in record.metrics["data"]["splits"].values():
+        split["lengths"] = {
+            "median": 64.0,
+            "p95": 64.0,
+            "max": 64.0,
+            "histogram": {"edges": [63.5, 64.5], "counts": [500]},
+        }
+    page = check(build_report(record, {}))
+    assert "6,834 rows/s" in page.text and "e+0" not in page.text
+    assert page.text.count("500 rows of 64 tokens each.") == 3
+    assert "Lengths of train rows" not in page.text
+
+
+# --- the gallery -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["image", "speech"])
+def test_a_gallery_of_right_and_wrong_rows_the_least_confident_first(name):
+    record = TASKS[name]()
+    wanted = rows_to_show(record)
+    errors = worst_errors(record)
+    assert wanted[: len(errors)] == errors and len(set(wanted)) == len(wanted)
+    shown = dict.fromkeys(wanted, next(iter(records.shown(record).values())))
+    page = check(build_report(record, shown))
+    tag = "img" if name == "image" else "audio"
+    assert sum(element == tag for element, _ in page.elements) == len(wanted)
+    confidence = {row["id"]: row["confidence"] for row in record.predictions}
+    right = {row["id"] for row in record.predictions if row["reference"] == row["prediction"]}
+    gallery = wanted[len(errors) :]
+    for kind in ([row for row in gallery if row in right], [row for row in gallery if row not in right]):
+        assert kind == sorted(kind, key=lambda row: (confidence[row], row))
+    least = min(right, key=lambda row: (confidence[row], row))
+    assert least in gallery and "Right, the least confident first" in page.text
+
+
+def test_without_an_error_there_are_pictures_all_the_same():
+    record = records.single_label(task="image_classification")
+    rows = [row | {"prediction": row["reference"]} for row in record.predictions]
+    record = replace(record, predictions=rows)
+    assert worst_errors(record) == [] and len(rows_to_show(record)) == 12
+    content = Shown("x.jpg", records.picture(), "image/jpeg")
+    page = check(build_report(record, dict.fromkeys(rows_to_show(record), content)))
+    assert "Not one of the 200 rows is wrong" in page.text and "Wrong, the least" not in page.text
+    assert sum(tag == "img" for tag, _ in page.elements) == 12
+
+
+def test_a_gallery_stays_small():
+    record = records.single_label(task="image_classification")
+    content = Shown("x.jpg", b"x" * 400_000, "image/jpeg")
+    html = build_report(record, dict.fromkeys(rows_to_show(record), content))
+    assert len(html) < 6_000_000 and "too large for this page" in html
+
+
+def test_texts_have_no_gallery():
+    record = records.single_label()
+    assert rows_to_show(record) == worst_errors(record)
+    assert "More rows to look at" not in build_report(record, records.shown(record))
 
 
 # --- worst errors ------------------------------------------------------------------------------------------------

@@ -201,7 +201,7 @@ def test_inputs_are_files_folders_globs_and_tables(trained, image_folder, tmp_pa
         ("{tmp}/*.tiff", ["no file matches"]),
         ("{tmp}/empty", ["no images in this folder"]),
         ("{tmp}/gone2.png", ["gone2.png", "is not a picture"]),
-        ("{tmp}/a.csv", ["a.csv row 1", "no path"]),
+        ("{tmp}/a.csv", ["a.csv row 1", "does not hold a path"]),
         ("{tmp}/b.csv", ["no column 'image'"]),
     ],
 )

@@ -32,7 +32,7 @@ def bad_folder(speech_folder, tmp_path):
         ("01.wav", "one one five six", None),
         ("none.wav", "one", "row 2: .*none.wav: holds no audio"),
         ("long.flac", "one", r"row 3: .*long.flac: lasts 31\.0 s, at most"),
-        ("text.wav", "one", "row 4: .*text.wav: is no recording that can be read"),
+        ("text.wav", "one", "row 4: .*text.wav: is not a recording that can be read"),
         ("zero.wav", "one", "row 5: .*zero.wav: is an empty file"),
         ("gone.wav", "one", "row 6: .*gone.wav: there is no such file; did you mean none.wav"),
         ("00.wav", " ", "row 7: .*00.wav: column 'transcription' holds no transcript"),

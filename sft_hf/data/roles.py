@@ -1,20 +1,52 @@
-"""Which split of a data set serves which role: train, validation or test."""
+"""The splits of a run, and which split of a data set serves which role."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+from datasets import Dataset
+
+from sft_hf.data import media
+from sft_hf.data.hub import Data
 from sft_hf.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
+    from sft_hf.data.preflight import Finding
     from sft_hf.recipe import DataSection
 
 ROLES = ("train", "validation", "test")
+ROW_ID = "row_id"
+"""Position of a row in its file or split, before anything was held out or left away.
+
+Rows are counted from 0 everywhere, as pandas and `datasets` do: in messages, reports, predictions and outputs. Where a
+message names a line of a text file instead, it says "line", counted from 1 as editors do."""
 
 VALIDATION_NAMES = ("validation", "valid", "val", "dev")
 """Names that stand for each other, the first that is there wins; an exact match comes before them all."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The data of a run by role ("train", "validation", "test"; absent ones are absent).
+
+    `where` says for messages where a role's rows come from: "train.csv" or "org/name [train]". `notes` are sentences
+    about what was decided on the way, for the log; `findings` are about the data, for log, check and report. `revision`
+    is the commit of a Hub data set; None where it is not known (streams) or there is none.
+    """
+
+    by_role: dict[str, Data]
+    where: dict[str, str]
+    notes: list[str] = field(default_factory=list)
+    revision: str | None = None
+    findings: list[Finding] = field(default_factory=list)
+
+
+def split_names(section: DataSection) -> list[str]:
+    """Return the names that splits of this recipe may have."""
+    return [*(name for role in ROLES if (name := getattr(section, f"{role}_split"))), *VALIDATION_NAMES]
 
 
 def choose(
@@ -55,11 +87,20 @@ def _resolve_conflicts(chosen: dict[str, str], wanted: Mapping[str, str | None])
 
 
 def unused(chosen: Mapping[str, str], available: Sequence[str]) -> list[str]:
-    """Return the note that names the splits that serve no role; none if there are none."""
+    """Return the note on splits that serve no role."""
     rest = [name for name in available if name not in chosen.values()]
     return [f"not used: split{'s' * (len(rest) > 1)} {', '.join(rest)}"] if rest else []
 
 
-def split_names(section: DataSection) -> list[str]:
-    """Return the names that a split may have for a data section."""
-    return [*(name for role in ROLES if (name := getattr(section, f"{role}_split"))), *VALIDATION_NAMES]
+def by_name(section: DataSection, found: Mapping[str, Data], short: str, what: str) -> Splits:
+    """Return the splits of a data set whose splits have names; `short` and `what` name it in notes and errors."""
+    chosen, notes = choose(section, list(found), what)
+    splits = Splits({}, {}, notes + unused(chosen, list(found)))
+    for role, name in chosen.items():
+        data = media.undecoded(found[name])
+        splits.where[role] = f"{short} [{name}]"
+        if section.streaming and role == "train":
+            splits.by_role[role] = data.to_iterable_dataset() if isinstance(data, Dataset) else data
+        else:
+            splits.by_role[role] = data if isinstance(data, Dataset) else Dataset.from_list(list(data), data.features)
+    return splits

@@ -1,0 +1,1 @@
+"""Layouts in which corpora of speech are shipped, and transcripts with times."""

@@ -1,0 +1,70 @@
+"""Runs that answered the same rows, compared with the best of them row by row; see `sft_hf.paired`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sft_hf.paired import Difference, holm, paired_difference
+from sft_hf.publishing.names import source_name
+from sft_hf.run_record import RunRecord
+
+LEVEL = 0.05  # below which a p value, corrected, tells two runs apart
+_CONTENT = ("text", "path")  # of a row of predictions.jsonl, where it is there
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A run against the best one: `difference` is run minus best, and None with the reason where nothing was tested.
+
+    `p_value` is corrected by Holm's method for the number of runs that were tested.
+    """
+
+    difference: Difference | None
+    p_value: float | None = None
+    reason: str = ""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the run is worse by more than chance."""
+        return self.p_value is not None and self.p_value < LEVEL
+
+
+def against_best(best: RunRecord, others: Sequence[RunRecord]) -> list[Compared]:
+    """Compare each of the other runs with the best one, in their order."""
+    found = [_against(best, other) for other in others]
+    tested = [compared.difference for compared in found if compared.difference is not None]
+    corrected = iter(holm([difference.p_value for difference in tested]))
+    return [
+        compared if compared.difference is None else Compared(compared.difference, next(corrected))
+        for compared in found
+    ]
+
+
+def _against(best: RunRecord, other: RunRecord) -> Compared:
+    if not best.scores or not other.scores:
+        return Compared(None, reason="no score")
+    pairs = _same_rows(best, other)
+    if pairs is None:
+        return Compared(None, reason="other rows")
+    references = [row["reference"] for row, _ in pairs]
+    theirs, ours = ([pair[side].get("prediction") for pair in pairs] for side in (1, 0))
+    difference = paired_difference(best.primary, references, theirs, ours)
+    return Compared(difference, reason="" if difference else f"no paired test of {best.primary}")
+
+
+def _same_rows(one: RunRecord, other: RunRecord) -> list[tuple[dict[str, Any], dict[str, Any]]] | None:
+    """The answers of both, row by row; None where they are not to the same rows with the same references."""
+    names = [source_name(record.recipe.data.name) for record in (one, other)]
+    if one.split != other.split or names[0] != names[1] or len(one.predictions) != len(other.predictions):
+        return None
+    theirs = {row["id"]: row for row in other.predictions}
+    pairs = [(row, theirs[row["id"]]) for row in one.predictions if row["id"] in theirs]
+    if not pairs or len(pairs) < len(one.predictions):
+        return None
+    for row, its in pairs:
+        keys = ("reference", *(key for key in _CONTENT if key in row and key in its))
+        if row.get("reference") is None or any(row.get(key) != its.get(key) for key in keys):
+            return None
+    return pairs
