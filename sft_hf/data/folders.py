@@ -33,14 +33,16 @@ _SHARD = re.compile(r"(?P<split>.+)-(?P<index>\d+)-of-(?P<count>\d+)")
 def from_folder(section: DataSection, folder: Path, wanted: Wanted, images: bool) -> Splits:
     """Read a folder as its layout says; see `sft_hf.data.loading.load_splits`. `images`: rows name pictures."""
     recordings = reads_recordings(section, wanted.files)
+    inner = inner_folder(folder) if wanted.files else None
     if section.data_files:
-        return _from_mapping(section, folder, section.data_files, wanted)
+        there = inner is None or any(_glob(folder, pattern) for pattern in section.data_files.values())
+        return _from_mapping(section, folder if there else inner or folder, section.data_files, wanted)
     if recordings and (layout := corpus_layout(folder, section)):
         return _from_layout(section, folder, layout)
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return _from_saved(section, folder)
     files = wanted.files
-    if files and (inner := inner_folder(folder)) is not None and section.train_split != inner.name:
+    if inner is not None and section.train_split != inner.name:
         splits = from_folder(section, inner, wanted, images)
         return replace(splits, notes=[f"{folder}: read from {inner.name} in it", *splits.notes])
     if files and (archives := only_archives(folder)):

@@ -190,7 +190,7 @@ def refuse_flat(folder: Path, tables: Sequence[str] = ()) -> None:
         beside = f" ({first_few(tables, 3)})" if tables else ""
         raise DataError(
             f"{folder}: holds images ({pictures[0].relative_to(folder)}), but not in one folder per class; lay it out "
-            f"as <class>/*.jpg or train/<class>/*.jpg, or name the table with a column of paths{beside} by data.name"
+            f"as <class>/*.jpg or train/<class>/*.jpg, or name the table of paths{beside} by data.data_files"
         )
 
 

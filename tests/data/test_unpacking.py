@@ -180,3 +180,11 @@ def test_a_packed_table_beside_packed_pictures(tmp_path):
     pack(tmp_path / "set" / "train.csv.zip", {"train.csv": b"image,label\na,x\nb,y\n"})
     splits = load(tmp_path / "set")
     assert splits.by_role["train"]["label"][:] == ["x", "y"]
+
+
+@pytest.mark.parametrize("name", ["set/one.csv", "one.csv"])
+def test_one_of_several_packed_tables_is_named(tmp_path, name):
+    table = b"image,label\n0,a\n"
+    files = {"set/img/0.png": PNG, "set/one.csv": table, "set/two.csv": b"image,label\n0,b\n"}
+    path = pack(tmp_path / "a.zip", files)
+    assert load(path, data_files={"train": name}).by_role["train"]["label"][:] == ["a"]
