@@ -10,7 +10,7 @@ import tempfile
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from transformers import Wav2Vec2CTCTokenizer
 
 from sft_hf.speech.languages import change_case
 
+Form = Literal["NFC", "NFD"]
 CASES = ("keep", "lower", "upper")
 WORD_DELIMITER = "|"
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", WORD_DELIMITER)
@@ -57,15 +58,16 @@ def choose_case(texts: Sequence[str], known: Iterable[str], language: str | None
     return min(CASES, key=unknown)
 
 
-def choose_form(texts: Sequence[str], known: Iterable[str]) -> str:
+def choose_form(texts: Sequence[str], known: Iterable[str]) -> Form:
     """Return "NFC" or "NFD": the Unicode form that leaves fewer characters outside a vocabulary; else "NFC"."""
     vocabulary = set(known)
 
-    def unknown(form: str) -> int:
+    def unknown(form: Form) -> int:
         changed = (unicodedata.normalize(form, text) for text in texts)
         return sum(character not in vocabulary and not character.isspace() for text in changed for character in text)
 
-    return min(("NFC", "NFD"), key=unknown)
+    forms: tuple[Form, ...] = ("NFC", "NFD")
+    return min(forms, key=unknown)
 
 
 def frames_needed(labels: Sequence[int]) -> int:

@@ -40,7 +40,7 @@ class CtcFamily(Family):
     def __init__(self, config: PretrainedConfig, source: Source, settings: Any, trained: bool = False) -> None:
         super().__init__(config, source, settings, trained)
         self.case = settings.text_case if settings.text_case in ctc.CASES else "keep"
-        self.form = "NFC"
+        self.form: ctc.Form = "NFC"
         self.new_vocabulary = not trained and (settings.vocabulary == "train" or not _has_vocabulary(source))
         self.answers_untrained = not self.new_vocabulary
         if not self.new_vocabulary:
@@ -101,7 +101,7 @@ class CtcFamily(Family):
         """See `Family.recall`: letter case and Unicode form."""
         case = getattr(config, "transcript_case", "")
         self.case = case if case in ctc.CASES else self.case
-        self.form = str(getattr(config, "transcript_form", self.form))
+        self.form = "NFD" if getattr(config, "transcript_form", self.form) == "NFD" else "NFC"
 
     def write(self, text: str) -> str:
         """See `Family.write`: in the letter case and the Unicode form that the vocabulary has."""
