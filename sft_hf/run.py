@@ -335,7 +335,7 @@ class _Run:
             state,
             model,
             scores,
-            baselines=self._baselines(answers, seconds),
+            baselines=self._baselines({role: answers[role] for role in scores}, seconds),
             overview=data_overview(self.task, self.all_examples(), self.findings, self.splits.notes),
             splits=self.splits,
             source=self.source,
