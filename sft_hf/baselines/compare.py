@@ -89,12 +89,8 @@ def _entry(run: Run, baseline: Baseline) -> dict[str, Any]:
     primary, number, total = run.task.primary_metric, len(baseline.rows), len(run.scored)
     sampled = [*baseline.sampled, *([f"{number:,} of {total:,} {run.split} rows"] if number < total else [])]
     description = baseline.description + (f" (on {' and '.join(sampled)}, to save time)" if sampled else "")
-<<<<<<< HEAD
     compared = [key for name in run.task.compared_metrics() for key in (name, f"{name}_ci95")]
     kept = {key: baseline.metrics[key] for key in compared if key in baseline.metrics}
-=======
-    kept = {key: baseline.metrics[key] for key in (primary, f"{primary}_ci95") if key in baseline.metrics}
->>>>>>> report
     log.info("baseline, %s: %s %s %.4f", description, run.split, primary, kept[primary])
     entry: dict[str, Any] = {"name": baseline.name, "description": description, "split": run.split}
     entry |= {"metrics": kept, "num_examples": number}
