@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from sft_hf.data.archives import open_bytes
 from sft_hf.errors import DataError, did_you_mean
@@ -147,9 +148,9 @@ def _newline(sample: str) -> str:
     return "\n" if "\n" in sample or "\r" not in sample else "\r"
 
 
-def _split(file: io.BufferedIOBase | object, end: bytes) -> Iterator[bytes]:
+def _split(file: BinaryIO, end: bytes) -> Iterator[bytes]:
     rest = b""
-    while block := file.read(SAMPLE):  # type: ignore[attr-defined]
+    while block := file.read(SAMPLE):
         *lines, rest = (rest + block).split(end)
         yield from lines
     yield rest
