@@ -9,11 +9,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-<<<<<<< HEAD
-from typing import Any
-=======
 from typing import BinaryIO
->>>>>>> tables
 
 from sft_hf.data.archives import open_bytes
 from sft_hf.errors import DataError, did_you_mean
@@ -152,11 +148,7 @@ def _newline(sample: str) -> str:
     return "\n" if "\n" in sample or "\r" not in sample else "\r"
 
 
-<<<<<<< HEAD
-def _split(file: Any, end: bytes) -> Iterator[bytes]:
-=======
 def _split(file: BinaryIO, end: bytes) -> Iterator[bytes]:
->>>>>>> tables
     rest = b""
     while block := file.read(SAMPLE):
         *lines, rest = (rest + block).split(end)
