@@ -14,7 +14,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from sft_hf.errors import RecipeError
-from sft_hf.optimization import build_optimizer, build_scheduler, optimizer_classes, parameter_groups
+from sft_hf.optimization import (
+    build_optimizer,
+    build_scheduler,
+    optimizer_classes,
+    parameter_groups,
+    with_head_scale,
+)
 from sft_hf.recipe import OptimSection
 from sft_hf.run import finetune
 
@@ -163,3 +169,44 @@ def test_adamw_follows_the_paper():
     optimizer.step()
     expected = torch.tensor([[1.0, -2.0]]) * (1 - 0.1 * 0.5) - 0.1 * torch.tensor([[1.0, -1.0]])
     assert torch.allclose(parameter.detach(), expected, atol=1e-6)
+
+
+# --- a new head ----------------------------------------------------------------------------------------------------
+
+
+class _Pooled(nn.Module):
+    """A backbone, one new weight in it, and a new head."""
+
+    base_model_prefix = "backbone"
+    head_rate_scale = 10.0
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+        self.classifier = nn.Linear(2, 2)
+        self.new_weights = ("backbone.1.weight", "classifier.weight", "classifier.bias")
+
+
+def _rates(scales, **section):
+    model = _Pooled()
+    section = OptimSection(learning_rate=1e-3, **section)
+    groups = parameter_groups(model, 0.0, 1e-3, with_head_scale(model, section, scales))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert groups[0]["lr"] == pytest.approx(1e-3)  # the rate that the log reports
+    return {names[id(parameter)]: group["lr"] for group in groups for parameter in group["params"]}
+
+
+def test_a_new_head_on_pooled_vectors_has_ten_times_the_rate_and_its_backbone_has_not():
+    rates = _rates({})
+    assert {name for name, rate in rates.items() if rate == pytest.approx(1e-2)} == {
+        "classifier.weight",
+        "classifier.bias",
+    }
+    assert _rates({"classifier.weight": 3.0})["classifier.weight"] == pytest.approx(3e-3)  # a technique's own factor
+
+
+@pytest.mark.parametrize(("rate", "scale"), [(4e-3, 1.0), (5e-4, 2.0)])
+def test_the_rate_of_a_new_head_can_be_given(rate, scale):
+    rates = _rates({"classifier.weight": scale}, head_learning_rate=rate)
+    assert rates["classifier.weight"] == pytest.approx(rate * scale)
+    assert rates["backbone.1.weight"] == pytest.approx(1e-3)
