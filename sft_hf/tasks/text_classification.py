@@ -193,8 +193,8 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         is_train = where == self.train_where
         self._choose_vocabulary(chain.from_iterable(split[column] for column in self.text_columns) if is_train else ())
         columns = [split[column] for column in self.text_columns]
-        table, notes = tokenize(self.tokenizer, columns, self.max_length, where, labels, self._token_cache)
         row_ids = np.asarray(split["row_id"], dtype=np.int64)
+        table, notes = tokenize(self.tokenizer, columns, self.max_length, where, labels, self._token_cache, row_ids)
         return Examples(table, table.lengths, row_ids, labels, notes)
 
     @cached_property
