@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sft_hf.confidence import CLOSEST, Confidence
+from sft_hf.data.examples import Examples
 from sft_hf.data.label_reading import LabelReading, is_unlabelled, read_labels, read_rows
 from sft_hf.data.labels import LabelMap, build_label_map, encode_labels, is_multi_label
 from sft_hf.data.preflight import Finding
 from sft_hf.errors import first_few
 from sft_hf.models.trained_heads import HeadRows, in_own_order, label_order, open_config
 from sft_hf.recipe import Recipe, TaskSettings
-from sft_hf.tasks.base import Batch, Examples, Items, Task
+from sft_hf.tasks.base import Batch, Items, Task
 from sft_hf.thresholds import apply_threshold
 
 if TYPE_CHECKING:

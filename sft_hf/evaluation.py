@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from sft_hf.console import progress
 from sft_hf.data.batching import plan_evaluation
+from sft_hf.data.examples import Examples
 from sft_hf.errors import Terminated, TrainingError
 from sft_hf.process import free_memory, is_out_of_memory, on_any_rank
-from sft_hf.tasks.base import Examples, Task, to_device
+from sft_hf.tasks.base import Task, to_device
 
 if TYPE_CHECKING:
     from sft_hf.recipe import Recipe

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from sft_hf import console, process
 from sft_hf.bootstrap import CONFIDENCE_SAMPLES
+from sft_hf.data.examples import Examples
 from sft_hf.errors import DataError, UserError, did_you_mean
 from sft_hf.evaluation import batch_sizes, predict
 from sft_hf.models.cpu_kernels import with_cpu_kernels
 from sft_hf.recipe import Recipe, validate_recipe
 from sft_hf.run_folder import load_run_recipe, open_run
-from sft_hf.tasks.base import Examples, Task, task_class
+from sft_hf.tasks.base import Task, task_class
 
 if TYPE_CHECKING:
     from sft_hf.data.new_inputs import Input

@@ -18,13 +18,14 @@ from torch.nn.modules.batchnorm import _NormBase
 from sft_hf import console, interruption
 from sft_hf.data import prefetch
 from sft_hf.data.batching import Window
+from sft_hf.data.examples import Examples
 from sft_hf.data.prefetch import OneAhead
 from sft_hf.errors import Terminated
 from sft_hf.freezing import set_modes
 from sft_hf.process import on_any_rank
 from sft_hf.recipe import Recipe
 from sft_hf.step import StepResult, train_step
-from sft_hf.tasks.base import Examples, Task
+from sft_hf.tasks.base import Task
 from sft_hf.technique_stack import TechniqueStack
 
 LOGGING_STEPS = 10

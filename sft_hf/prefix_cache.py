@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from sft_hf import process
 from sft_hf.console import progress
+from sft_hf.data.examples import Examples
 from sft_hf.data.row_store import RowStore
 from sft_hf.data.training_data import WholeSet
 from sft_hf.errors import SftError, Terminated
@@ -34,7 +35,7 @@ from sft_hf.prefix_replay import Replay, record
 from sft_hf.prefix_serving import ServedRows, ServedSet, ServedTask
 from sft_hf.prefix_trace import Declined, Prefix, find_prefix
 from sft_hf.step import seed_step
-from sft_hf.tasks.base import Batch, Examples, to_device
+from sft_hf.tasks.base import Batch, to_device
 
 if TYPE_CHECKING:
     from sft_hf.loop import Training, TrainState

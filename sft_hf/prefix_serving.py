@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from sft_hf.data.batching import Window
+from sft_hf.data.examples import Examples
 from sft_hf.errors import TrainingError
 from sft_hf.prefix_replay import Replay
 from sft_hf.prefix_trace import Declined
-from sft_hf.tasks.base import Batch, Examples, Items
+from sft_hf.tasks.base import Batch, Items
 
 ROW = "prefix_row"  # in features and batches: which row of the training set
 

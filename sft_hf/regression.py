@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from sft_hf.classification import ClassifierTask, SettingsT
+from sft_hf.data.examples import Examples
 from sft_hf.data.label_reading import is_unlabelled
 from sft_hf.data.labels import LabelMap
 from sft_hf.data.targets import check_spread, check_targets, quintiles, read_targets, target_names
@@ -26,7 +27,7 @@ from sft_hf.errors import CheckpointError, RecipeError
 from sft_hf.models.output_layers import find_output_layers, have_bias, rescale, start_anew
 from sft_hf.regression_metrics import LOWER_IS_BETTER, METRICS, TOGETHER
 from sft_hf.target_scale import Scale, findings_on_scored, findings_on_train
-from sft_hf.tasks.base import Batch, Examples, Items
+from sft_hf.tasks.base import Batch, Items
 
 if TYPE_CHECKING:
     from datasets import Dataset

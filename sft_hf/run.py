@@ -21,6 +21,7 @@ from sft_hf import checkpoint, console, interruption, process, selection
 from sft_hf.baselines.base import Run as BaselineRun
 from sft_hf.baselines.compare import baseline_metrics
 from sft_hf.bootstrap import CONFIDENCE_SAMPLES
+from sft_hf.data.examples import Examples
 from sft_hf.data.overview import data_overview
 from sft_hf.data.preflight import Finding
 from sft_hf.data.training_data import WholeSet
@@ -46,7 +47,7 @@ from sft_hf.run_record import RunRecord, with_references
 from sft_hf.run_results import prediction_rows, run_metrics, write_adapter, write_card
 from sft_hf.run_state import RunState
 from sft_hf.sources import resolve
-from sft_hf.tasks.base import Examples, Task, task_class
+from sft_hf.tasks.base import Task, task_class
 from sft_hf.technique_stack import TechniqueStack
 from sft_hf.techniques.base import Context
 from sft_hf.trackers import Trackers, check_installed

@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 
+from sft_hf.data.examples import Examples
 from sft_hf.data.groups import speaker_findings
 from sft_hf.data.loading import load_splits
 from sft_hf.data.media import MEDIA_KEYS
@@ -18,7 +19,7 @@ from sft_hf.data.training_data import BatchSizes, Stream, WholeSet
 from sft_hf.errors import RecipeError
 from sft_hf.recipe import Recipe
 from sft_hf.sources import Source, resolve
-from sft_hf.tasks.base import Examples, Task
+from sft_hf.tasks.base import Task
 
 log = logging.getLogger("sft_hf")
 

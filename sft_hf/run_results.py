@@ -9,11 +9,12 @@ from torch import Tensor
 
 from sft_hf import process
 from sft_hf.data.columns import column_values, texts_or_paths
+from sft_hf.data.examples import Examples
 from sft_hf.data.roles import Splits
 from sft_hf.data.training_data import WholeSet
 from sft_hf.publishing.card.adapter import adapter_card
 from sft_hf.publishing.card.model_card import build_card
-from sft_hf.tasks.base import Examples, Task
+from sft_hf.tasks.base import Task
 
 if TYPE_CHECKING:
     from sft_hf.loop import Training, TrainState

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from sft_hf.data.batching import MicroBatch, Window
+from sft_hf.data.examples import Examples
 from sft_hf.errors import TrainingError
 from sft_hf.process import free_memory, is_out_of_memory, sum_over_ranks
-from sft_hf.tasks.base import Examples
 
 if TYPE_CHECKING:
     from sft_hf.loop import Training, TrainState

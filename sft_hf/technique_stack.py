@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sft_hf.data.examples import Examples
 from sft_hf.data.training_data import Stream, WholeSet
 from sft_hf.errors import RecipeError, RunFolderError
 from sft_hf.freezing import head_names
 from sft_hf.recipe import Recipe
 from sft_hf.registry import load_component
-from sft_hf.tasks.base import Examples, Task
+from sft_hf.tasks.base import Task
 from sft_hf.techniques.base import Context, Criterion, Loss, LossParts, Schedule, Technique, TrainBatch
 
 log = logging.getLogger("sft_hf")

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from sft_hf import process
+from sft_hf.data.examples import Examples
 from sft_hf.evaluation import predict
 from sft_hf.recipe import Recipe, load_recipe
 from sft_hf.run import _Run
 from sft_hf.run_folder import RunFolder
-from sft_hf.tasks.base import Examples
 
 
 def first_rows(examples: Examples, count: int) -> Examples:

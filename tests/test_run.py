@@ -265,7 +265,7 @@ def test_test_is_scored_once_and_after_every_choice(make_recipe, monkeypatch):
         "tune",
         lambda self, outputs, examples: (order.append(("tune", len(examples))), plain_tune(self, outputs, examples))[1],
     )
-    finetune(make_recipe())
+    finetune(make_recipe(eval__baseline="none"))  # which would be scored as well
     assert order.count(("score", 30)) == 1
     assert order[-1] == ("score", 30)
     assert ("tune", 30) not in order

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from sft_hf.bootstrap import CONFIDENCE_SAMPLES
 from sft_hf.confidence import Confidence
+from sft_hf.data.examples import Examples
 from sft_hf.evaluation import batch_sizes, concatenate, predict
 from sft_hf.process import sum_over_ranks
 from sft_hf.recipe import Recipe
 from sft_hf.sources import Source
-from sft_hf.tasks.base import Examples, Task
+from sft_hf.tasks.base import Task
 
 MOST_SECONDS = 600.0
 MOST_SECONDS_WAITING = 60.0  # where other processes wait for the first one

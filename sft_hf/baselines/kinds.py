@@ -20,10 +20,11 @@ from sft_hf.baselines.linear import (
     logistic_on_words,
 )
 from sft_hf.bootstrap import CONFIDENCE_SAMPLES
+from sft_hf.data.examples import Examples
 from sft_hf.data.roles import ROW_ID
 from sft_hf.errors import RecipeError
 from sft_hf.process import on_main_process
-from sft_hf.tasks.base import Batch, Examples, Task
+from sft_hf.tasks.base import Batch, Task
 
 log = logging.getLogger("sft_hf")
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from sft_hf.data.examples import Examples
     from sft_hf.data.preflight import Finding
-    from sft_hf.tasks.base import Examples, Task
+    from sft_hf.tasks.base import Task
 
 HISTOGRAM_BARS = 20
 

@@ -63,6 +63,7 @@ def tokenize(
     where: str,
     labels: Sequence[Any] | None = None,
     cache: RowCache | None = None,
+    row_ids: Sequence[int] | np.ndarray | None = None,
 ) -> tuple[TokenTable, list[str]]:
     """Return rows as tokens, and what there is to say of those that were cut.
 
@@ -70,6 +71,7 @@ def tokenize(
         columns: the texts, and where rows are pairs the second ones.
         where: how messages name the split.
         cache: of `open_token_cache`, with the same tokenizer and length.
+        row_ids: what messages call the rows.
     """
     name = _digest(columns) if cache else ""
     found = cache.find(name) if cache else None
@@ -80,7 +82,7 @@ def tokenize(
             cache.flush()
     names, lengths, lost, escaped, *flat = found
     table = TokenTable(lengths, dict(zip(json.loads(names.tobytes()), flat, strict=True)), labels)
-    return table, [*_notes(table, lost, max_length, where), *_notes_on_escaped(tokenizer, escaped, where)]
+    return table, [*_notes(table, lost, max_length, where), *_notes_on_escaped(tokenizer, escaped, where, row_ids)]
 
 
 def forget_last_call(tokenizer: Any) -> None:
@@ -183,14 +185,15 @@ class SpecialTokens:
         return self._pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
 
 
-def _notes_on_escaped(tokenizer: Any, escaped: np.ndarray, where: str) -> list[str]:
+def _notes_on_escaped(
+    tokenizer: Any, escaped: np.ndarray, where: str, row_ids: Sequence[int] | np.ndarray | None
+) -> list[str]:
     if not len(escaped):
         return []
     names = ", ".join(SpecialTokens(tokenizer, pairs=False).names)
-    return [
-        f"{where}: {len(escaped)} rows (row {escaped[0]}, ...) contain special tokens of the model ({names}); they are "
-        "read as text"
-    ]
+    rows = "1 row contains" if len(escaped) == 1 else f"{len(escaped)} rows contain"
+    first = "" if row_ids is None else f" (the first: row {int(row_ids[int(escaped[0])])})"
+    return [f"{where}: {rows} special tokens of the model ({names}){first}; they are read as text"]
 
 
 def _notes(table: TokenTable, lost: np.ndarray, max_length: int, where: str) -> list[str]:

@@ -17,7 +17,7 @@ from sft_hf.errors import DataError
 if TYPE_CHECKING:
     from datasets import IterableDataset
 
-    from sft_hf.tasks.base import Examples
+    from sft_hf.data.examples import Examples
 
 
 @dataclass(frozen=True)

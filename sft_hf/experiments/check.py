@@ -14,6 +14,7 @@ import numpy as np
 
 from sft_hf import checkpoint, interruption, process
 from sft_hf.data.batching import Window
+from sft_hf.data.examples import Examples
 from sft_hf.data.training_data import WholeSet
 from sft_hf.errors import RunFolderError, SftError
 from sft_hf.filesystem import free_bytes, human_bytes
@@ -24,7 +25,6 @@ from sft_hf.recipe import Recipe
 from sft_hf.run import _Run
 from sft_hf.run_folder import RunFolder
 from sft_hf.step import train_step
-from sft_hf.tasks.base import Examples
 
 
 @dataclass

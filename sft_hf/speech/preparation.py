@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sft_hf.data.preflight import Finding
 from sft_hf.errors import DataError, first_few
 from sft_hf.speech.audio import audio_info
 from sft_hf.speech.decoding import AudioInfo, describe
@@ -209,3 +210,16 @@ def written_without_blanks(texts: Sequence[str]) -> bool:
         if unicodedata.name(text[len(text) // 2], "").startswith(_UNSPACED) and len(text.split()) == 1
     ]
     return len(unspaced) * 2 > len(written)
+
+
+def transcript_findings(texts: Sequence[str]) -> list[Finding]:
+    """Return what there is to know of transcripts: those without blanks, in which words cannot be counted."""
+    if not texts or not written_without_blanks(texts):
+        return []
+    return [
+        Finding(
+            "note",
+            "the transcripts have no blanks between words, so that 'wer' counts each of them as one word; 'cer' is the "
+            "metric for such scripts (eval.metric_for_best_model: cer)",
+        )
+    ]

@@ -20,8 +20,8 @@ from sft_hf.speech.augmentation import add_noise, change_speed, clip_generator
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from sft_hf.data.examples import Examples
     from sft_hf.speech.family import Family
-    from sft_hf.tasks.base import Examples
 
 CACHE_BYTES = 2**31
 """Of one split's samples and features, together, in each process; what is beyond is decoded anew each time."""

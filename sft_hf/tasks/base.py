@@ -6,7 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sft_hf.confidence import Confidence
 from sft_hf.data.batching import padding_waste
+from sft_hf.data.examples import Examples
 from sft_hf.registry import load_component
 
 if TYPE_CHECKING:
@@ -32,61 +33,6 @@ Batch = dict[str, Tensor]
 """Tensors whose first dimension is the row, on the device of the model."""
 
 SettingsT = TypeVar("SettingsT", bound="TaskSettings")
-
-
-@dataclass(frozen=True)
-class Examples:
-    """The rows of one split, ready for collating.
-
-    `features[i]` is what `Task.collate` takes a list of, as evaluation sees the row; `lengths` is the cost of each row,
-    `row_ids` its 0-based position in its source, `references` what predictions are compared with: None for every row
-    of an unlabelled test split, whose rows are predicted and not scored.
-
-    `views(name, epoch)` gives other looks at the same rows, as features: "train", and for images "weak" and "strong".
-    It is a pure function of (the recipe's seed, epoch, row id). None: there is only one look.
-
-    `blank` has the same rows without the pictures or recordings: batches of the same shapes, and cheap, for when
-    nothing looks at their content. None: `features` are cheap themselves.
-    """
-
-    features: Sequence[dict[str, Any]]
-    lengths: np.ndarray
-    row_ids: np.ndarray
-    references: Sequence[Any]
-    notes: list[str] = field(default_factory=list)
-    views: Callable[[str, int], Sequence[dict[str, Any]]] | None = None
-    blank: Sequence[dict[str, Any]] | None = None
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    @property
-    def labelled(self) -> bool:
-        """Whether there is anything to compare predictions with."""
-        return len(self.references) > 0 and self.references[0] is not None
-
-    def take(self, rows: np.ndarray) -> Examples:
-        """Return some of the rows, by their numbers, in this order."""
-        return Examples(
-            _Taken(self.features, rows), self.lengths[rows], self.row_ids[rows], [self.references[int(r)] for r in rows]
-        )
-
-    def view(self, name: str, epoch: int) -> Examples:
-        """Return the rows as they look in an epoch: themselves where there is only one look."""
-        return self if self.views is None else replace(self, features=self.views(name, epoch))
-
-
-class _Taken(Sequence[dict[str, Any]]):
-    """Some rows of a sequence."""
-
-    def __init__(self, features: Sequence[dict[str, Any]], rows: np.ndarray) -> None:
-        self.features, self.rows = features, rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.features[int(self.rows[index])]
 
 
 @dataclass(frozen=True)

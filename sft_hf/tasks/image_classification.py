@@ -22,6 +22,7 @@ from sft_hf.classification import ClassifierTask
 from sft_hf.console import progress
 from sft_hf.data.brightness import UNKNOWN, Brightness, Depth
 from sft_hf.data.columns import Column
+from sft_hf.data.examples import Examples
 from sft_hf.data.image_folders import find_images
 from sft_hf.data.media import file_name, skipped_rows
 from sft_hf.data.media_inputs import input_chunks, refuse_literal
@@ -32,7 +33,7 @@ from sft_hf.models.state_dicts import build_config, is_state_dict, load_from_sta
 from sft_hf.models.trained_heads import settle_head
 from sft_hf.recipe import ModelSection, TaskSettings
 from sft_hf.regression import REGRESSION, RegressionTask
-from sft_hf.tasks.base import Batch, Examples, Shown, Task
+from sft_hf.tasks.base import Batch, Shown, Task
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCTC, AutoModelForSpeechSeq2Seq
 
 from sft_hf.confidence import Confidence, logits_of
 from sft_hf.console import progress
+from sft_hf.data.examples import Examples
 from sft_hf.data.media import file_name, skipped_rows
 from sft_hf.data.media_inputs import input_chunks, refuse_literal
 from sft_hf.errors import CheckpointError, DataError, UserError
@@ -29,7 +30,7 @@ from sft_hf.speech.checkpoints import transformers_source
 from sft_hf.speech.normalization import nfc
 from sft_hf.speech.parts import COSTS_PER_SECOND, Part, batching_cost, joined, parts_of
 from sft_hf.speech.settings import SpeechRecognitionSettings
-from sft_hf.tasks.base import Batch, Examples, Items, Shown, Task, vocabulary_digest
+from sft_hf.tasks.base import Batch, Items, Shown, Task, vocabulary_digest
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -198,19 +199,9 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
 
     def findings(self, examples: Mapping[str, Examples]) -> list[Finding]:
         """See `Task.findings`: transcripts without blanks, for which words cannot be counted."""
-        from sft_hf.data.preflight import Finding
-        from sft_hf.speech.preparation import written_without_blanks
+        from sft_hf.speech.preparation import transcript_findings
 
-        texts = [reference.text for split in examples.values() for reference in split.references]
-        if not texts or not written_without_blanks(texts):
-            return []
-        return [
-            Finding(
-                "note",
-                "the transcripts have no blanks between words, so that 'wer' counts each of them as one word; 'cer' "
-                "is the metric for such scripts (eval.metric_for_best_model: cer)",
-            )
-        ]
+        return transcript_findings([reference.text for split in examples.values() for reference in split.references])
 
     @cached_property
     def _feature_cache(self) -> RowCache | None:

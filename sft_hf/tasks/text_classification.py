@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from sft_hf.classification import ClassifierTask
+from sft_hf.data.examples import Examples
 from sft_hf.data.new_inputs import Input, chunked
 from sft_hf.data.row_cache import RowCache
 from sft_hf.data.text_inputs import text_inputs
@@ -48,7 +49,7 @@ from sft_hf.models.trained_heads import settle_head
 from sft_hf.models.word_embeddings import StartingPoint, WordEmbeddingSettings, build_classifier, read_starting_point
 from sft_hf.recipe import ModelSection, TaskSettings
 from sft_hf.regression import REGRESSION, RegressionTask
-from sft_hf.tasks.base import Batch, Examples, Shown, Task, vocabulary_digest
+from sft_hf.tasks.base import Batch, Shown, Task, vocabulary_digest
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -200,8 +201,8 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         is_train = where == self.train_where
         self._choose_vocabulary(chain.from_iterable(split[column] for column in self.text_columns) if is_train else ())
         columns = [split[column] for column in self.text_columns]
-        table, notes = tokenize(self.tokenizer, columns, self.max_length, where, labels, self._token_cache)
         row_ids = np.asarray(split["row_id"], dtype=np.int64)
+        table, notes = tokenize(self.tokenizer, columns, self.max_length, where, labels, self._token_cache, row_ids)
         references = [None] * len(row_ids) if labels is None else labels
         return Examples(table, table.lengths, row_ids, references, [*skipped, *notes])
 

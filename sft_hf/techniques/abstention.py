@@ -12,8 +12,9 @@ from torch import Tensor
 
 from sft_hf.calibration import selective_metrics
 from sft_hf.confidence import NEVER
+from sft_hf.data.examples import Examples
 from sft_hf.recipe_sections import TechniqueSettings
-from sft_hf.tasks.base import Examples, Task
+from sft_hf.tasks.base import Task
 from sft_hf.techniques.base import Technique
 
 log = logging.getLogger("sft_hf")

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from sft_hf.data.examples import Examples
 from sft_hf.recipe_sections import TechniqueSettings
-from sft_hf.tasks.base import Examples
 from sft_hf.techniques.base import Technique
 
 

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sft_hf.data.examples import Examples
 from sft_hf.errors import RecipeError
 from sft_hf.recipe_sections import TechniqueSettings
-from sft_hf.tasks.base import Batch, Examples, Items, Task, pinned, to_device
+from sft_hf.tasks.base import Batch, Items, Task, pinned, to_device
 
 if TYPE_CHECKING:
     from sft_hf.recipe import Recipe

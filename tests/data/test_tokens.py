@@ -146,14 +146,14 @@ def test_special_tokens_that_a_text_spells_out_are_text(marked, columns):
     end = marked.sep_token
     texts = [f"goal {end} bank", "goal bank", f"{end}", f"bread {marked.pad_token}{marked.mask_token} {end}{end}"]
     chosen = [texts, ["bank"] * 4][:columns]
-    table, notes = tokenize(marked, chosen, 64, "t")
+    table, notes = tokenize(marked, chosen, 64, "t", row_ids=[7, 8, 9, 10])
     marks = {
         marked.convert_tokens_to_ids(name) for name in (end, marked.cls_token, marked.pad_token, marked.mask_token)
     }
     counts = [sum(int(token) in marks for token in row["input_ids"]) for row in table]
     assert len(set(counts)) == 1 and counts[0] > 0  # those that the tokenizer adds by itself, around every text
     (note,) = notes
-    assert "3 rows" in note and end in note and "text" in note
+    assert "3 rows" in note and end in note and "row 7" in note
     alone, _ = tokenize(marked, [[texts[1]], ["bank"]][:columns], 64, "t")
     assert table[1]["input_ids"].tolist() == alone[0]["input_ids"].tolist()
 
