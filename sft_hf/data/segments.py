@@ -47,22 +47,16 @@ def segment_names(columns: Sequence[str], section: DataSection, where: str) -> t
     return next(((start, end, False) for start, end in _PAIRS if start in columns and end in columns), None)
 
 
-def segment_cells(
-    paths: Sequence[Any], starts: Sequence[Any], ends: Sequence[Any] | None, durations: bool, names: str, where: str
-) -> list[dict[str, Any]]:
-    """Return the cells of rows; one without a time means the whole recording.
+def segment_cell(path: Any, start: Any, end: Any, durations: bool, names: str, where: str) -> dict[str, Any]:
+    """Return the cell of a row; one without times means the whole recording.
 
-    `durations`: whether `ends` are durations. `names`: of the columns, for messages. Raises DataError for a time that
+    `durations`: whether `end` is a duration. `names`: of the columns, for messages. Raises DataError for a time that
     cannot be read.
     """
-    cells = []
-    for row, path in enumerate(paths):
-        start = _seconds(starts[row], names, f"{where} row {row}")
-        end = None if ends is None else _seconds(ends[row], names, f"{where} row {row}")
-        if end is not None and durations:
-            end += start or 0.0
-        cells.append({"path": path, "start": start, "end": end})
-    return cells
+    first, last = _seconds(start, names, where), _seconds(end, names, where)
+    if last is not None and durations:
+        last += first or 0.0
+    return {"path": path, "start": first, "end": last}
 
 
 def with_segments(table: Dataset, column: str, section: DataSection, where: str) -> tuple[Dataset, list[str]]:
@@ -78,8 +72,8 @@ def with_segments(table: Dataset, column: str, section: DataSection, where: str)
     start, end, durations = found
     names = f"{start!r} and {end!r}" if end else repr(start)
     view = table.with_format(None)
-    ends = None if end is None else view[end][:]
-    cells = segment_cells(view[column][:], view[start][:], ends, durations, names, where)
+    rows = zip(view[column][:], view[start][:], view[end][:] if end else [None] * len(view), strict=True)
+    cells = [segment_cell(*cells, durations, names, f"{where} row {row}") for row, cells in enumerate(rows)]
     if not any(cell["start"] or cell["end"] is not None for cell in cells):
         return table, []
     parts = table.remove_columns(column).add_column(column, cells, feature=cell_features())
