@@ -17,13 +17,14 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from PIL import Image, ImageOps
 
-from sft_hf.data.brightness import UNKNOWN, Brightness, depth_of, narrowed
+from sft_hf.data.brightness import UNKNOWN, Brightness, colour_depth, depth_of, narrowed
 from sft_hf.data.file_paths import URL
 from sft_hf.data.image_formats import HEAD, formats_for, not_a_picture
 from sft_hf.errors import DataError, StorageError, did_you_mean
@@ -37,6 +38,8 @@ MAX_ASPECT = 200
 
 DEPTH = "sft_hf_depth"
 """Key of `Image.info` under which `open_image` says what a picture of more than 8 bits holds: `brightness.Depth`."""
+
+_BASE64 = re.compile("[A-Za-z0-9+/=]{200}")
 
 _PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL(\.|$)"), 0)
 
@@ -143,8 +146,12 @@ def _ignore_pillow_warnings() -> None:
 
 
 def _explained(error: Exception, content: Any, where: str) -> DataError | StorageError:
+    if isinstance(error, OSError) and isinstance(content, str) and _BASE64.fullmatch(content[-200:]):
+        return DataError(f"{where[:80]}...: is base64 text and no path; write what it stands for into a file")
     if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS:
         return StorageError(f"{where}: cannot be read: {error.strerror}")
+    if isinstance(error, FileNotFoundError) and os.path.islink(content):
+        return DataError(f"{where}: is a link to {os.readlink(content)}, which is not there")
     if isinstance(error, FileNotFoundError):
         folder = Path(content).parent
         siblings = sorted(os.listdir(folder)) if folder.is_dir() else []
@@ -178,8 +185,12 @@ def _upright_rgb(image: Image.Image, where: str, brightness: Brightness) -> Imag
         raise DataError(f"{where}: {_too_large(image.size)}")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise DataError(f"{where}: has {width} x {height} pixels; no side may be {MAX_ASPECT} times the other: crop it")
+    colour = colour_depth(image)
     image.load()
-    return _rgb(_upright(image), where, brightness)
+    found = _rgb(_upright(image), where, brightness)
+    if colour is not None:
+        found.info[DEPTH] = replace(colour, high=float(max(high for _, high in found.getextrema())))
+    return found
 
 
 def _upright(image: Image.Image) -> Image.Image:

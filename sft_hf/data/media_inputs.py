@@ -14,7 +14,7 @@ from sft_hf.data.file_paths import FilePaths
 from sft_hf.data.files import TABLE_SUFFIXES
 from sft_hf.data.media import FILE_NAME, find_files
 from sft_hf.data.new_inputs import Input, chunked, table_rows, until_error
-from sft_hf.data.segments import segment_cell, segment_names
+from sft_hf.data.segments import Times, segment_names
 from sft_hf.data.speech_layouts.nemo import manifest_names
 from sft_hf.errors import DataError, UserError, did_you_mean, first_few
 
@@ -97,14 +97,14 @@ def _folder_inputs(folder: Path, column: str, find: Find, media: tuple[str, ...]
 
 def _table_inputs(path: Path, data: DataSection, column: str, recordings: bool) -> Iterator[Input]:
     """The files of a table's rows; of recordings, the parts of them that rows mean: see `data.segments`."""
-    times: list[Any] = []
+    times: list[Times] = []
 
     def choose(names: Sequence[str]) -> list[str]:
         others = [FILE_NAME, *(manifest_names(names, data) if recordings else ())]
         cell = next((name for name in (column, *others) if name in names), column)
         if recordings and (found := _times(names, cell, data, str(path))):
             times.append(found)
-            return list(dict.fromkeys([cell, *filter(None, found[:2])]))
+            return list(dict.fromkeys(filter(None, [cell, found.start, found.end])))
         return [cell]
 
     paths = FilePaths(path, data.file_prefix, data.file_suffix)
@@ -114,7 +114,9 @@ def _table_inputs(path: Path, data: DataSection, column: str, recordings: bool) 
             found, error = value, None
             try:
                 found = paths.path(value, row)
-                part = _part(found, cells, times[0], f"{path} row {row}") if times else found
+                part = found
+                for one in times:
+                    part = one.cell(found, cells[one.start], cells[one.end or one.start], f"{path} row {row}")
             except DataError as problem:  # several files fit, or a time is none
                 part, error = str(value), str(problem)
             yield Input({column: part}, str(found), row, table=str(path), id=own, error=error)
@@ -125,18 +127,12 @@ def _table_inputs(path: Path, data: DataSection, column: str, recordings: bool) 
             yield Input({column: None}, None, row, table=str(path), id=own, error=error)
 
 
-def _times(names: Sequence[str], cell: str, data: DataSection, where: str) -> tuple[str, str | None, bool] | None:
-    """The columns of a table that say which part of its recordings a row is; see `segment_names`."""
+def _times(names: Sequence[str], cell: str, data: DataSection, where: str) -> Times | None:
+    """The columns of a table that say which part of its recordings a row is."""
     wanted = data.segment_columns
     if not isinstance(wanted, str) and not set(wanted) & set(names):
         return None  # those of the training data: this table has whole recordings
     return segment_names([name for name in names if name != cell], data, where)
-
-
-def _part(path: str, cells: dict[str, Any], times: tuple[str, str | None, bool], where: str) -> dict[str, Any]:
-    start, end, durations = times
-    names = f"{start!r} and {end!r}" if end else repr(start)
-    return segment_cell(path, cells[start], cells[end] if end else None, durations, names, where)
 
 
 def _matching(pattern: Path, column: str) -> Iterator[Input]:
