@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from PIL import Image, ImageOps
@@ -27,7 +26,8 @@ from PIL import Image, ImageOps
 from sft_hf.data.brightness import UNKNOWN, Brightness, colour_depth, depth_of, narrowed
 from sft_hf.data.file_paths import URL
 from sft_hf.data.image_formats import HEAD, formats_for, not_a_picture
-from sft_hf.errors import DataError, StorageError, did_you_mean
+from sft_hf.data.media import why_missing
+from sft_hf.errors import DataError, StorageError
 from sft_hf.filesystem import STORAGE_ERRNOS
 
 MAX_PIXELS = 64_000_000
@@ -150,13 +150,8 @@ def _explained(error: Exception, content: Any, where: str) -> DataError | Storag
         return DataError(f"{where[:80]}...: is base64 text and no path; write what it stands for into a file")
     if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS:
         return StorageError(f"{where}: cannot be read: {error.strerror}")
-    if isinstance(error, FileNotFoundError) and os.path.islink(content):
-        return DataError(f"{where}: is a link to {os.readlink(content)}, which is not there")
     if isinstance(error, FileNotFoundError):
-        folder = Path(content).parent
-        siblings = sorted(os.listdir(folder)) if folder.is_dir() else []
-        hint = did_you_mean(Path(content).name, siblings) if siblings else f"nor a folder {str(folder)!r}"
-        return DataError(f"{where}: there is no such file; {hint}")
+        return DataError(f"{where}: {why_missing(content)}")
     if isinstance(error, OSError) and error.errno:
         return DataError(f"{where}: cannot be read: {error.strerror}")
     if isinstance(error, Image.DecompressionBombError):
@@ -189,7 +184,7 @@ def _upright_rgb(image: Image.Image, where: str, brightness: Brightness) -> Imag
     image.load()
     found = _rgb(_upright(image), where, brightness)
     if colour is not None:
-        found.info[DEPTH] = replace(colour, high=float(max(high for _, high in found.getextrema())))
+        found.info[DEPTH] = replace(colour, high=float(max(band.getextrema()[1] for band in found.split())))
     return found
 
 

@@ -204,3 +204,9 @@ def test_a_video_without_sound_is_said_to_be_one(tmp_path, name):
     with pytest.raises(DataError, match="no sound") as error:
         audio_info(str(tmp_path / name))
     assert "map" not in str(error.value)
+
+
+def test_a_link_to_nothing_says_where_it_leads(tmp_path):
+    (tmp_path / "a.wav").symlink_to(tmp_path / "gone.wav")
+    with pytest.raises(DataError, match=r"link to .*gone\.wav"):
+        audio_info(str(tmp_path / "a.wav"))

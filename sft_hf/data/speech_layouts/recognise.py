@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,6 @@ def table_layout(table: Path, section: DataSection) -> Layout | None:
     return None
 
 
-def folder_layout(folder: Path, section: DataSection, split_names: Sequence[str]) -> Layout | None:
+def folder_layout(folder: Path, section: DataSection, split_names: Collection[str]) -> Layout | None:
     """Return the layout of a folder without any table: transcripts beside the recordings."""
     return transcripts_beside(folder, section, split_names)
