@@ -15,6 +15,7 @@ from sft_hf.data.folders import from_archive, from_folder, from_layout, is_zip
 from sft_hf.data.hub import Data, hub_name, load_from_hub
 from sft_hf.data.roles import ROW_ID, Splits, by_name
 from sft_hf.data.speech_layouts.recognise import table_layout
+from sft_hf.data.split_column import by_split_column
 from sft_hf.data.split_files import Wanted, read_parts, reads_recordings
 from sft_hf.data.text_rows import check_texts, leave_out_bad_rows, leave_out_of_stream
 from sft_hf.data.unpacking import holds_media, is_archive, unpacked
@@ -71,7 +72,8 @@ def load_splits(section: DataSection, source: Source, columns: Mapping[str, str]
         by_role[role] = data if isinstance(data, IterableDataset) else _number(data, loaded.where[role])
         if texts:
             by_role[role] = _usable_texts(by_role[role], texts, section, loaded.where[role], loaded.notes)
-    return replace(loaded, by_role=by_role)
+    meant = {*columns.values(), section.group_column, section.split_by, *section.label_columns.values()} - {None}
+    return by_split_column(replace(loaded, by_role=by_role), section, meant)
 
 
 def _needed(section: DataSection, columns: Mapping[str, str]) -> tuple[str, ...]:

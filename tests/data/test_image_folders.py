@@ -246,3 +246,39 @@ def test_a_table_beside_one_folder_of_pictures_is_meant(tree, column):
 def test_pictures_of_validation_without_classes_have_a_remedy(tree):
     with pytest.raises(DataError, match=r"val.*validation_split: null"):
         load(tree("train/a/1.jpg", "train/b/1.jpg", "val/1.jpg"))
+
+
+# --- a column of splits ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("column", "names"), [("split", ("train", "val", "test")), ("Set", ("TRAIN", "Dev", "Testing"))]
+)
+def test_a_column_may_say_the_split_of_each_row(tree, column, names):
+    folder = tree(*(f"{number}.jpg" for number in range(6)))
+    rows = [f"{number}.jpg,{'ab'[number % 2]},{names[number // 2]}" for number in range(6)]
+    (folder / "data.csv").write_text("\n".join([f"image,label,{column}", *rows]))
+    splits = load(folder / "data.csv")
+    assert {role: split["row_id"] for role, split in splits.by_role.items()} == {
+        "train": [0, 1],
+        "validation": [2, 3],
+        "test": [4, 5],
+    }
+    assert any(f"column '{column}'" in note and f"{names[1]} 2" in note for note in splits.notes)
+
+
+@pytest.mark.parametrize("values", [("one", "two"), ("train", "train"), ("test", "val")])
+def test_a_column_that_does_not_name_splits_is_an_ordinary_one(tree, values):
+    folder = tree("0.jpg", "1.jpg")
+    (folder / "data.csv").write_text(f"image,label,split\n0.jpg,a,{values[0]}\n1.jpg,b,{values[1]}\n")
+    splits = load(folder / "data.csv")
+    assert list(splits.by_role) == ["train"] and len(splits.by_role["train"]) == 2
+
+
+def test_a_column_of_labels_is_no_column_of_splits(tree):
+    folder = tree("0.jpg", "1.jpg")
+    (folder / "data.csv").write_text("image,label,split\n0.jpg,a,train\n1.jpg,b,test\n")
+    with_labels = {"data.image_column": "image", "data.label_column": "split"}
+    section = DataSection(name=str(folder / "data.csv"), label_column="split")
+    splits = load_splits(section, resolve(str(folder / "data.csv")), with_labels)
+    assert list(splits.by_role) == ["train"]
