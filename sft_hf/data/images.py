@@ -21,6 +21,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import IO, Any, TypeVar
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from sft_hf.data.brightness import UNKNOWN, Brightness, colour_depth, depth_of, narrowed
@@ -184,7 +185,7 @@ def _upright_rgb(image: Image.Image, where: str, brightness: Brightness) -> Imag
     image.load()
     found = _rgb(_upright(image), where, brightness)
     if colour is not None:
-        found.info[DEPTH] = replace(colour, high=float(max(band.getextrema()[1] for band in found.split())))
+        found.info[DEPTH] = replace(colour, high=float(np.max(np.asarray(found))))
     return found
 
 

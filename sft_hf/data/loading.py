@@ -72,7 +72,7 @@ def load_splits(section: DataSection, source: Source, columns: Mapping[str, str]
         by_role[role] = data if isinstance(data, IterableDataset) else _number(data, loaded.where[role])
         if texts:
             by_role[role] = _usable_texts(by_role[role], texts, section, loaded.where[role], loaded.notes)
-    meant = {*columns.values(), section.group_column, section.split_by, *section.label_columns.values()} - {None}
+    meant = {*columns.values(), section.group_column, section.split_by, *section.label_columns.values()}
     return by_split_column(replace(loaded, by_role=by_role), section, meant)
 
 

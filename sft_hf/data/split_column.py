@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _NAMES = ("split", "set", "subset", "partition")
 
 
-def by_split_column(splits: Splits, section: DataSection, used: Collection[str]) -> Splits:
+def by_split_column(splits: Splits, section: DataSection, used: Collection[str | None]) -> Splits:
     """Return the splits that a column of train names, where train is all there is and the column names train too.
 
     `used`: columns that mean something else. Rows of splits that serve no role are in none, which a note says.
