@@ -121,8 +121,9 @@ class DataSection(Section):
     )
     segment_columns: Literal["auto", "none"] | Annotated[list[str], Field(min_length=2, max_length=2)] = Field(
         "auto",
-        description="Columns with the part of a recording that a row means, in seconds: [start, end] by their names; "
-        "auto: offset and duration, or start and end, where a table has them; none: each row is a whole file.",
+        description="Columns with the part of a recording that a row means: [start, end] by their names, in seconds, "
+        "or in milliseconds where the names end in _ms; auto: offset and duration, or start and end, begin_time and "
+        "end_time, start_ms and end_ms, where a table has them; none: each row is a whole file.",
     )
     transcript_tier: str | None = Field(
         None, description="Tier of TextGrid or ELAN files with the transcripts, where they have several."

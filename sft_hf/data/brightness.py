@@ -9,7 +9,7 @@ floating-point numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,8 +20,12 @@ from sft_hf.errors import CheckpointError, DataError
 if TYPE_CHECKING:
     from PIL import Image
 
-Kind = Literal["integer", "float"]
+Kind = Literal["integer", "float", "colour"]
 KINDS: tuple[Kind, ...] = ("integer", "float")
+"""Those that have a scale."""
+
+COLOUR: Kind = "colour"
+"""The kind of pictures with 16 bits a channel, of which the reader gives the upper 8: they have no scale."""
 
 Scale = tuple[float, float]
 """The values that become 0 and 255."""
@@ -33,6 +37,7 @@ STRIP = 256  # rows of an image that are converted at once
 _SLACK = 0.05  # of white: what resampling adds to a range, and may be cut
 _WHITES = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
 _TOO_DARK = 16.0  # a largest value up to this is no picture of 8 bits or more: nothing would be seen on that scale
+_UPPER = 255 / 65535  # of a value of 16 bits, about what its upper 8 bits are
 
 
 @dataclass(frozen=True)
@@ -73,9 +78,11 @@ class Brightness:
         Args:
             depths: of the pictures of one split.
             where: the split, for the notes.
+
+        Raises DataError for colour of which nothing would be seen.
         """
-        scales, notes = dict(self.scales), []
         depths = list(depths)
+        scales, notes = dict(self.scales), _colour_notes([depth for depth in depths if depth.kind == COLOUR], where)
         for kind in KINDS:
             of_kind = [depth for depth in depths if depth.kind == kind]
             if not of_kind:
@@ -112,6 +119,27 @@ def scale_of(low: float, high: float) -> Scale:
             if high <= white * (1 + _SLACK if white == 255 and high != round(high) else 1):
                 return 0.0, white
     return low, high if high > low else low + 1
+
+
+def _colour_notes(depths: Sequence[Depth], where: str) -> list[str]:
+    if not depths:
+        return []
+    count, high = len(depths), max(depth.high for depth in depths)
+    if high <= _TOO_DARK:
+        raise DataError(
+            f"{where}: {count} colour picture(s) of 16 bits a channel hold values up to about {high / _UPPER:.0f} of "
+            "65535; colour is read by its upper 8 bits, in which they are black: write them as pictures of 8 bits"
+        )
+    return [f"{where}: {count} colour picture(s) of 16 bits a channel are read by their upper 8 bits"]
+
+
+def colour_depth(image: Image.Image) -> Depth | None:
+    """Return what is known of a picture in colour of 16 bits a channel, from its format; None for another.
+
+    To be asked before its pixels are loaded: then nothing tells it from one of 8 bits. `low` and `high` are not known.
+    """
+    sixteen = image.mode[:1] not in "IF" and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    return Depth(COLOUR, 0.0, 255.0) if sixteen else None
 
 
 def depth_of(image: Image.Image, where: str) -> Depth | None:

@@ -16,12 +16,13 @@ from sft_hf.data import media
 from sft_hf.data.archives import ARCHIVE, COMPRESSED, archive_members
 from sft_hf.data.files import TABLE_SUFFIXES, iter_rows, table_options, table_stem
 from sft_hf.data.hub import refuse
-from sft_hf.data.image_folders import image_layout, read_image_folder, refuse_flat
-from sft_hf.data.roles import Splits, by_name, choose, split_names, unused
+from sft_hf.data.image_folders import image_layout, one_flat_folder, read_image_folder, refuse_flat
+from sft_hf.data.roles import Splits, by_name, choose, unused
 from sft_hf.data.speech_layouts.recognise import corpus_layout, folder_layout
 from sft_hf.data.split_files import Wanted, read_parts, reads_recordings
+from sft_hf.data.split_names import find_split, split_names
 from sft_hf.data.unpacking import inner_folder, only_archives, unpacked_together
-from sft_hf.errors import DataError, did_you_mean
+from sft_hf.errors import DataError, did_you_mean, first_few
 
 if TYPE_CHECKING:
     from sft_hf.data.speech_layouts.rows import Layout
@@ -38,7 +39,7 @@ def from_folder(section: DataSection, folder: Path, wanted: Wanted, images: bool
         there = inner is None or any(_glob(folder, pattern) for pattern in section.data_files.values())
         return _from_mapping(section, folder if there else inner or folder, section.data_files, wanted)
     if recordings and (layout := corpus_layout(folder, section)):
-        return _from_layout(section, folder, layout)
+        return from_layout(section, folder, layout)
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return _from_saved(section, folder)
     files = wanted.files
@@ -60,17 +61,17 @@ def from_folder(section: DataSection, folder: Path, wanted: Wanted, images: bool
             if media.is_metadata(table) and table.parent == folder:
                 return _from_one_table(section, folder, table, wanted)
     only = _only_table(groups, section) if files else None
-    if only is not None and _has_columns(only, section, files[0]):
+    if only is not None and (_has_columns(only, section, files[0]) or (images and one_flat_folder(folder))):
         return _from_one_table(section, folder, only, wanted)
-    if images and section.train_split not in groups and (found := _from_image_folder(section, folder)):
+    has_train = find_split(section.train_split, groups) is not None
+    if images and not has_train and (found := _from_image_folder(section, folder)):
         return found
     if only is not None:
         return _from_one_table(section, folder, only, wanted)
-    if images and section.train_split not in groups:
+    if images and not has_train:
         refuse_flat(folder, [table.name for group in groups.values() for table in group])
-    known = recordings and section.train_split not in groups
-    if known and (layout := folder_layout(folder, section, split_names(section))):
-        return _from_layout(section, folder, layout)
+    if recordings and not has_train and (layout := folder_layout(folder, section, split_names(section))):
+        return from_layout(section, folder, layout)
     held = did_you_mean("", listing).removeprefix("Valid: ")
     endings = ", ".join(suffix for suffix in TABLE_SUFFIXES if suffix not in COMPRESSED)
     beside = ", or a metadata.csv (file_name, transcription)" if files and not images else ""
@@ -122,7 +123,7 @@ def from_archive(section: DataSection, archive: Path, wanted: Wanted) -> Splits:
 def _only_table(groups: Mapping[str, list[Path]], section: DataSection) -> Path | None:
     """The table of a folder that has but one, whatever its name, as long as it is no split's."""
     tables = [table for group in groups.values() for table in group]
-    return tables[0] if len(tables) == 1 and not set(groups) & set(split_names(section)) else None
+    return tables[0] if len(tables) == 1 and not any(name in split_names(section) for name in groups) else None
 
 
 def _has_columns(table: Path, section: DataSection, files: str) -> bool:
@@ -143,13 +144,18 @@ def _from_one_table(section: DataSection, folder: Path, table: Path, wanted: Wan
     files = wanted.files
     rows = read_parts([table], section.model_copy(update={"streaming": False}), "train", wanted, notes)
     by_folder = media.rows_by_folder(rows, files[0], folder) if files[0] in rows.column_names else {}
-    if not set(by_folder) & set(split_names(section)):
-        return _read_groups(section, {"train": section.train_split}, {section.train_split: [table]}, [], wanted)
+    names = split_names(section)
+    if not any(name in names for name in by_folder):
+        said = []
+        if len(folders := sorted({*by_folder} - {"."})) > 1:
+            listed = first_few(folders, 5)
+            said.append(f"{table.name}: no folder of its files is called like a split, so all rows are train: {listed}")
+        return _read_groups(section, {"train": section.train_split}, {section.train_split: [table]}, said, wanted)
     counts = ", ".join(f"{name} {len(chosen)}" for name, chosen in by_folder.items())
     notes.append(f"{table.name}: the splits are the folders that hold the files; rows: {counts}")
-    for name in split_names(section):
-        if name not in by_folder and (folder / name).is_dir():
-            notes.append(f"not used: {folder / name}; {table.name} names no file in it")
+    for path in media.subfolders(folder):
+        if path.name in names and path.name not in by_folder:
+            notes.append(f"not used: {path}; {table.name} names no file in it")
     parts = {name: rows.select(chosen) for name, chosen in by_folder.items()}
     splits = by_name(section, parts, table.name, f"{table}, whose files are in these folders")
     return replace(splits, notes=notes + splits.notes)
@@ -173,7 +179,7 @@ def _from_image_folder(section: DataSection, folder: Path) -> Splits | None:
     return splits
 
 
-def _from_layout(section: DataSection, folder: Path, layout: Layout) -> Splits:
+def from_layout(section: DataSection, folder: Path, layout: Layout) -> Splits:
     """Read a folder whose layout is known."""
     chosen, notes = choose(section, list(layout.splits), f"{folder} ({layout.name})")
     splits = Splits({}, {}, [f"{folder}: read as {layout.name}", *layout.notes, *notes])

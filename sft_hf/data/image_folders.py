@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft_hf.data import sidecars
+from sft_hf.data.split_names import find_split
 from sft_hf.errors import DataError, first_few
 
 if TYPE_CHECKING:
@@ -152,9 +153,15 @@ def image_layout(folder: Path, train_split: str, split_names: Collection[str]) -
         return Layout({"": root.path}, notes)
     if called:
         known = {child.name: child for child in root.folders}
-        train = known.get(train_split)
-        labelled = train is None or train.is_labelled
-        return Layout({name: child.path for name, child in known.items()}, notes) if labelled else None
+        train = find_split(train_split, known)
+        if train is not None and not known[train].is_labelled:
+            return None
+        found = {name: child.path for name, child in known.items()}
+        if train is not None and len(known[train].folders) == 1:  # seg_train/seg_train/<class>
+            inner = {name: _unwrapped(child, ()) for name, child in known.items()}
+            found = {name: child.path for name, (child, _) in inner.items()}
+            notes += [note for _, said in inner.values() for note in said]
+        return Layout(found, notes)
     if root.has_labels_beside and not classes:
         return Layout({"": root.path}, notes)
     if not classes:
@@ -166,6 +173,12 @@ def image_layout(folder: Path, train_split: str, split_names: Collection[str]) -
             "training images by data.train_split, or data.name the folder that holds the classes"
         )
     return Layout({"": root.path}, notes)
+
+
+def one_flat_folder(folder: Path) -> bool:
+    """Whether all pictures are in one folder without folders of pictures: it is no class, there would be no other."""
+    holding = [child for child in _Folder(folder).folders if child.holds_pictures]
+    return len(holding) == 1 and not holding[0].has_classes
 
 
 def _may_be_unlabelled(folder: _Folder) -> bool:
@@ -249,7 +262,10 @@ def _read_classes(root: _Folder, image_column: str, label_column: str) -> tuple[
         labels += [_nfc(child.name)] * len(listing.pictures)
         empty += [] if listing.pictures else [child.name]
     if not paths:
-        raise DataError(f"{root.path}: no images in folders named after their classes")
+        raise DataError(
+            f"{root.path}: no images in folders named after their classes; move them into such folders, or leave the "
+            "split out (data.validation_split: null holds one out of train)"
+        )
     names = sorted(set(labels), key=natural_key)
     # Sorted by path, not class by class: "b" and "B" or "2" and "10" stand in another order there.
     order = sorted(range(len(paths)), key=lambda row: _parts(paths[row]))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sft_hf.data.brightness import UNKNOWN, Brightness, Depth
+from sft_hf.data.brightness import COLOUR, UNKNOWN, Brightness, Depth
 from sft_hf.data.images import DEPTH, open_image
 
 CACHE_BYTES = 2**30
@@ -59,7 +59,7 @@ class ImageStore:
         image = open_image(self.images[index], self.places[index], brightness)
         size = 3 * image.width * image.height
         depth: Depth | None = image.info.get(DEPTH)
-        final = depth is None or depth.kind in brightness.scales
+        final = depth is None or depth.kind == COLOUR or depth.kind in brightness.scales
         with self._lock:
             keep = final and index not in self._kept and self.nbytes + size <= self.budget
             self.nbytes += size if keep else 0

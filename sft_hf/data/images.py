@@ -17,16 +17,18 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import IO, Any, TypeVar
 
+import numpy as np
 from PIL import Image, ImageOps
 
-from sft_hf.data.brightness import UNKNOWN, Brightness, depth_of, narrowed
+from sft_hf.data.brightness import UNKNOWN, Brightness, colour_depth, depth_of, narrowed
 from sft_hf.data.file_paths import URL
 from sft_hf.data.image_formats import HEAD, formats_for, not_a_picture
-from sft_hf.errors import DataError, StorageError, did_you_mean
+from sft_hf.data.media import why_missing
+from sft_hf.errors import DataError, StorageError
 from sft_hf.filesystem import STORAGE_ERRNOS
 
 MAX_PIXELS = 64_000_000
@@ -37,6 +39,8 @@ MAX_ASPECT = 200
 
 DEPTH = "sft_hf_depth"
 """Key of `Image.info` under which `open_image` says what a picture of more than 8 bits holds: `brightness.Depth`."""
+
+_BASE64 = re.compile("[A-Za-z0-9+/=]{200}")
 
 _PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL(\.|$)"), 0)
 
@@ -143,13 +147,12 @@ def _ignore_pillow_warnings() -> None:
 
 
 def _explained(error: Exception, content: Any, where: str) -> DataError | StorageError:
+    if isinstance(error, OSError) and isinstance(content, str) and _BASE64.fullmatch(content[-200:]):
+        return DataError(f"{where[:80]}...: is base64 text and no path; write what it stands for into a file")
     if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS:
         return StorageError(f"{where}: cannot be read: {error.strerror}")
     if isinstance(error, FileNotFoundError):
-        folder = Path(content).parent
-        siblings = sorted(os.listdir(folder)) if folder.is_dir() else []
-        hint = did_you_mean(Path(content).name, siblings) if siblings else f"nor a folder {str(folder)!r}"
-        return DataError(f"{where}: there is no such file; {hint}")
+        return DataError(f"{where}: {why_missing(content)}")
     if isinstance(error, OSError) and error.errno:
         return DataError(f"{where}: cannot be read: {error.strerror}")
     if isinstance(error, Image.DecompressionBombError):
@@ -178,8 +181,12 @@ def _upright_rgb(image: Image.Image, where: str, brightness: Brightness) -> Imag
         raise DataError(f"{where}: {_too_large(image.size)}")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise DataError(f"{where}: has {width} x {height} pixels; no side may be {MAX_ASPECT} times the other: crop it")
+    colour = colour_depth(image)
     image.load()
-    return _rgb(_upright(image), where, brightness)
+    found = _rgb(_upright(image), where, brightness)
+    if colour is not None:
+        found.info[DEPTH] = replace(colour, high=float(np.max(np.asarray(found))))
+    return found
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -11,10 +11,12 @@ from datasets import Dataset, IterableDataset
 
 from sft_hf.data import media
 from sft_hf.data.files import separator_hint
-from sft_hf.data.folders import from_archive, from_folder, is_zip
+from sft_hf.data.folders import from_archive, from_folder, from_layout, is_zip
 from sft_hf.data.hub import Data, hub_name, load_from_hub
 from sft_hf.data.roles import ROW_ID, Splits, by_name
-from sft_hf.data.split_files import Wanted, read_parts
+from sft_hf.data.speech_layouts.recognise import table_layout
+from sft_hf.data.split_column import by_split_column
+from sft_hf.data.split_files import Wanted, read_parts, reads_recordings
 from sft_hf.data.text_rows import check_texts, leave_out_bad_rows, leave_out_of_stream
 from sft_hf.data.unpacking import holds_media, is_archive, unpacked
 from sft_hf.errors import DataError, did_you_mean
@@ -49,6 +51,8 @@ def load_splits(section: DataSection, source: Source, columns: Mapping[str, str]
         loaded = replace(by_name(section, found, source.name, hub_name(source)), revision=commit)
     elif source.path.is_dir():
         loaded = from_folder(section, source.path, wanted, "data.image_column" in columns)
+    elif reads_recordings(section, files) and (layout := table_layout(source.path, section)):
+        loaded = from_layout(section, source.path.parent, layout)
     elif files and is_archive(source.path) and holds_media(source.path):
         folder, notes = unpacked(source.path)
         loaded = from_folder(section, folder, wanted, "data.image_column" in columns)
@@ -68,7 +72,8 @@ def load_splits(section: DataSection, source: Source, columns: Mapping[str, str]
         by_role[role] = data if isinstance(data, IterableDataset) else _number(data, loaded.where[role])
         if texts:
             by_role[role] = _usable_texts(by_role[role], texts, section, loaded.where[role], loaded.notes)
-    return replace(loaded, by_role=by_role)
+    meant = {*columns.values(), section.group_column, section.split_by, *section.label_columns.values()}
+    return by_split_column(replace(loaded, by_role=by_role), section, meant)
 
 
 def _needed(section: DataSection, columns: Mapping[str, str]) -> tuple[str, ...]:

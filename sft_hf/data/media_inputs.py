@@ -14,6 +14,8 @@ from sft_hf.data.file_paths import FilePaths
 from sft_hf.data.files import TABLE_SUFFIXES
 from sft_hf.data.media import FILE_NAME, find_files
 from sft_hf.data.new_inputs import Input, chunked, table_rows, until_error
+from sft_hf.data.segments import Times, segment_names
+from sft_hf.data.speech_layouts.nemo import manifest_names
 from sft_hf.errors import DataError, UserError, did_you_mean, first_few
 
 if TYPE_CHECKING:
@@ -49,7 +51,8 @@ def media_inputs(
     Args:
         inputs: paths.
         data: how tables are read.
-        column: of a table, with paths relative to the table's folder; `file_name` is taken in its place.
+        column: of a table, with paths relative to the table's folder; `file_name`, or a manifest's `audio_filepath`,
+            is taken in its place.
         find: see `Find`.
         media: MIME types ("image"): files of a folder whose ending is of such a type are inputs too, readable or not;
             files of other kinds are named in one line, and left out.
@@ -66,7 +69,7 @@ def media_inputs(
         elif os.path.isdir(path):
             yield from _folder_inputs(path, column, find, media)
         elif path.suffix.lower() in TABLE_SUFFIXES:
-            yield from until_error(_table_inputs(path, data, column), str(path))
+            yield from until_error(_table_inputs(path, data, column, "audio" in media), str(path))
         elif os.path.exists(path):
             yield Input({column: str(path)}, str(path))
         else:
@@ -92,24 +95,44 @@ def _folder_inputs(folder: Path, column: str, find: Find, media: tuple[str, ...]
         log.warning("%s: %d file(s) left out, not %s: %s", folder, len(others), kinds, first_few(others, LISTED))
 
 
-def _table_inputs(path: Path, data: DataSection, column: str) -> Iterator[Input]:
+def _table_inputs(path: Path, data: DataSection, column: str, recordings: bool) -> Iterator[Input]:
+    """The files of a table's rows; of recordings, the parts of them that rows mean: see `data.segments`."""
+    times: list[Times] = []
+
     def choose(names: Sequence[str]) -> list[str]:
-        return [FILE_NAME] if column not in names and FILE_NAME in names else [column]
+        others = [FILE_NAME, *(manifest_names(names, data) if recordings else ())]
+        cell = next((name for name in (column, *others) if name in names), column)
+        if recordings and (found := _times(names, cell, data, str(path))):
+            times.append(found)
+            return list(dict.fromkeys(filter(None, [cell, found.start, found.end])))
+        return [cell]
 
     paths = FilePaths(path, data.file_prefix, data.file_suffix)
     for row, cells, own in table_rows(path, data, choose):
-        ((name, value),) = cells.items()
+        name, value = next(iter(cells.items()))
         if (isinstance(value, str) and value.strip()) or (isinstance(value, int) and not isinstance(value, bool)):
+            found, error = value, None
             try:
-                found, error = paths.path(value, row), None
-            except DataError as problem:  # several files fit
-                found, error = str(value), str(problem)
-            yield Input({column: found}, found, row, table=str(path), id=own, error=error)
+                found = paths.path(value, row)
+                part = found
+                for one in times:
+                    part = one.cell(found, cells[one.start], cells[one.end or one.start], f"{path} row {row}")
+            except DataError as problem:  # several files fit, or a time is none
+                part, error = str(value), str(problem)
+            yield Input({column: part}, str(found), row, table=str(path), id=own, error=error)
         elif isinstance(value, bytes) or (isinstance(value, dict) and value.get("bytes")):  # the file itself
             yield Input({column: value}, None, row, table=str(path), id=own)
         else:
             error = f"{path} row {row}: column {name!r} does not hold a path or a file"
             yield Input({column: None}, None, row, table=str(path), id=own, error=error)
+
+
+def _times(names: Sequence[str], cell: str, data: DataSection, where: str) -> Times | None:
+    """The columns of a table that say which part of its recordings a row is."""
+    wanted = data.segment_columns
+    if not isinstance(wanted, str) and not set(wanted) & set(names):
+        return None  # those of the training data: this table has whole recordings
+    return segment_names([name for name in names if name != cell], data, where)
 
 
 def _matching(pattern: Path, column: str) -> Iterator[Input]:

@@ -44,11 +44,16 @@ class Input:
     error: str | None = None
 
     def described(self, number: int) -> dict[str, Any]:
-        """Return what an answer starts with: id (`number` where the input has none), path, row, table, columns."""
+        """Return what an answer starts with: id (`number` where the input has none), path, row, table, columns.
+
+        A part of a recording has its `start` and `end` too, in seconds.
+        """
         place = {"path": self.path, "row": self.row, "table": self.table}
         found = {"id": number if self.id is None else self.id}
         found |= {name: value for name, value in place.items() if value is not None}
-        return {name: _plain(value) for name, value in {**found, **self.columns}.items()}
+        parts = [value for value in self.columns.values() if isinstance(value, dict)]
+        times = {name: part[name] for part in parts for name in ("start", "end") if name in part}
+        return {name: _plain(value) for name, value in {**found, **self.columns, **times}.items()}
 
 
 def chunked(inputs: Iterable[Input], rows: int, characters: int) -> Iterator[list[Input]]:

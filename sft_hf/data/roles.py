@@ -11,21 +11,18 @@ from datasets import Dataset
 
 from sft_hf.data import media
 from sft_hf.data.hub import Data
+from sft_hf.data.split_names import ROLES, find_split
 from sft_hf.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
     from sft_hf.data.preflight import Finding
     from sft_hf.recipe import DataSection
 
-ROLES = ("train", "validation", "test")
 ROW_ID = "row_id"
 """Position of a row in its file or split, before anything was held out or left away.
 
 Rows are counted from 0 everywhere, as pandas and `datasets` do: in messages, reports, predictions and outputs. Where a
 message names a line of a text file instead, it says "line", counted from 1 as editors do."""
-
-VALIDATION_NAMES = ("validation", "valid", "val", "dev")
-"""Names that stand for each other, the first that is there wins; an exact match comes before them all."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +41,6 @@ class Splits:
     findings: list[Finding] = field(default_factory=list)
 
 
-def split_names(section: DataSection) -> list[str]:
-    """Return the names that splits of this recipe may have."""
-    return [*(name for role in ROLES if (name := getattr(section, f"{role}_split"))), *VALIDATION_NAMES]
-
-
 def choose(
     section: DataSection, available: Sequence[str], what: str, advice: str = ""
 ) -> tuple[dict[str, str], list[str]]:
@@ -58,8 +50,7 @@ def choose(
     for role, name in wanted.items():
         if name is None:
             continue
-        same = VALIDATION_NAMES if name in VALIDATION_NAMES else ()
-        found = next((other for other in (name, *same) if other in available), None)
+        found = find_split(name, available)
         if found is not None:
             chosen[role] = found
         elif role == "train" or name != role:

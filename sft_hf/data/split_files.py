@@ -121,7 +121,7 @@ def _refuse_segments(path: Path, section: DataSection, options: dict[str, Any]) 
     columns = list(next(iter_rows(path, batch_size=1, **options), {}))
     if found := segment_names(columns, section, path.name):
         raise DataError(
-            f"{path}: data.streaming does not read parts of recordings (column {found[0]!r}); set data.streaming: "
+            f"{path}: data.streaming does not read parts of recordings (column {found.start!r}); set data.streaming: "
             "false, or data.segment_columns: none if each file is one row"
         )
 

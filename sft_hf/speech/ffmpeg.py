@@ -54,6 +54,8 @@ def ffmpeg_blocks(path: str, name: str, refusal: str) -> Iterator[tuple[int, int
     watch = _Watch(process)
     try:
         header = watch.read(_HEADER)
+        if not header and watch.lacks_sound():
+            raise DataError(f"{name}: holds no sound, only video or pictures; leave it out")
         if len(header) < _HEADER or header[:4] != b".snd":
             raise DataError(
                 f"{name}: is not a recording that can be read ({watch.problem(refusal)}); WAV, FLAC, MP3 and OGG are"
@@ -103,12 +105,20 @@ class _Watch:
         finally:
             timer.cancel()
 
+    def lacks_sound(self) -> bool:
+        """Whether the file was read, and has no sound; to be asked after the output has ended."""
+        self._ended()
+        return b"matches no streams" in self._said
+
+    def _ended(self) -> None:
+        self.process.wait()
+        self._listener.join(timeout=5)
+
     def problem(self, otherwise: str) -> str:
         """Return what went wrong, in a line."""
         if self.late:
             return f"ffmpeg gave nothing for {SILENT_SECONDS:g} s"
-        self.process.wait()
-        self._listener.join(timeout=5)
+        self._ended()
         lines = [line.strip() for line in self._said.decode("utf-8", errors="replace").splitlines() if line.strip()]
         said = lines[-1].rpartition(": ")[2] if lines else ""
         return f"libsndfile: {otherwise}; ffmpeg: {said[:200] or 'no audio'}"

@@ -11,7 +11,7 @@ DOTLESS = "\N{LATIN SMALL LETTER DOTLESS I}"
 DOTTED_I = frozenset({"tr", "az"})
 """Languages in which I is the capital of dotless i, and İ that of i (Unicode, SpecialCasing.txt)."""
 
-# What other lists call Whisper's languages: ISO 639-3, older and newer codes. Suggested, never taken silently.
+# What others call Whisper's languages: ISO 639-3, other codes, their own names. Suggested, never taken silently.
 _OTHER_CODES = {
     **{
         "ara": "ar",
@@ -36,6 +36,9 @@ _OTHER_CODES = {
         "spa": "es",
     },
     **{"tur": "tr", "ukr": "uk", "vie": "vi", "fil": "tl", "iw": "he", "in": "id", "jv": "jw", "nb": "no", "cn": "zh"},
+    **{"deutsch": "de", "français": "fr", "francais": "fr", "español": "es", "espanol": "es", "italiano": "it"},
+    **{"português": "pt", "portugues": "pt", "nederlands": "nl", "polski": "pl", "türkçe": "tr", "svenska": "sv"},
+    **{"русский": "ru", "українська": "uk", "中文": "zh", "日本語": "ja", "한국어": "ko", "हिन्दी": "hi"},
     **{"jp": "ja", "kr": "ko", "farsi": "fa", "norwegian bokmal": "no", "azeri": "az", "filipino": "tl"},
 }
 

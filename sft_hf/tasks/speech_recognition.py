@@ -363,11 +363,11 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
 
         given = [clip_of(row[self.recipe.data.audio_column]) for row in rows]
         lengths = [segment_seconds(clip, audio_info(clip.recording)) for clip in given]
-        parts = parts_of(lengths, self.chunk_seconds())
-        clips = [
-            Clip(given[part.input].recording, given[part.input].start + part.start, given[part.input].start + part.end)
-            for part in parts
+        parts = [
+            Part(part.input, given[part.input].start + part.start, given[part.input].start + part.end)
+            for part in parts_of(lengths, self.chunk_seconds())
         ]
+        clips = [Clip(given[part.input].recording, part.start, part.end) for part in parts]
         seconds = np.array([part.end - part.start for part in parts])
         store = ClipStore(clips, self.family.rate, self.family.extract, budget=0)
         speech = SpeechRows(store, seconds, None, windows=self._predict_windows())

@@ -11,7 +11,7 @@ from PIL import Image
 from sft_hf.data.brightness import UNKNOWN, Brightness, Depth, scale_of
 from sft_hf.data.image_store import ImageStore
 from sft_hf.data.images import DEPTH, open_image
-from sft_hf.errors import CheckpointError
+from sft_hf.errors import CheckpointError, DataError
 
 
 @pytest.mark.parametrize(
@@ -105,3 +105,38 @@ def test_a_store_keeps_a_picture_once_its_scale_is_known():
     assert np.asarray(store.open(0))[0, 1, 0] == 16 and not store.holds(0)
     store.brightness = Brightness({"integer": (0, 4095)})
     assert np.asarray(store.open(0))[0, 1, 0] == 255 and store.holds(0)
+
+
+def colour(tmp_path, factor):
+    """A picture of 2 pixels with 16 bits a channel, which Pillow reads but does not write."""
+    import struct
+    import zlib
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    values = np.array([[200, 100, 0], [250, 0, 30]]) * factor
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0))
+    rows = chunk(b"IDAT", zlib.compress(b"\0" + values.astype(">u2").tobytes()))
+    path = tmp_path / f"{factor}.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + rows + chunk(b"IEND", b""))
+    return path
+
+
+def test_colour_of_16_bits_is_said(tmp_path):
+    _, notes = UNKNOWN.learned(depths(colour(tmp_path, 256), colour(tmp_path, 100)), "train")
+    assert len(notes) == 1 and "2 colour" in notes[0] and "upper 8 bits" in notes[0]
+    assert np.asarray(open_image(colour(tmp_path, 256)))[0, 0].tolist() == [200, 100, 0]
+    store = ImageStore([colour(tmp_path, 256)], ["row 0"], 100)
+    store.open(0)
+    assert store.holds(0)
+
+
+def test_colour_of_16_bits_that_would_be_black_is_refused(tmp_path):
+    with pytest.raises(DataError, match="8 bits"):
+        UNKNOWN.learned(depths(colour(tmp_path, 16)), "train")
+    assert UNKNOWN.learned(depths(colour(tmp_path, 16), colour(tmp_path, 256)), "train")[1]
+
+
+def test_colour_of_8_bits_has_no_depth():
+    assert DEPTH not in open_image(Image.new("RGB", (2, 2))).info

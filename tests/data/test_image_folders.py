@@ -198,3 +198,87 @@ def test_listing_is_sorted_and_knows_hidden_folders(tree):
     listing = list_pictures(folder)
     assert [path.name for path in listing.pictures] == ["1.jpg", "2.jpg"]
     assert [path.name for path in listing.others] == ["x.txt"]
+
+
+# --- other names of splits ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "test"),
+    [("Train", "Valid", "Test"), ("Training", "VAL", "Testing"), ("TRAIN", "Dev", "test")],
+)
+def test_splits_in_another_letter_case(tree, train, validation, test):
+    names = [f"{split}/{label}/1.jpg" for split in (train, validation, test) for label in "ab"]
+    splits = load(tree(*names))
+    assert {role: len(split) for role, split in splits.by_role.items()} == {"train": 2, "validation": 2, "test": 2}
+
+
+@pytest.mark.parametrize(("train", "test"), [("Train", "Test"), ("training", "TESTING")])
+def test_one_table_above_splits_in_another_letter_case(tree, train, test):
+    folder = tree(f"{train}/1.jpg", f"{train}/2.jpg", f"{test}/1.jpg")
+    (folder / "metadata.csv").write_text(f"file_name,label\n{train}/1.jpg,a\n{train}/2.jpg,b\n{test}/1.jpg,a\n")
+    splits = load(folder)
+    assert {role: len(split) for role, split in splits.by_role.items()} == {"train": 2, "test": 1}
+
+
+def test_one_table_above_other_folders_says_that_all_is_train(tree):
+    folder = tree("north/1.jpg", "south/2.jpg")
+    (folder / "metadata.csv").write_text("file_name,label\nnorth/1.jpg,a\nsouth/2.jpg,b\n")
+    splits = load(folder)
+    assert len(splits.by_role["train"]) == 2
+    assert any("all rows are train" in note and "north, south" in note for note in splits.notes)
+
+
+def test_folders_of_splits_that_hold_one_folder_more(tree):
+    folder = tree(*(f"{split}/{split}/{label}/1.jpg" for split in ("seg_train", "seg_test") for label in "ab"))
+    splits = load(folder, train_split="seg_train", test_split="seg_test")
+    assert all(set(labels(split)) == {"a", "b"} for split in splits.by_role.values())
+
+
+@pytest.mark.parametrize("column", ["id", "filename"])
+def test_a_table_beside_one_folder_of_pictures_is_meant(tree, column):
+    folder = tree("images/1.jpg", "images/2.jpg")
+    (folder / "labels.csv").write_text(f"{column},label\n1,a\n2,b\n")
+    with pytest.raises(DataError, match=rf"labels\.csv: no column 'image' \(data\.image_column\).*{column}"):
+        load(folder)
+
+
+def test_pictures_of_validation_without_classes_have_a_remedy(tree):
+    with pytest.raises(DataError, match=r"val.*validation_split: null"):
+        load(tree("train/a/1.jpg", "train/b/1.jpg", "val/1.jpg"))
+
+
+# --- a column of splits ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("column", "names"), [("split", ("train", "val", "test")), ("Set", ("TRAIN", "Dev", "Testing"))]
+)
+def test_a_column_may_say_the_split_of_each_row(tree, column, names):
+    folder = tree(*(f"{number}.jpg" for number in range(6)))
+    rows = [f"{number}.jpg,{'ab'[number % 2]},{names[number // 2]}" for number in range(6)]
+    (folder / "data.csv").write_text("\n".join([f"image,label,{column}", *rows]))
+    splits = load(folder / "data.csv")
+    assert {role: split["row_id"] for role, split in splits.by_role.items()} == {
+        "train": [0, 1],
+        "validation": [2, 3],
+        "test": [4, 5],
+    }
+    assert any(f"column '{column}'" in note and f"{names[1]} 2" in note for note in splits.notes)
+
+
+@pytest.mark.parametrize("values", [("one", "two"), ("train", "train"), ("test", "val")])
+def test_a_column_that_does_not_name_splits_is_an_ordinary_one(tree, values):
+    folder = tree("0.jpg", "1.jpg")
+    (folder / "data.csv").write_text(f"image,label,split\n0.jpg,a,{values[0]}\n1.jpg,b,{values[1]}\n")
+    splits = load(folder / "data.csv")
+    assert list(splits.by_role) == ["train"] and len(splits.by_role["train"]) == 2
+
+
+def test_a_column_of_labels_is_no_column_of_splits(tree):
+    folder = tree("0.jpg", "1.jpg")
+    (folder / "data.csv").write_text("image,label,split\n0.jpg,a,train\n1.jpg,b,test\n")
+    with_labels = {"data.image_column": "image", "data.label_column": "split"}
+    section = DataSection(name=str(folder / "data.csv"), label_column="split")
+    splits = load_splits(section, resolve(str(folder / "data.csv")), with_labels)
+    assert list(splits.by_role) == ["train"]

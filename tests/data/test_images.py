@@ -258,3 +258,16 @@ def test_map_ahead_keeps_order_bounds_what_waits_and_passes_errors_on(workers):
                 running.discard(int(result**0.5))
     assert taken == [number * number for number in range(40)]
     assert most[0] <= 2 * workers + 1
+
+
+def test_a_link_to_nothing_says_where_it_leads(tmp_path):
+    (tmp_path / "a.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(DataError, match=r"link to .*gone\.png"):
+        open_image(str(tmp_path / "a.png"))
+
+
+@pytest.mark.parametrize("length", [200, 5000])
+def test_base64_in_place_of_a_path_is_named_in_a_short_line(tmp_path, length):
+    with pytest.raises(DataError, match="base64") as error:
+        open_image(str(tmp_path / ("iVBORw0K" * (length // 8))))
+    assert len(str(error.value)) < 300

@@ -212,7 +212,7 @@ def test_data_files(tmp_path):
         ({"train": ""}, "is not inside"),
         ({"train": "../data/train.csv"}, "is not inside"),
         ({"train": "/etc/passwd"}, "is not inside"),
-        ({"training": "train.csv"}, "data.data_files: no split 'train' (data.train_split); did you mean training?"),
+        ({"trainings": "train.csv"}, "data.data_files: no split 'train' (data.train_split); did you mean trainings?"),
     ],
 )
 def test_data_files_that_cannot_be(tmp_path, mapping, expected):

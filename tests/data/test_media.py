@@ -79,8 +79,8 @@ def test_folders_of_classes_alone_are_train(tree):
 
 
 def test_other_split_names_are_named_by_the_recipe(tree):
-    folder = tree("Training/a/1.jpg", "Training/b/1.jpg", "Testing/a/2.jpg", "Testing/b/2.jpg")
-    splits = load(folder, train_split="Training", test_split="Testing")
+    folder = tree("Learn/a/1.jpg", "Learn/b/1.jpg", "Exam/a/2.jpg", "Exam/b/2.jpg")
+    splits = load(folder, train_split="Learn", test_split="Exam")
     assert [len(splits.by_role[role]) for role in ("train", "test")] == [2, 2]
     with pytest.raises(DataError, match=r"two folders deep.*data\.train_split"):
         load(folder)

@@ -222,3 +222,39 @@ def test_tables_of_paths_carry_row_id_and_table(tmp_path):
     good, bad = media(table)
     assert good == Input({"image": str(tmp_path / "a.jpg")}, str(tmp_path / "a.jpg"), 0, table, "x")
     assert (bad.row, bad.id, bad.path) == (1, "y", None) and "row 1" in bad.error
+
+
+# --- recordings: rows that are parts ------------------------------------------------------------------------------
+
+
+def recordings(*inputs, **data):
+    section = DataSection(name="x", **data)
+    return list(media_inputs(inputs, section, "audio", jpegs, ("audio", "video")))
+
+
+def part(path, start, end):
+    return {"path": str(path), "start": start, "end": end}
+
+
+def test_a_row_of_a_manifest_is_the_part_that_it_says(tmp_path):
+    (tmp_path / "long.wav").write_bytes(b"x")
+    rows = [{"audio_filepath": "long.wav", "offset": 1.5, "duration": 2}, {"audio_filepath": "long.wav", "offset": 4}]
+    (tmp_path / "new.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    first, second = recordings(str(tmp_path / "new.jsonl"))
+    assert first.columns["audio"] == part(tmp_path / "long.wav", 1.5, 3.5)
+    assert second.columns["audio"] == part(tmp_path / "long.wav", 4.0, None)
+    told = first.described(0)
+    assert (told["start"], told["end"], told["audio"]) == (1.5, 3.5, str(tmp_path / "long.wav"))
+
+
+def test_starts_and_ends_of_a_table_are_read_as_in_training(tmp_path):
+    (tmp_path / "talk.mp3").write_bytes(b"x")
+    table = tmp_path / "cuts.csv"
+    table.write_text("audio,start,end\ntalk.mp3,0:01,0:02.5\ntalk.mp3,3,soon\n")
+    first, second = recordings(str(table))
+    assert first.columns["audio"] == part(tmp_path / "talk.mp3", 1.0, 2.5) and first.error is None
+    assert "row 1: " in second.error and "soon" in second.error
+    for whole in (recordings(str(table), segment_columns="none"), recordings(str(table), segment_columns=["a", "b"])):
+        assert [one.columns["audio"] for one in whole] == [str(tmp_path / "talk.mp3")] * 2
+    (one,) = recordings(str(table), segment_columns=["start", "b"])
+    assert "segment_columns" in one.error

@@ -285,3 +285,57 @@ def test_damaged_transcripts_are_named(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(b"caf\xe9 \xff" if content is None else content.encode())
     with pytest.raises(DataError, match=rf"{name}: .*{words}"):
         load(tmp_path)
+
+
+# --- hostile tables ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "times", "unit"),
+    [
+        (("start_ms", "end_ms"), (250, 750), "milliseconds"),
+        (("Begin_Time", "End_Time"), (0.25, 0.75), "seconds"),
+        (("segment_start", "segment_stop"), (0.25, 0.75), "seconds"),
+    ],
+)
+def test_columns_of_times_have_many_names(tmp_path, names, times, unit):
+    write(tmp_path / "long.wav", 1)
+    rows = [{"audio": "long.wav", "transcription": "a", **dict(zip(names, times, strict=True))}] * 2
+    write(tmp_path / "train.jsonl", content="\n".join(map(json.dumps, rows)))
+    splits = load(tmp_path)
+    assert (splits.by_role["train"][0]["audio"]["start"], splits.by_role["train"][0]["audio"]["end"]) == (0.25, 0.75)
+    assert any(f"in {unit}" in note for note in splits.notes)
+
+
+@pytest.mark.parametrize("names", ["from_sec,to_sec", "onset,length"])
+def test_rows_of_one_recording_with_times_of_unknown_names_are_refused(tmp_path, names):
+    write(tmp_path / "long.wav", 1)
+    table = tmp_path / "train.csv"
+    write(table, content=f"audio,transcription,{names}\nlong.wav,a,0,0.4\nlong.wav,b,0.4,0.8\n")
+    with pytest.raises(DataError, match=r"same recording.*segment_columns: \[" + names.replace(",", ", ")):
+        load(tmp_path)
+    assert load(tmp_path, segment_columns="none").by_role["train"][0]["audio"] == str(tmp_path / "long.wav")
+    write(tmp_path / "other.wav", 1)
+    write(table, content=f"audio,transcription,{names}\nlong.wav,a,0,0.4\nother.wav,b,0.4,0.8\n")
+    assert len(load(tmp_path).by_role["train"]) == 2
+
+
+def test_the_table_of_a_corpus_stands_for_its_folder(tmp_path):
+    write(tmp_path / "lj" / "wavs" / "LJ1.wav")
+    write(tmp_path / "lj" / "metadata.csv", content='LJ1|No. 1 "x|number one\n')
+    assert load(tmp_path / "lj" / "metadata.csv").by_role["train"]["transcription"] == ["number one"]
+    write(tmp_path / "cv" / "clips" / "a.mp3", content="")
+    for name in ("train", "other"):
+        write(tmp_path / "cv" / f"{name}.tsv", content=f'client_id\tpath\tsentence\ns1\ta.mp3\t"{name}\n')
+    splits = load(tmp_path / "cv" / "other.tsv")
+    assert list(splits.by_role) == ["train"] and splits.by_role["train"]["transcription"] == ['"other']
+
+
+def test_subsets_that_are_used_are_not_said_to_be_left(tmp_path):
+    for subset in ("train-clean-5", "train-other-5", "dev-clean"):
+        folder = tmp_path / subset / "1" / "2"
+        write(folder / "1-2-0.flac")
+        write(folder / "1-2.trans.txt", content="1-2-0 YES\n")
+    splits = load(tmp_path)
+    assert len(splits.by_role["train"]) == 2 and not any("not used" in note for note in splits.notes)
+    assert len(load(tmp_path, train_split="train-other-5").by_role["train"]) == 1

@@ -194,3 +194,19 @@ def test_damaged_headers_are_an_error_in_a_line():
             read_audio(bytes(changed), RATE)
         except DataError as error:
             assert "\n" not in str(error)
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("name", ["silent.mp4", "silent.mkv"])
+def test_a_video_without_sound_is_said_to_be_one(tmp_path, name):
+    command = ["ffmpeg", "-nostdin", "-v", "error", "-f", "lavfi", "-i", "color=size=32x32:duration=0.2"]
+    subprocess.run([*command, "-c:v", "mpeg4", str(tmp_path / name)], check=True)
+    with pytest.raises(DataError, match="no sound") as error:
+        audio_info(str(tmp_path / name))
+    assert "map" not in str(error.value)
+
+
+def test_a_link_to_nothing_says_where_it_leads(tmp_path):
+    (tmp_path / "a.wav").symlink_to(tmp_path / "gone.wav")
+    with pytest.raises(DataError, match=r"link to .*gone\.wav"):
+        audio_info(str(tmp_path / "a.wav"))

@@ -33,7 +33,10 @@ def test_languages_are_known_by_code_and_name():
     ]
 
 
-@pytest.mark.parametrize(("given", "meant"), [("zh-CN", "zh"), ("pt_BR", "pt"), ("deu", "de"), ("germn", "german")])
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("zh-CN", "zh"), ("pt_BR", "pt"), ("deu", "de"), ("germn", "german"), ("Deutsch", "de"), ("中文", "zh")],
+)
 def test_what_was_probably_meant_is_suggested(given, meant):
     assert f"did you mean {meant}" in language_hint(given)
 

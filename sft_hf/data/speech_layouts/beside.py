@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ PLAIN = (".txt", ".lab")
 ENDINGS = (*PLAIN, ".srt", ".vtt", ".TextGrid", ".textgrid", ".eaf")
 
 
-def transcripts_beside(folder: Path, section: DataSection, split_names: Sequence[str]) -> Layout | None:
+def transcripts_beside(folder: Path, section: DataSection, split_names: Collection[str]) -> Layout | None:
     """Recognise recordings with transcripts beside them, in one folder or in one for each split."""
     places = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and path.name in split_names}
     places = places or {section.train_split: folder}

@@ -44,6 +44,11 @@ def common_voice(folder: Path, section: DataSection) -> Layout | None:
     return Layout("Common Voice", splits, notes)
 
 
+def common_voice_table(table: Path, section: DataSection) -> Read:
+    """Return the reader of one of its tables."""
+    return partial(_common_voice_split, table, section)
+
+
 def _common_voice_split(path: Path, section: DataSection) -> tuple[Dataset, list[str]]:
     table = read_table(path, delimiter="\t", quote_char="")  # a quotation mark is one: nothing is quoted
     clips = path.parent / "clips"
@@ -111,12 +116,14 @@ def librispeech(folder: Path, section: DataSection) -> Layout | None:
         subsets.setdefault(path.parents[2].name, []).append(path)
     splits: dict[str, Read] = {name: partial(_libri_rows, paths, section, name) for name, paths in subsets.items()}
     notes = []
-    for start, role in _ROLES.items():  # all subsets of a kind together; each is a split by its own name, too
+    for start, role in _ROLES.items():  # all subsets of a kind together; one that the recipe names is a split, too
         members = sorted(name for name in subsets if name.startswith(start))
         if members and role not in splits:
             paths = [path for name in members for path in subsets[name]]
             splits[role] = partial(_libri_rows, paths, section, " + ".join(members))
             notes.append(f"{role}: {', '.join(members)}")
+            for name in set(members) - {section.train_split, section.validation_split, section.test_split}:
+                del splits[name]
     return Layout("LibriSpeech", splits, notes)
 
 
