@@ -84,7 +84,8 @@ def test_every_sft_hf_command_runs(workspace, checkpoints, data_folder, image_fo
                 command.append(f"data={{name: {data[command[1]]}}}")
         assert run(command) == 0, (command, capsys.readouterr().err)
     assert len((workspace / "predictions.jsonl").read_text().splitlines()) == 5
-    assert len((workspace / "labels.txt").read_text().splitlines()) == 4
+    labels = (workspace / "labels.csv").read_text().splitlines()
+    assert len(labels) == 1 + 4 and "probability_blue" in labels[0]
     assert (workspace / "dictation.srt").is_file()
     for name, rows in {"reviews": 6, "animals": 12, "talks": 8}.items():
         metrics = json.loads((workspace / "runs" / name / "metrics.json").read_text())

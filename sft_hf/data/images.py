@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from PIL import Image, ImageOps
@@ -26,8 +25,8 @@ from PIL import Image, ImageOps
 from sft_hf.data.brightness import UNKNOWN, Brightness, depth_of, narrowed
 from sft_hf.data.file_paths import URL
 from sft_hf.data.image_formats import HEAD, formats_for, not_a_picture
-from sft_hf.errors import DataError, StorageError, did_you_mean
-from sft_hf.filesystem import STORAGE_ERRNOS
+from sft_hf.errors import DataError, StorageError
+from sft_hf.filesystem import STORAGE_ERRNOS, no_such_file
 
 MAX_PIXELS = 64_000_000
 """The largest image that is decoded, in pixels (192 MB as RGB)."""
@@ -146,10 +145,7 @@ def _explained(error: Exception, content: Any, where: str) -> DataError | Storag
     if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS:
         return StorageError(f"{where}: cannot be read: {error.strerror}")
     if isinstance(error, FileNotFoundError):
-        folder = Path(content).parent
-        siblings = sorted(os.listdir(folder)) if folder.is_dir() else []
-        hint = did_you_mean(Path(content).name, siblings) if siblings else f"nor a folder {str(folder)!r}"
-        return DataError(f"{where}: there is no such file; {hint}")
+        return DataError(f"{where}: {no_such_file(content)}")
     if isinstance(error, OSError) and error.errno:
         return DataError(f"{where}: cannot be read: {error.strerror}")
     if isinstance(error, Image.DecompressionBombError):

@@ -54,7 +54,6 @@ def check(recipe: Recipe, *, push_to: str | None = None) -> Report:
         report.passed += run.splits.notes
         for finding in run.findings:
             (report.warnings if finding.level == "warning" else report.passed).append(finding.text)
-        report.passed += run.splits.notes
         for split in run.examples.values():
             report.passed += split.notes
         if isinstance(run.data, WholeSet):
@@ -87,7 +86,7 @@ def _lengths(run: _Run) -> list[str]:
     for role, split in run.all_examples().items():
         if len(split) and split.lengths.max() > split.lengths.min():
             half, most, longest = (int(value) for value in np.quantile(split.lengths, [0.5, 0.95, 1.0]))
-            lines.append(f"{role}: {len(split)} rows; length half {half}, 95 % {most}, longest {longest}")
+            lines.append(f"{role}: {len(split)} rows; length: median {half}, p95 {most}, max {longest}")
         else:
             lines.append(f"{role}: {len(split)} rows")
     return lines

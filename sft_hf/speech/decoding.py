@@ -16,14 +16,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
 
-from sft_hf.errors import DataError, StorageError, did_you_mean
-from sft_hf.filesystem import STORAGE_ERRNOS
+from sft_hf.errors import DataError, StorageError
+from sft_hf.filesystem import STORAGE_ERRNOS, no_such_file
 from sft_hf.speech.ffmpeg import ffmpeg_blocks
 
 Blocks = Iterator[np.ndarray]
@@ -344,9 +343,7 @@ def _one_line_errors(name: str) -> Iterator[None]:
     except (soundfile.SoundFileError, ValueError, TypeError) as error:
         raise DataError(f"{name}: cannot be decoded: {_reason(error)}") from error
     except FileNotFoundError as error:
-        folder = Path(name).parent
-        siblings = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-        raise DataError(f"{name}: there is no such file; {did_you_mean(Path(name).name, siblings)}") from error
+        raise DataError(f"{name}: {no_such_file(name)}") from error
     except OSError as error:
         if error.errno in STORAGE_ERRNOS:
             raise StorageError(f"{name}: cannot be read: {error.strerror}") from error
