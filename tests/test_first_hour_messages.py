@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
+from sft_hf.cli.training import _summary
 from sft_hf.data.hub import refuse
 from sft_hf.errors import DataError, RecipeError
 from sft_hf.filesystem import no_such_file
@@ -44,3 +47,10 @@ def test_a_data_set_with_no_file_of_a_similar_name_has_no_such_hint(tmp_path, mo
     with pytest.raises(DataError) as caught:
         refuse(ConnectionError("no network"), "Hub data set", "stanfordnlp/imdb")
     assert "local file or folder" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("total", "words"), [(400.0, "400 s in all"), (60.0, "60 s since the last resume")])
+def test_a_resumed_run_is_not_said_to_have_taken_less_than_its_steps(total, words):
+    train = {"num_steps": 10, "examples_per_second": 2.0, "runtime_seconds": 300.0, "total_seconds": total}
+    metrics = {"primary_metric": "accuracy", "train": train}
+    assert words in "\n".join(_summary(SimpleNamespace(metrics=metrics, hub_url=None), "runs/a"))
