@@ -95,7 +95,7 @@ def causes_of(error: BaseException) -> list[BaseException]:
     return causes
 
 
-def did_you_mean(word: str, known: Iterable[str], limit: int = 12) -> str:
+def did_you_mean(word: str, known: Iterable[str], limit: int = 12, listing: str = "Valid") -> str:
     """The hint behind an unknown name: the nearest known one, then what is valid.
 
     >>> did_you_mean("lable", ["text", "label"])
@@ -104,7 +104,7 @@ def did_you_mean(word: str, known: Iterable[str], limit: int = 12) -> str:
     names = [_visible(str(name)) for name in known]
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     listed = ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
-    valid = f"Valid: {listed}" if names else "There are none"
+    valid = f"{listing}: {listed}" if names else "There are none"
     return f"did you mean {near[0]}? {valid}" if near else valid
 
 

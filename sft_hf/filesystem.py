@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sft_hf.errors import StorageError
+from sft_hf.errors import StorageError, did_you_mean
 from sft_hf.fail_points import reach
 
 # A full, failing or read-only disk: nothing that the recipe could put right.
@@ -129,3 +129,14 @@ def remove_leftovers(folder: Path) -> None:
     for pattern in (".*.tmp", ".*.old"):
         for path in folder.glob(pattern):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def no_such_file(path: str | Path) -> str:
+    """What to say of a file that is not there: the nearest name in its folder, and what else the folder holds."""
+    if os.path.islink(path):
+        return f"is a link to {os.readlink(path)}, which is not there"
+    folder = Path(path).parent
+    if not folder.is_dir():
+        return f"there is no such file, nor is there such a folder ({folder})"
+    hint = did_you_mean(Path(path).name, sorted(os.listdir(folder)), listing="The folder holds")
+    return f"there is no such file; {hint if any(folder.iterdir()) else 'the folder is empty'}"

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from sft_hf.data.new_inputs import Input
 
 SHOWN = 3  # reasons that the error names where no input can be answered
+OPTIONS = ("literal", "probabilities", "batch_size", "mixed_precision", "trust_remote_code")  # of every task
+OF_SPEECH = ("timestamps", "window")
 MOST_WAITING = 10_000  # bad inputs that are held back until one is answered
 
 
@@ -41,7 +43,9 @@ def open_trained(
     recipe = load_run_recipe(folder.path, trust_remote_code=trust_remote_code)
     for name in task_settings:
         if not hasattr(recipe.task, name):
-            raise UserError(f"{run}: {recipe.task.name} has no {name}; that is for speech recognition")
+            known = sorted({*OPTIONS, *type(recipe.task).model_fields} - {"name"})
+            hint = "that is for speech recognition" if name in OF_SPEECH else did_you_mean(name, known, limit=40)
+            raise UserError(f"{run}: {recipe.task.name} has no option {name!r}; {hint}")
     if task_settings:
         settings = {**recipe.task.model_dump(mode="json"), **task_settings}
         recipe = validate_recipe({**recipe.model_dump(mode="json"), "task": settings}, str(run))

@@ -195,7 +195,9 @@ def _write_subtitles(rows: Iterable[dict[str, Any]], output: str | None, kind: s
         return
     if output is None or Path(output).suffix:
         asked = f"--output {output}" if output else f"--format {kind}"
-        raise UserError(f"{asked}: there are several recordings; name a folder by --output, for one file each")
+        raise UserError(
+            f"{asked}: there are several recordings; give a folder, such as --output subtitles/, for one file each"
+        )
     written: dict[Path, str] = {}
     for row in chain(first, rows):
         recording = next(value for key, value in row.items() if key not in _PLACE)  # the input itself comes first

@@ -29,10 +29,10 @@ class Section(BaseModel):
             super().__setattr__(name, value)
         except ValidationError as error:
             problem = error.errors()[0]
-            message = problem["msg"].removeprefix("Value error, ")
             if problem["type"] == "no_such_attribute":
-                message = f"unknown key; {did_you_mean(name, type(self).model_fields)}"
-            raise RecipeError(f"{name}: {message}, not {value!r:.80}") from None
+                raise RecipeError(f"{name}: unknown key; {did_you_mean(name, type(self).model_fields)}") from None
+            message = problem["msg"].removeprefix("Value error, ")
+            raise RecipeError(f"{name}: {message[:1].lower()}{message[1:]}, not {value!r:.80}") from None
 
 
 class TaskSettings(Section):

@@ -69,8 +69,8 @@ class RunFolder:
             )
         if holds_run and not overwrite:
             raise RunFolderError(
-                f"{self.path}: holds another run; continue it with --resume (in Python: resume=True), replace it with "
-                "--overwrite (overwrite=True), or choose another folder with --output-dir (the recipe's output_dir)"
+                f"{self.path}: already holds a run; continue it with --resume (in Python: resume=True), replace it "
+                "with --overwrite (overwrite=True), or choose another folder with --output-dir (output_dir)"
             )
         if not holds_run and self.path.is_dir() and any(path.name not in LEFTOVERS for path in self.path.iterdir()):
             raise RunFolderError(

@@ -98,8 +98,8 @@ class RunState:
                 state = TrainState.from_json(saved["train_state"])
             self.training.techniques.load_state_dict(checkpoint.load_techniques(found))
             log.info(
-                "resuming from %s: the newest of %d checkpoints whose files all have the sizes and SHA-256 of their "
-                "manifest; step %d of %d",
+                "resuming from %s: the newest of %d checkpoint(s) that passes verification (size and SHA-256 of every "
+                "file); step %d of %d",
                 found.name,
                 len(checkpoint.list_checkpoints(self.folder.checkpoints)),
                 state.step,

@@ -252,3 +252,12 @@ def test_the_predictions_of_a_run_hold_what_they_are_about(
         assert row["reference"] in row["path"] and row["path"].startswith(str(image_folder / "test"))
     assert sorted(row["path"] for row in read(speech_run)) == sorted(map(str, (speech_folder / "test").glob("*.wav")))
     assert all({"id", "reference", "prediction", "confidence"} <= row.keys() for row in read(speech_run))
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [("probabilitys", "did you mean probabilities"), ("max_lenght", "did you mean max_length"), ("window", "speech")],
+)
+def test_an_unknown_option_of_predict_suggests_the_nearest(text_run, option, words):
+    with pytest.raises(UserError, match=rf"no option '{option}'; .*{words}"):
+        list(predict_inputs(text_run, ["a text"], **{option: True}))

@@ -59,7 +59,7 @@ def test_finetune_evaluate_predict_from_the_shell(recipe_file, tmp_path, capsys)
         assert words in capsys.readouterr().err
     assert (tmp_path / "new.csv").read_text() == "text\ngoal\n" and not (tmp_path / "p.tsv").exists()
     assert run(["predict", str(folder), "goal", "--output", str(tmp_path / "p.srt")]) == 2
-    assert "text_classification has no timestamps" in capsys.readouterr().err
+    assert "text_classification has no option 'timestamps'" in capsys.readouterr().err
 
 
 def test_a_prediction_that_fails_half_way_leaves_no_file(recipe_file, tmp_path, monkeypatch, capsys):

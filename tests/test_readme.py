@@ -7,7 +7,9 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 
 from sft_hf.cli import run
@@ -84,7 +86,8 @@ def test_every_sft_hf_command_runs(workspace, checkpoints, data_folder, image_fo
                 command.append(f"data={{name: {data[command[1]]}}}")
         assert run(command) == 0, (command, capsys.readouterr().err)
     assert len((workspace / "predictions.jsonl").read_text().splitlines()) == 5
-    assert len((workspace / "labels.txt").read_text().splitlines()) == 4
+    labels = (workspace / "labels.csv").read_text().splitlines()
+    assert len(labels) == 1 + 4 and "probability_blue" in labels[0]
     assert (workspace / "dictation.srt").is_file()
     for name, rows in {"reviews": 6, "animals": 12, "talks": 8}.items():
         metrics = json.loads((workspace / "runs" / name / "metrics.json").read_text())
@@ -96,6 +99,18 @@ def test_the_python_runs(workspace, make_recipe, capsys):
     for code in blocks("python"):
         exec(compile(code, "README.md", "exec"), {})
     assert "label" in capsys.readouterr().out
+
+
+def test_the_python_of_the_first_hour_runs(workspace, checkpoint):
+    """The page's own code, with a DataFrame of the user and a tiny model."""
+    page = (ROOT / "docs" / "first_hour.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    settings = tiny(["finetune", "text"], {"text": checkpoint})
+    code = code.replace('"output_dir=runs/reviews"', f'"output_dir=runs/reviews", *{settings!r}')
+    names: dict[str, Any] = {"frame": pd.read_csv("reviews.csv")}
+    exec(compile(code, "first_hour.md", "exec"), names)
+    assert len(names["answers"]) == 60 and set(names["answers"][0]["probabilities"]) == {"0", "1", "2"}
+    assert names["metrics"]["num_examples"] == 6
 
 
 def test_the_recipe_is_valid(workspace):

@@ -93,7 +93,9 @@ def _summary(result: Any, folder: str) -> list[str]:
     train = metrics["train"]
     speed = f"{train['examples_per_second']:.1f} examples/s"
     seconds, total = train["runtime_seconds"], train["total_seconds"]
-    lines.append(f"{train['num_steps']} steps in {seconds:.0f} s ({speed}), {total:.0f} s in all")
+    # A resumed run counts the steps of all its commands, and the seconds of the last one.
+    whole = f"{total:.0f} s in all" if total >= seconds else f"{total:.0f} s since the last resume"
+    lines.append(f"{train['num_steps']} steps in {seconds:.0f} s ({speed}), {whole}")
     lines.append(f"model: {folder}/model    metrics: {folder}/metrics.json    report: {folder}/report.html")
     if result.hub_url:
         lines.append(f"Hub: {result.hub_url}")

@@ -37,8 +37,8 @@ from sft_hf.data.table import (
     table_stem,
 )
 from sft_hf.data.workbooks import workbook_batches, workbook_header
-from sft_hf.errors import DataError, StorageError, did_you_mean
-from sft_hf.filesystem import STORAGE_ERRNOS
+from sft_hf.errors import DataError, StorageError
+from sft_hf.filesystem import STORAGE_ERRNOS, no_such_file
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -213,8 +213,7 @@ def plain_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        siblings = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
-        raise DataError(f"{path}: there is no such file; {did_you_mean(path.name, siblings)}") from error
+        raise DataError(f"{path}: {no_such_file(path)}") from error
     except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
         packed = path.suffix.lower().removeprefix(".").replace("gz", "gzip")
         raise DataError(f"{path}: is damaged or no {packed} file: {one_line(error)}") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -51,7 +53,7 @@ def load_from_hub(section: DataSection, source: Source) -> tuple[dict[str, Data]
         raise
     except Exception as error:
         # Whatever the library and its many formats raise: the user hears which data set, and why.
-        refuse(error, what)
+        refuse(error, what, source.name)
 
 
 def _refuse_other_commit(loaded: Mapping[str, Data], source: Source, what: str) -> None:
@@ -78,7 +80,7 @@ def _commit_of(loaded: Mapping[str, Data]) -> str | None:
     return next((name for name in commits if re.fullmatch("[0-9a-f]{40}", name)), None)
 
 
-def refuse(error: Exception, what: str) -> NoReturn:
+def refuse(error: Exception, what: str, name: str = "") -> NoReturn:
     """Raise what `error` means: StorageError for a disk, else a DataError of one line."""
     causes = causes_of(error)
     for cause in causes:
@@ -87,7 +89,15 @@ def refuse(error: Exception, what: str) -> NoReturn:
         if isinstance(cause, OSError) and cause.errno in STORAGE_ERRNOS:
             raise StorageError(f"{what}: {cause.strerror}") from error
     text = " ".join(str(error).split())[:300] or type(error).__name__
-    raise DataError(f"{what}: {_explain(text, causes)}") from error
+    raise DataError(f"{what}: {_explain(text, causes)}{_local_hint(name)}") from error
+
+
+def _local_hint(name: str) -> str:
+    """Whether a name of no data set might be a local one, misspelled."""
+    folder, last = os.path.split(os.path.expanduser(name))
+    names = sorted(os.listdir(folder or ".")) if last and os.path.isdir(folder or ".") else []
+    near = difflib.get_close_matches(last, names, n=1, cutoff=0.6)
+    return f". There is no local file or folder {name!r}; did you mean {os.path.join(folder, near[0])}?" if near else ""
 
 
 def _explain(text: str, causes: Sequence[BaseException]) -> str:

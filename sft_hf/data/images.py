@@ -27,9 +27,8 @@ from PIL import Image, ImageOps
 from sft_hf.data.brightness import UNKNOWN, Brightness, colour_depth, depth_of, narrowed
 from sft_hf.data.file_paths import URL
 from sft_hf.data.image_formats import HEAD, formats_for, not_a_picture
-from sft_hf.data.media import why_missing
 from sft_hf.errors import DataError, StorageError
-from sft_hf.filesystem import STORAGE_ERRNOS
+from sft_hf.filesystem import STORAGE_ERRNOS, no_such_file
 
 MAX_PIXELS = 64_000_000
 """The largest image that is decoded, in pixels (192 MB as RGB)."""
@@ -152,7 +151,7 @@ def _explained(error: Exception, content: Any, where: str) -> DataError | Storag
     if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS:
         return StorageError(f"{where}: cannot be read: {error.strerror}")
     if isinstance(error, FileNotFoundError):
-        return DataError(f"{where}: {why_missing(content)}")
+        return DataError(f"{where}: {no_such_file(content)}")
     if isinstance(error, OSError) and error.errno:
         return DataError(f"{where}: cannot be read: {error.strerror}")
     if isinstance(error, Image.DecompressionBombError):

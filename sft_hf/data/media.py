@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sft_hf.data.columns import column_values
 from sft_hf.data.files import table_stem
 from sft_hf.data.image_folders import subfolders
-from sft_hf.errors import did_you_mean
 from sft_hf.filesystem import sha256_of
 
 if TYPE_CHECKING:
@@ -57,17 +56,6 @@ def file_name(value: Any) -> str:
     if isinstance(value, dict):
         value = value.get("path")
     return os.path.basename(value) if isinstance(value, (str, os.PathLike)) else ""
-
-
-def why_missing(path: str | os.PathLike[str]) -> str:
-    """Return why there is no such file: a link that leads nowhere, a wrong name, or no such folder."""
-    if os.path.islink(path):
-        return f"is a link to {os.readlink(path)}, which is not there"
-    folder, name = os.path.split(os.fspath(path))
-    if not os.path.isdir(folder or "."):
-        return f"there is no such file; nor a folder {folder!r}"
-    siblings = sorted(os.listdir(folder or "."))
-    return "there is no such file; " + (did_you_mean(name, siblings) if siblings else "its folder is empty")
 
 
 def metadata_tables(folder: Path, train_split: str) -> dict[str, Path]:

@@ -16,7 +16,8 @@ from sft_hf.data.media import FILE_NAME, find_files
 from sft_hf.data.new_inputs import Input, chunked, table_rows, until_error
 from sft_hf.data.segments import Times, segment_names
 from sft_hf.data.speech_layouts.nemo import manifest_names
-from sft_hf.errors import DataError, UserError, did_you_mean, first_few
+from sft_hf.errors import DataError, UserError, first_few
+from sft_hf.filesystem import no_such_file
 
 if TYPE_CHECKING:
     from sft_hf.recipe import DataSection
@@ -91,8 +92,8 @@ def _folder_inputs(folder: Path, column: str, find: Find, media: tuple[str, ...]
         else:
             others.append(str(path.relative_to(folder)))
     if others:
-        kinds = " or ".join(media)
-        log.warning("%s: %d file(s) left out, not %s: %s", folder, len(others), kinds, first_few(others, LISTED))
+        kinds = " or ".join({"image": "pictures"}.get(kind, kind) for kind in media)
+        log.warning("%s: %d file(s) left out (not %s): %s", folder, len(others), kinds, first_few(others, LISTED))
 
 
 def _table_inputs(path: Path, data: DataSection, column: str, recordings: bool) -> Iterator[Input]:
@@ -144,7 +145,4 @@ def _matching(pattern: Path, column: str) -> Iterator[Input]:
         if not found:
             yield Input({column: name}, name, error=f"{name}: no file matches")
         return
-    folder = pattern.parent
-    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    hint = did_you_mean(pattern.name, names) if names else "nor is there such a folder"
-    yield Input({column: name}, name, error=f"{name}: there is no such file; {hint}")
+    yield Input({column: name}, name, error=f"{name}: {no_such_file(pattern)}")

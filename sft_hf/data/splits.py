@@ -98,7 +98,7 @@ def fill_missing_splits(
         manner = "at random" if labels is None else "stratified"
         if section.split_by:
             count = len(set(map(str, by_role[role].with_format(None)[section.split_by])))
-            manner = f"all rows of {count} values of {section.split_by!r}"
+            manner = f"all rows of {count} {'value' if count == 1 else 'values'} of {section.split_by!r}"
         notes.append(
             f"{role}: {len(held_out)} rows held out of train ({100 * fraction:g} %, {manner}, split_seed "
             f"{section.split_seed}), because the data set has none"

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from sft_hf.data.files import TABLE_SUFFIXES, text_lines
 from sft_hf.data.new_inputs import Input, table_rows, until_error
-from sft_hf.errors import DataError, did_you_mean
+from sft_hf.errors import DataError
+from sft_hf.filesystem import no_such_file
 
 if TYPE_CHECKING:
     from sft_hf.recipe import DataSection
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 FILE_SUFFIXES = (*TABLE_SUFFIXES, ".txt", ".xlsx", ".xls", ".ods")
 """Endings of arguments that mean files, there or not."""
 
-LITERAL = "--text takes every argument as a text"
+LITERAL = "--text takes every argument as a text (in Python: literal=True)"
 
 
 def text_inputs(inputs: Sequence[Any], data: DataSection, columns: Sequence[str], literal: bool) -> Iterator[Input]:
@@ -91,10 +92,7 @@ def _looks_like_a_path(text: str) -> bool:
 
 
 def _missing(text: str) -> str:
-    folder, name = os.path.split(text)
-    names = sorted(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else []
-    hint = did_you_mean(name, names) if names else "nor is there such a folder"
-    return f"{text[:300]}: there is no such file; {hint}. If it is a text: {LITERAL}"
+    return f"{text[:300]}: {no_such_file(text)}. If it is a text: {LITERAL}"
 
 
 def _file_inputs(path: Path, data: DataSection, columns: Sequence[str]) -> Iterator[Input]:

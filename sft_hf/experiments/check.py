@@ -86,7 +86,7 @@ def _lengths(run: _Run) -> list[str]:
     for role, split in run.all_examples().items():
         if len(split) and split.lengths.max() > split.lengths.min():
             half, most, longest = (int(value) for value in np.quantile(split.lengths, [0.5, 0.95, 1.0]))
-            lines.append(f"{role}: {len(split)} rows; length half {half}, 95 % {most}, longest {longest}")
+            lines.append(f"{role}: {len(split)} rows; length: median {half}, p95 {most}, max {longest}")
         else:
             lines.append(f"{role}: {len(split)} rows")
     return lines

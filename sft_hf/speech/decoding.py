@@ -21,9 +21,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from sft_hf.data.media import why_missing
 from sft_hf.errors import DataError, StorageError
-from sft_hf.filesystem import STORAGE_ERRNOS
+from sft_hf.filesystem import STORAGE_ERRNOS, no_such_file
 from sft_hf.speech.ffmpeg import ffmpeg_blocks
 
 Blocks = Iterator[np.ndarray]
@@ -344,7 +343,7 @@ def _one_line_errors(name: str) -> Iterator[None]:
     except (soundfile.SoundFileError, ValueError, TypeError) as error:
         raise DataError(f"{name}: cannot be decoded: {_reason(error)}") from error
     except FileNotFoundError as error:
-        raise DataError(f"{name}: {why_missing(name)}") from error
+        raise DataError(f"{name}: {no_such_file(name)}") from error
     except OSError as error:
         if error.errno in STORAGE_ERRNOS:
             raise StorageError(f"{name}: cannot be read: {error.strerror}") from error

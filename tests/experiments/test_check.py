@@ -19,7 +19,7 @@ def test_a_good_recipe_passes_and_nothing_is_left(commands, recipe_file, tmp_pat
     said = done.said()
     for words in (
         "ok       recipe, checkpoint and data: every row can be used",
-        "ok       train: 81 rows; length half ",
+        "ok       train: 81 rows; length: median ",
         "ok       test: always answering 'sport', the most frequent label of train, would have accuracy 0.3333",
         "ok       one update on the 8 longest rows: ",
         "peak memory ",
@@ -90,7 +90,7 @@ def test_a_taken_folder_is_a_warning(commands, recipe_file, tmp_path):
     commands.run("finetune", str(recipe_file), "train.max_steps=1", "--output-dir", str(folder))
     done = check(commands, recipe_file, tmp_path)
     assert done.wait() == 0
-    assert "warning  " in done.said() and "holds another run" in done.said()
+    assert "warning  " in done.said() and "already holds a run" in done.said()
 
 
 @pytest.fixture

@@ -173,7 +173,7 @@ def test_long_recordings_are_cut_joined_and_timed(trained, speech_clip, speech_f
     assert written == ["blink.srt", "long.srt", "short.srt"]
     assert (tmp_path / "subtitles" / "long.srt").read_text() == (tmp_path / "long.srt").read_text()
     assert command(["predict", run, *inputs, "--output", str(tmp_path / "one.srt")]) == 2
-    assert "name a folder by --output" in capsys.readouterr().err and not (tmp_path / "one.srt").exists()
+    assert "give a folder" in capsys.readouterr().err and not (tmp_path / "one.srt").exists()
     (tmp_path / "sub").mkdir()
     twin = shutil.copy(inputs[1], tmp_path / "sub")
     assert command(["predict", run, inputs[1], str(twin), "--format", "srt", "--output", str(tmp_path / "two")]) == 2
