@@ -54,7 +54,6 @@ def check(recipe: Recipe, *, push_to: str | None = None) -> Report:
         report.passed += run.splits.notes
         for finding in run.findings:
             (report.warnings if finding.level == "warning" else report.passed).append(finding.text)
-        report.passed += run.splits.notes
         for split in run.examples.values():
             report.passed += split.notes
         if isinstance(run.data, WholeSet):
