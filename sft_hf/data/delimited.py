@@ -53,7 +53,7 @@ class _Reader:
         self.delimiter = _delimiter(table, kind)
         self.names = table.options.column_names
         self.header: list[str] = []
-        self.bad = BadRows(str(self.path), table.options.on_bad_row == "skip")
+        self.bad = BadRows(str(self.path), table.options.on_bad_row == "skip", heard=table.options.heard)
         text = open_text(self.path, table.options.encoding, table.notes)
         self._lines = Lines(text, table.options.skip_lines, has_header=not self.names)
         self.quoting = QUOTE

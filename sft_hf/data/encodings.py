@@ -34,6 +34,10 @@ _BINARY = {
     b"PAR1\x15": "a Parquet file (.parquet)",
     b"ARROW1\0": "an Arrow file (.arrow)",
     b"%PDF-": "a PDF document",
+    b"\x89PNG": "a picture (.png)",
+    b"\xff\xd8\xff": "a picture (.jpg)",
+    b"OggS": "a recording (.ogg)",
+    b"fLaC": "a recording (.flac)",
 }
 _WIDE = ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
 _SUGGESTED = ("cp1252", "cp1251", "gb18030", "shift_jis", "euc_kr")

@@ -188,9 +188,7 @@ def _shown(value: Any) -> str:
     return f"{value!r:.40}" if missing_word(value) or value == [] else "empty"
 
 
-def _skipped(
-    cells: Cells, missing: Sequence[int], data: DataSection, role: str, reading: LabelReading
-) -> Finding:
+def _skipped(cells: Cells, missing: Sequence[int], data: DataSection, role: str, reading: LabelReading) -> Finding:
     """Say which rows are left out. Raises DataError where they may not be, or none is left."""
     count, total = len(missing), len(cells.values)
     named = ", ".join(str(cells.rows[index]) for index in missing[:EXAMPLES]) + ", ..." * (count > EXAMPLES)

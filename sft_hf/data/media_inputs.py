@@ -97,13 +97,16 @@ def _table_inputs(path: Path, data: DataSection, column: str) -> Iterator[Input]
         return [FILE_NAME] if column not in names and FILE_NAME in names else [column]
 
     paths = FilePaths(path, data.file_prefix, data.file_suffix)
-    for row, cells, own in table_rows(path, data, choose):
+    for row, cells, own, problem in table_rows(path, data, choose):
+        if problem is not None:
+            yield Input({column: None}, None, row, table=str(path), error=problem)
+            continue
         ((name, value),) = cells.items()
         if (isinstance(value, str) and value.strip()) or (isinstance(value, int) and not isinstance(value, bool)):
             try:
                 found, error = paths.path(value, row), None
-            except DataError as problem:  # several files fit
-                found, error = str(value), str(problem)
+            except DataError as several:  # several files fit
+                found, error = str(value), str(several)
             yield Input({column: found}, found, row, table=str(path), id=own, error=error)
         elif isinstance(value, bytes) or (isinstance(value, dict) and value.get("bytes")):  # the file itself
             yield Input({column: value}, None, row, table=str(path), id=own)

@@ -102,7 +102,12 @@ def test_single_quotes_that_are_letters(tmp_path, text):
 
 @pytest.mark.parametrize(
     ("content", "kind"),
-    [(gzip.compress(b"text,label\n"), ".gz"), (b"PK\x03\x04xl", ".xlsx"), (b"PAR1\x15\x04", ".parquet"), (b"%PDF-1", "PDF")],
+    [
+        (gzip.compress(b"text,label\n"), ".gz"),
+        (b"PK\x03\x04xl", ".xlsx"),
+        (b"PAR1\x15\x04", ".parquet"),
+        (b"%PDF-1", "PDF"),
+    ],
 )
 def test_a_file_that_is_not_text_is_called_what_it_is(tmp_path, content, kind):
     (tmp_path / "a.csv").write_bytes(content)
@@ -163,7 +168,7 @@ def test_an_empty_cell_is_no_label_where_no_cell_says_0(mark):
     labels, said = read(columns, label_column=["a", "b"], test={"a": [empty] * 2, "b": [empty] * 2})
     assert labels["train"] == [["a", "b"], ["b"], []] and "empty cell" in said
     assert labels["test"] == [None, None]
-    with pytest.raises(DataError, match="row 1 .*is empty"):
+    with pytest.raises(DataError, match=r"row 1 .*is empty"):
         read({"a": ["1", "", "0"], "b": ["1", "1", "0"]}, label_column=["a", "b"])
 
 
