@@ -101,7 +101,8 @@ class LabelReading:
         if is_missing(value) or (self.columns and not self.blank and all(map(is_missing, value))):
             return None
         if self.form == "numbers":
-            return [_plain_number(item) for item in value] if self.columns else value
+            numbers = [_plain_number(item) for item in value] if self.columns else value
+            return None if self.columns and not any(number is not None for number in numbers) else numbers
         if self.form in ("indicators", "columns"):
             return self._marked(value)
         if not self.several:
@@ -171,7 +172,7 @@ def decide(cells: Mapping[str, Cells], data: DataSection, kind: str) -> tuple[La
     if kind == "regression":  # -1 is a number like any other, unless it is all that test has
         test = cells["test"].values if "test" in cells else []
         hidden = len(test) > 0 and all(map(is_hidden, test)) and not any(map(is_hidden, train.values))
-        return LabelReading("numbers", bool(columns), columns=columns, hidden=hidden), []
+        return LabelReading("numbers", bool(columns), columns=columns, hidden=hidden, words=MISSING_WORDS), []
     reading, findings = _form(train, data, kind)
     findings += composed_names(cells.values())
     known = [normal(name) for name in data.label_names or train.declared or ()]

@@ -218,3 +218,12 @@ def test_a_row_with_an_empty_target_of_several_can_be_left_out(empty):
     after, _ = read_labels(Splits({"train": rows}, {"train": "train.csv"}), section_, "regression")
     targets = read_targets(after.by_role["train"], section_.target_column)
     assert targets.values.tolist() == [[1.5, 1.0], [2.0, 3.0]] and targets.problems[0][0] == 1
+
+
+@pytest.mark.parametrize("word", ["NaN", "n/a", ""])
+def test_a_test_without_any_number_is_unlabelled(word):
+    labels, said = read(["1.5", "2"], "regression", test=[word, word])
+    assert labels["test"] == [None, None] and "no score" in said
+    columns = {"a": ["1.5", "2"], "b": ["1", "3"]}
+    labels, said = read(columns, "regression", label_column=["a", "b"], test={"a": [word] * 2, "b": [word] * 2})
+    assert labels["test"] == [None, None] and "no score" in said
