@@ -119,8 +119,12 @@ def compared_as_numbers(
     spelled: dict[int, set[str]] = {}
     for name in label_names if label_names and all(whole_number(name) is not None for name in label_names) else names:
         spelled.setdefault(whole_number(name) or 0, set()).add(_plain_spelling(name))
-    if any(len(spellings) > 1 for spellings in spelled.values()):
-        return None, []
+    if twice := next((spellings for spellings in spelled.values() if len(spellings) > 1), None):
+        text = (
+            f"labels {' and '.join(map(repr, sorted(twice)))} of train are the same number, written in two ways; each "
+            "is a label; correct one if they are the same label"
+        )
+        return None, [Finding("warning", text)]
     numbers = {number: min(spellings) for number, spellings in spelled.items()}
     changed = [name for name in everywhere if numbers.get(whole_number(name) or 0, str(whole_number(name))) != name]
     if not changed:

@@ -274,6 +274,12 @@ def _refuse_separator(train: Cells, single: bool) -> None:
         raise DataError(
             f"{train.where}: column {train.column!r} does not hold text that data.label_separator can split; remove it"
         )
+    for value, index, _ in train.distinct:
+        if isinstance(value, str) and parse_list(value):
+            raise DataError(
+                f"{train.place(index)}: {value!r:.60} is a list, and data.label_separator splits labels that are "
+                "joined in a text; remove it, or write all rows as joined labels"
+            )
 
 
 def _say_indicators(train: Cells, length: int, names: Sequence[str] | None) -> Finding:

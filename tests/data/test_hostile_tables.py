@@ -200,6 +200,20 @@ def test_an_empty_text_among_joined_labels_has_a_remedy():
         read(["a,b", "", "b"], label_separator="comma")
 
 
+@pytest.mark.parametrize("value", ["['a', 'b']", '["a"]', "[a b]"])
+def test_lists_are_not_split_by_a_separator(value):
+    if value == "[a b]":
+        assert read([value, "a,b"], label_separator="comma")[0]["train"] == [["[a b]"], ["a", "b"]]
+        return
+    with pytest.raises(DataError, match=r"row 1 .*is a list.*data.label_separator"):
+        read(["[]", value], label_separator="comma")
+
+
+@pytest.mark.parametrize("labels", [["1", "01", "2"], ["+3", "3", "003"]])
+def test_a_number_in_two_spellings_is_said(labels):
+    assert "same number" in read(labels)[1]
+
+
 # --- numbers -----------------------------------------------------------------------------------------------------
 
 
