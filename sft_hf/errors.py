@@ -115,9 +115,9 @@ def first_few(names: Sequence[str], limit: int, noun: str = "") -> str:
     'a, b and 2 more labels'
     """
     more = f" and {len(names) - limit} more {noun}".rstrip() if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    return ", ".join(" ".join(name.split()) for name in names[:limit]) + more
 
 
 def _visible(name: str) -> str:
-    """A name in quotes if a blank at its end could be overlooked."""
-    return name if name == name.strip() and name else repr(name)
+    """A name in quotes if a blank at its end, or a character that cannot be seen, could be overlooked."""
+    return name if name == name.strip() and name and name.isprintable() else repr(name)

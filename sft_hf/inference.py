@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -23,6 +24,8 @@ from sft_hf.tasks.base import Task, task_class
 
 if TYPE_CHECKING:
     from sft_hf.data.new_inputs import Input
+
+log = logging.getLogger("sft_hf")
 
 SHOWN = 3  # reasons that the error names where no input can be answered
 OPTIONS = ("literal", "probabilities", "batch_size", "mixed_precision", "trust_remote_code")  # of every task
@@ -157,6 +160,8 @@ def answers(
 
     def answer(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         examples = task.prepare_inputs(rows)
+        for note in examples.notes:
+            log.info("%s", note)
         outputs = _outputs(task, model, examples, accelerator, sizes)
         decoded = task.decode_inputs(outputs, examples)
         if not probabilities:

@@ -233,6 +233,8 @@ def _override_value(text: str, where: str, parts: Sequence[str], data: dict[str,
     kinds = _kinds(parts, data)
     plain = text.strip()
     texts = list[str] in kinds or dict[str, str] in kinds
+    if str in kinds and not plain and (text or parts[-1] == "quote_char"):  # a tab or blank; or no quotes at all
+        return text
     if (
         str not in kinds
         or not plain

@@ -176,7 +176,8 @@ class _Run:
     def _findings(self) -> list[Finding]:
         """What there is to know of the data, beyond that every row can be used."""
         found = data_findings(self.task, self.splits, self.all_examples())
-        return [*found, *selection.small_validation(len(self.examples.get("validation", ())))]
+        rows = len(self.examples.get("validation", ()))
+        return [*found, *selection.small_validation(rows, self.task.primary_metric)]
 
     def _check_space(self) -> None:
         one, most = checkpoint.expected_bytes(self.training.model, self.techniques.state_dict())

@@ -41,13 +41,20 @@ def _is_better(value: float | None, other: float | None, lower: bool) -> bool:
     return value < other if lower else value > other
 
 
-def small_validation(rows: int) -> list[Finding]:
+def small_validation(rows: int, metric: str = "accuracy") -> list[Finding]:
     """Return what to know about choosing by so few rows; nothing where they suffice.
 
-    The standard error of a fraction p of n rows is sqrt(p (1 - p) / n); the sentence takes p = 0.9.
+    The standard error of a fraction p of n rows is sqrt(p (1 - p) / n); the sentence takes p = 0.9. Of metrics other
+    than accuracy, nothing is known without the predictions.
     """
     if not 0 < rows < FEW_ROWS:
         return []
+    if metric != "accuracy":
+        text = (
+            f"validation has {rows} rows: a few of them decide the {metric}, so small differences between evaluations, "
+            "or between settings, may be noise"
+        )
+        return [Finding("note", text)]
     noise = 196 * math.sqrt(0.9 * 0.1 / rows)
     return [
         Finding(

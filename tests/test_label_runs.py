@@ -36,7 +36,7 @@ def test_a_test_without_labels_is_predicted_and_not_scored(make_recipe, tmp_path
     assert result.metrics["baseline"]["split"] == "validation"
     rows = read_rows(result.output_dir / "predictions.jsonl")
     assert [row["id"] for row in rows] == list(range(9))
-    assert all(set(row) == {"id", "prediction", "confidence"} for row in rows)
+    assert all(set(row) == {"id", "text", "prediction", "confidence"} for row in rows)
     assert "no labels" in caplog.text
     report, card = result.output_dir / "report.html", result.output_dir / "model" / "README.md"
     assert "test split has no labels" in report.read_text() and "test split has no labels" in card.read_text()

@@ -64,7 +64,7 @@ def test_a_saved_model_answers_in_the_units_of_the_data(make, years, tmp_path):
     assert metrics["rmse"] < result.metrics["baseline"]["metrics"]["rmse"]
     assert result.metrics["baseline"]["name"] == "mean of train" and "mae_ci95" in result.metrics["baseline"]["metrics"]
     assert {"mse_ci95", "mae", "pearson", "spearman_ci95", "r2"} <= metrics.keys() and "ece" not in metrics
-    assert set(rows[0]) == {"id", "reference", "prediction"}
+    assert set(rows[0]) == {"id", "text", "reference", "prediction"}
 
     answers, config = plain_answers(result.output_dir / "model", [row["text"] for row in lengths(24, 2)])
     assert answers[:, 0].tolist() == pytest.approx([row["prediction"] for row in rows], abs=2e-3)

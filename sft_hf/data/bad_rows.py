@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sft_hf.errors import DataError
 
 LISTED = 20  # rows left out that a note names
@@ -13,8 +15,8 @@ class BadRows:
     The first is the one that an error names; the error says how many there are, which only the end of the file tells.
     """
 
-    def __init__(self, where: str, skip: bool, between: str = ": ") -> None:
-        self.where, self.skip, self._between = where, skip, between
+    def __init__(self, where: str, skip: bool, between: str = ": ", heard: Callable[[str], None] | None = None) -> None:
+        self.where, self.skip, self._between, self._heard = where, skip, between, heard
         self.count = self.total = 0
         self._problems: list[str] = []
 
@@ -24,6 +26,8 @@ class BadRows:
     def add(self, problem: str) -> None:
         """Take down what is wrong with a row, which the text names."""
         self.count += 1
+        if self._heard is not None:
+            self._heard(f"{self.where}{self._between}{problem}")
         if len(self._problems) < LISTED:
             self._problems.append(problem)
 

@@ -53,7 +53,7 @@ class _Reader:
         self.delimiter = _delimiter(table, kind)
         self.names = table.options.column_names
         self.header: list[str] = []
-        self.bad = BadRows(str(self.path), table.options.on_bad_row == "skip")
+        self.bad = BadRows(str(self.path), table.options.on_bad_row == "skip", heard=table.options.heard)
         text = open_text(self.path, table.options.encoding, table.notes)
         self._lines = Lines(text, table.options.skip_lines, has_header=not self.names)
         self.quoting = QUOTE
@@ -70,7 +70,8 @@ class _Reader:
         reader = csv.reader(lines, delimiter=self.delimiter, strict=True, **quoting_options(self.quoting))
         if self.names:
             self._use_header(_check_names(self.path, list(self.names), self.table.needed))
-        width, several = len(self.header), 0
+        width, several, repeated = len(self.header), 0, 0
+        plain = [field.strip("\ufeff ") for field in self.header]
         while True:
             before = reader.line_num
             try:
@@ -85,7 +86,7 @@ class _Reader:
             if not width:
                 if any(field.strip() for field in fields):
                     self._use_header(_header(self.path, fields, self.table.needed))
-                    width = len(self.header)
+                    width, plain = len(self.header), [field.strip("\ufeff ") for field in fields]
                 continue
             if len(fields) != width:
                 if not fields or (len(fields) == 1 and not fields[0].strip()):
@@ -93,8 +94,8 @@ class _Reader:
                 self._ragged(lines.number - reader.line_num + before + 1, fields)
             elif lines.odd and any("\0" in field for field in fields):
                 self.bad.add(f"line {lines.number} holds a NUL character, which is no text; the file may be damaged")
-            elif self.names and not self.bad.total and fields == self.header:
-                continue  # a header after all
+            elif width > 1 and [field.strip("\ufeff ") for field in fields] == plain:
+                repeated += 1  # of another file that was appended; with data.column_names, a header after all
             elif not self.bad or self.bad.skip:  # after a bad row, the others are only counted
                 several += reader.line_num > before + 1
                 self.bad.total += 1
@@ -102,6 +103,8 @@ class _Reader:
         if not width:
             raise DataError(f"{self.path}: is empty")
         self.bad.finish(self.table.notes)
+        if repeated:
+            self.table.notes.append(f"{self.path.name}: {repeated} lines that repeat the header are left out")
         if several:
             self.table.notes.append(f"{self.path.name}: {several} rows run over several lines, inside quotation marks")
 

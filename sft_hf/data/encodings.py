@@ -24,6 +24,21 @@ _MARKS = (  # the marks of UTF-32 first: that of UTF-16 is the beginning of one
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_BINARY = {
+    b"\x1f\x8b": "a gzip file (.gz)",
+    b"BZh": "a bzip2 file (.bz2)",
+    b"\xfd7zXZ": "an xz file (.xz)",
+    b"\x28\xb5\x2f\xfd": "a Zstandard file (.zst)",
+    b"PK\x03\x04": "a zip archive (.zip) or a workbook (.xlsx, .ods)",
+    b"\xd0\xcf\x11\xe0": "an old workbook (.xls)",
+    b"PAR1\x15": "a Parquet file (.parquet)",
+    b"ARROW1\0": "an Arrow file (.arrow)",
+    b"%PDF-": "a PDF document",
+    b"\x89PNG": "a picture (.png)",
+    b"\xff\xd8\xff": "a picture (.jpg)",
+    b"OggS": "a recording (.ogg)",
+    b"fLaC": "a recording (.flac)",
+}
 _WIDE = ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
 _SUGGESTED = ("cp1252", "cp1251", "gb18030", "shift_jis", "euc_kr")
 _KNOWN = ("utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1", "cp1250", "cp1254", *_SUGGESTED, "big5")
@@ -49,6 +64,8 @@ class TextFile:
             try:
                 while line := text.readline(most):
                     count += 1
+                    if count == 1:  # a second byte order mark, of a program that put one before the first
+                        line = line.lstrip("\ufeff")
                     if 0 < most == len(line):
                         raise DataError(f"{self.path}: line {count} is longer than {MAX_LINE >> 20} MB")
                     yield line
@@ -80,10 +97,12 @@ def open_text(path: Path, encoding: str | None, notes: list[str]) -> TextFile:
         encoding: for files that are not UTF-8 and have no byte order mark; None: only what is certain is read.
         notes: receives a line about what was guessed.
 
-    Raises DataError for an encoding that Python does not have, OSError for the disk.
+    Raises DataError for an encoding that Python does not have, and for a file that is not text; OSError for the disk.
     """
     with open_bytes(path) as file:
         sample = file.read(SAMPLE)
+    if what := next((what for magic, what in _BINARY.items() if sample.startswith(magic)), None):
+        raise DataError(f"{path}: is {what} by its content, not text; give it the ending of what it is")
     marked = next((name for mark, name in _MARKS if sample.startswith(mark)), None)
     if encoding is not None:
         _check_encoding(encoding)
@@ -144,7 +163,8 @@ def _newline(sample: str) -> str:
         elif letter == "\n" and not quoted:
             return "\n"
         elif letter == "\r" and not quoted:
-            return "\n" if sample[place + 1 : place + 2] == "\n" else "\r"
+            # CR CR LF is what Windows makes of CR LF that is written as text.
+            return "\n" if sample[place:].lstrip("\r").startswith("\n") else "\r"
     return "\n" if "\n" in sample or "\r" not in sample else "\r"
 
 

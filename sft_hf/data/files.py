@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from sft_hf.data.archives import ARCHIVE, COMPRESSED
+from sft_hf.data.archives import ARCHIVE, COMPRESSED, open_bytes
 from sft_hf.data.columnar import columnar_batches
 from sft_hf.data.delimited import delimited_batches, header_of, sniff_delimiter
 from sft_hf.data.encodings import open_text
@@ -181,7 +181,7 @@ def _sniffed(table: Table) -> str:
     is_text = table.suffix in (".txt", ".text")
     if is_text and not (table.keep or table.columns) and table.options.delimiter is None:
         return ".txt"
-    with open(table.path, "rb") as file:
+    with open_bytes(table.path) as file:
         start = file.read(8)
     found = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None)
     if found is None and table.options.delimiter is not None:

@@ -43,7 +43,7 @@ def json_rows(table: Table) -> Iterator[Row]:
         return
     second = next(((number, line) for number, line in numbered if line.strip()), None)
     rest = chain([second] if second else [], numbered)
-    rows = BadRows(str(table.path), table.options.on_bad_row == "skip")
+    rows = BadRows(str(table.path), table.options.on_bad_row == "skip", heard=table.options.heard)
     shape = JsonShape()
     for place, value in _objects(table, first, second, rest, rows):
         if not isinstance(value, dict):

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from sft_hf.data.label_values import (
     DECIMAL_COMMA,
+    INTEGER,
     NUMBERS_ADVICE,
     SEPARATORS,
     is_fraction,
     is_number,
+    missing_word,
     normal,
     similar_key,
     split_labels,
@@ -116,9 +118,13 @@ def compared_as_numbers(
         return None, []
     spelled: dict[int, set[str]] = {}
     for name in label_names if label_names and all(whole_number(name) is not None for name in label_names) else names:
-        spelled.setdefault(whole_number(name) or 0, set()).add(name.strip().partition(".")[0].removeprefix("+"))
-    if any(len(spellings) > 1 for spellings in spelled.values()):
-        return None, []
+        spelled.setdefault(whole_number(name) or 0, set()).add(_plain_spelling(name))
+    if twice := next((spellings for spellings in spelled.values() if len(spellings) > 1), None):
+        text = (
+            f"labels {' and '.join(map(repr, sorted(twice)))} of train are the same number, written in two ways; each "
+            "is a label; correct one if they are the same label"
+        )
+        return None, [Finding("warning", text)]
     numbers = {number: min(spellings) for number, spellings in spelled.items()}
     changed = [name for name in everywhere if numbers.get(whole_number(name) or 0, str(whole_number(name))) != name]
     if not changed:
@@ -129,6 +135,42 @@ def compared_as_numbers(
         f"{numbers.get(number, number)}, and {len(changed)} of {len(everywhere)} spellings likewise"
     )
     return numbers, [Finding("note", text)]
+
+
+def _plain_spelling(name: str) -> str:
+    plain = name.strip().partition(".")[0].removeprefix("+")
+    return plain if INTEGER.fullmatch(plain) and "e" not in name.lower() else str(whole_number(name))
+
+
+def missing_words(names: Mapping[str, int], known: Sequence[str]) -> list[Finding]:
+    """Return a warning on labels of train that are probably missing values, written as a word.
+
+    "none" and "-" are good names; Python's "None" is one only where the recipe or the data set says so.
+    """
+    found = {
+        name: count
+        for name, count in names.items()
+        if (word := missing_word(name)) and (word not in ("none", "-") or name.strip() == "None") and name not in known
+    }
+    if not found:
+        return []
+    text = (
+        f"train has the labels {_counted(found)}, which is how software writes a missing value; each is a label like "
+        "any other here; if these rows have no label, empty the cells (data.on_bad_row: skip leaves them out)"
+    )
+    return [Finding("warning", text)]
+
+
+def digit_strings(names: Iterable[str]) -> list[Finding]:
+    """Return a warning where labels such as "010" may be a 0 or 1 for each of several labels."""
+    held = list(names)
+    if len(held) < 2 or len({len(name) for name in held}) > 1 or len(held[0]) < 3 or set("".join(held)) - {"0", "1"}:
+        return []
+    text = (
+        f"labels such as {held[0]!r:.40} may be a 0 or 1 for each of {len(held[0])} labels; now each text is a label; "
+        "if so, write them with blanks between, as in '0 1 0'"
+    )
+    return [Finding("warning", text)]
 
 
 def composed_names(splits: Iterable[Cells]) -> list[Finding]:

@@ -24,19 +24,23 @@ from sft_hf.data.label_cells import Cells
 from sft_hf.data.label_findings import (
     compared_as_numbers,
     composed_names,
+    digit_strings,
     joined_labels,
     many_numbers,
+    missing_words,
     refuse_numbers,
     similar_names,
     unsplit,
 )
 from sft_hf.data.label_values import (
+    MISSING_WORDS,
     exact_name,
     in_brackets,
     is_hidden,
     is_missing,
     list_of,
     looks_like_list,
+    missing_word,
     name_of,
     normal,
     parse_list,
@@ -70,6 +74,8 @@ class LabelReading:
         separator: of joined labels, see `split_labels`.
         exact: numbers with a fraction are classes.
         hidden: -1 means that a label is hidden, in validation and test.
+        words: which of `MISSING_WORDS` mean the same there, because they are not among the labels.
+        blank: of columns, an empty cell means 0, because no cell says it.
         numbers: the names of whole numbers, if all labels are such; else None.
         similar: {similar_key: the spelling that stays}, if similar labels are merged.
     """
@@ -81,19 +87,22 @@ class LabelReading:
     separator: str = ""
     exact: bool = False
     hidden: bool = False
+    words: frozenset[str] = frozenset()
+    blank: bool = False
     numbers: Mapping[int, str] | None = None
     similar: Mapping[str, str] = field(default_factory=dict)
 
     def hides(self, value: Any, role: str) -> bool:
-        """Whether a cell is -1, and that is not one of the labels."""
-        return self.hidden and role != "train" and is_hidden(value)
+        """Whether a cell is -1 or a word for a missing value, and that is not one of the labels."""
+        return role != "train" and ((self.hidden and is_hidden(value)) or missing_word(value) in self.words)
 
     def read(self, value: Any, declared: Sequence[str] | None = None) -> Any:
         """Return a cell's label, or list of labels; None if there is none. Raises DataError (without the place)."""
-        if is_missing(value) or (self.columns and all(map(is_missing, value))):
+        if is_missing(value) or (self.columns and not self.blank and all(map(is_missing, value))):
             return None
         if self.form == "numbers":
-            return [_plain_number(item) for item in value] if self.columns else value
+            numbers = [_plain_number(item) for item in value] if self.columns else value
+            return None if self.columns and not any(number is not None for number in numbers) else numbers
         if self.form in ("indicators", "columns"):
             return self._marked(value)
         if not self.several:
@@ -118,7 +127,10 @@ class LabelReading:
     def _marked(self, value: Any) -> Any:
         """Return the names of the labels that are 1."""
         if self.columns:
-            flags = [_column_flag(item, name) for item, name in zip(value, self.columns, strict=True)]
+            flags = [
+                not (self.blank and is_missing(item)) and _column_flag(item, name)
+                for item, name in zip(value, self.columns, strict=True)
+            ]
         else:
             flags = vector_flags(value, len(self.names))
         marked = [name for name, is_set in zip(self.names, flags, strict=True) if is_set]
@@ -137,7 +149,9 @@ def _column_flag(value: Any, column: str) -> bool:
     return found
 
 
-def _plain_number(value: Any) -> float:
+def _plain_number(value: Any) -> float | None:
+    if is_missing(value) or missing_word(value):
+        return None
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -158,17 +172,23 @@ def decide(cells: Mapping[str, Cells], data: DataSection, kind: str) -> tuple[La
     if kind == "regression":  # -1 is a number like any other, unless it is all that test has
         test = cells["test"].values if "test" in cells else []
         hidden = len(test) > 0 and all(map(is_hidden, test)) and not any(map(is_hidden, train.values))
-        return LabelReading("numbers", bool(columns), columns=columns, hidden=hidden), []
+        return LabelReading("numbers", bool(columns), columns=columns, hidden=hidden, words=MISSING_WORDS), []
     reading, findings = _form(train, data, kind)
     findings += composed_names(cells.values())
     known = [normal(name) for name in data.label_names or train.declared or ()]
+    if reading.blank:
+        findings.append(
+            Finding("note", f"{train.where}: an empty cell in a column of data.label_column means 0, as no cell says 0")
+        )
     if reading.form in ("indicators", "columns"):
         return replace(reading, hidden=True), findings + _one_hot(train, reading, kind)
     if reading.form == "names" and not known:
         refuse_numbers(train, kind)
     names = _count_names(train, reading, "train")
     hidden = "-1" not in (known or names) and not any(whole_number(name) == -1 for name in names)
-    reading = replace(reading, hidden=hidden)
+    labels = {name.strip().lower() for name in (*known, *names)}
+    reading = replace(reading, hidden=hidden, words=MISSING_WORDS - labels)
+    findings += [] if reading.form != "names" else [*missing_words(names, known), *digit_strings(known or names)]
     others = {role: _count_names(held, reading, role) for role, held in cells.items() if role != "train"}
     if reading.form == "names" and train.declared is None:
         findings += joined_labels(train, names, data.label_names, kind)
@@ -212,7 +232,9 @@ def _form(train: Cells, data: DataSection, kind: str) -> tuple[LabelReading, lis
     single = kind == SINGLE
     if len(train.sources) > 1:
         names = _names_for(data.label_names, train, len(train.sources), "columns") or train.sources
-        return LabelReading("columns", not single, names=tuple(names), columns=train.sources), []
+        cells = [item for value, _, _ in train.distinct for item in value]
+        blank = any(map(is_missing, cells)) and all(is_missing(item) or yes_or_no(item) for item in cells)
+        return LabelReading("columns", not single, names=tuple(names), columns=train.sources, blank=blank), []
     texts = [(value, index) for value, index, _ in train.distinct if isinstance(value, str)]
     if data.label_separator is not None and not (texts and are_vectors(texts, data)):
         _refuse_separator(train, single)
@@ -252,6 +274,12 @@ def _refuse_separator(train: Cells, single: bool) -> None:
         raise DataError(
             f"{train.where}: column {train.column!r} does not hold text that data.label_separator can split; remove it"
         )
+    for value, index, _ in train.distinct:
+        if isinstance(value, str) and parse_list(value):
+            raise DataError(
+                f"{train.place(index)}: {value!r:.60} is a list, and data.label_separator splits labels that are "
+                "joined in a text; remove it, or write all rows as joined labels"
+            )
 
 
 def _say_indicators(train: Cells, length: int, names: Sequence[str] | None) -> Finding:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sft_hf.data.columns import column_values
 from sft_hf.data.label_cells import LOOK_AT, Cells
 from sft_hf.data.label_forms import LabelReading, decide
-from sft_hf.data.label_values import exact_name, is_hidden, name_of
+from sft_hf.data.label_values import exact_name, is_hidden, is_missing, missing_word, name_of, yes_or_no
 from sft_hf.data.preflight import EXAMPLES, Finding
 from sft_hf.data.roles import ROW_ID, Splits
 from sft_hf.errors import DataError, did_you_mean
@@ -121,15 +121,17 @@ def _read_split(
     split: Dataset, cells: Cells, reading: LabelReading, data: DataSection, role: str
 ) -> tuple[Dataset, list[Finding]]:
     read = _read(cells, reading, role)
+    if role == "test" and reading.several and not any(read.labels):  # lists without a label, or without a 1
+        read = _Read([None] * len(read.labels), list(range(len(read.labels))), read.changed)
     findings: list[Finding] = []
     if read.missing and role == "test" and len(read.missing) == len(split):
-        hidden = "all are -1" if is_hidden(cells.values[0]) else "all are empty"
+        hidden = f"all are {_shown(cells.values[0])}"
         findings.append(
             Finding("note", f"{cells.where}: column {cells.column!r} holds no label ({hidden}): {_UNSCORED}")
         )
         return _with_labels(split, data, read.labels, reading.several), findings
     if read.missing:
-        findings.append(_skipped(cells, read.missing, data, role))
+        findings.append(_skipped(cells, read.missing, data, role, reading))
     if read.changed:
         declared = None if cells.declared is None else [reading.name(name) for name in cells.declared]
         split = _with_labels(split, data, read.labels, reading.several, reading.form == "numbers", declared)
@@ -177,11 +179,21 @@ def _plain_name(value: Any, declared: Sequence[str] | None) -> str:
         return exact_name(value) + " "  # of a fraction, which is read by `LabelReading` alone
 
 
-def _skipped(cells: Cells, missing: Sequence[int], data: DataSection, role: str) -> Finding:
+def _shown(value: Any) -> str:
+    """A cell without a label as messages show it."""
+    if is_hidden(value):
+        return "-1"
+    if isinstance(value, list) and value and not any(map(yes_or_no, value)) and not all(map(is_missing, value)):
+        return "0"
+    return f"{value!r:.40}" if missing_word(value) or value == [] else "empty"
+
+
+def _skipped(cells: Cells, missing: Sequence[int], data: DataSection, role: str, reading: LabelReading) -> Finding:
     """Say which rows are left out. Raises DataError where they may not be, or none is left."""
     count, total = len(missing), len(cells.values)
     named = ", ".join(str(cells.rows[index]) for index in missing[:EXAMPLES]) + ", ..." * (count > EXAMPLES)
-    hidden = " (-1)" if any(is_hidden(cells.values[index]) for index in missing[:1]) else ""
+    first = _shown(cells.values[missing[0]])
+    hidden = "" if first == "empty" else f" ({first})"
     what = f"{count} of {total} rows have no label in column {cells.column!r}{hidden}: row{'s' * (count > 1)} {named}"
     if count == total:
         remedy = "choose another data.label_column"
@@ -189,7 +201,10 @@ def _skipped(cells: Cells, missing: Sequence[int], data: DataSection, role: str)
             remedy += ", or set data.validation_split: null to hold rows out of train"
         raise DataError(f"{cells.where}: none of the {total} rows has a label in column {cells.column!r}; {remedy}")
     if data.on_bad_row != "skip":
-        raise DataError(f"{cells.where}: {what}; fill them in, or leave these rows out with data.on_bad_row: skip")
+        none = "; for a row with none of the labels, write []" if reading.form == "joined" else ""
+        raise DataError(
+            f"{cells.where}: {what}; fill them in, or leave these rows out with data.on_bad_row: skip{none}"
+        )
     return Finding("warning", f"{cells.where}: {what}; they are left out (data.on_bad_row: skip)")
 
 

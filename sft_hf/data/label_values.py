@@ -24,7 +24,12 @@ DECIMAL_COMMA = re.compile(r"[+-]?[0-9]{1,12},[0-9]{1,12}")
 SEPARATORS = {"comma": ",", "semicolon": ";", "bar": "|", "slash": "/", "plus": "+", "space": None}
 """Words for what separates joined labels, which need no quotes in YAML or a shell; None: any white space."""
 
-_YES_NO = {"1": True, "0": False, "true": True, "false": False, "yes": True, "no": False}
+_YES_NO = {
+    **dict.fromkeys(("1", "true", "yes", "t", "y", "x", "\u2713", "\u2714"), True),
+    **dict.fromkeys(("0", "false", "no", "f", "n"), False),
+}
+MISSING_WORDS = frozenset({"na", "n/a", "#n/a", "<na>", "nan", "none", "null", "nil", "?", "-"})
+"""How software writes a value that is missing, in lower case; some are good names of labels, too."""
 _VECTOR = re.compile(r"\s*[01](?:\.0*)?(?:(?:\s*[,;|]\s*|\s+)[01](?:\.0*)?)+\s*")
 _FLAG = re.compile(r"[01](?:\.0*)?")
 
@@ -36,6 +41,12 @@ def is_missing(value: Any) -> bool:
         or (isinstance(value, float) and math.isnan(value))
         or (isinstance(value, str) and not value.strip())
     )
+
+
+def missing_word(value: Any) -> str | None:
+    """Return the one of `MISSING_WORDS` that a text is; None for anything else."""
+    word = value.strip().lower() if isinstance(value, str) and len(value) < 10 else ""
+    return word if word in MISSING_WORDS else None
 
 
 def is_hidden(value: Any) -> bool:
@@ -98,17 +109,23 @@ def normal(name: str) -> str:
 
 
 def whole_number(name: str) -> int | None:
-    """Return the whole number that a name is, "1.0" included; None for any other name."""
-    found = WHOLE.fullmatch(name.strip())
-    return int(found[1]) if found else None
+    """Return the whole number that a name is, "1.0" and "1e0" included; None for any other name."""
+    text = name.strip()
+    if found := WHOLE.fullmatch(text):
+        return int(found[1])
+    if NUMBER.fullmatch(text) and "e" in text.lower() and abs(float(text)) < 1e15 and float(text).is_integer():
+        return int(float(text))
+    return None
 
 
 def similar_key(name: str) -> str:
     """Return what names have in common that probably mean the same label.
 
-    They differ only in letter case, blanks, hyphens or underscores between words, width of letters, or a comma, point,
-    colon or semicolon at the end. Of numbers, every sign counts.
+    They differ only in letter case, blanks, hyphens or underscores between words, width of letters, invisible
+    characters, or a comma, point, colon or semicolon at the end. Of numbers, every sign counts.
     """
+    if not name.isascii():
+        name = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")
     text = " ".join(unicodedata.normalize("NFKC", name).split())
     if NUMBER.fullmatch(text):
         return text
@@ -146,7 +163,7 @@ def flag(value: Any) -> bool | None:
 
 
 def yes_or_no(value: Any) -> bool | None:
-    """Return what a cell of one label's own column says: 0, 1, true, false, yes or no; None for anything else."""
+    """Return what a cell of one label's own column says: 0, 1, true, false, yes, no, x or the like; else None."""
     found = flag(value)
     return _YES_NO.get(value.strip().lower()) if found is None and isinstance(value, str) else found
 

@@ -117,11 +117,15 @@ def require_columns(dataset: Data, columns: Mapping[str, str], where: str) -> No
     if known is None:  # a stream that tells its columns only by its rows
         known = list(next(iter(dataset), {}))
     known = [name for name in known if name != ROW_ID]
+    headless = len(columns) > 1 and not any(column in known for column in columns.values())
     for key, column in columns.items():
         if column not in known:
-            raise DataError(
-                f"{where}: no column {column!r} ({key}); {separator_hint(known) or did_you_mean(column, known)}"
-            )
+            hint = separator_hint(known) or did_you_mean(column, known)
+            if set(parts := [part.strip() for part in column.split(",")]) <= set(known):
+                hint = f"for a column for each label, write data.label_column=[{', '.join(parts)}]"
+            elif headless and hint.startswith("Valid"):
+                hint += "; if these are the first row, as the file has no header, set data.column_names"
+            raise DataError(f"{where}: no column {column!r} ({key}); {hint}")
 
 
 def _number(dataset: Dataset, where: str) -> Dataset:

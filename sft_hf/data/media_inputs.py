@@ -109,7 +109,10 @@ def _table_inputs(path: Path, data: DataSection, column: str, recordings: bool) 
         return [cell]
 
     paths = FilePaths(path, data.file_prefix, data.file_suffix)
-    for row, cells, own in table_rows(path, data, choose):
+    for row, cells, own, fault in table_rows(path, data, choose):
+        if fault is not None:
+            yield Input({column: None}, None, row, table=str(path), error=fault)
+            continue
         name, value = next(iter(cells.items()))
         if (isinstance(value, str) and value.strip()) or (isinstance(value, int) and not isinstance(value, bool)):
             found, error = value, None

@@ -72,8 +72,10 @@ def chunked(inputs: Iterable[Input], rows: int, characters: int) -> Iterator[lis
 
 def table_rows(
     path: Path, data: DataSection, choose: Callable[[Sequence[str]], Sequence[str]]
-) -> Iterator[tuple[int, dict[str, Any], Any]]:
-    """Yield (row, {column: value}, id) of a table, rows counted from 0; id is None where the table has no such column.
+) -> Iterator[tuple[int, dict[str, Any], Any, str | None]]:
+    """Yield (row, {column: value}, id, problem) of a table, rows counted from 0.
+
+    id is None where the table has no such column. A row that cannot be read has a problem, and no values.
 
     Args:
         data: how tables are read.
@@ -83,21 +85,25 @@ def table_rows(
     """
     options = {**table_options(data), "on_bad_row": "stop"}
     try:
-        names = list(next(iter_rows(path, batch_size=FIRST_ROWS, **options)))
+        names = list(next(iter_rows(path, batch_size=FIRST_ROWS, **{**options, "on_bad_row": "skip"})))
     except DataError:  # of a later row, it may be
         names = list(next(iter_rows(path, batch_size=1, **options)))
     columns = list(choose(names))
     for column in columns:
         if column not in names:
             # `iter_rows` says more of a table whose only column is a whole row
-            next(iter_rows(path, columns=columns, **options))
+            next(iter_rows(path, columns=columns, **{**options, "on_bad_row": "skip"}))
             raise DataError(f"{path}: no column {column!r}; {did_you_mean(column, names)}")
     own = next((name for name in names if name.lower() == ID and name not in columns), None)
     row = 0
-    for batch in _to_the_fault(path, {"columns": [*columns, *filter(None, [own])], **options}):
+    for batch in _every_row(path, {"columns": [*columns, *filter(None, [own])], **options}):
+        if isinstance(batch, str):
+            yield row, {}, None, batch
+            row += 1
+            continue
         ids = batch[own] if own else [None] * len(batch[columns[0]])
         for values in zip(ids, *(batch[column] for column in columns), strict=True):
-            yield row, dict(zip(columns, values[1:], strict=True)), values[0]
+            yield row, dict(zip(columns, values[1:], strict=True)), values[0], None
             row += 1
 
 
@@ -110,18 +116,30 @@ def _plain(value: Any) -> Any:
     return str(value)[:LONGEST]
 
 
-def _to_the_fault(path: Path, options: dict[str, Any]) -> Iterator[Batch]:
-    """Yield what `iter_rows` does, and before its error every row before the one that cannot be read."""
+def _every_row(path: Path, options: dict[str, Any]) -> Iterator[Batch | str]:
+    """Yield what `iter_rows` does, and in its place what is wrong with a row that cannot be used.
+
+    Raises DataError where the file cannot be read on, after all rows before that place.
+    """
     done = 0
     try:
         for batch in iter_rows(path, **options):
             yield batch
             done += len(next(iter(batch.values())))
+        return
     except DataError:
-        for number, batch in enumerate(iter_rows(path, batch_size=1, **options)):  # which fails at that row
+        problems: list[str] = []
+    one_by_one = {**options, "batch_size": 1, "on_bad_row": "skip", "heard": problems.append}
+    try:
+        for number, batch in enumerate(iter_rows(path, **one_by_one)):
             if number >= done:
+                yield from problems
+                problems.clear()
                 yield batch
+    except DataError:
+        yield from problems
         raise
+    yield from problems
 
 
 def until_error(inputs: Iterator[Input], path: str, hint: str = "") -> Iterator[Input]:

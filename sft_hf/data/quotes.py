@@ -19,6 +19,7 @@ MAX_FIELD = 2**24  # characters of one CSV field: what a quote that is never clo
 MAX_KEPT = 2**20  # values of a column that are remembered
 
 QUOTE = '"'
+SINGLE = "'"
 ESCAPED = '\\"'
 """A way of quoting in which a backslash stands before a quotation mark inside a field."""
 
@@ -94,7 +95,9 @@ def choose_quoting(
     """
     if quote_char is not None:
         return quote_char
-    if not any(QUOTE in line for line in lines.fresh()) or _is_clean(lines.fresh(), delimiter):
+    if not any(QUOTE in line for line in lines.fresh()):
+        return _single_quotes(lines, delimiter, names, notes)
+    if _is_clean(lines.fresh(), delimiter):
         return QUOTE
     survey = _Survey(lines.fresh(), delimiter, QUOTE, names)
     survey.judge()
@@ -121,9 +124,32 @@ def choose_quoting(
     return QUOTE  # the row that cannot be read is named when it comes
 
 
-def _is_clean(lines: Lines, delimiter: str) -> bool:
+def _single_quotes(lines: Lines, delimiter: str, names: Sequence[str] | None, notes: list[str]) -> str:
+    """Return "'" for a file without quotation marks whose every first or last field is in single quotes."""
+    rows = (line.strip() for line in lines.fresh())
+    begin = end = True
+    count = 0
+    for row in rows:
+        if not row or not (count or names):  # a blank line, or the header, which may have none
+            count += bool(row)
+            continue
+        count += 1
+        begin &= row.startswith(SINGLE)
+        end &= row.endswith(SINGLE)
+        if not (begin or end):
+            return QUOTE
+    if count < 3 or not _is_clean(lines.fresh(), delimiter, SINGLE):
+        return QUOTE
+    notes.append(
+        f"{lines.text.path.name}: single quotes enclose fields and are not part of them; set data.quote_char: '\"' if "
+        "they are"
+    )
+    return SINGLE
+
+
+def _is_clean(lines: Lines, delimiter: str, quote: str = QUOTE) -> bool:
     """Whether every row stands on one line and has as many fields as the first: nothing is in doubt then."""
-    reader = csv.reader(lines, delimiter=delimiter, strict=True, quotechar=QUOTE)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True, quotechar=quote)
     count = width = 0
     try:
         for fields in reader:
@@ -134,7 +160,7 @@ def _is_clean(lines: Lines, delimiter: str) -> bool:
                 width = len(fields)
     except csv.Error:
         return False
-    return count == reader.line_num
+    return count == reader.line_num and width > (quote == SINGLE)
 
 
 class _Survey:

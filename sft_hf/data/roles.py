@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from datasets import Dataset
-
 from sft_hf.data import media
-from sft_hf.data.hub import Data
 from sft_hf.data.split_names import ROLES, find_split
 from sft_hf.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
+    from sft_hf.data.hub import Data
     from sft_hf.data.preflight import Finding
     from sft_hf.recipe import DataSection
 
@@ -85,6 +83,8 @@ def unused(chosen: Mapping[str, str], available: Sequence[str]) -> list[str]:
 
 def by_name(section: DataSection, found: Mapping[str, Data], short: str, what: str) -> Splits:
     """Return the splits of a data set whose splits have names; `short` and `what` name it in notes and errors."""
+    from datasets import Dataset  # half a second, which `predict` need not wait for
+
     chosen, notes = choose(section, list(found), what)
     splits = Splits({}, {}, notes + unused(chosen, list(found)))
     for role, name in chosen.items():

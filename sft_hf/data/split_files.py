@@ -47,7 +47,7 @@ def read_parts(paths: list[Path], section: DataSection, role: str, wanted: Wante
         if any(other != features[0] for other in features):
             raise DataError(f"{paths[0]} and its other parts differ in their columns; one split needs the same in all")
         fixes = (section.file_prefix, section.file_suffix)
-        first = next(iter_rows(paths[0], batch_size=1, **options), {})
+        first = next(iter_rows(paths[0], batch_size=1, keep=wanted.keep, **options), {})
         names = {"paths": [str(path) for path in paths], "options": options, "wanted": wanted, "fixes": fixes}
         names["other"] = _other_names(list(first), section, files)
         return media.undecoded(IterableDataset.from_generator(_stream, features=features[0], gen_kwargs=names))

@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Dataset, IterableDataset
 
 from sft_hf.data.groups import refuse_crossing, split_by_groups
+from sft_hf.data.label_values import is_number
 from sft_hf.data.labels import is_multi_label
 from sft_hf.data.roles import ROLES, Splits
 from sft_hf.errors import DataError
@@ -91,7 +92,7 @@ def fill_missing_splits(
         if not len(held_out):
             raise DataError(
                 f"{where['train']}: no label has two rows, so none can be held out for {role}; check "
-                f"data.label_column, give a {role} split, or set data.{role}_fraction: 0"
+                f"data.label_column, give a {role} split, or set data.{role}_fraction: 0{_if_numbers(labels)}"
             )
         by_role["train"], by_role[role] = train.select(kept), train.select(held_out)
         where[role] = f"{where['train']} (held out for {role})"
@@ -104,6 +105,10 @@ def fill_missing_splits(
             f"{section.split_seed}), because the data set has none"
         )
     return replace(splits, by_role={role: by_role[role] for role in ROLES if role in by_role}, where=where, notes=notes)
+
+
+def _if_numbers(labels: Sequence[Any] | None) -> str:
+    return "; to predict numbers, set task.problem_type: regression" if labels and all(map(is_number, labels)) else ""
 
 
 def _note_for_stream(role: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,7 +31,10 @@ Batch = dict[str, list[Any]]
 
 @dataclass(frozen=True)
 class TableOptions:
-    """How a table is to be read; see the keys of the same names in the data section of a recipe."""
+    """How a table is to be read; see the keys of the same names in the data section of a recipe.
+
+    `heard` is called with what is wrong with a row that cannot be used, when it is met.
+    """
 
     delimiter: str | None = None
     quote_char: str | None = None
@@ -40,6 +43,7 @@ class TableOptions:
     column_names: Sequence[str] | None = None
     sheet: str | None = None
     on_bad_row: Literal["stop", "skip"] = "stop"
+    heard: Callable[[str], None] | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sft_hf.data.columns import READ_BATCH
+from sft_hf.data.label_values import parse_list
 from sft_hf.data.media import skipped_rows
 from sft_hf.errors import DataError
 
@@ -66,11 +67,13 @@ def _from_text(text: str) -> float | None:
 
 
 def parse_numbers(value: Any) -> list[float]:
-    """Return the targets of a row: of a list, a list as text (`[1.5, 2]`, also without commas), or one number.
+    """Return the targets of a row: of a list, a list as text (see `parse_list`), or one number.
 
     Raises Missing if one of them, or all, are missing, and DataError as `parse_number`.
     """
-    if isinstance(value, str) and value.strip().startswith("["):
+    if isinstance(value, str) and (found := parse_list(value)) is not None:
+        value = found
+    elif isinstance(value, str) and value.strip().startswith("["):
         value = _list_from_text(value.strip())
     if not isinstance(value, (list, tuple)):
         return [parse_number(value)]

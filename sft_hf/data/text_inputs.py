@@ -7,15 +7,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sft_hf.data.archives import ARCHIVE, archive_members
 from sft_hf.data.files import TABLE_SUFFIXES, text_lines
 from sft_hf.data.new_inputs import Input, table_rows, until_error
+from sft_hf.data.table import plain_name
 from sft_hf.errors import DataError
 from sft_hf.filesystem import no_such_file
 
 if TYPE_CHECKING:
     from sft_hf.recipe import DataSection
 
-FILE_SUFFIXES = (*TABLE_SUFFIXES, ".txt", ".xlsx", ".xls", ".ods")
+FILE_SUFFIXES = (*TABLE_SUFFIXES, ".txt")
 """Endings of arguments that mean files, there or not."""
 
 LITERAL = "--text takes every argument as a text (in Python: literal=True)"
@@ -84,7 +86,7 @@ def _looks_like_a_path(text: str) -> bool:
 
     It ends like a table; or has a separator, and no blank or a folder that exists before the separator.
     """
-    if text.lower().endswith(FILE_SUFFIXES):
+    if text.lower().endswith((*FILE_SUFFIXES, ARCHIVE)):
         return True
     folder, name = os.path.split(text)
     separated = bool(folder and name) or "\\" in text
@@ -97,11 +99,15 @@ def _missing(text: str) -> str:
 
 def _file_inputs(path: Path, data: DataSection, columns: Sequence[str]) -> Iterator[Input]:
     name = str(path)
-    if path.suffix.lower() == ".txt":
+    if path.suffix.lower() == ARCHIVE:
+        for member in archive_members(path):
+            yield from until_error(_file_inputs(path / member, data, columns), f"{name}/{member}")
+        return
+    if plain_name(path).suffix.lower() == ".txt":
         yield from _lines(text_lines(path, data.encoding), name, columns)
         return
-    for row, cells, own in table_rows(path, data, lambda _: columns):
-        yield Input(cells, name, row, id=own, error=_problem(name, row, cells))
+    for row, cells, own, problem in table_rows(path, data, lambda _: columns):
+        yield Input(cells, name, row, id=own, error=problem or _problem(name, row, cells))
 
 
 def _problem(name: str, row: int, cells: dict[str, Any]) -> str | None:

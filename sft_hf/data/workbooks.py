@@ -17,6 +17,7 @@ from sft_hf.data.delimited import named_header
 from sft_hf.data.table import Batch, Table, one_line
 from sft_hf.errors import DataError, did_you_mean
 
+_SPLITS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing")
 _OPENPYXL = (".xlsx", ".xlsm")
 
 
@@ -50,7 +51,11 @@ def _header_and_rows(table: Table) -> tuple[list[str], list[list[str]]]:
     header = list(names) if names else rows.pop(0)
     if rows and rows[0] == header:
         rows.pop(0)  # a header after all
-    return named_header(table.path, header, table.needed), rows[table.options.skip_lines :]
+    rows = rows[table.options.skip_lines :]
+    filled = [row for row in rows if any(cell.strip() for cell in row)]
+    if empty := len(rows) - len(filled):
+        table.notes.append(f"{table.path.name}: {empty} empty rows of sheet {name!r} are left out")
+    return named_header(table.path, header, table.needed), filled
 
 
 def _choose(table: Table, sheets: dict[str, list[list[str]]]) -> tuple[str, list[list[str]]]:
@@ -66,6 +71,13 @@ def _choose(table: Table, sheets: dict[str, list[list[str]]]) -> tuple[str, list
     columns = set(table.keep or table.columns or ())
     fitting = [name for name in filled if columns and columns <= set(sheets[name][0])]
     chosen = (fitting or [name for name in filled if len(sheets[name]) > 1] or filled)[0]
+    splits = [name for name in fitting if name.strip().lower() in _SPLITS]
+    if len(splits) > 1:
+        raise DataError(
+            f"{table.path}: its sheets {' and '.join(map(repr, splits))} look like splits, and a workbook is read as "
+            "one; save each as a file of its own (train.xlsx, test.xlsx) and give their folder, or choose one by "
+            "data.sheet"
+        )
     if len(filled) > 1:
         others = ", ".join(repr(name) for name in filled if name != chosen)
         table.notes.append(f"{table.path.name}: sheet {chosen!r} is read, and not {others} (data.sheet chooses)")

@@ -81,7 +81,9 @@ def _explain(causes: list[BaseException], source: Source) -> str:
         )
     if source.path is not None:
         if not (source.path / "config.json").is_file():
-            return "there is no config.json in it; a checkpoint is a folder that from_pretrained opens"
+            inside = next(iter(sorted(source.path.glob("*/config.json"))), None)
+            hint = "a checkpoint is a folder that from_pretrained opens"
+            return f"there is no config.json in it; {f'did you mean {inside.parent}?' if inside else hint}"
         return reason
     for cause in causes:
         if isinstance(cause, hub_errors.GatedRepoError):

@@ -165,6 +165,12 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         if self.config is not None:
             fit_inputs(tokenizer, self.config, table, decoder=self._is_decoder)
         self.max_length = choose_max_length(self.settings.max_length, self.config, tokenizer, table, name)
+        marks = tokenizer.num_special_tokens_to_add(pair=len(self.text_columns) > 1)
+        if self.max_length < marks + len(self.text_columns):  # tokenizers would cut nothing then
+            raise RecipeError(
+                f"task.max_length: {self.max_length} tokens leave no room for a text: the tokenizer of {name} adds "
+                f"{marks} of its own; set {marks + len(self.text_columns)} or more"
+            )
 
     def _without_weights(self, config: Any) -> nn.Module:
         if self.pooling is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import logging
+import zipfile
 from types import SimpleNamespace
 
 import pytest
@@ -140,16 +142,36 @@ def test_a_column_that_is_missing_is_named_once(tmp_path):
         assert "no column 'text'" in one.error and "txt" in one.error
 
 
-def test_a_table_that_breaks_half_way_gives_what_it_has(tmp_path):
+def test_a_row_that_cannot_be_read_hides_no_other(tmp_path):
     for count in (2, 1500):
-        (tmp_path / "a.csv").write_text("text,x\n" + "one,1\n" * count + "two\nthree,3\n")
+        (tmp_path / "a.csv").write_text("text,x\n" + "one,1\n" * count + "two\nthree,3\nfour\n")
         found = read(str(tmp_path / "a.csv"))
-        assert [one.row for one in found] == list(range(count + 1))
-        assert all(one.error is None for one in found[:-1])
-        assert f"line {count + 2}" in found[-1].error and "those after them were not" in found[-1].error
-    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{"text": "two"\n')
-    good, bad = read(str(tmp_path / "a.jsonl"))
-    assert good.columns == {"text": "one"} and "line 2" in bad.error
+        assert [one.row for one in found] == list(range(count + 3))
+        assert [one.row for one in found if one.error] == [count, count + 2]
+        assert f"line {count + 2}" in found[count].error and found[count + 1].columns == {"text": "three"}
+    (tmp_path / "b.jsonl").write_text('{"text": "one"}\n{"text": "two"\n{"text": "three"}\n[]\n')
+    good, bad, last, array = read(str(tmp_path / "b.jsonl"))
+    assert good.columns == {"text": "one"} and "line 2" in bad.error and last.columns == {"text": "three"}
+    assert "not an object" in array.error and array.row == 3
+    (tmp_path / "c.csv").write_text("text,x\none\ntwo,2\n")
+    assert [bool(one.error) for one in read(str(tmp_path / "c.csv"))] == [True, False]
+
+
+def test_archives_and_compressed_lines(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("in/a.csv", "id,text\n7,one\n")
+        archive.writestr("b.txt", "two\n\nthree\n")
+        archive.writestr("__MACOSX/._b.txt", b"\0")
+        archive.writestr("c.pdf", b"%PDF-1.4")
+    found = read(str(tmp_path / "a.zip"))
+    assert [one.columns.get("text") for one in found] == ["one", "two", "", "three", None]
+    assert found[0].id == "7" and found[1].path.endswith("a.zip/b.txt") and found[3].row == 2
+    assert "blank" in found[2].error and "PDF" in found[4].error
+    (tmp_path / "d.txt.gz").write_bytes(gzip.compress(b"one\n\ntwo\n"))
+    assert [one.row for one in read(str(tmp_path / "d.txt.gz"))] == [0, 1, 2]
+    (tmp_path / "e.zip").write_bytes(b"PK\x03\x04 cut off")
+    (one,) = read(str(tmp_path / "e.zip"))
+    assert "zip archive" in one.error
 
 
 def test_pairs_need_a_table(tmp_path):

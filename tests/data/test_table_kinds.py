@@ -214,6 +214,21 @@ def test_a_workbook_that_unpacks_to_too_much(tmp_path, monkeypatch):
     assert "once unpacked" in refused(path)
 
 
+@pytest.mark.parametrize("others", [("test",), ("Validation", "Test ")])
+def test_sheets_that_are_splits_are_not_dropped(tmp_path, others):
+    rows = [["text", "label"], ["a b", "x"], ["c, d", "y"]]
+    path = workbook(tmp_path / "a.xlsx", Train=rows, **dict.fromkeys(others, rows))
+    assert "look like splits" in refused(path) and "'Train'" in refused(path)
+    assert read(path, sheet="Train") == EXPECTED
+
+
+@pytest.mark.parametrize("gap", [[None, None], [" ", None]])
+def test_empty_rows_between_the_rows_of_a_sheet(tmp_path, gap):
+    path = workbook(tmp_path / "a.xlsx", S=[["text", "label"], ["a b", "x"], gap, gap, ["c, d", "y"]])
+    notes = []
+    assert read(path, notes) == EXPECTED and "2 empty rows" in notes[0]
+
+
 def test_an_open_document_sheet(tmp_path):
     pytest.importorskip("python_calamine")
     cells = "".join(
