@@ -10,12 +10,10 @@ from datasets import Dataset
 
 from sft_hf.data.columns import column_values
 from sft_hf.data.roles import Splits, choose, unused
-from sft_hf.data.split_names import find_split, split_names
+from sft_hf.data.split_names import SPLIT_COLUMNS, find_split, split_names
 
 if TYPE_CHECKING:
     from sft_hf.recipe import DataSection
-
-_NAMES = ("split", "set", "subset", "partition")
 
 
 def by_split_column(splits: Splits, section: DataSection, used: Collection[str | None]) -> Splits:
@@ -26,7 +24,7 @@ def by_split_column(splits: Splits, section: DataSection, used: Collection[str |
     train = splits.by_role.get("train")
     if len(splits.by_role) != 1 or not isinstance(train, Dataset):
         return splits
-    column = next((name for name in train.column_names if name.lower() in _NAMES and name not in used), None)
+    column = next((name for name in train.column_names if name in SPLIT_COLUMNS and name not in used), None)
     if column is None:
         return splits
     values = ["" if value is None else str(value).strip() for value in column_values(train, column)]

@@ -13,6 +13,11 @@ ROLES = ("train", "validation", "test")
 SAME_NAMES = (("train", "training"), ("validation", "valid", "val", "dev"), ("test", "testing"))
 """Names of splits that stand for each other, in any letter case; see `find_split`."""
 
+SPLIT_COLUMNS = tuple(
+    written for name in ("split", "set", "subset", "partition") for written in (name, name.title(), name.upper())
+)
+"""Columns of a table that may say which split each row belongs to."""
+
 
 class SplitNames(Collection[str]):
     """The names that splits may have; another letter case is the same name."""

@@ -11,6 +11,7 @@ from loaded_splits import load, refusal, section
 from sft_hf.data.files import iter_rows, read_table
 from sft_hf.data.label_reading import read_labels
 from sft_hf.data.label_values import similar_key, whole_number
+from sft_hf.data.loading import load_splits
 from sft_hf.data.roles import Splits
 from sft_hf.data.targets import parse_numbers, read_targets
 from sft_hf.errors import DataError, did_you_mean, first_few
@@ -241,3 +242,19 @@ def test_a_test_without_any_number_is_unlabelled(word):
     columns = {"a": ["1.5", "2"], "b": ["1", "3"]}
     labels, said = read(columns, "regression", label_column=["a", "b"], test={"a": [word] * 2, "b": [word] * 2})
     assert labels["test"] == [None, None] and "no score" in said
+
+
+@pytest.mark.parametrize("column", ["split", "Set"])
+def test_a_split_column_says_which_rows_are_tested(tmp_path, column):
+    lines = [f"text {row},{'xy'[row % 2]},{'train' if row < 6 else 'test'},unused" for row in range(9)]
+    (tmp_path / "all.csv").write_text("\n".join([f"text,label,{column},other", *lines]))
+    splits = load_splits(
+        section(name=str(tmp_path / "all.csv")),
+        resolve(str(tmp_path / "all.csv")),
+        {"data.text_column": "text", "data.label_column": "label"},
+    )
+    assert {role: list(data["row_id"]) for role, data in splits.by_role.items()} == {
+        "train": [0, 1, 2, 3, 4, 5],
+        "test": [6, 7, 8],
+    }
+    assert any(repr(column) in note for note in splits.notes)
