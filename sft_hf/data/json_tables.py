@@ -16,6 +16,7 @@ from typing import Any
 from sft_hf.data.bad_rows import BadRows
 from sft_hf.data.encodings import open_text
 from sft_hf.data.json_shape import JsonShape
+from sft_hf.data.split_names import SPLIT_COLUMNS
 from sft_hf.data.table import Table, one_line
 from sft_hf.errors import DataError, first_few
 
@@ -49,7 +50,7 @@ def json_rows(table: Table) -> Iterator[Row]:
         if not isinstance(value, dict):
             rows.add(f'{place} is not an object; every row must look like {{"text": "...", "label": "..."}}')
             continue
-        row = {name: value[name] for name in table.keep if name in value} if table.keep else value
+        row = {name: value[name] for name in (*table.keep, *SPLIT_COLUMNS) if name in value} if table.keep else value
         if problem := shape.add(row):
             raise DataError(f"{table.path}: {place} {problem}")
         if not rows or rows.skip:  # after a bad row, the others are only counted

@@ -18,7 +18,6 @@ from sft_hf.data.files import iter_rows, read_table, table_features, table_optio
 from sft_hf.data.hub import Data
 from sft_hf.data.segments import segment_names, with_segments
 from sft_hf.data.speech_layouts.nemo import manifest_names
-from sft_hf.data.split_names import SPLIT_COLUMNS
 from sft_hf.errors import DataError
 
 if TYPE_CHECKING:
@@ -78,8 +77,7 @@ def read_parts(paths: list[Path], section: DataSection, role: str, wanted: Wante
 def _read(path: Path, wanted: Wanted, options: Mapping[str, Any], notes: list[str]) -> Dataset:
     """Read a table's columns that are needed; where one is missing all of them, so that a message can name them."""
     found: list[str] = []
-    keep = (*wanted.keep, *SPLIT_COLUMNS) if wanted.keep else ()
-    table = read_table(path, keep=keep, notes=found, **options)
+    table = read_table(path, keep=wanted.keep, notes=found, **options)
     if not set(wanted.keep) <= set(table.column_names):
         found = []
         table = read_table(path, keep=(), notes=found, **options)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sft_hf.data.archives import COMPRESSED
+from sft_hf.data.split_names import SPLIT_COLUMNS
 from sft_hf.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ class TableOptions:
 class Table:
     """One file to read: what of it, how, and what there is to say about it.
 
-    `columns` have to be there and come in this order; of `keep`, those that are there are read (none: all are). Without
-    `columns` and `keep`, everything is read.
+    `columns` have to be there and come in this order; of `keep`, those that are there are read (none: all are), and a
+    column that may say which split a row belongs to. Without `columns` and `keep`, everything is read.
     """
 
     path: Path
@@ -75,7 +76,10 @@ class Table:
         require_names(self.path, self.columns, names)
         if self.columns is not None:
             return list(self.columns)
-        return [name for name in names if name in (self.keep or ())] or list(names)
+        keep = self.keep or ()
+        if not set(keep) & set(names):
+            return list(names)
+        return [name for name in names if name in keep or name in SPLIT_COLUMNS]
 
 
 def table_options(section: DataSection) -> dict[str, Any]:

@@ -260,7 +260,9 @@ def _decoded(recording: Any, limit: float | None, refusal: str | None = None) ->
 
 
 def _collected(name: str, blocks: Blocks, rate: int, channels: int, decoder: str, limit: float | None) -> Sound:
-    most = MAX_FRAMES if limit is None else min(MAX_FRAMES, int(limit * rate) + rate)
+    if limit is not None and (limit + 1) * rate >= MAX_FRAMES:  # even task.max_seconds: .inf
+        limit = None
+    most = MAX_FRAMES if limit is None else int((limit + 1) * rate)
     parts: list[np.ndarray] = []
     aside: Any = None
     frames = 0

@@ -74,6 +74,6 @@ def test_in_training_the_backbone_stays_nearer_to_the_checkpoint(make_recipe, ch
 
 def test_weight_decay_towards_zero_pulls_an_adapter_back_as_well(make_recipe):
     recipe = make_recipe()
-    recipe.peft = {"type": "lora"}
+    recipe.peft = {"peft_type": "LORA"}
     with pytest.raises(RecipeError, match="l2_sp does not go with peft: adapters begin at zero"):
         L2Sp.check_recipe(L2SpSettings(), recipe)
