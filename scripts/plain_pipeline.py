@@ -9,6 +9,8 @@ from pathlib import Path
 
 from transformers import pipeline
 
+import sft_hf.models.sentence_encoder  # noqa: F401 - the class of the models that the text recipes save
+
 
 def main() -> None:
     """Write one JSON line per text: its label and the label's probability."""
