@@ -66,7 +66,7 @@ def test_a_prediction_that_fails_half_way_leaves_no_file(recipe_file, tmp_path, 
     from sft_hf.data import text_inputs
 
     def failing(path, data, choose):
-        yield 0, {"text": "goal"}, None
+        yield 0, {"text": "goal"}, None, None
         raise StorageError(f"{path}: cannot be read")
 
     assert run(["finetune", str(recipe_file)]) == 0
