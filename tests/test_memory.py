@@ -56,6 +56,7 @@ def test_smaller_passes_give_the_same_gradients(make_recipe, tmp_path, memory_fo
 
     logging.getLogger("sft_hf").propagate = True
     settings = {"model__config_overrides": NO_DROPOUT, "optim__name": "sgd", "optim__learning_rate": 0.1}
+    settings["eval__baseline"] = "none"  # than which this model may be worse, with a warning
     plain = finetune(make_recipe(output_dir=str(tmp_path / "plain"), **settings))
     calls = memory_for(3, from_call=5)
     with caplog.at_level("WARNING", logger="sft_hf"):

@@ -310,7 +310,8 @@ def test_rows_without_a_target_are_skipped_and_counted(make, tmp_path):
     missing = sum(row["y"] == "?" for row in lengths(24, 2, y=lambda words: "?" if words == 9 else words))
     run = prepared(make(data, "y", data__on_bad_row="skip"))
     assert missing and len(run.examples["test"]) == 24 - missing
-    assert any(f"{missing} of 24 rows skipped" in note for note in run.examples["test"].notes)
+    said = [*run.examples["test"].notes, *run.splits.notes, *(finding.text for finding in run.splits.findings)]
+    assert any(f"{missing} of 24 rows" in text and "data.on_bad_row" in text for text in said), said
 
 
 def test_numbers_are_not_regression_unless_asked_for(make_recipe, tmp_path):
