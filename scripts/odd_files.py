@@ -3,7 +3,7 @@
     python scripts/odd_files.py FOLDER [--seconds 30] [--gigabytes 2] [--json results.json]
 
 Pictures are compared with Pillow and, where it is installed, OpenCV; recordings with ffmpeg, where that is installed.
-Each file is opened in a process of its own, with limits on its time and memory. What counts:
+Each file is opened in its own process, with limits on time and memory. What counts:
 
     accepted   read, and like one of the other readers at least, or none of them reads it
     different  read, and unlike all others: a scale of its own (16 bits, float) is one reason, a fault another

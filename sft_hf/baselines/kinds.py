@@ -83,7 +83,7 @@ def _words(run: Run, budget: Budget) -> Baseline | None:
 
     try:
         rows, vectors, features, logits = fitted_within(fit, run.order(len(train)), LEAST_FITTED, budget)
-    except ValueError as error:  # scikit-learn's: there is no word in any text
+    except ValueError as error:  # scikit-learn's: the texts contain no words
         log.info("one baseline less: TF-IDF: %s", error)
         return None
     tune = None
