@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
-import sft_hf.loop
-import sft_hf.run
-from sft_hf import process
-from sft_hf.recipe import Recipe, load_recipe
-from sft_hf.run_folder import RunFolder
+import sft_hf.engine.loop
+import sft_hf.jobs.finetune
+from sft_hf.core.recipe.recipe import Recipe, load_recipe
+from sft_hf.core.run.folder import RunFolder
+from sft_hf.engine import process
 
 RECIPES = {"text": "text", "image": "image", "speech": "speech", "predict": "text"}
 
@@ -72,7 +72,7 @@ def prepared_run(settings: SimpleNamespace) -> Any:
     """Return the run that sft-hf would start, with model and rows, before its first step."""
     recipe = recipe_of(settings)
     accelerator = process.build_accelerator(recipe.train.mixed_precision, recipe.train.num_threads)
-    run = sft_hf.run._Run(recipe, RunFolder(Path(recipe.output_dir or "")), accelerator)
+    run = sft_hf.jobs.finetune._Run(recipe, RunFolder(Path(recipe.output_dir or "")), accelerator)
     run.prepare()
     return run
 
@@ -141,16 +141,16 @@ def matrix_peak(device: torch.device, size: int = 2048) -> float:
 
 def ours(settings: SimpleNamespace) -> dict[str, Any]:
     """`sft-hf finetune`, as it comes."""
-    clock, plain_step = Clock(), sft_hf.loop.train_step
+    clock, plain_step = Clock(), sft_hf.engine.loop.train_step
 
     def timed_step(*arguments: Any) -> Any:
         result = plain_step(*arguments)
         clock.tick(result.rows)
         return result
 
-    sft_hf.loop.train_step = timed_step  # type: ignore[assignment]
+    sft_hf.engine.loop.train_step = timed_step  # type: ignore[assignment]
     recipe = recipe_of(settings)
-    result = sft_hf.run.finetune(recipe, overwrite=True)
+    result = sft_hf.jobs.finetune.finetune(recipe, overwrite=True)
     log = [json.loads(line) for line in (result.output_dir / "log.jsonl").read_text().splitlines()]
     primary = result.metrics["primary_metric"]
     curve = [[line["step"], line[f"eval_{primary}"]] for line in log if f"eval_{primary}" in line]

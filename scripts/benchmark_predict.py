@@ -25,10 +25,10 @@ def train(settings: SimpleNamespace) -> dict[str, Any]:
     """Train the recipe, and write what the peers read: the test split's texts, over again if too few, and one alone."""
     from benchmark_peers import matrix_peak, recipe_of
 
-    from sft_hf import process
-    from sft_hf.inference import open_trained
-    from sft_hf.run import finetune
-    from sft_hf.run_inputs import load_data
+    from sft_hf.engine import process
+    from sft_hf.jobs.finetune import finetune
+    from sft_hf.jobs.inference import open_trained
+    from sft_hf.jobs.inputs import load_data
 
     result = finetune(recipe_of(settings))
     recipe, task, _ = open_trained(result.output_dir)

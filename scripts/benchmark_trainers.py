@@ -28,7 +28,7 @@ from transformers import (
     set_seed,
 )
 
-from sft_hf.word_errors import WordErrorRate
+from sft_hf.tasks.scoring.word_errors import WordErrorRate
 
 
 class _Ticks(TrainerCallback):
@@ -208,8 +208,8 @@ def _speech(model: Path, rows: dict[str, Dataset], about: dict[str, Any], recipe
 
 def probe(settings: SimpleNamespace) -> dict[str, Any]:
     """Logistic regression on the frozen checkpoint's features."""
-    from sft_hf.baselines.base import Budget, Run
-    from sft_hf.baselines.kinds import frozen_probe
+    from sft_hf.jobs.baselines.base import Budget, Run
+    from sft_hf.jobs.baselines.kinds import frozen_probe
 
     run = prepared_run(settings)
     clock = Clock()

@@ -21,9 +21,9 @@ from typing import Any
 
 from scipy.stats import ttest_rel
 
-from sft_hf import console
-from sft_hf.recipe import load_recipe
-from sft_hf.run import finetune
+from sft_hf.core import console
+from sft_hf.core.recipe.recipe import load_recipe
+from sft_hf.jobs.finetune import finetune
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import os
 import sys
 
 from sft_hf.cli import main
-from sft_hf.interruption import end_with_launcher
+from sft_hf.core.signals import end_with_launcher
 
 if __name__ == "__main__":
     if "ACCELERATE_MIXED_PRECISION" in os.environ:  # which the launcher exports

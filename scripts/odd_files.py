@@ -30,11 +30,11 @@ from typing import Any
 
 import numpy as np
 
-from sft_hf.data.image_folders import IMAGE_SUFFIXES
-from sft_hf.data.image_formats import is_picture
-from sft_hf.data.images import open_image
-from sft_hf.errors import SftError
-from sft_hf.speech.audio import AUDIO_SUFFIXES, read_audio, resample
+from sft_hf.core.errors import SftError
+from sft_hf.data.loading.image_folders import IMAGE_SUFFIXES
+from sft_hf.data.loading.image_formats import is_picture
+from sft_hf.tasks.image.images import open_image
+from sft_hf.tasks.speech.audio import AUDIO_SUFFIXES, read_audio, resample
 
 RATE = 16_000
 MOST_GREY = 2.0  # mean difference, of 255, of pictures that are alike: decoders of JPEG differ so much

@@ -241,9 +241,9 @@ def main() -> None:
     options = parser.parse_args()
     os.environ |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
     os.environ |= {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-    for module in ("transformers.models.bert.modeling_bert", "transformers.trainer", "sft_hf.run"):
+    for module in ("transformers.models.bert.modeling_bert", "transformers.trainer", "sft_hf.jobs.finetune"):
         importlib.import_module(module)  # once, here, for all the processes that will be forked
-    importlib.import_module("sft_hf.tasks.text_classification")
+    importlib.import_module("sft_hf.tasks.text.task")
     work = Path(tempfile.mkdtemp(prefix="reliability-"))
     try:
         tiny = work / "tiny"

@@ -14,23 +14,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sft_hf.errors import SftError, UserError
-    from sft_hf.inference import evaluate_run as evaluate
-    from sft_hf.inference import predict_inputs as predict
-    from sft_hf.recipe import Recipe, load_recipe
-    from sft_hf.run import RunResult, finetune
+    from sft_hf.core.errors import SftError, UserError
+    from sft_hf.core.recipe.recipe import Recipe, load_recipe
+    from sft_hf.jobs.finetune import RunResult, finetune
+    from sft_hf.jobs.inference import evaluate_run as evaluate
+    from sft_hf.jobs.inference import predict_inputs as predict
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Recipe": "sft_hf.recipe",
-    "load_recipe": "sft_hf.recipe",
-    "finetune": "sft_hf.run",
-    "RunResult": "sft_hf.run",
-    "evaluate": "sft_hf.inference:evaluate_run",
-    "predict": "sft_hf.inference:predict_inputs",
-    "SftError": "sft_hf.errors",
-    "UserError": "sft_hf.errors",
+    "Recipe": "sft_hf.core.recipe.recipe",
+    "load_recipe": "sft_hf.core.recipe.recipe",
+    "finetune": "sft_hf.jobs.finetune",
+    "RunResult": "sft_hf.jobs.finetune",
+    "evaluate": "sft_hf.jobs.inference:evaluate_run",
+    "predict": "sft_hf.jobs.inference:predict_inputs",
+    "SftError": "sft_hf.core.errors",
+    "UserError": "sft_hf.core.errors",
 }
 
 __all__ = ["Recipe", "RunResult", "SftError", "UserError", "evaluate", "finetune", "load_recipe", "predict"]

@@ -154,8 +154,8 @@ def _serve() -> None:
     import transformers.models.bert.modeling_bert
     import transformers.models.bert.tokenization_bert  # noqa: F401
 
-    import sft_hf.inference
-    import sft_hf.tasks.text_classification  # noqa: F401
+    import sft_hf.jobs.inference
+    import sft_hf.tasks.text.task  # noqa: F401
 
     print("ready", flush=True)
     for line in sys.stdin:

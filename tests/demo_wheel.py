@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sft_hf import wheels
-from sft_hf.errors import SourceError
-from sft_hf.sources import resolve
+from sft_hf.core.errors import SourceError
+from sft_hf.core.sources import wheels
+from sft_hf.core.sources.sources import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = {

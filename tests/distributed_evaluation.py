@@ -11,12 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sft_hf import process
+from sft_hf.core.recipe.recipe import Recipe, load_recipe
+from sft_hf.core.run.folder import RunFolder
 from sft_hf.data.examples import Examples
-from sft_hf.evaluation import predict
-from sft_hf.recipe import Recipe, load_recipe
-from sft_hf.run import _Run
-from sft_hf.run_folder import RunFolder
+from sft_hf.engine import process
+from sft_hf.engine.evaluation import predict
+from sft_hf.jobs.finetune import _Run
 
 
 def first_rows(examples: Examples, count: int) -> Examples:

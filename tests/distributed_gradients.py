@@ -11,12 +11,12 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from sft_hf import process
-from sft_hf.loop import TrainState
-from sft_hf.recipe import Recipe, load_recipe
-from sft_hf.run import _Run
-from sft_hf.run_folder import RunFolder
-from sft_hf.step import train_step
+from sft_hf.core.recipe.recipe import Recipe, load_recipe
+from sft_hf.core.run.folder import RunFolder
+from sft_hf.engine import process
+from sft_hf.engine.loop import TrainState
+from sft_hf.engine.step import train_step
+from sft_hf.jobs.finetune import _Run
 
 
 def window_gradients(recipe: Recipe) -> tuple[dict[str, Any], int]:

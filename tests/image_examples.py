@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from sft_hf.sources import resolve
-from sft_hf.tasks.image_classification import ImageClassification
+from sft_hf.core.sources.sources import resolve
+from sft_hf.tasks.image.task import ImageClassification
 
 
 def prepared(recipe):
-    from sft_hf.run_inputs import load_data
+    from sft_hf.jobs.inputs import load_data
 
     task = ImageClassification(recipe)
     splits = load_data(recipe, task, resolve(recipe.model.name))

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from sft_hf.data.loading import load_splits
-from sft_hf.data.roles import Splits
-from sft_hf.errors import DataError
-from sft_hf.recipe_sections import DataSection
+from sft_hf.core.errors import DataError
+from sft_hf.core.recipe.sections import DataSection
+from sft_hf.data.loading.loading import load_splits
+from sft_hf.data.loading.roles import Splits
 
 
 def section(**changes) -> DataSection:

@@ -7,7 +7,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from sft_hf import bootstrap, metrics
+from sft_hf.tasks.scoring import classification as metrics
+from sft_hf.tasks.scoring import intervals as bootstrap
 
 SINGLE = [metrics.Accuracy, metrics.MacroF1, metrics.ConfusionMatrix, metrics.PerClass]
 MULTI = [metrics.MultiLabelF1, metrics.MeanAveragePrecision]

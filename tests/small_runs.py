@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sft_hf import loop, process
-from sft_hf.errors import Terminated
-from sft_hf.recipe import Recipe
-from sft_hf.run import RunResult, _Run, finetune
-from sft_hf.run_folder import RunFolder
+from sft_hf.core.errors import Terminated
+from sft_hf.core.recipe.recipe import Recipe
+from sft_hf.core.run.folder import RunFolder
+from sft_hf.engine import loop, process
+from sft_hf.jobs.finetune import RunResult, _Run, finetune
 
 
 def prepared(recipe: Recipe) -> _Run:

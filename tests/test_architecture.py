@@ -16,30 +16,30 @@ MODULES = {
     ".".join(("sft_hf", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
     for path in sorted(ROOT.rglob("*.py"))
 }
-TOP = ("sft_hf.cli", "sft_hf.__main__", "sft_hf.experiments", "sft_hf.compression")
+TOP = ("sft_hf.cli", "sft_hf.__main__", "sft_hf.studies", "sft_hf.compression")
 TRAINING = tuple(f"sft_hf.{name}" for name in ("run", "loop", "step", "evaluation", "inference", "process", "data"))
 CONCRETE = tuple(
     name for name in MODULES if name.startswith(("sft_hf.tasks.", "sft_hf.techniques.")) and not name.endswith(".base")
 )
 # Leaves of the house: they may import only each other.
 GROUND = (
-    "sft_hf.errors",
-    "sft_hf.fail_points",
-    "sft_hf.interruption",
-    "sft_hf.redaction",
-    "sft_hf.registry",
-    "sft_hf.yaml_files",
-    "sft_hf.filesystem",
-    "sft_hf.wheels",
-    "sft_hf.sources",
-    "sft_hf.recipe",
-    "sft_hf.recipe_sections",
-    "sft_hf.metric_inputs",
-    "sft_hf.metrics",
-    "sft_hf.thresholds",
-    "sft_hf.bootstrap",
-    "sft_hf.calibration",
-    "sft_hf.console",
+    "sft_hf.core.errors",
+    "sft_hf.core.fail_points",
+    "sft_hf.core.signals",
+    "sft_hf.core.redaction",
+    "sft_hf.core.recipe.registry",
+    "sft_hf.core.recipe.yaml_files",
+    "sft_hf.core.filesystem",
+    "sft_hf.core.sources.wheels",
+    "sft_hf.core.sources.sources",
+    "sft_hf.core.recipe.recipe",
+    "sft_hf.core.recipe.sections",
+    "sft_hf.tasks.scoring.inputs",
+    "sft_hf.tasks.scoring.classification",
+    "sft_hf.tasks.scoring.thresholds",
+    "sft_hf.tasks.scoring.intervals",
+    "sft_hf.tasks.scoring.calibration",
+    "sft_hf.core.console",
 )
 
 
@@ -72,17 +72,20 @@ def test_imports_follow_the_floor_plan(name):
     for imported in IMPORTS[name]:
         if below(name, GROUND):
             assert below(imported, GROUND), f"{name} is ground floor and imports {imported}"
-        if name in ("sft_hf.loop", "sft_hf.step", "sft_hf.evaluation"):
+        if name in ("sft_hf.engine.loop", "sft_hf.engine.step", "sft_hf.engine.evaluation"):
             assert imported not in CONCRETE, f"{name} sees only the base of tasks and techniques, not {imported}"
         if name in CONCRETE:
             assert imported not in CONCRETE, f"{name} imports its sibling {imported}"
-            assert imported not in ("sft_hf.loop", "sft_hf.step", "sft_hf.run", "sft_hf.evaluation"), (
-                f"{name} imports {imported}"
-            )
+            assert imported not in (
+                "sft_hf.engine.loop",
+                "sft_hf.engine.step",
+                "sft_hf.jobs.finetune",
+                "sft_hf.engine.evaluation",
+            ), f"{name} imports {imported}"
         if below(name, ("sft_hf.publishing",)):  # reads records of runs, and knows nothing of how they came about
             assert not below(imported, TRAINING), f"{name} publishes and imports {imported}"
-        if imported in ("sft_hf.run", "sft_hf.inference"):
-            assert below(name, (*TOP, "sft_hf.inference")), f"{name} stands below run and imports it"
+        if imported in ("sft_hf.jobs.finetune", "sft_hf.jobs.inference"):
+            assert below(name, (*TOP, "sft_hf.jobs.inference")), f"{name} stands below run and imports it"
         if below(imported, TOP):
             assert below(name, TOP), f"{name} imports {imported}, which stands above it"
 
@@ -160,4 +163,4 @@ def test_no_pickle_is_loaded_or_written(name, path):
             if call == "np.load":
                 assert options.get("allow_pickle") == "False", name
             if call == "yaml.load":
-                assert "Loader" in options["Loader"] and name == "sft_hf.yaml_files", name
+                assert "Loader" in options["Loader"] and name == "sft_hf.core.recipe.yaml_files", name

@@ -11,9 +11,9 @@ import pytest
 from tiny_recipes import tiny_recipe
 
 from sft_hf.cli import run
-from sft_hf.errors import DataError, UserError
-from sft_hf.inference import predict_inputs
-from sft_hf.run import finetune
+from sft_hf.core.errors import DataError, UserError
+from sft_hf.jobs.finetune import finetune
+from sft_hf.jobs.inference import predict_inputs
 
 
 @pytest.fixture(scope="module")

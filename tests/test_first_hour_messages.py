@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from sft_hf.cli.training import _summary
-from sft_hf.data.hub import refuse
-from sft_hf.errors import DataError, RecipeError
-from sft_hf.filesystem import no_such_file
+from sft_hf.core.errors import DataError, RecipeError
+from sft_hf.core.filesystem import no_such_file
+from sft_hf.data.loading.hub import refuse
 
 
 @pytest.mark.parametrize(

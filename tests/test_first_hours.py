@@ -15,12 +15,13 @@ import pytest
 from small_runs import Killed, read_rows, stop
 
 import sft_hf
-from sft_hf import console, loop
-from sft_hf.checkpoint import newest_checkpoint
 from sft_hf.cli import run
-from sft_hf.errors import RecipeError, RunFolderError, Terminated
+from sft_hf.core import console
+from sft_hf.core.errors import RecipeError, RunFolderError, Terminated
+from sft_hf.engine import loop
+from sft_hf.engine.resume.checkpoint import newest_checkpoint
+from sft_hf.jobs.finetune import finetune
 from sft_hf.publishing.installing import VARIABLE, install_line
-from sft_hf.run import finetune
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from sft_hf.checkpoint import newest_checkpoint
+from sft_hf.engine.resume.checkpoint import newest_checkpoint
 
 BYTES = 60_000  # more than the log takes, less than the weights
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sft_hf.filesystem import sha256_of
+from sft_hf.core.filesystem import sha256_of
 
 
 class Planted:

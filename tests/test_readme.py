@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 
 from sft_hf.cli import run
-from sft_hf.recipe import load_recipe
-from sft_hf.run import finetune
+from sft_hf.core.recipe.recipe import load_recipe
+from sft_hf.jobs.finetune import finetune
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -129,7 +129,9 @@ def test_every_command_of_the_table_exists():
 def test_the_technique_shown_is_the_one_in_the_package():
     """Whole, but for its docstrings; that of the class, which users see, is shown too."""
     (shown,) = (ast.parse(block) for block in blocks("py"))
-    real = ast.parse((ROOT / "sft_hf" / "techniques" / "label_smoothing.py").read_text(encoding="utf-8"))
+    real = ast.parse(
+        (ROOT / "sft_hf" / "techniques" / "regularization" / "label_smoothing.py").read_text(encoding="utf-8")
+    )
     kinds = (ast.FunctionDef, ast.ClassDef)
     for node in ast.walk(real):
         if isinstance(node, kinds) and getattr(node, "name", "") != "LabelSmoothing" and ast.get_docstring(node):

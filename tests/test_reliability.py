@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sft_hf.fail_points import VARIABLE
+from sft_hf.core.fail_points import VARIABLE
 
 SAVES = ("step-000004", "step-000008", "step-000012", "step-000016", "step-000020", "step-000022")
 POINTS = 24  # more than a save has

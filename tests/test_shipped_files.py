@@ -45,7 +45,7 @@ def test_no_index_is_named():
 
 
 def test_the_page_on_predictions_names_every_field():
-    from sft_hf.data.new_inputs import Input
+    from sft_hf.data.new_inputs.inputs import Input
 
     page = (ROOT / "docs" / "first_hour.md").read_text()
     described = Input({}, "a", 0, "t", "i").described(0)

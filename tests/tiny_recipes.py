@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sft_hf.recipe import Recipe, apply_overrides, validate_recipe
+from sft_hf.core.recipe.recipe import Recipe, apply_overrides, validate_recipe
 
 OPTIM = {"text_classification": 1e-2, "image_classification": 1e-2, "speech_recognition": 5e-3}
 BATCH = {"text_classification": 8, "image_classification": 8, "speech_recognition": 4}

@@ -14,10 +14,11 @@ from typing import Any
 
 import click
 
-from sft_hf import __version__, console, redaction
+from sft_hf import __version__
 from sft_hf.cli.training import check, finetune, recipes, schema, show, techniques, verify_resume
 from sft_hf.cli.using import completion, evaluate, predict, push, report
-from sft_hf.errors import SftError, StorageError, Terminated, UserError, causes_of
+from sft_hf.core import console, redaction
+from sft_hf.core.errors import SftError, StorageError, Terminated, UserError, causes_of
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 

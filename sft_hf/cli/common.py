@@ -13,8 +13,8 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from sft_hf import console
-from sft_hf.errors import RecipeError
+from sft_hf.core import console
+from sft_hf.core.errors import RecipeError
 
 
 def _set_quiet(_: click.Context, __: click.Parameter, quiet: bool) -> None:
@@ -63,7 +63,7 @@ class RecipeCommand(Command):
 
 def recipe_keys() -> list[list[tuple[str, Any]]]:
     """Return every key of a recipe with its field, dotted, in lists by section."""
-    from sft_hf.recipe import Recipe, Section
+    from sft_hf.core.recipe.recipe import Recipe, Section
 
     found = []
     for name, field in Recipe.model_fields.items():
@@ -129,7 +129,7 @@ def short_path(path: str | Path) -> str:
 
 def complete_recipe(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of recipes, and files."""
-    from sft_hf.recipe import list_recipes
+    from sft_hf.core.recipe.recipe import list_recipes
 
     names = [CompletionItem(name) for name in list_recipes() if name.startswith(incomplete)]
     return names or [CompletionItem(incomplete, type="file")]
@@ -193,7 +193,7 @@ def read_recipe(
 
     `resume`: without a name, it is the recipe of the run in `output_dir`.
     """
-    from sft_hf.recipe import list_recipes, load_recipe
+    from sft_hf.core.recipe.recipe import list_recipes, load_recipe
 
     if recipe_name or (name and resume and output_dir and "=" in name and not os.path.exists(name)):
         overrides, name = ((name,) if name else ()) + overrides, None

@@ -19,8 +19,8 @@ from sft_hf.cli.common import (
     recipe_arguments,
     short_path,
 )
-from sft_hf.errors import SftError, UserError
-from sft_hf.registry import importing
+from sft_hf.core.errors import SftError, UserError
+from sft_hf.core.recipe.registry import importing
 
 
 @click.command(cls=RecipeCommand)
@@ -62,7 +62,7 @@ def finetune(
     """
     recipe = read_recipe(name, recipe_name, overrides, output_dir, resume=resume or auto_resume)
     with importing():
-        from sft_hf.run import finetune as run_finetune
+        from sft_hf.jobs.finetune import finetune as run_finetune
 
     mode: Any = "auto" if auto_resume else resume
     result = run_finetune(recipe, resume=mode, overwrite=overwrite, other_environment=other_environment)
@@ -126,7 +126,7 @@ def check(
     recipe = read_recipe(name, recipe_name, overrides, output_dir)
     logging.getLogger("sft_hf").setLevel(logging.ERROR)  # the report says it all, and once
     with importing():
-        from sft_hf.experiments.check import check as run_check
+        from sft_hf.studies.check import check as run_check
 
     report = run_check(recipe, push_to=push_to)
     lines = [
@@ -170,7 +170,7 @@ def verify_resume(
     sft-hf verify-resume my_recipe.yaml --kills 10 --whole
     """
     recipe = read_recipe(name, recipe_name, overrides, None)
-    from sft_hf.experiments.verify_resume import verify_resume as verify
+    from sft_hf.studies.verify_resume import verify_resume as verify
 
     verdict = verify(recipe, kills=kills, steps=None if whole else steps, seed=seed)
     lines = [f"{'DIFFERENT' if file in verdict.differing else 'identical':10} {file}" for file in verdict.compared]
@@ -188,7 +188,7 @@ def verify_resume(
 @click.command(cls=Command)
 def recipes() -> None:
     """List the recipes that a name finds."""
-    from sft_hf.recipe import list_recipes
+    from sft_hf.core.recipe.recipe import list_recipes
 
     found = [{"name": name, "title": _title(path), "path": str(path)} for name, path in list_recipes().items()]
     width = max((len(recipe["name"]) for recipe in found), default=0)
@@ -225,7 +225,7 @@ def techniques(name: str | None) -> None:
     sft-hf techniques mixup
     sft-hf finetune image techniques='[{name: mixup, alpha: 0.2}]'
     """
-    from sft_hf.technique_pages import explain, list_techniques
+    from sft_hf.cli.technique_pages import explain, list_techniques
 
     if name is not None:
         found = explain(name)
@@ -240,7 +240,7 @@ def techniques(name: str | None) -> None:
 @click.command(cls=Command)
 def schema() -> None:
     """Print the JSON schema of recipes, for editors."""
-    from sft_hf.recipe import json_schema
+    from sft_hf.core.recipe.recipe import json_schema
 
     found = json_schema()
     answer(found, json.dumps(found, indent=2))

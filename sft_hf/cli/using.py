@@ -22,7 +22,7 @@ from sft_hf.cli.common import (
     trust_option,
     wants_json,
 )
-from sft_hf.registry import importing
+from sft_hf.core.recipe.registry import importing
 
 log = logging.getLogger("sft_hf")
 
@@ -43,7 +43,7 @@ SOME_FAILED = 3  # the exit code of `predict` that has answered some inputs, and
 def evaluate(run: str, split: str, mixed_precision: str, trust_remote_code: bool) -> None:
     """Score the model in run folder RUN again; the metrics go to standard output as JSON."""
     with importing():
-        from sft_hf.inference import evaluate_run
+        from sft_hf.jobs.inference import evaluate_run
 
     metrics = evaluate_run(run, split, mixed_precision=mixed_precision, trust_remote_code=trust_remote_code)
     answer(metrics, json.dumps(metrics, indent=2), f"sft-hf report {for_shell(run)}")
@@ -110,8 +110,8 @@ def predict(
     sft-hf predict runs/speech meeting.mp3 --output meeting.srt
     """
     with importing():
-        from sft_hf.inference import answers
-    from sft_hf.prediction_files import SUBTITLES, Tally, format_of, refuse_to_replace, write_predictions
+        from sft_hf.jobs.inference import answers
+    from sft_hf.jobs.prediction_files import SUBTITLES, Tally, format_of, refuse_to_replace, write_predictions
 
     refuse_to_replace(inputs, output)
     kind = format_of(output, kind or ("json" if wants_json() and output is None else None))
@@ -156,7 +156,7 @@ def report(runs: tuple[str, ...], output: str | None, trust_remote_code: bool) -
     sft-hf report runs/text
     sft-hf report runs/text runs/text_word_embeddings --output comparison.html
     """
-    from sft_hf.reporting import write_comparison, write_report
+    from sft_hf.jobs.reporting import write_comparison, write_report
 
     if len(runs) == 1:
         path = write_report(runs[0], output, trust_remote_code=trust_remote_code)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft_hf.data.columns import column_values
-from sft_hf.data.roles import ROW_ID
+from sft_hf.data.loading.roles import ROW_ID
 
 if TYPE_CHECKING:
     from datasets import Dataset

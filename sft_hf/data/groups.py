@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sft_hf.core.errors import DataError, first_few
 from sft_hf.data.columns import column_values
 from sft_hf.data.preflight import Finding
-from sft_hf.errors import DataError, first_few
 
 if TYPE_CHECKING:
     from datasets import Dataset

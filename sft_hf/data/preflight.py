@@ -95,7 +95,7 @@ def _contradictions(keys: list[Any], train: Dataset, label: str) -> list[Finding
 
 def _number(split: Dataset, row: int) -> int:
     """The position of a row in its source, counted from 0."""
-    from sft_hf.data.roles import ROW_ID  # with `datasets`: half a second, which `predict` need not wait for
+    from sft_hf.data.loading.roles import ROW_ID  # with `datasets`: half a second, which `predict` need not wait for
 
     return int(split[row][ROW_ID]) if ROW_ID in split.column_names else row
 

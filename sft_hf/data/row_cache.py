@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from sft_hf.console import is_main_process
+from sft_hf.core.console import is_main_process
+from sft_hf.core.errors import StorageError
+from sft_hf.core.filesystem import free_bytes
 from sft_hf.data.row_store import RowStore
-from sft_hf.errors import StorageError
-from sft_hf.filesystem import free_bytes
 
 log = logging.getLogger("sft_hf")
 

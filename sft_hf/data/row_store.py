@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sft_hf.filesystem import committed_folder, sha256_of
-from sft_hf.wheels import cache_root
+from sft_hf.core.filesystem import committed_folder, sha256_of
+from sft_hf.core.sources.wheels import cache_root
 
 log = logging.getLogger("sft_hf")
 

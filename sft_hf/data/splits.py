@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datasets import Dataset, IterableDataset
 
+from sft_hf.core.errors import DataError
 from sft_hf.data.groups import refuse_crossing, split_by_groups
-from sft_hf.data.label_values import is_number
-from sft_hf.data.labels import is_multi_label
-from sft_hf.data.roles import ROLES, Splits
-from sft_hf.errors import DataError
+from sft_hf.data.labels.label_map import is_multi_label
+from sft_hf.data.labels.values import is_number
+from sft_hf.data.loading.roles import ROLES, Splits
 
 if TYPE_CHECKING:
-    from sft_hf.recipe import DataSection
+    from sft_hf.core.recipe.recipe import DataSection
 
 Seed = int | Sequence[int]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sft_hf.errors import CheckpointError
+from sft_hf.core.errors import CheckpointError
 
 CONFIGS = (
     "config.json",

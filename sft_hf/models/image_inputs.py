@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sft_hf.errors import CheckpointError, RecipeError
+from sft_hf.core.errors import CheckpointError, RecipeError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel

@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import nn
 
-from sft_hf.errors import RecipeError
-from sft_hf.freezing import head_names
+from sft_hf.core.errors import RecipeError
 from sft_hf.models.blocks import block_stacks
+from sft_hf.models.freezing import head_names
 
 
 @dataclass(frozen=True)

@@ -14,19 +14,19 @@ from huggingface_hub import errors as hub_errors
 from transformers.utils import cached_file, extract_commit_hash
 from transformers.utils import logging as transformers_logging
 
-from sft_hf.errors import CheckpointError, RecipeError, SftError, StorageError, causes_of, did_you_mean
-from sft_hf.filesystem import STORAGE_ERRNOS
-from sft_hf.freezing import note_new_weights
+from sft_hf.core.errors import CheckpointError, RecipeError, SftError, StorageError, causes_of, did_you_mean
+from sft_hf.core.filesystem import STORAGE_ERRNOS
 from sft_hf.models import image_inputs
 from sft_hf.models.folder_safety import CONFIGS, INDEXES, check_config, check_folder, check_index
+from sft_hf.models.freezing import note_new_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from sft_hf.recipe import ModelSection
-    from sft_hf.sources import Source
+    from sft_hf.core.recipe.recipe import ModelSection
+    from sft_hf.core.sources.sources import Source
 
 log = logging.getLogger("sft_hf")
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from sft_hf.errors import CheckpointError, TrainingError
-from sft_hf.freezing import note_new_weights
+from sft_hf.core.errors import CheckpointError, TrainingError
+from sft_hf.models.freezing import note_new_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,10 +15,10 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
-from sft_hf.errors import CheckpointError
+from sft_hf.core.errors import CheckpointError
+from sft_hf.core.sources.sources import Source
 from sft_hf.models.loading import checkpoint_errors, opens
 from sft_hf.models.sentence_encoder import SentenceEncoderConfig, can_pool
-from sft_hf.sources import Source
 
 log = logging.getLogger("sft_hf")
 

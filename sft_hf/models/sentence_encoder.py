@@ -32,8 +32,8 @@ from transformers import (
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from sft_hf.errors import CheckpointError
-from sft_hf.freezing import note_new_weights
+from sft_hf.core.errors import CheckpointError
+from sft_hf.models.freezing import note_new_weights
 from sft_hf.models.loading import (
     apply_overrides,
     checkpoint_errors,
@@ -43,8 +43,8 @@ from sft_hf.models.loading import (
 )
 
 if TYPE_CHECKING:
-    from sft_hf.recipe import ModelSection
-    from sft_hf.sources import Source
+    from sft_hf.core.recipe.recipe import ModelSection
+    from sft_hf.core.sources.sources import Source
 
 log = logging.getLogger("sft_hf")
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from sft_hf.errors import RecipeError
-from sft_hf.models.cpu_kernels import with_cpu_kernels
-from sft_hf.models.depthwise import has_depthwise, with_fast_backward
-from sft_hf.recipe import TrainSection
+from sft_hf.core.errors import RecipeError
+from sft_hf.core.recipe.recipe import TrainSection
+from sft_hf.models.cpu.convolutions import has_depthwise, with_fast_backward
+from sft_hf.models.cpu.kernels import with_cpu_kernels
 
 
 def speed_up(model: Any, section: TrainSection) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sft_hf.errors import CheckpointError
+from sft_hf.core.errors import CheckpointError
 
 log = logging.getLogger("sft_hf")
 

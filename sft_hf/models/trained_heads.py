@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from sft_hf.errors import CheckpointError, first_few
-from sft_hf.freezing import head_names, note_new_weights
+from sft_hf.core.errors import CheckpointError, first_few
+from sft_hf.models.formats.state_dicts import build_config, is_state_dict
+from sft_hf.models.freezing import head_names, note_new_weights
 from sft_hf.models.loading import open_checkpoint
-from sft_hf.models.state_dicts import build_config, is_state_dict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from sft_hf.sources import Source
+    from sft_hf.core.sources.sources import Source
 
 log = logging.getLogger("sft_hf")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sft_hf.core.run.record import RunRecord
 from sft_hf.publishing.names import without_paths
 from sft_hf.publishing.numbers import LOWER_IS_BETTER, NO_BREAK, finite, interval, metric_difference, metric_value
-from sft_hf.run_record import RunRecord
 
 LEVEL = 0.05  # of tests
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from sft_hf.core.run.record import RunRecord
 from sft_hf.publishing.numbers import decimal, finite, percent
-from sft_hf.run_record import RunRecord
 
 CALIBRATED = 0.02  # a mean confidence this near to the share of right answers is taken at its word
 OFF_IN_PLACES = 0.05  # expected calibration error

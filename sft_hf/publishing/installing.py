@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from importlib import metadata
 
-from sft_hf.redaction import redact
+from sft_hf.core.redaction import redact
 
 VARIABLE = "SFT_HF_INSTALL"
 _LABELS = ("repository", "source", "source code", "homepage")  # of Project-URL, in lower case

@@ -7,8 +7,8 @@ import re
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from sft_hf.redaction import redact
-from sft_hf.sources import looks_like_path
+from sft_hf.core.redaction import redact
+from sft_hf.core.sources.sources import looks_like_path
 
 _ABSOLUTE_PATH = re.compile(r"(?<![\w./:~])(?:~?/|[A-Za-z]:\\)[^\s:;,'\"()<>]*[/\\]([^\s:;,'\"()<>/\\]+)")
 _PACKAGE = re.compile(r"pypi://(?P<distribution>[^=/]+)==(?P<version>[^/]+)")

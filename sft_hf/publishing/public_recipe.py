@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from sft_hf.core.recipe.recipe import ABOUT_THE_RUN, Recipe
 from sft_hf.publishing.names import is_hub_id, last_part
-from sft_hf.recipe import ABOUT_THE_RUN, Recipe
 
 _LOCAL = re.compile(r"[/~\\]|[A-Za-z]:[/\\]|\.\.?(?:[/\\]|$)")
 _NO_PATHS = (

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from sft_hf.core.run.record import RunRecord
 from sft_hf.publishing.numbers import REGRESSION, finite
-from sft_hf.run_record import RunRecord
 
 
 def is_regression(record: RunRecord) -> bool:

@@ -14,20 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sft_hf.confidence import Confidence
-from sft_hf.data.batching import padding_waste
+from sft_hf.core.recipe.registry import load_component
 from sft_hf.data.examples import Examples
-from sft_hf.registry import load_component
+from sft_hf.engine.batches import padding_waste
+from sft_hf.tasks.scoring.confidence import Confidence
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
 
-    from sft_hf.data.new_inputs import Input
+    from sft_hf.core.recipe.recipe import ModelSection, Recipe, TaskSettings
+    from sft_hf.core.sources.sources import Source
+    from sft_hf.data.loading.roles import Splits
+    from sft_hf.data.new_inputs.inputs import Input
     from sft_hf.data.preflight import Finding
-    from sft_hf.data.roles import Splits
-    from sft_hf.recipe import ModelSection, Recipe, TaskSettings
-    from sft_hf.sources import Source
 
 Batch = dict[str, Tensor]
 """Tensors whose first dimension is the row, on the device of the model."""
@@ -135,7 +135,7 @@ class Task(ABC, Generic[SettingsT]):
         return found
 
     def read_labels(self, splits: Splits) -> Splits:
-        """Return the splits with their labels read, see `sft_hf.data.label_reading`; no change without labels."""
+        """Return the splits with their labels read, see `sft_hf.data.labels.reading`; no change without labels."""
         return splits
 
     def read_rows(self, rows: Dataset, where: str) -> Dataset:

@@ -1,1 +1,1 @@
-"""Techniques that modify training, for every task: one file each, found by its name (see `sft_hf.registry`)."""
+"""Techniques that modify training, for every task: one file each, found by its name."""

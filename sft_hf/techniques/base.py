@@ -2,7 +2,7 @@
 
 A file `sft_hf/techniques/NAME.py` holds a pure function with its source, and a class named after the file with its
 `Settings`. The class overrides the methods it needs; every one does nothing here. Nothing else has to be changed, and
-`sft_hf.technique_stack` calls the methods in the order that `order` says, whatever the order in the recipe.
+`sft_hf.engine.technique_stack` calls the methods in the order that `order` says, whatever the order in the recipe.
 
 Whatever is drawn at random is a function of (seed, step or epoch, row), so that a resumed run draws the same:
 `TrainBatch.generators`, the generator given to `change_row`, or torch's global one, which each step seeds anew.
@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sft_hf.core.errors import RecipeError
+from sft_hf.core.recipe.sections import TechniqueSettings
 from sft_hf.data.examples import Examples
-from sft_hf.errors import RecipeError
-from sft_hf.recipe_sections import TechniqueSettings
 from sft_hf.tasks.base import Batch, Items, Task, pinned, to_device
 
 if TYPE_CHECKING:
-    from sft_hf.recipe import Recipe
+    from sft_hf.core.recipe.recipe import Recipe
 
 SettingsT = TypeVar("SettingsT", bound=TechniqueSettings)
 
@@ -129,7 +129,7 @@ class Technique(Generic[SettingsT]):
     """Whether it works on `Task.items`, which CTC and regression have not."""
 
     needs_head: ClassVar[bool] = False
-    """Whether it needs a head that is new beside the backbone (`sft_hf.freezing.head_names`), which Whisper has not."""
+    """Whether it needs a head that is new beside the backbone (`models.freezing.head_names`), which Whisper has not."""
 
     needs_continuous: ClassVar[bool] = False
     """Whether it works on `Task.continuous`, which some models of texts have not."""

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
+from sft_hf.core.errors import DataError
+from sft_hf.core.recipe.recipe import DataSection
 from sft_hf.data.groups import refuse_crossing, speaker_findings, split_by_groups
-from sft_hf.data.roles import Splits
+from sft_hf.data.loading.roles import Splits
 from sft_hf.data.splits import fill_missing_splits
-from sft_hf.errors import DataError
-from sft_hf.recipe import DataSection
 
 
 def section(**changes):

@@ -11,11 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from sft_hf.data.media_inputs import media_inputs
-from sft_hf.data.new_inputs import Input, chunked
-from sft_hf.data.text_inputs import text_inputs
-from sft_hf.errors import DataError
-from sft_hf.recipe_sections import DataSection
+from sft_hf.core.errors import DataError
+from sft_hf.core.recipe.sections import DataSection
+from sft_hf.data.new_inputs.inputs import Input, chunked
+from sft_hf.data.new_inputs.media import media_inputs
+from sft_hf.data.new_inputs.texts import text_inputs
 
 DATA = DataSection(name="x")
 

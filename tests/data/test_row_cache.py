@@ -11,11 +11,12 @@ import pytest
 from small_runs import stop, weights
 from tiny_data import TOPICS
 
-from sft_hf.data import row_cache, tokens
+from sft_hf.data import row_cache
 from sft_hf.data.row_cache import RowCache
-from sft_hf.run import finetune
-from sft_hf.speech import rows as speech_rows
-from sft_hf.speech.seq2seq_family import Seq2SeqFamily
+from sft_hf.jobs.finetune import finetune
+from sft_hf.tasks.speech import rows as speech_rows
+from sft_hf.tasks.speech.seq2seq_family import Seq2SeqFamily
+from sft_hf.tasks.text import tokens
 
 ROW = [np.arange(6, dtype=np.float32).reshape(2, 3), np.array([7])]
 STREAM = {

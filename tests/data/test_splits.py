@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from sft_hf.data.roles import Splits
+from sft_hf.core.errors import DataError
+from sft_hf.core.recipe.sections import DataSection
+from sft_hf.data.loading.roles import Splits
 from sft_hf.data.splits import fill_missing_splits, limit_rows, limit_splits, stratified_split
-from sft_hf.errors import DataError
-from sft_hf.recipe_sections import DataSection
 
 
 def section(**changes) -> DataSection:

@@ -38,7 +38,7 @@ class Hang(BaseException):
 
 def run_cases(kind: Callable[[random.Random, Path, Path], str], first: int, count: int, folder: Path) -> dict[str, Any]:
     """Run cases `first` to `first + count`, printing what failed; return the counts."""
-    from sft_hf.process import peak_resident_bytes
+    from sft_hf.engine.process import peak_resident_bytes
 
     def too_long(*_: Any) -> None:
         raise Hang

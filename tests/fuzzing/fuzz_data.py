@@ -31,13 +31,13 @@ def prepared(tools: Path, checkpoint: str, generator: random.Random, settings: d
     """Everything that a run does with its data: read, fit, prepare, collate, compare, fingerprint."""
     from datasets import Dataset
 
+    from sft_hf.core.errors import SftError
+    from sft_hf.core.recipe.recipe import validate_recipe
+    from sft_hf.core.recipe.registry import load_component
+    from sft_hf.core.sources.sources import resolve
     from sft_hf.data.fingerprint import fingerprint
-    from sft_hf.data.media import MEDIA_KEYS
-    from sft_hf.errors import SftError
-    from sft_hf.recipe import validate_recipe
-    from sft_hf.registry import load_component
-    from sft_hf.run_inputs import data_findings, load_data, prepare_split, training_data
-    from sft_hf.sources import resolve
+    from sft_hf.data.loading.media import MEDIA_KEYS
+    from sft_hf.jobs.inputs import data_findings, load_data, prepare_split, training_data
 
     values = {"task": settings, "model": {"name": str(tools / checkpoint)}, "data": data, "train": {"max_steps": 3}}
     try:

@@ -55,10 +55,10 @@ def _read(folder: Path, name: str, settings: dict[str, Any], streaming: bool) ->
     """Return the rows of a file as (text, label), None where it is refused."""
     from datasets import Dataset
 
-    from sft_hf.data.loading import load_splits
-    from sft_hf.errors import UserError
-    from sft_hf.recipe_sections import DataSection
-    from sft_hf.sources import resolve
+    from sft_hf.core.errors import UserError
+    from sft_hf.core.recipe.sections import DataSection
+    from sft_hf.core.sources.sources import resolve
+    from sft_hf.data.loading.loading import load_splits
 
     section = DataSection(name=str(folder / name), streaming=streaming, **settings)
     columns = {"data.text_column": "text", "data.label_column": "label"}

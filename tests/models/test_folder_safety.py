@@ -9,9 +9,9 @@ import shutil
 import pytest
 from transformers import AutoModel, AutoTokenizer
 
-from sft_hf.errors import CheckpointError, RecipeError
+from sft_hf.core.errors import CheckpointError, RecipeError
+from sft_hf.core.recipe.recipe import load_recipe
 from sft_hf.models.folder_safety import check_folder
-from sft_hf.recipe import load_recipe
 
 SECRET = "secret-line-of-another-file"
 

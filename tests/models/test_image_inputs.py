@@ -19,11 +19,11 @@ from transformers import (
     ViTModel,
 )
 
-from sft_hf.errors import CheckpointError, RecipeError
+from sft_hf.core.errors import CheckpointError, RecipeError
+from sft_hf.core.recipe.recipe import validate_recipe
+from sft_hf.core.sources.sources import resolve
 from sft_hf.models import image_inputs
-from sft_hf.recipe import validate_recipe
-from sft_hf.sources import resolve
-from sft_hf.tasks.image_classification import ImageClassification
+from sft_hf.tasks.image.task import ImageClassification
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 

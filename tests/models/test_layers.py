@@ -8,9 +8,9 @@ import pytest
 import torch
 import transformers as hf
 
-from sft_hf.errors import RecipeError
-from sft_hf.freezing import head_names, note_new_weights, set_modes, set_trained
+from sft_hf.core.errors import RecipeError
 from sft_hf.models.blocks import block_stacks
+from sft_hf.models.freezing import head_names, note_new_weights, set_modes, set_trained
 from sft_hf.models.layers import layer_depths, layer_stacks, names_at
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}

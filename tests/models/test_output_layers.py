@@ -16,7 +16,7 @@ from transformers import (
     TimmWrapperConfig,
 )
 
-from sft_hf.errors import CheckpointError
+from sft_hf.core.errors import CheckpointError
 from sft_hf.models.output_layers import find_output_layers, have_bias, rescale, start_anew
 
 SMALL = {

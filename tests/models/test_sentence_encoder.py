@@ -25,9 +25,11 @@ from transformers import (
     pipeline,
 )
 
-from sft_hf.errors import CheckpointError, RecipeError
-from sft_hf.freezing import backbone_names, head_names
-from sft_hf.inference import predict_inputs
+from sft_hf.core.errors import CheckpointError, RecipeError
+from sft_hf.core.sources.sources import Source, resolve
+from sft_hf.jobs.finetune import finetune
+from sft_hf.jobs.inference import predict_inputs
+from sft_hf.models.freezing import backbone_names, head_names
 from sft_hf.models.layers import layer_depths
 from sft_hf.models.pooling import checkpoint_pooling, choose_pooling
 from sft_hf.models.sentence_encoder import (
@@ -36,8 +38,6 @@ from sft_hf.models.sentence_encoder import (
     build_encoder,
     pool,
 )
-from sft_hf.run import finetune
-from sft_hf.sources import Source, resolve
 
 CONFIGS = {
     "bert": BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16),

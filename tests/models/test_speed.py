@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from sft_hf import finetune
-from sft_hf.errors import RecipeError
+from sft_hf.core.errors import RecipeError
 
 
 def trained(recipe):

@@ -32,11 +32,11 @@ from transformers import (
     pipeline,
 )
 
-from sft_hf.errors import CheckpointError
-from sft_hf.inference import predict_inputs
+from sft_hf.core.errors import CheckpointError
+from sft_hf.jobs.finetune import finetune
+from sft_hf.jobs.inference import predict_inputs
 from sft_hf.models.sentence_encoder import build_encoder
 from sft_hf.models.token_limits import choose_max_length, fit_embeddings, fit_inputs, give_pad_token, position_table
-from sft_hf.run import finetune
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
 BART = {

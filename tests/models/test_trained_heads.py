@@ -20,7 +20,7 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from sft_hf.freezing import note_new_weights
+from sft_hf.models.freezing import note_new_weights
 from sft_hf.models.trained_heads import HeadRows, in_own_order, matching_rows, settle_head
 
 SMALL = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from sft_hf.core.recipe.recipe import validate_recipe
+from sft_hf.core.recipe.yaml_files import write_yaml
 from sft_hf.publishing.names import is_hub_id, last_part
 from sft_hf.publishing.public_recipe import public_recipe
-from sft_hf.recipe import validate_recipe
-from sft_hf.yaml_files import write_yaml
 
 PYPI = "pypi://some-dist==1.0/some_dist/model"
 

@@ -21,7 +21,7 @@ def first_step(make_recipe, tmp_path):
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from sft_hf.run import finetune
+    from sft_hf.jobs.finetune import finetune
 
     def run(techniques, labels, **changes):
         lists = [[label] if isinstance(label, str) else label for label in labels]

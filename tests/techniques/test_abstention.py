@@ -9,10 +9,10 @@ from math import comb
 import numpy as np
 import pytest
 
-from sft_hf.errors import RecipeError
-from sft_hf.inference import evaluate_run, predict_inputs
-from sft_hf.run import finetune
-from sft_hf.techniques.abstention import choose_abstention, upper_bound
+from sft_hf.core.errors import RecipeError
+from sft_hf.jobs.finetune import finetune
+from sft_hf.jobs.inference import evaluate_run, predict_inputs
+from sft_hf.techniques.confidence.abstention import choose_abstention, upper_bound
 
 
 def test_at_the_bound_so_few_errors_are_as_unlikely_as_the_level_says():

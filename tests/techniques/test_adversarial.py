@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from sft_hf.errors import RecipeError
-from sft_hf.run import finetune
-from sft_hf.techniques.adversarial import Adversarial, AdversarialSettings, perturbation
+from sft_hf.core.errors import RecipeError
+from sft_hf.jobs.finetune import finetune
 from sft_hf.techniques.base import LossParts, TrainBatch
+from sft_hf.techniques.regularization.adversarial import Adversarial, AdversarialSettings, perturbation
 
 
 def test_the_step_has_its_length_in_every_row_and_points_up():

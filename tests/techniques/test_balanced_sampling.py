@@ -6,10 +6,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from sft_hf import loop
-from sft_hf.errors import RecipeError
-from sft_hf.run import finetune
-from sft_hf.techniques.balanced_sampling import rarest_labels, sampled
+from sft_hf.core.errors import RecipeError
+from sft_hf.engine import loop
+from sft_hf.jobs.finetune import finetune
+from sft_hf.techniques.labels.balanced_sampling import rarest_labels, sampled
 
 LABELS = [0] * 60 + [1] * 30 + [2] * 10
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sft_hf.technique_stack import cross_entropy
-from sft_hf.techniques.bootstrapping import hard, soft
+from sft_hf.engine.technique_stack import cross_entropy
+from sft_hf.techniques.labels.bootstrapping import hard, soft
 
 LABELS = ["sport"] * 5 + ["money"] * 2 + ["food"]
 

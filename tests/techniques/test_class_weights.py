@@ -8,8 +8,8 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
 
-from sft_hf.errors import RecipeError
-from sft_hf.techniques.class_weights import ClassWeightsSettings, effective_number, inverse_frequency, normalized
+from sft_hf.core.errors import RecipeError
+from sft_hf.techniques.labels.class_weights import ClassWeightsSettings, effective_number, inverse_frequency, normalized
 
 LABELS = ["sport"] * 5 + ["money"] * 2 + ["food"]
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from sft_hf.errors import RecipeError
-from sft_hf.run import finetune
+from sft_hf.core.errors import RecipeError
+from sft_hf.jobs.finetune import finetune
 from sft_hf.techniques.base import LossParts, TrainBatch
-from sft_hf.techniques.cutmix import Cutmix, CutmixSettings, draw_box, pasted
+from sft_hf.techniques.regularization.cutmix import Cutmix, CutmixSettings, draw_box, pasted
 
 
 def test_a_box_has_the_share_and_proportions_asked_for_and_is_cut_off_at_the_edges():

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from sft_hf.errors import RecipeError
-from sft_hf.optimization import build_optimizer
-from sft_hf.recipe import OptimSection
-from sft_hf.run import finetune
-from sft_hf.techniques.discriminative_learning_rates import scales_by_name
+from sft_hf.core.errors import RecipeError
+from sft_hf.core.recipe.recipe import OptimSection
+from sft_hf.engine.optimization import build_optimizer
+from sft_hf.jobs.finetune import finetune
+from sft_hf.techniques.transfer.discriminative_learning_rates import scales_by_name
 
 
 def test_factors_of_patterns_that_fit_are_multiplied():

@@ -17,10 +17,10 @@ from transformers import (
     AutoModelForSpeechSeq2Seq,
 )
 
-from sft_hf.errors import RecipeError
-from sft_hf.models.word_embeddings import WordEmbeddingsConfig, WordEmbeddingsForSequenceClassification
-from sft_hf.run import finetune
-from sft_hf.techniques.dropout import Dropout, DropoutSettings
+from sft_hf.core.errors import RecipeError
+from sft_hf.jobs.finetune import finetune
+from sft_hf.tasks.text.word_embeddings import WordEmbeddingsConfig, WordEmbeddingsForSequenceClassification
+from sft_hf.techniques.regularization.dropout import Dropout, DropoutSettings
 
 CALLS = {
     "text": ("checkpoint", AutoModelForSequenceClassification, {"input_ids": torch.tensor([[1, 2, 3], [4, 5, 6]])}),

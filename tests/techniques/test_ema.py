@@ -10,8 +10,8 @@ from moving_model import model_with_statistics, move
 from safetensors.torch import load_file
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from sft_hf.run import finetune
-from sft_hf.techniques.ema import Ema, EmaSettings, decay_at, update
+from sft_hf.jobs.finetune import finetune
+from sft_hf.techniques.regularization.ema import Ema, EmaSettings, decay_at, update
 
 SHORT = {
     "train__max_steps": 4,
@@ -96,7 +96,7 @@ def test_the_average_is_evaluated_and_saved_and_training_goes_on_with_the_weight
 
 
 def test_the_best_model_is_an_average(run, monkeypatch):
-    from sft_hf.tasks.text_classification import TextClassification
+    from sft_hf.tasks.text.task import TextClassification
 
     plain, first = TextClassification.score, iter([0.9])
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sft_hf.errors import RecipeError
-from sft_hf.techniques.focal_loss import focal
+from sft_hf.core.errors import RecipeError
+from sft_hf.techniques.labels.focal_loss import focal
 
 LABELS = ["sport"] * 5 + ["money"] * 2 + ["food"]
 LISTS = [["sport"], ["sport", "money"], [], ["food"], ["sport", "money", "food"]]

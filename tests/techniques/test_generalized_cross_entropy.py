@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from sft_hf.errors import RecipeError
-from sft_hf.technique_stack import cross_entropy
-from sft_hf.techniques.generalized_cross_entropy import generalized
+from sft_hf.core.errors import RecipeError
+from sft_hf.engine.technique_stack import cross_entropy
+from sft_hf.techniques.labels.generalized_cross_entropy import generalized
 
 LABELS = ["sport"] * 5 + ["money"] * 2 + ["food"]
 

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 from small_runs import interrupted_and_resumed
 
-from sft_hf import loop
-from sft_hf.errors import RecipeError
-from sft_hf.run import finetune
-from sft_hf.techniques.gradual_unfreezing import groups_trained
+from sft_hf.core.errors import RecipeError
+from sft_hf.engine import loop
+from sft_hf.jobs.finetune import finetune
+from sft_hf.techniques.transfer.gradual_unfreezing import groups_trained
 
 PARTS = ["classifier", "bert.encoder.layer.1", "bert.encoder.layer.0", "bert.embeddings"]  # the pooler goes with 1
 SHORT = {"train__max_steps": 6, "data__max_train_samples": 32, "data__max_test_samples": 6, "eval__baseline": "none"}

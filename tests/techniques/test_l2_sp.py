@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from sft_hf.errors import RecipeError
-from sft_hf.run import finetune
-from sft_hf.techniques.l2_sp import L2Sp, L2SpSettings, pull
+from sft_hf.core.errors import RecipeError
+from sft_hf.jobs.finetune import finetune
+from sft_hf.techniques.transfer.l2_sp import L2Sp, L2SpSettings, pull
 
 SHORT = {"train__max_steps": 6, "data__max_train_samples": 32, "data__max_test_samples": 6, "eval__baseline": "none"}
 SHORT |= {"data__max_validation_samples": 6, "eval__load_best_model_at_end": False, "optim__warmup_ratio": 0.0}

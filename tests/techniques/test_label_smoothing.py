@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from sft_hf.registry import load_component
-from sft_hf.run_inputs import load_data
-from sft_hf.sources import resolve
-from sft_hf.technique_stack import cross_entropy
-from sft_hf.techniques.label_smoothing import smoothed
+from sft_hf.core.recipe.registry import load_component
+from sft_hf.core.sources.sources import resolve
+from sft_hf.engine.technique_stack import cross_entropy
+from sft_hf.jobs.inputs import load_data
+from sft_hf.techniques.regularization.label_smoothing import smoothed
 
 LABELS = ["sport"] * 5 + ["money"] * 2 + ["food"]
 LISTS = [["sport"], ["sport", "money"], [], ["food"], ["sport", "money", "food"]]

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from sft_hf.errors import RecipeError
-from sft_hf.run import finetune
-from sft_hf.techniques.layer_drop import LayerDrop, LayerDropSettings, dropped_layers
+from sft_hf.core.errors import RecipeError
+from sft_hf.jobs.finetune import finetune
+from sft_hf.techniques.regularization.layer_drop import LayerDrop, LayerDropSettings, dropped_layers
 
 
 class Block(nn.Module):

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from sft_hf import process
-from sft_hf.errors import RecipeError
-from sft_hf.run import _Run
-from sft_hf.run_folder import RunFolder
-from sft_hf.techniques.layerwise_learning_rate_decay import decayed
+from sft_hf.core.errors import RecipeError
+from sft_hf.core.run.folder import RunFolder
+from sft_hf.engine import process
+from sft_hf.jobs.finetune import _Run
+from sft_hf.techniques.transfer.layerwise_learning_rate_decay import decayed
 
 
 def rates(recipe):

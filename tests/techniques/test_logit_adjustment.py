@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from sft_hf.errors import RecipeError
-from sft_hf.techniques.logit_adjustment import adjusted, log_prior
+from sft_hf.core.errors import RecipeError
+from sft_hf.techniques.labels.logit_adjustment import adjusted, log_prior
 
 LABELS = ["sport"] * 5 + ["money"] * 2 + ["food"]
 COUNTS = {"sport": 5, "money": 2, "food": 1}

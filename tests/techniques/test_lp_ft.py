@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sft_hf import loop
-from sft_hf.errors import RecipeError
-from sft_hf.run import finetune
-from sft_hf.techniques.lp_ft import two_stages
+from sft_hf.core.errors import RecipeError
+from sft_hf.engine import loop
+from sft_hf.jobs.finetune import finetune
+from sft_hf.techniques.transfer.lp_ft import two_stages
 
 SHORT = {"data__max_train_samples": 8, "data__max_validation_samples": 6, "data__max_test_samples": 6}
 SHORT |= {"eval__baseline": "none", "eval__load_best_model_at_end": False, "train__logging_steps": 1}

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sft_hf.errors import RecipeError
-from sft_hf.registry import component_names, load_component
-from sft_hf.run import finetune
+from sft_hf.core.errors import RecipeError
+from sft_hf.core.recipe.registry import component_names, load_component
+from sft_hf.jobs.finetune import finetune
 
 TASKS = ("text", "image", "whisper", "ctc")
 TASK_NAMES = {"text": "text_classification", "image": "image_classification"}

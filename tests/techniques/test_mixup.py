@@ -9,12 +9,12 @@ from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import GPT2Config, GPT2Model
 
-from sft_hf import step
-from sft_hf.errors import RecipeError
-from sft_hf.models.word_embeddings import word_tokenizer
-from sft_hf.run import finetune
+from sft_hf.core.errors import RecipeError
+from sft_hf.engine import step
+from sft_hf.jobs.finetune import finetune
+from sft_hf.tasks.text.word_embeddings import word_tokenizer
 from sft_hf.techniques.base import LossParts, TrainBatch
-from sft_hf.techniques.mixup import Mixup, MixupSettings, _masks, mixed
+from sft_hf.techniques.regularization.mixup import Mixup, MixupSettings, _masks, mixed
 
 
 def test_it_is_a_weighted_mean():
@@ -167,7 +167,7 @@ def test_how_a_step_is_cut_changes_nothing(make_image_recipe, tmp_path, monkeypa
     partners = []
     real = step.train_step
     monkeypatch.setattr(
-        "sft_hf.loop.train_step",
+        "sft_hf.engine.loop.train_step",
         lambda training, examples, window, state: (
             partners.append(training.techniques.partners(window.rows(), state.step)),
             real(training, examples, window, state),

@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
-from sft_hf.run import finetune
+from sft_hf.engine.technique_stack import cross_entropy
+from sft_hf.jobs.finetune import finetune
 from sft_hf.tasks.base import Items
-from sft_hf.technique_stack import cross_entropy
 from sft_hf.techniques.base import LossParts, TrainBatch
-from sft_hf.techniques.r_drop import RDrop, RDropSettings, agreeing, divergence
+from sft_hf.techniques.regularization.r_drop import RDrop, RDropSettings, agreeing, divergence
 
 LISTS = [["sport"], ["money", "food"], []]
 LABELS = ["sport"] * 5 + ["money"] * 2 + ["food"]

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from sft_hf import process
-from sft_hf.errors import RecipeError
-from sft_hf.freezing import head_names
-from sft_hf.run import _Run, finetune
-from sft_hf.run_folder import RunFolder
+from sft_hf.core.errors import RecipeError
+from sft_hf.core.run.folder import RunFolder
+from sft_hf.engine import process
+from sft_hf.jobs.finetune import _Run, finetune
+from sft_hf.models.freezing import head_names
 
 
 def state_of(recipe):

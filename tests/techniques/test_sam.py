@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from sft_hf import process
-from sft_hf.errors import RecipeError
-from sft_hf.loop import TrainState
-from sft_hf.run import _Run
-from sft_hf.run_folder import RunFolder
-from sft_hf.step import train_step
-from sft_hf.techniques.sam import Sam, SamSettings, perturbation
+from sft_hf.core.errors import RecipeError
+from sft_hf.core.run.folder import RunFolder
+from sft_hf.engine import process
+from sft_hf.engine.loop import TrainState
+from sft_hf.engine.step import train_step
+from sft_hf.jobs.finetune import _Run
+from sft_hf.techniques.regularization.sam import Sam, SamSettings, perturbation
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sft_hf import loop
-from sft_hf.errors import RecipeError
-from sft_hf.run import finetune
-from sft_hf.techniques.spec_augment import SpecAugment, SpecAugmentSettings, draw_masks, masked
+from sft_hf.core.errors import RecipeError
+from sft_hf.engine import loop
+from sft_hf.jobs.finetune import finetune
+from sft_hf.techniques.regularization.spec_augment import SpecAugment, SpecAugmentSettings, draw_masks, masked
 
 
 def test_masks_hold_the_mean_and_the_rest_stays():

@@ -10,10 +10,15 @@ import torch
 from torch import nn
 from transformers import AutoModelForImageClassification, AutoModelForSpeechSeq2Seq
 
-from sft_hf.errors import RecipeError
+from sft_hf.core.errors import RecipeError
+from sft_hf.core.recipe.recipe import TrainSection
 from sft_hf.models.speed import speed_up
-from sft_hf.recipe import TrainSection
-from sft_hf.techniques.stochastic_depth import StochasticDepth, StochasticDepthSettings, drop_probability, thinned
+from sft_hf.techniques.regularization.stochastic_depth import (
+    StochasticDepth,
+    StochasticDepthSettings,
+    drop_probability,
+    thinned,
+)
 
 
 def apply(model, probability):

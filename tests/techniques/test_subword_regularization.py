@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from transformers import BertTokenizerFast
 
-from sft_hf import loop
-from sft_hf.errors import RecipeError
-from sft_hf.models.word_embeddings import word_tokenizer
-from sft_hf.run import finetune
+from sft_hf.core.errors import RecipeError
+from sft_hf.engine import loop
+from sft_hf.jobs.finetune import finetune
+from sft_hf.tasks.text.word_embeddings import word_tokenizer
 from sft_hf.techniques.base import Context
-from sft_hf.techniques.subword_regularization import (
+from sft_hf.techniques.regularization.subword_regularization import (
     SubwordRegularization,
     SubwordRegularizationSettings,
     chosen,

@@ -10,9 +10,9 @@ from moving_model import model_with_statistics, move
 from safetensors.torch import load_file
 from torch.optim.swa_utils import AveragedModel
 
-from sft_hf.errors import RecipeError
-from sft_hf.run import finetune
-from sft_hf.techniques.swa import Swa, SwaSettings, is_collected, update_mean
+from sft_hf.core.errors import RecipeError
+from sft_hf.jobs.finetune import finetune
+from sft_hf.techniques.regularization.swa import Swa, SwaSettings, is_collected, update_mean
 
 
 def make(num_steps=8, steps_per_epoch=2, **settings):

@@ -10,12 +10,12 @@ import pytest
 import soundfile
 import torch
 
+from sft_hf.core.errors import CheckpointError, RecipeError
 from sft_hf.data.examples import Examples
-from sft_hf.errors import CheckpointError, RecipeError
-from sft_hf.inference import evaluate_run, open_trained, predict_inputs
-from sft_hf.run import finetune
-from sft_hf.tasks.speech_recognition import Reference
-from sft_hf.techniques.temperature_scaling import (
+from sft_hf.jobs.finetune import finetune
+from sft_hf.jobs.inference import evaluate_run, open_trained, predict_inputs
+from sft_hf.tasks.speech.task import Reference
+from sft_hf.techniques.confidence.temperature_scaling import (
     HIGHEST,
     LOWEST,
     TemperatureScaling,

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from transformers import BertTokenizerFast
 
-from sft_hf import loop
-from sft_hf.errors import RecipeError
-from sft_hf.run import finetune
-from sft_hf.techniques.text_augmentation import TextAugmentation, TextAugmentationSettings, rearranged
+from sft_hf.core.errors import RecipeError
+from sft_hf.engine import loop
+from sft_hf.jobs.finetune import finetune
+from sft_hf.techniques.regularization.text_augmentation import TextAugmentation, TextAugmentationSettings, rearranged
 
 PIECES = "[PAD] [UNK] [CLS] [SEP] [MASK] un ##play ##able good team won , match".split()
 

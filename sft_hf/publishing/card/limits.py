@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from sft_hf.core.run.record import RunRecord
 from sft_hf.publishing.baselines import worse_than
 from sft_hf.publishing.card.markdown import escape
 from sft_hf.publishing.names import without_paths
 from sft_hf.publishing.numbers import count, finite, interval, metric_value, rows
-from sft_hf.run_record import RunRecord
 
 FEW_ROWS = 20  # of a class, below which its figures say little
 MOST_NAMED = 10  # classes or confusions in one sentence

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from sft_hf.core.run.record import RunRecord
 from sft_hf.publishing.card.markdown import plain
 from sft_hf.publishing.names import is_hub_id, source_name
 from sft_hf.publishing.numbers import finite, metric_name
-from sft_hf.run_record import RunRecord
 
 
 class Metric(NamedTuple):

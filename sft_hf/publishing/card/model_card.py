@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from sft_hf.core.recipe.yaml_files import write_yaml
+from sft_hf.core.redaction import redact
+from sft_hf.core.run.record import RunRecord
 from sft_hf.publishing.card.limits import limits
 from sft_hf.publishing.card.markdown import code, escape, fenced, plain
 from sft_hf.publishing.card.metadata import base_model, data_on_hub, language_code, metadata
@@ -13,9 +16,6 @@ from sft_hf.publishing.names import last_part
 from sft_hf.publishing.numbers import count, decimal, duration, finite, rows
 from sft_hf.publishing.public_recipe import public_recipe
 from sft_hf.publishing.regression import is_regression, target_names
-from sft_hf.redaction import redact
-from sft_hf.run_record import RunRecord
-from sft_hf.yaml_files import write_yaml
 
 MOST_LABELS = 12  # that the first sentence names
 

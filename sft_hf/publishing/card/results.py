@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sft_hf.core.run.record import RunRecord
 from sft_hf.publishing.baselines import Baseline, baselines
 from sft_hf.publishing.card.markdown import escape, table
 from sft_hf.publishing.confidence import confidence_sentences, measured_calibration
@@ -20,7 +21,6 @@ from sft_hf.publishing.numbers import (
     percent,
     rows,
 )
-from sft_hf.run_record import RunRecord
 
 MOST_CLASSES = 30  # rows of the table of classes, and of groups
 MOST_CONFUSIONS = 10

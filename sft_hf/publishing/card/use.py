@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import PurePath
 
+from sft_hf.core.run.record import RunRecord
 from sft_hf.publishing.card.adapter import adapter_facts, open_adapter
 from sft_hf.publishing.card.markdown import fenced, python_text
 from sft_hf.publishing.installing import install_line
 from sft_hf.publishing.numbers import finite
 from sft_hf.publishing.regression import is_regression, target_names
-from sft_hf.run_record import RunRecord
 
 _WORD_VECTOR_FILES = (".txt", ".vec", ".bin", ".gz")
 _OWN_MODULES = {
-    "word_embeddings": "sft_hf.models.word_embeddings",
+    "word_embeddings": "sft_hf.tasks.text.word_embeddings",
     "sft_hf_sentence_encoder": "sft_hf.models.sentence_encoder",
 }
 

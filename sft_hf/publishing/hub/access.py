@@ -11,9 +11,9 @@ from huggingface_hub import HfApi, get_session
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.utils import validate_repo_id
 
-from sft_hf.errors import SftError, StorageError, UserError, causes_of
-from sft_hf.filesystem import STORAGE_ERRNOS
-from sft_hf.redaction import redact
+from sft_hf.core.errors import SftError, StorageError, UserError, causes_of
+from sft_hf.core.filesystem import STORAGE_ERRNOS
+from sft_hf.core.redaction import redact
 
 PATIENCE = 300.0
 """Seconds of silence after which the Hub counts as unreachable; huggingface_hub itself would wait for ever."""

@@ -14,19 +14,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sft_hf.errors import RunFolderError, UserError
-from sft_hf.models.adapter_files import CONFIG, WEIGHTS
+from sft_hf.core.errors import RunFolderError, UserError
+from sft_hf.core.recipe.recipe import Recipe
+from sft_hf.core.recipe.registry import load_component
+from sft_hf.core.recipe.yaml_files import write_yaml
+from sft_hf.core.redaction import redact
+from sft_hf.core.run.folder import REMEDY, RunFolder, load_run_recipe
+from sft_hf.core.run.record import read_record
+from sft_hf.models.adapters.files import CONFIG, WEIGHTS
 from sft_hf.models.folder_safety import check_folder, check_links
 from sft_hf.publishing.card.adapter import adapter_card
 from sft_hf.publishing.card.model_card import build_card
 from sft_hf.publishing.names import is_hub_id, last_part
 from sft_hf.publishing.public_recipe import public_recipe
-from sft_hf.recipe import Recipe
-from sft_hf.redaction import redact
-from sft_hf.registry import load_component
-from sft_hf.run_folder import REMEDY, RunFolder, load_run_recipe
-from sft_hf.run_record import read_record
-from sft_hf.yaml_files import write_yaml
 
 log = logging.getLogger("sft_hf")
 

@@ -18,9 +18,11 @@ from huggingface_hub import errors as hub_errors
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-from sft_hf import console
-from sft_hf.errors import UserError
-from sft_hf.filesystem import human_bytes
+from sft_hf.core import console
+from sft_hf.core.errors import UserError
+from sft_hf.core.filesystem import human_bytes
+from sft_hf.core.redaction import redact
+from sft_hf.core.run.folder import open_run
 from sft_hf.publishing.hub.access import (
     PATIENCE,
     answers_within,
@@ -30,8 +32,6 @@ from sft_hf.publishing.hub.access import (
     write_access,
 )
 from sft_hf.publishing.hub.files import Files, files_of_run, is_publishable, refuse_secrets, with_named_cards
-from sft_hf.redaction import redact
-from sft_hf.run_folder import open_run
 
 log = logging.getLogger("sft_hf")
 

@@ -10,8 +10,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from sft_hf.errors import UserError
-from sft_hf.filesystem import human_bytes
+from sft_hf.core.errors import UserError
+from sft_hf.core.filesystem import human_bytes
+from sft_hf.core.recipe.yaml_files import flatten
+from sft_hf.core.run.record import RunRecord
 from sft_hf.publishing.names import source_name
 from sft_hf.publishing.numbers import (
     LOWER_IS_BETTER,
@@ -35,8 +37,6 @@ from sft_hf.publishing.report.charts import Line, Strip, interval_strips, line_p
 from sft_hf.publishing.report.pages import render, wording
 from sft_hf.publishing.report.paired_runs import Compared, against_best
 from sft_hf.publishing.report.sections import curve
-from sft_hf.run_record import RunRecord
-from sft_hf.yaml_files import flatten
 
 MOST_CURVES = 12
 LINE_STYLES = 6  # colours of lines; from then on they are dashed

@@ -9,6 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from sft_hf.core.run.record import RunRecord
 from sft_hf.publishing.baselines import Baseline, baselines, compared, worse_than
 from sft_hf.publishing.names import without_paths
 from sft_hf.publishing.numbers import (
@@ -27,7 +28,6 @@ from sft_hf.publishing.numbers import (
 )
 from sft_hf.publishing.report.charts import Strip, interval_strips, ticks
 from sft_hf.publishing.report.pages import wording
-from sft_hf.run_record import RunRecord
 
 FEW_ROWS = 100  # below so many, a score says little
 

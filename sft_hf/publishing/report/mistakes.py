@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
+from sft_hf.core.run.record import RunRecord
 from sft_hf.publishing.numbers import count, decimal, finite, interval, metric_name, percent, percent_range, rows
 from sft_hf.publishing.regression import errors_by_row, is_regression
 from sft_hf.publishing.report.charts import Strip, interval_strips, small_bar
 from sft_hf.publishing.report.headline import scale_from_zero
 from sft_hf.publishing.report.pages import legible, wording
-from sft_hf.run_record import RunRecord
 
 if TYPE_CHECKING:
     from sft_hf.tasks.base import Shown

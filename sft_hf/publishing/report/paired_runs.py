@@ -1,4 +1,4 @@
-"""Runs that answered the same rows, compared with the best of them row by row; see `sft_hf.paired`."""
+"""Runs that answered the same rows, compared with the best of them row by row; see `sft_hf.tasks.scoring.paired`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sft_hf.paired import Difference, holm, paired_difference
+from sft_hf.core.run.record import RunRecord
 from sft_hf.publishing.names import source_name
-from sft_hf.run_record import RunRecord
+from sft_hf.tasks.scoring.paired import Difference, holm, paired_difference
 
 LEVEL = 0.05  # below which a p value, corrected, tells two runs apart
 _CONTENT = ("text", "path")  # of a row of predictions.jsonl, where it is there

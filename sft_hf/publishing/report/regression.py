@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from sft_hf.core.run.record import RunRecord
 from sft_hf.publishing.numbers import count, decimal, interval, metric_name, metric_range, metric_value, rows
 from sft_hf.publishing.regression import is_regression, pairs, target_names
 from sft_hf.publishing.report.charts import bar_panel, scatter_panel
-from sft_hf.run_record import RunRecord
 
 MOST_POINTS = 1000  # of a scatter plot
 BARS = 20

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from sft_hf.core.recipe.yaml_files import write_yaml
+from sft_hf.core.run.record import RunRecord
 from sft_hf.publishing.names import source_name
 from sft_hf.publishing.numbers import interval, metric_name, metric_range, metric_value, percent, rows
 from sft_hf.publishing.public_recipe import public_recipe
@@ -13,8 +15,6 @@ from sft_hf.publishing.report import mistakes, regression, sections
 from sft_hf.publishing.report.charts import small_bar
 from sft_hf.publishing.report.headline import headline
 from sft_hf.publishing.report.pages import render
-from sft_hf.run_record import RunRecord
-from sft_hf.yaml_files import write_yaml
 
 if TYPE_CHECKING:
     from sft_hf.tasks.base import Shown

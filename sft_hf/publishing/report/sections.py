@@ -7,7 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from sft_hf.filesystem import human_bytes
+from sft_hf.core.filesystem import human_bytes
+from sft_hf.core.run.record import RunRecord
 from sft_hf.publishing.confidence import Calibration, confidence_sentences, measured_calibration
 from sft_hf.publishing.names import without_paths
 from sft_hf.publishing.numbers import (
@@ -24,7 +25,6 @@ from sft_hf.publishing.numbers import (
     rows,
 )
 from sft_hf.publishing.report.charts import Line, bar_panel, line_panel, reliability_panel
-from sft_hf.run_record import RunRecord
 
 MOST_LOG_LINES = 500  # of the log as a table
 MOST_LABELS = 30  # of a table before it goes on below a fold

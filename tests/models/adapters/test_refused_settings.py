@@ -9,10 +9,10 @@ import peft
 import pytest
 from adapted_models import LORA, PREFIX
 
-from sft_hf.errors import CheckpointError, RecipeError, UserError
-from sft_hf.inference import evaluate_run
-from sft_hf.models.adapter_settings import adapter_config
-from sft_hf.run import finetune
+from sft_hf.core.errors import CheckpointError, RecipeError, UserError
+from sft_hf.jobs.finetune import finetune
+from sft_hf.jobs.inference import evaluate_run
+from sft_hf.models.adapters.settings import adapter_config
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from small_runs import prepared
 from transformers import DynamicCache, pipeline
 
-from sft_hf.errors import RecipeError
-from sft_hf.inference import evaluate_run, open_trained, predict_inputs
-from sft_hf.run import finetune
+from sft_hf.core.errors import RecipeError
+from sft_hf.jobs.finetune import finetune
+from sft_hf.jobs.inference import evaluate_run, open_trained, predict_inputs
 
 
 def losses(run, model):

@@ -8,9 +8,9 @@ from adapted_models import opened_plainly
 from sentence_encoders import sentence_encoder
 from transformers import AutoTokenizer, BertForSequenceClassification
 
-from sft_hf.inference import predict_inputs
+from sft_hf.jobs.finetune import finetune
+from sft_hf.jobs.inference import predict_inputs
 from sft_hf.models.sentence_encoder import SentenceEncoderForSequenceClassification
-from sft_hf.run import finetune
 
 
 @pytest.mark.parametrize("peft", ["LORA", "IA3", "PROMPT_TUNING"])

@@ -15,11 +15,11 @@ from adapted_models import KINDS, LORA, PREFIX, answers, opened_plainly, plain_b
 from safetensors.torch import load_file
 from small_runs import interrupted_and_resumed, prepared, weights
 
-from sft_hf.data.batching import MicroBatch, Window
-from sft_hf.inference import evaluate_run
-from sft_hf.loop import TrainState
-from sft_hf.run import finetune
-from sft_hf.step import train_step
+from sft_hf.engine.batches import MicroBatch, Window
+from sft_hf.engine.loop import TrainState
+from sft_hf.engine.step import train_step
+from sft_hf.jobs.finetune import finetune
+from sft_hf.jobs.inference import evaluate_run
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "prefix", "frozen"])

@@ -11,9 +11,9 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from markdown_it import MarkdownIt
 
+from sft_hf.core.recipe.recipe import Recipe, validate_recipe
+from sft_hf.core.run.record import RunRecord
 from sft_hf.publishing.card.model_card import build_card
-from sft_hf.recipe import Recipe, validate_recipe
-from sft_hf.run_record import RunRecord
 
 TEXT, IMAGE, SPEECH = "text-classification", "image-classification", "automatic-speech-recognition"
 CANARY = "hf_" + "c4n4ry" * 5

@@ -16,12 +16,12 @@ from huggingface_hub.repocard import metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from publishing.card.card_records import CANARY, IMAGE, SPEECH, TEXT, parsed, snippet
 
-from sft_hf.inference import predict_inputs
+from sft_hf.core.recipe.recipe import validate_recipe
+from sft_hf.core.run.record import RunRecord, read_record
+from sft_hf.jobs.finetune import finetune
+from sft_hf.jobs.inference import predict_inputs
 from sft_hf.publishing.card.model_card import build_card
 from sft_hf.publishing.numbers import decimal, metric_value, percent
-from sft_hf.recipe import validate_recipe
-from sft_hf.run import finetune
-from sft_hf.run_record import RunRecord, read_record
 
 
 def run_snippet(card: str, replace: dict[str, str], capsys: Any) -> str:

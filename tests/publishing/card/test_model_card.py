@@ -23,9 +23,9 @@ from publishing.card.card_records import (
     snippet,
 )
 
+from sft_hf.core.run.record import RunRecord
 from sft_hf.publishing.numbers import percent
 from sft_hf.publishing.report.run_report import build_report
-from sft_hf.run_record import RunRecord
 
 
 def test_what_is_on_the_hub_is_named() -> None:
@@ -317,9 +317,9 @@ def test_a_secret_is_struck_out(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_word_vectors_need_an_import() -> None:
     recipe = recipe_of(task={"name": "text_classification", "embeddings": {}}, model={"name": "/x/glove.txt"})
     model = {"revision": None}
-    assert "import sft_hf.models.word_embeddings" in snippet(card_of(record_of(["a"], recipe=recipe, model=model)))
+    assert "import sft_hf.tasks.text.word_embeddings" in snippet(card_of(record_of(["a"], recipe=recipe, model=model)))
     other = record_of(["a"], model={"revision": "a" * 40, "type": "word_embeddings"})
-    assert "import sft_hf.models.word_embeddings" in snippet(card_of(other))
+    assert "import sft_hf.tasks.text.word_embeddings" in snippet(card_of(other))
     assert "import sft_hf" not in snippet(card_of(record_of(["a"])))
 
 

@@ -77,10 +77,10 @@ def _call(arguments: list[str]) -> int:
     """As the command line does it: one line for what its user can mend."""
     import huggingface_hub
 
-    from sft_hf import console
-    from sft_hf.errors import SftError
+    from sft_hf.core import console
+    from sft_hf.core.errors import SftError
+    from sft_hf.core.redaction import redact
     from sft_hf.publishing.hub.push import push
-    from sft_hf.redaction import redact
 
     console.set_up()
     huggingface_hub.constants.HF_HUB_DISABLE_XET = "WITH_XET" not in os.environ
@@ -155,9 +155,9 @@ def _serve() -> None:
 
     import sft_hf.cli
     import sft_hf.publishing.hub.push
-    import sft_hf.tasks.image_classification
-    import sft_hf.tasks.speech_recognition
-    import sft_hf.tasks.text_classification
+    import sft_hf.tasks.image.task
+    import sft_hf.tasks.speech.task
+    import sft_hf.tasks.text.task
 
     http.time = NoSleep()  # type: ignore[assignment]
     # commands.py runs what `sft_hf.cli.run` is.

@@ -26,8 +26,8 @@ QUICK = {"mixed_precision": "no", "num_threads": 1, "max_steps": 2, "per_device_
 
 
 def finetune(task: dict[str, Any], checkpoint: Path, data: Path, folder: Path, seed: int = 42, **others: Any) -> Path:
-    from sft_hf.recipe import validate_recipe
-    from sft_hf.run import finetune as run_finetune
+    from sft_hf.core.recipe.recipe import validate_recipe
+    from sft_hf.jobs.finetune import finetune as run_finetune
 
     sections: dict[str, Any] = {"model": {"name": str(checkpoint)}, "data": {"name": str(data)}, "train": QUICK}
     run_finetune(validate_recipe({"task": task, **sections, "seed": seed, "output_dir": str(folder), **others}))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sft_hf.errors import UserError
+from sft_hf.core.errors import UserError
 from sft_hf.publishing.hub.files import is_publishable, public_adapter_config, public_metrics, refuse_secrets
 
 

@@ -303,7 +303,7 @@ def test_who_may_not_is_told_why(hub, pusher, text_run):
 
 
 def test_offline_and_unreachable(text_run, tmp_path, monkeypatch):
-    from sft_hf.errors import UserError
+    from sft_hf.core.errors import UserError
     from sft_hf.publishing.hub.access import check_access
 
     monkeypatch.setenv("HF_TOKEN", ANN)

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from sft_hf.calibration import calibration_metrics
-from sft_hf.metrics import multi_label_metrics, single_label_metrics
+from sft_hf.core.recipe.recipe import Recipe, validate_recipe
+from sft_hf.core.run.record import RunRecord
 from sft_hf.publishing.report.pages import POLICY
 from sft_hf.publishing.report.run_report import worst_errors
-from sft_hf.recipe import Recipe, validate_recipe
-from sft_hf.run_record import RunRecord
 from sft_hf.tasks.base import Shown
-from sft_hf.word_errors import transcription_metrics
+from sft_hf.tasks.scoring.calibration import calibration_metrics
+from sft_hf.tasks.scoring.classification import multi_label_metrics, single_label_metrics
+from sft_hf.tasks.scoring.word_errors import transcription_metrics
 
 LABELS = ["sport", "money", "food"]
 SENTENCE = "freeze the amoebas and move them to the chemistry wing".split()

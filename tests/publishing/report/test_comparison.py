@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from publishing.report import report_records as records
 
-from sft_hf.errors import UserError
+from sft_hf.core.errors import UserError
 from sft_hf.publishing.report.comparison import build_comparison
 
 check, table = records.check, records.table

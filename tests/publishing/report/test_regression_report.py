@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from publishing.report.report_records import Page, common, overview, recipe, training_log
 
+from sft_hf.core.run.record import RunRecord
 from sft_hf.publishing.card.model_card import build_card
 from sft_hf.publishing.report.comparison import build_comparison
 from sft_hf.publishing.report.regression import _histogram
 from sft_hf.publishing.report.run_report import build_report, worst_errors
-from sft_hf.regression_metrics import regression_metrics
-from sft_hf.run_record import RunRecord
 from sft_hf.tasks.base import Shown
+from sft_hf.tasks.scoring.regression import regression_metrics
 
 TEXT, IMAGE = "text-classification", "image-classification"
 

@@ -1,1 +1,0 @@
-"""What a score is compared with: answers that need no fine-tuning, to the same rows; see `sft_hf.baselines.compare`."""

@@ -1,0 +1,97 @@
+"""What a person sees while a command runs: lines and progress bars on standard error, on one process only."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from sft_hf.core import signals as interruption
+from sft_hf.core.redaction import redact
+
+T = TypeVar("T")
+
+log = logging.getLogger("sft_hf")
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that speaks: rank 0, by what the launcher set."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+class _Console(logging.StreamHandler[Any]):
+    """Writes to the standard error of the moment, above a progress bar if there is one, and never a secret.
+
+    A run goes on when whoever read its log (head, a terminal) has gone.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        with suppress(BrokenPipeError):
+            tqdm.write(redact(self.format(record)), file=sys.stderr)
+
+
+def set_up(quiet: bool = False) -> None:
+    """Send what this package says to standard error: one bare line a message; nothing but warnings if `quiet`."""
+    if not any(isinstance(handler, _Console) for handler in log.handlers):
+        log.addHandler(_Console())
+        log.propagate = False
+    log.setLevel(logging.WARNING if quiet or not is_main_process() else logging.INFO)
+
+
+def show_log() -> None:
+    """Set up the log for a program or notebook that has not: Python shows nothing but warnings then.
+
+    Handlers or a level of this logger, or handlers of the root logger, are the program's own choice, and left alone;
+    but those of the root logger in a notebook, where the notebook has put them.
+    """
+    in_notebook = "ipykernel" in sys.modules
+    chosen = log.handlers or log.level != logging.NOTSET or (logging.root.handlers and not in_notebook)
+    if not chosen and not log.isEnabledFor(logging.INFO):
+        set_up()
+
+
+def is_quiet() -> bool:
+    """Whether only warnings and results are to be said."""
+    return not log.isEnabledFor(logging.INFO)
+
+
+def colours() -> bool | None:
+    """What click is told: False where NO_COLOR is set (see no-color.org), else None: colours on a terminal alone."""
+    return False if os.environ.get("NO_COLOR") else None
+
+
+def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Iterate with a bar that shows up after two seconds, and only on a terminal.
+
+    Raises Terminated between two items when a signal has asked the process to stop.
+    """
+    from tqdm import tqdm
+
+    with tqdm(items, desc=description, total=total, delay=2, leave=False, disable=_bars_off()) as bar:
+        for item in bar:
+            interruption.poll()
+            yield item
+
+
+def bar(description: str, total: int, initial: int = 0, unit: str = "step") -> Any:
+    """Return a tqdm bar of the training loop."""
+    from tqdm import tqdm
+
+    return tqdm(
+        desc=description,
+        total=total,
+        initial=initial,
+        unit=unit,
+        leave=False,
+        dynamic_ncols=True,
+        disable=_bars_off(),
+    )
+
+
+def _bars_off() -> bool:
+    return not sys.stderr.isatty() or is_quiet() or not is_main_process()

@@ -1,0 +1,142 @@
+"""Writing so that nothing is ever half there, and what the file system's errors mean."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sft_hf.core.errors import StorageError, did_you_mean
+from sft_hf.core.fail_points import reach
+
+# A full, failing or read-only disk: nothing that the recipe could put right.
+STORAGE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn a failure of the file system into StorageError (exit 74)."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
+    except Exception as error:  # safetensors wraps the operating system's error in an exception of its own
+        text = str(error)
+        if any(f"os error {code}" in text for code in STORAGE_ERRNOS):
+            raise StorageError(f"{path}: cannot be written: {text}") from error
+        raise
+
+
+def aside(target: Path) -> Path:
+    """Return the name under which `target` is written until it is whole."""
+    return target.with_name(f".{target.name}.tmp")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's content in one step: a reader, or a crash, sees the old text or the new."""
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(aside(path), "w", encoding="utf-8") as file:
+            file.write(text)
+            reach(path.name)
+            file.flush()
+            os.fsync(file.fileno())
+        reach(path.name)
+        os.replace(aside(path), path)
+        reach(path.name)
+        sync(path.parent)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Like `write_text`, for plain data."""
+    write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def committed_folder(target: Path) -> Iterator[Path]:
+    """Yield a folder to write into that becomes `target` in one rename, after every file is on the disk.
+
+    What stood at `target` before stays whole until then. Raises StorageError.
+    """
+    folder, old = aside(target), target.with_name(f".{target.name}.old")
+    with storage_errors(target):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        reach(target.name)
+        try:
+            yield folder
+            for path in [*sorted(folder.rglob("*")), folder]:
+                sync(path)
+                reach(target.name)
+            if target.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                os.rename(target, old)
+            os.rename(folder, target)
+            reach(target.name)
+            sync(target.parent)
+            reach(target.name)
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_bytes(path: Path) -> int:
+    """Return the room on the file system that `path`, which need not exist, is or will be on."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def human_bytes(count: float) -> str:
+    """`1.5 GB`, in powers of 1000 as disks are sold.
+
+    >>> human_bytes(1_530_000_000)
+    '1.5 GB'
+    """
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} bytes" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what writers that died have left in a folder, unfinished or replaced."""
+    for pattern in (".*.tmp", ".*.old"):
+        for path in folder.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def no_such_file(path: str | Path) -> str:
+    """What to say of a file that is not there: the nearest name in its folder, and what else the folder holds."""
+    if os.path.islink(path):
+        return f"is a link to {os.readlink(path)}, which is not there"
+    folder = Path(path).parent
+    if not folder.is_dir():
+        return f"there is no such file, nor is there such a folder ({folder})"
+    hint = did_you_mean(Path(path).name, sorted(os.listdir(folder)), listing="The folder holds")
+    return f"there is no such file; {hint if any(folder.iterdir()) else 'the folder is empty'}"

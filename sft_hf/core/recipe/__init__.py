@@ -1,0 +1,1 @@
+"""Recipes: YAML in, validated settings out."""

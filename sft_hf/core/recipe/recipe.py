@@ -1,0 +1,404 @@
+"""A recipe: what to train, on what, and how. YAML in, validated sections out, YAML back.
+
+The sections are in `sft_hf.core.recipe.sections`. A task's own settings live in its folder (see
+`sft_hf.core.recipe.registry`), and are validated there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    model_validator,
+)
+
+from sft_hf.core.errors import RecipeError, did_you_mean
+from sft_hf.core.recipe.registry import component_names, load_component
+from sft_hf.core.recipe.sections import (
+    CheckpointSection,
+    DataSection,
+    EvalSection,
+    ModelSection,
+    OptimSection,
+    Section,
+    TaskSettings,
+    TechniqueSettings,
+    TrainSection,
+)
+from sft_hf.core.recipe.yaml_files import check_plain, flatten, parse_value, read_yaml, write_yaml
+from sft_hf.core.redaction import redact
+
+
+def _validate_task(value: Any) -> Any:
+    if isinstance(value, str):
+        value = {"name": value}
+    if isinstance(value, dict):
+        name = value.get("name")
+        if not isinstance(name, str):
+            raise ValueError(f"task.name is missing; {did_you_mean('', component_names('tasks'))}")
+        try:
+            return load_component("tasks", name).Settings.model_validate(value)
+        except RecipeError as error:
+            raise ValueError(str(error)) from None
+    return value
+
+
+def _validate_techniques(value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    found = []
+    for place, item in enumerate(value):
+        item = {"name": item} if isinstance(item, str) else item
+        if not isinstance(item, dict):
+            found.append(item)
+            continue
+        name = item.get("name")
+        if not isinstance(name, str):
+            raise ValueError(f"number {place + 1} has no name; {did_you_mean('', component_names('techniques'))}")
+        try:
+            found.append(load_component("techniques", name).Settings.model_validate(item))
+        except RecipeError as error:
+            raise ValueError(str(error)) from None
+        except ValidationError as error:
+            raise ValueError(_about_settings(name, error)) from None
+    names = [settings.name for settings in found if isinstance(settings, TechniqueSettings)]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{twice[0]} stands there twice")
+    return found
+
+
+def _about_settings(name: str, error: ValidationError) -> str:
+    """Return a line on the first wrong setting of a technique."""
+    settings = load_component("techniques", name).Settings
+    problem = error.errors()[0]
+    key = ".".join(str(part)[:100] for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"{name}: {key}: unknown key; {did_you_mean(key, list(settings.model_fields), limit=40)}"
+    if problem["type"] == "missing":
+        return f"{name}: {key}: missing; {settings.model_fields[key].description}"
+    message = problem["msg"].removeprefix("Value error, ")
+    told = message if problem["type"] == "value_error" else f"{message[:1].lower()}{message[1:]}"
+    return f"{name}: {key or 'settings'}: {told}, not {problem['input']!r:.80}"
+
+
+def _check_peft(value: dict[str, Any]) -> dict[str, Any]:
+    """Only what needs no PEFT, which takes seconds to import: see `sft_hf.models.adapters.settings`."""
+    if value and not isinstance(value.get("peft_type"), str):
+        raise ValueError("peft_type is missing; give one of PEFT's names: LORA, IA3, PREFIX_TUNING, ...")
+    return value
+
+
+ABOUT_THE_RUN = frozenset(
+    "output_dir row_cache_gb report_to push_to_hub hub_model_id hub_private_repo hub_revision license".split()
+)
+"""Keys that change where things lie, and not what comes out: a run may be resumed with others."""
+
+
+class Recipe(Section):
+    """One run, whole."""
+
+    task: Annotated[SerializeAsAny[TaskSettings], BeforeValidator(_validate_task)] = Field(
+        description="The application scenario and its settings."
+    )
+    model: ModelSection = Field(description="The pretrained checkpoint.")
+    data: DataSection = Field(description="The labelled data.")
+    train: TrainSection = Field(default_factory=TrainSection, description="The loop.")
+    optim: OptimSection = Field(default_factory=OptimSection, description="Optimizer and learning-rate schedule.")
+    eval: EvalSection = Field(default_factory=EvalSection, description="Evaluation and model selection.")
+    checkpoint: CheckpointSection = Field(default_factory=CheckpointSection, description="Checkpoints.")
+    peft: Annotated[dict[str, Any], AfterValidator(_check_peft)] = Field(
+        default_factory=dict,
+        description="Parameter-efficient fine-tuning: peft_type (LORA, IA3, PREFIX_TUNING, ...) and the fields of "
+        "PEFT's config class by their own names; `use_dora: true` for DoRA. output: merged (default) or adapter: what "
+        "model/ holds; the folder adapter/ has the adapter always. Empty: train the whole model.",
+        examples=[{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["query", "value"]}],
+    )
+    techniques: Annotated[list[SerializeAsAny[TechniqueSettings]], BeforeValidator(_validate_techniques)] = Field(
+        default_factory=list,
+        description="Techniques that modify training, e.g. [{name: label_smoothing, smoothing: 0.1}]; "
+        "`sft-hf techniques` lists them with their settings.",
+    )
+    seed: int = Field(42, ge=0, lt=2**32, description="Seed of initial weights, data order and dropout.")
+    row_cache_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        10.0,
+        description="GB of tokens, and of speech features, that runs keep in ~/.cache/sft-hf; 0: none.",
+    )
+    output_dir: str | None = Field(None, description="The run folder; default: runs/NAME.")
+    report_to: list[Literal["tensorboard", "trackio", "wandb", "mlflow"]] = Field(
+        default_factory=list, description="Experiment trackers that hear of every line of log.jsonl."
+    )
+    push_to_hub: bool = Field(False, description="Push the finished run to the Hub; checked before training.")
+    hub_model_id: str | None = Field(
+        None, description="The repository (owner/name, or a name of your own); default: the run folder's name."
+    )
+    hub_private_repo: bool = Field(True, description="Make a new repository private.")
+    hub_revision: str | None = Field(
+        None, description="The branch to push to, made where it is missing; default: main."
+    )
+    license: str | None = Field(
+        None, description="License of the resulting model, for its card: a Hub identifier such as apache-2.0."
+    )
+
+    @model_validator(mode="after")
+    def _techniques_fit(self) -> Recipe:
+        for settings in self.techniques:
+            try:
+                load_component("techniques", settings.name).check_recipe(settings, self)
+            except RecipeError as error:
+                raise ValueError(str(error)) from None
+        return self
+
+    @model_validator(mode="after")
+    def _pooling_fits(self) -> Recipe:
+        if self.model.pooling != "auto" and self.task.name != "text_classification":
+            raise ValueError(f"model.pooling is for text_classification; {self.task.name} has no token vectors to pool")
+        return self
+
+    def to_yaml(self) -> str:
+        """Return the resolved recipe as YAML that loads back into an equal recipe."""
+        return write_yaml(self.model_dump(mode="json"))
+
+
+def recipe_folders() -> list[Path]:
+    """Return where recipes are looked for by name: ./recipes, then those that come with the package."""
+    package = Path(__file__).resolve().parents[2]
+    shipped = package / "recipes" if (package / "recipes").is_dir() else package.parent / "recipes"
+    return [folder for folder in dict.fromkeys((Path("recipes").resolve(), shipped)) if folder.is_dir()]
+
+
+def list_recipes() -> dict[str, Path]:
+    """Return the recipes that a name finds, name -> file; the first folder wins."""
+    found: dict[str, Path] = {}
+    for folder in recipe_folders():
+        for path in sorted(folder.glob("*.yaml")):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def find_recipe(name: str) -> Path:
+    """Return the file behind a recipe's name or path. Raises RecipeError with the names that exist."""
+    path = Path(os.path.expanduser(name))
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        if os.path.isfile(path):
+            return path
+        raise RecipeError(f"{name[:300]}: no such recipe file")
+    known = list_recipes()
+    if name in known:
+        return known[name]
+    raise RecipeError(f"no recipe is called {name!r}; {did_you_mean(name, known)}; or give a path to a YAML file")
+
+
+def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return `data` with each `dotted.key=VALUE` set; VALUE is text where the key takes text alone, else YAML.
+
+    Raises RecipeError for a malformed one.
+    """
+    result = dict(data)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        parts = key.strip().split(".")
+        if not equals or not all(parts):
+            raise RecipeError(f"{override[:80]!r}: an override is KEY=VALUE, e.g. optim.learning_rate=3e-5")
+        key = key[:100]
+        value = _override_value(text, f"override {key}", parts, data)
+        target = result
+        for depth, part in enumerate(parts[:-1]):
+            child = target.get(part)
+            if part == "task" and isinstance(child, str):
+                child = {"name": child}
+            if child is not None and not isinstance(child, dict):
+                raise RecipeError(
+                    f"override {key}: {'.'.join(parts[: depth + 1])} is {child!r:.80}, which has no keys inside"
+                )
+            target[part] = dict(child or {})
+            target = target[part]
+        if parts == ["task"] and isinstance(value, str):
+            value = {"name": value}
+        target[parts[-1]] = value
+    return result
+
+
+def _override_value(text: str, where: str, parts: Sequence[str], data: dict[str, Any]) -> Any:
+    """Return the value of an override. Read as YAML, the column `#1 String` would be a comment, and `001` a number."""
+    kinds = _kinds(parts, data)
+    plain = text.strip()
+    texts = list[str] in kinds or dict[str, str] in kinds
+    if str in kinds and not plain and (text or parts[-1] == "quote_char"):  # a tab or blank; or no quotes at all
+        return text
+    if (
+        str not in kinds
+        or not plain
+        or (plain in ("null", "~") and type(None) in kinds)
+        or (texts and plain[0] in "[{")
+    ):
+        return parse_value(text, where, texts=texts and plain not in ("", "null", "~"))
+    if plain[0] in "'\"":
+        try:
+            value = parse_value(text, where)
+            return value if isinstance(value, str) else plain
+        except RecipeError:
+            pass
+    return plain
+
+
+def _kinds(parts: Sequence[str], data: dict[str, Any]) -> set[Any]:
+    """Return the types that a key of a recipe takes; none for a key that is not there."""
+    try:
+        section = _section_class(parts[:-1], data)
+    except (RecipeError, KeyError, TypeError):
+        return set()
+    field = section.model_fields.get(parts[-1]) if section else None
+    if field is None:
+        return set()
+    annotation = field.annotation
+    return set(get_args(annotation)) if isinstance(annotation, UnionType) else {annotation}
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Load a recipe by name or path, with `KEY=VALUE` overrides applied before validation.
+
+    Local paths in it are made absolute, and `output_dir` is filled in, so that the saved recipe gives the same run from
+    any folder. A name in the file that starts with `./` and is not there in the working folder is looked for beside the
+    recipe, so that a recipe can bring its data along. Raises RecipeError naming the file and the dotted key.
+    """
+    path = find_recipe(name)
+    data = _find_beside(read_yaml(path), path.parent)
+    refuse_trust(data, str(path), allowed=any(override.startswith(f"{TRUST}=") for override in overrides))
+    recipe = validate_recipe(apply_overrides(data, overrides), str(path), overrides)
+    _refuse_secrets(recipe, str(path))
+    for section in (recipe.model, recipe.data):
+        local = os.path.expanduser(section.name)
+        if not section.name.startswith("pypi://") and os.path.exists(local):
+            section.name = os.path.realpath(local)
+    recipe.output_dir = os.path.realpath(os.path.expanduser(recipe.output_dir or f"runs/{path.stem}"))
+    return recipe
+
+
+TRUST = "model.trust_remote_code"
+
+
+def refuse_trust(data: dict[str, Any], where: str, *, allowed: bool) -> None:
+    """Raise RecipeError for a file that asks to run a checkpoint's code: files are passed on, and read by few."""
+    model = data.get("model")
+    if isinstance(model, dict) and model.get("trust_remote_code") not in (None, False) and not allowed:
+        raise RecipeError(
+            f"{where}: {TRUST}: code of a checkpoint is not run because a file says so; once you have read that code, "
+            f"allow it on the command line with {TRUST}=true"
+        )
+
+
+def _refuse_secrets(recipe: Recipe, where: str) -> None:
+    """A recipe is saved, and published with the model."""
+    for key, value in flatten(recipe.model_dump(mode="json")).items():
+        if isinstance(value, str) and redact(value) != value:
+            raise RecipeError(
+                f"{where}: {key}: holds a token or password; leave it in the environment, or `hf auth login`"
+            )
+
+
+def _find_beside(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a recipe file's content with `./` names that only exist in its own folder made absolute."""
+    result = dict(data)
+    for key in ("model", "data"):
+        section = data.get(key)
+        if not isinstance(section, dict):
+            continue
+        name = section.get("name")
+        if not isinstance(name, str) or not name.startswith("./"):
+            continue
+        if not os.path.exists(name) and os.path.exists(folder / name):
+            result[key] = {**section, "name": os.path.realpath(folder / name)}
+    return result
+
+
+def validate_recipe(data: dict[str, Any], where: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
+    """Return `data` (of file `where`, and of overrides) as a Recipe. Raises RecipeError about the first wrong key."""
+    try:
+        check_plain(data)
+    except ValueError as error:
+        raise RecipeError(f"{where}: {error}") from None
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        key, text = _first_problem(error, data)
+        if any(f"{key}.".startswith(override.partition("=")[0].strip() + ".") for override in overrides):
+            where = "command line"
+        raise RecipeError(f"{where}: {text}") from None
+
+
+def _first_problem(error: ValidationError, data: dict[str, Any]) -> tuple[str, str]:
+    """Return the key and the line about it."""
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    problem = problems[0]
+    # A task's settings are validated by a class of their own; pydantic then reports the inner location already joined.
+    location = [str(part)[:100] for part in problem["loc"]]
+    path = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        text = f"{path}: unknown key; {did_you_mean(location[-1], _valid_keys(location[:-1], data), limit=40)}"
+    elif problem["type"] == "missing":
+        text = f"{path}: missing; {_description(location) or 'it is required'}"
+    else:
+        message = problem["msg"].removeprefix("Value error, ")
+        text = (
+            f"{path}: {message[:1].lower()}{message[1:]}, not {problem['input']!r:.80}"
+            if problem["type"] != "value_error"
+            else f"{path}: {message}"
+        )
+    if problem["type"] == "list_type":
+        text += "; write it in brackets: [...]"
+    others = len(problems) - 1
+    return path, text + (f" (and {others} more)" if others else "")
+
+
+def _section_class(location: Sequence[str], data: dict[str, Any]) -> type[BaseModel] | None:
+    section: type[BaseModel] = Recipe
+    for depth, part in enumerate(location):
+        if not depth and part == "task":
+            task = data.get("task")
+            section = load_component("tasks", task if isinstance(task, str) else task["name"]).Settings  # type: ignore[index]
+            continue
+        annotation = section.model_fields[part].annotation if part in section.model_fields else None
+        kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+        inner = next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
+        if inner is None:
+            return None
+        section = inner
+    return section
+
+
+def _valid_keys(location: Sequence[str], data: dict[str, Any]) -> list[str]:
+    section = _section_class(location, data)
+    return list(section.model_fields) if section else []
+
+
+def _description(location: Sequence[str]) -> str:
+    section = _section_class(location[:-1], {}) if location[:1] != ["task"] else None
+    field = section.model_fields.get(location[-1]) if section else None
+    return field.description or "" if field else ""
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of a recipe, every task's settings included."""
+    schema = Recipe.model_json_schema()
+    tasks = []
+    for name in component_names("tasks"):
+        task = load_component("tasks", name).Settings.model_json_schema()
+        schema.setdefault("$defs", {}).update(task.pop("$defs", {}))
+        task["properties"]["name"] = {"const": name}
+        tasks.append(task)
+    schema["properties"]["task"] = {
+        "oneOf": tasks,
+        "description": schema["properties"]["task"]["description"],
+    }
+    schema["$defs"].pop("TaskSettings", None)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

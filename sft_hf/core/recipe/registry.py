@@ -1,0 +1,62 @@
+"""Find tasks and techniques by name: the file name is the registry.
+
+`name: mixup` in a recipe is the class `Mixup` in `sft_hf/techniques/*/mixup.py`; `name: text_classification` of a task
+is the class `TextClassification` in `sft_hf/tasks/text/task.py`.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sft_hf.core.errors import RecipeError, did_you_mean
+
+TASK_FOLDERS = {"image_classification": "image", "speech_recognition": "speech", "text_classification": "text"}
+
+
+@cache
+def _modules(kind: str) -> dict[str, str]:
+    """Return the module of each name of a kind, in the order of the names."""
+    if kind == "tasks":
+        return {name: f"sft_hf.tasks.{folder}.task" for name, folder in TASK_FOLDERS.items()}
+    package = Path(__file__).parents[2]
+    files = sorted((package / kind).glob("*/*.py"), key=lambda path: path.stem)
+    names = {path.stem: path for path in files if not path.stem.startswith("_")}
+    return {
+        name: ".".join(("sft_hf", *path.relative_to(package).with_suffix("").parts)) for name, path in names.items()
+    }
+
+
+def component_names(kind: str) -> list[str]:
+    """Return the names that a recipe may use for a kind of component ("tasks", "techniques"), sorted."""
+    return list(_modules(kind))
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Look for no garbage while heavy modules are imported: they make a million objects, all to stay.
+
+    Python would go through them again and again, which takes a quarter of the time.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def load_component(kind: str, name: str) -> Any:
+    """Return the class behind a name. Raises RecipeError with the valid names if there is none."""
+    known = component_names(kind)
+    if name not in known:
+        raise RecipeError(f"no {kind[:-1]} is called {name!r}; {did_you_mean(name, known)}")
+    with importing():
+        module = importlib.import_module(_modules(kind)[name])
+    return getattr(module, "".join(part.capitalize() for part in name.split("_")))

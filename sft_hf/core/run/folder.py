@@ -1,0 +1,207 @@
+"""The run folder: what stands where, and whose it is."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from sft_hf.core.errors import RunFolderError
+from sft_hf.core.filesystem import committed_folder, remove_leftovers, storage_errors, write_json, write_text
+from sft_hf.core.recipe.recipe import ABOUT_THE_RUN, Recipe, refuse_trust, validate_recipe
+from sft_hf.core.recipe.yaml_files import flatten, read_yaml
+from sft_hf.core.run.lock import LOCK, OWNER, RunLock
+
+# What a run writes; --overwrite removes these and nothing else.
+OWN_ENTRIES = (
+    *("recipe.yaml", "model", "metrics.json", "predictions.jsonl", "log.jsonl", "report.html"),
+    *("adapter", "checkpoints", "tensorboard"),
+)
+
+# What a run that was killed before its first line may have left; no reason to refuse the folder.
+LEFTOVERS = (LOCK, OWNER, ".recipe.yaml.tmp")
+
+REMEDY = "put it back, or train again (--overwrite; in Python: overwrite=True)"
+"""What to do where a part of a finished run is gone or broken: nothing but training writes it."""
+
+
+class RunFolder:
+    """Paths of a run, and the few rules of touching them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe_file = path / "recipe.yaml"
+        self.model = path / "model"
+        self.adapter = path / "adapter"
+        self.metrics_file = path / "metrics.json"
+        self.predictions_file = path / "predictions.jsonl"
+        self.log_file = path / "log.jsonl"
+        self.report_file = path / "report.html"
+        self.checkpoints = path / "checkpoints"
+        self.lock = RunLock(path)
+
+    def has_begun(self) -> bool:
+        """Whether a run has begun here: one killed before its first step may have left nothing."""
+        return self.recipe_file.is_file()
+
+    def refuse_if_taken(self, resume: bool | Literal["auto"], overwrite: bool) -> None:
+        """Raise RunFolderError if something is in the way; look only, touch nothing.
+
+        `resume` "auto": if a run has begun here.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunFolderError(f"{self.path}: is a file; output_dir has to be a folder")
+        if resume and overwrite:
+            raise RunFolderError(
+                "resuming continues a run and overwriting deletes it: give one of --resume, --auto-resume and "
+                "--overwrite (in Python: resume, overwrite)"
+            )
+        holds_run = any((self.path / name).exists() for name in OWN_ENTRIES)
+        if resume and self.has_begun():
+            return
+        if resume is True:
+            raise RunFolderError(
+                f"{self.path}: no run to resume here (no recipe.yaml); start it without --resume, or give "
+                '--auto-resume (in Python: resume="auto"), which starts a run where there is none'
+            )
+        if holds_run and not overwrite:
+            raise RunFolderError(
+                f"{self.path}: already holds a run; continue it with --resume (in Python: resume=True), replace it "
+                "with --overwrite (overwrite=True), or choose another folder with --output-dir (output_dir)"
+            )
+        if not holds_run and self.path.is_dir() and any(path.name not in LEFTOVERS for path in self.path.iterdir()):
+            raise RunFolderError(
+                f"{self.path}: is not empty and holds no run; choose another folder with --output-dir (the recipe's "
+                "output_dir)"
+            )
+
+    def refuse_other_recipe(self, recipe: Recipe) -> None:
+        """Raise RunFolderError if the run here was started with other settings; resuming it would be another run."""
+        old, new = (
+            flatten(
+                load_run_recipe(self.path, trust_remote_code=recipe.model.trust_remote_code).model_dump(mode="json")
+            ),
+            flatten(recipe.model_dump(mode="json")),
+        )
+        changed = [key for key in {**old, **new} if key not in ABOUT_THE_RUN and old.get(key) != new.get(key)]
+        if changed:
+            key = changed[0]
+            change = f"{key} was {old.get(key)!r} and is now {new.get(key)!r}"
+            raise RunFolderError(
+                f"{self.path}: cannot resume with another recipe: {change}"
+                + (f" (and {len(changed) - 1} more)" if len(changed) > 1 else "")
+                + "; resume with the run's own recipe.yaml, or start another run"
+            )
+
+    def finished(self) -> dict[str, Any] | None:
+        """Return the metrics of a run that is finished, None for one that is not. Raises RunFolderError."""
+        if not (self.metrics_file.is_file() and (self.model / "config.json").is_file()):
+            return None
+        try:
+            return json.loads(self.metrics_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{self.metrics_file}: cannot be read ({error}); {REMEDY}") from None
+
+    def refuse_unfinished(self) -> None:
+        """Raise RunFolderError for a run without metrics.json, which is written last."""
+        if not self.metrics_file.is_file():
+            raise RunFolderError(
+                f"{self.path}: the run is not finished (no metrics.json); continue it with --resume (resume=True)"
+            )
+
+    def start(self, recipe: Recipe, overwrite: bool) -> None:
+        """Take the lock, remove what an earlier run left here and write the resolved recipe.
+
+        Raises StorageError, and RunFolderError if another run has begun in the folder meanwhile.
+        """
+        with storage_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        self.lock.acquire()
+        self.refuse_if_taken(resume=False, overwrite=overwrite)
+        with storage_errors(self.path):
+            for name in OWN_ENTRIES:
+                entry = self.path / name
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink(missing_ok=True)
+        write_text(self.recipe_file, recipe.to_yaml())
+
+    def append_log(self, line: dict[str, Any]) -> None:
+        """Add a line to log.jsonl. Raises StorageError."""
+        clean = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in line.items()
+        }
+        with storage_errors(self.log_file), open(self.log_file, "a", encoding="utf-8") as file:
+            file.write(json.dumps(clean) + "\n")
+
+    def go_back_to(self, step: int, awaiting_evaluation: bool) -> None:
+        """Drop what dead runs left unfinished, and the log's lines from after `step`: each will be written once.
+
+        `awaiting_evaluation`: that of `step` itself will be made again. Raises StorageError.
+        """
+        remove_leftovers(self.path)
+        remove_leftovers(self.checkpoints)
+        if not self.log_file.is_file():
+            return
+        kept = []
+        for line in self.log_file.read_text(encoding="utf-8").splitlines():
+            try:
+                fields = json.loads(line)
+                evaluation = "loss" not in fields
+                if fields["step"] < step + (not (evaluation and awaiting_evaluation)):
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):
+                continue  # a line cut short by a crash
+        write_text(self.log_file, "".join(kept))
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """Return the lines of log.jsonl so far."""
+        return read_json_lines(self.log_file)
+
+    def write_results(
+        self,
+        save_model: Callable[[Path], None],
+        metrics: dict[str, Any],
+        predictions: list[dict[str, Any]],
+        report: str | None,
+    ) -> None:
+        """Write all that a run leaves and, last, metrics.json: a folder that has it is a finished run. StorageError."""
+        with committed_folder(self.model) as aside:
+            save_model(aside)
+        write_text(self.predictions_file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions))
+        if report is not None:
+            write_text(self.report_file, report)
+        write_json(self.metrics_file, metrics)
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a file with one a line; none of a file that is not there. Raises OSError, ValueError."""
+    if not path.is_file():
+        return []
+    # Not str.splitlines, which also cuts at U+0085, U+2028 and U+2029: labels and texts may hold these.
+    with open(path, encoding="utf-8", newline="\n") as file:
+        return [json.loads(line) for line in file]
+
+
+def open_run(path: str | Path) -> RunFolder:
+    """Return the folder of a finished run. Raises RunFolderError for anything else."""
+    folder = RunFolder(Path(path).expanduser())
+    if not folder.path.is_dir():
+        raise RunFolderError(f"{path}: no such run folder")
+    if not folder.recipe_file.is_file():
+        raise RunFolderError(f"{path}: is no run folder (it has no recipe.yaml)")
+    if not (folder.model / "config.json").is_file():
+        raise RunFolderError(f"{path}: the run has no model yet; continue it with: sft-hf finetune ... --resume")
+    return folder
+
+
+def load_run_recipe(path: Path, *, trust_remote_code: bool = False) -> Recipe:
+    """Return the recipe of a run. Raises RecipeError, also where it runs a checkpoint's code unallowed."""
+    file = path / "recipe.yaml"
+    data = read_yaml(file)
+    refuse_trust(data, str(file), allowed=trust_remote_code)
+    return validate_recipe(data, str(file))

@@ -1,0 +1,72 @@
+"""What a run has to tell, in one piece: recipe, metrics, predictions and log, as its folder holds them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sft_hf.core.errors import RunFolderError
+from sft_hf.core.recipe.recipe import Recipe
+from sft_hf.core.run.folder import REMEDY, load_run_recipe, open_run, read_json_lines
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A finished run on paper: what model cards and reports are made of.
+
+    `metrics` is metrics.json; `predictions` the rows of predictions.jsonl, of the split that was scored last: none for
+    a test without labels, whose predictions cannot be right or wrong; `log` the lines of log.jsonl: those of training
+    have a `loss`, those of evaluations `eval_loss`.
+    """
+
+    name: str
+    recipe: Recipe
+    metrics: dict[str, Any]
+    predictions: list[dict[str, Any]]
+    log: list[dict[str, Any]]
+
+    @property
+    def split(self) -> str:
+        """The split that the headline is about: test, or validation where there is no test."""
+        return "test" if "test" in self.metrics else "validation"
+
+    @property
+    def unlabelled_test(self) -> bool:
+        """Whether there is a test split, without labels: it was predicted, and not scored."""
+        splits = (self.metrics.get("data") or {}).get("splits") or {}
+        return bool((splits.get("test") or {}).get("unlabelled"))
+
+    @property
+    def primary(self) -> str:
+        """The name of the metric that the headline is about."""
+        return str(self.metrics["primary_metric"])
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """The metrics of `split`; empty for a run without any split to score."""
+        return dict(self.metrics.get(self.split, {}))
+
+
+def read_record(path: str | Path, *, trust_remote_code: bool = False) -> RunRecord:
+    """Read the record of a finished run. Raises RunFolderError, RecipeError."""
+    folder = open_run(path)
+    folder.refuse_unfinished()
+    recipe = load_run_recipe(folder.path, trust_remote_code=trust_remote_code)
+    metrics = _whole(folder.metrics_file, lambda file: json.loads(file.read_text(encoding="utf-8")))
+    predictions, log = (_whole(file, read_json_lines) for file in (folder.predictions_file, folder.log_file))
+    return RunRecord(folder.path.resolve().name, recipe, metrics, with_references(predictions), log)
+
+
+def with_references(predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of predictions.jsonl that can be right or wrong."""
+    return [row for row in predictions if "reference" in row]
+
+
+def _whole(file: Path, read: Callable[[Path], Any]) -> Any:
+    try:
+        return read(file)
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{file}: cannot be read ({error}); {REMEDY}") from None

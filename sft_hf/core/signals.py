@@ -1,0 +1,80 @@
+"""SIGTERM and SIGINT as a wish that is noted at once and met at the next safe place.
+
+A handler that raised would do so in the middle of anything, a save included. Here it only sets a flag; whatever takes
+long asks for it: preparation and evaluation by `poll`, the training loop by `requested`, so that it can save first.
+A second SIGINT ends the process at once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sft_hf.core.errors import Terminated
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+_received: signal.Signals | None = None
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Note signals instead of dying of them, until the end of the block; outside the main thread, do nothing.
+
+    Raises KeyboardInterrupt where SIGINT has ended the block with Terminated, which is its cause: what calls this in a
+    loop, as a sweep does, and goes on after errors, has to stop, too.
+    """
+    global _received
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _received = None
+    before = {number: signal.signal(number, _note) for number in SIGNALS}
+    try:
+        yield
+    except Terminated as error:
+        if _received != signal.SIGINT:
+            raise
+        raise KeyboardInterrupt(str(error)) from error
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _received = None
+
+
+def _note(number: int, frame: Any) -> None:
+    global _received
+    if _received is not None and number == signal.SIGINT:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    _received = signal.Signals(number)
+    # Not through logging: the signal may have come while its lock was held.
+    os.write(2, f"\n{_received.name}: stopping at the next safe place (SIGINT again: at once)\n".encode())
+
+
+def requested() -> bool:
+    """Whether the process was asked to stop."""
+    return _received is not None
+
+
+def poll() -> None:
+    """Raise Terminated if the process was asked to stop."""
+    if _received is not None:
+        raise Terminated(f"stopped by {_received.name}")
+
+
+def end_with_launcher() -> None:
+    """Have SIGTERM sent to this process when its parent dies (Linux).
+
+    `accelerate launch` passes no SIGTERM on to the one process that it starts: asked to stop, it would leave the
+    training behind, running. Only for a process that a launcher started: a shell may end before its jobs.
+    """
+    if sys.platform == "linux":
+        parent_death_signal = 1  # PR_SET_PDEATHSIG, linux/prctl.h
+        ctypes.CDLL(None).prctl(parent_death_signal, int(signal.SIGTERM), 0, 0, 0)

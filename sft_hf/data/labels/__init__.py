@@ -1,0 +1,1 @@
+"""Labels and regression targets: reading cells, naming classes, numbering rows."""

@@ -1,0 +1,1 @@
+"""From a path, a folder or a Hub id to splits of rows."""

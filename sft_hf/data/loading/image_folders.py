@@ -1,0 +1,343 @@
+"""Folders of pictures: which files are pictures, and which folders are splits and classes.
+
+    train/cat/1.jpg                    cat/1.jpg                                train/1.jpg  train/1.cls
+    train/dog/2.jpg        or          dog/2.jpg  (held-out splits)     or      train/2.jpg  train/2.json
+    test/cat/3.jpg                                                              (WebDataset; see `sidecars`)
+
+A class is called like its folder. A file is a picture if the reader opens it: known endings are trusted, others are
+looked into. Test pictures that lie in no class folder are unlabelled: their label is None.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sft_hf.core.errors import DataError, first_few
+from sft_hf.data.loading import sidecars
+from sft_hf.data.loading.split_names import find_split
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif"),
+    *(".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".ico", ".tga", ".svg", ".svgz"),
+)
+"""Endings that are taken for pictures without a look into the file. SVG is one of them, to be refused by name."""
+
+SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
+SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
+
+LOOK_AT = 50  # files of a folder that tell what it holds
+
+_DIGITS = re.compile(r"([0-9]+)")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files below a folder, at any depth; each list is sorted by path."""
+
+    pictures: list[Path] = field(default_factory=list)
+    others: list[Path] = field(default_factory=list)
+    system: list[Path] = field(default_factory=list)
+    """What systems leave behind (Thumbs.db, ._1.jpg), and hidden files."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the pictures of each split are: {split: folder}, with "" for one folder without splits."""
+
+    splits: dict[str, Path]
+    notes: list[str] = field(default_factory=list)
+
+
+class _Folder:
+    """A folder, and what is known of its pictures."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.name = path, path.name
+
+    @cached_property
+    def folders(self) -> list[_Folder]:
+        return [_Folder(path) for path in subfolders(self.path)]
+
+    @cached_property
+    def pictures(self) -> list[Path]:
+        """Some of those in the folder itself; of files with unknown endings no more than `LOOK_AT` are looked into."""
+        with os.scandir(self.path) as entries:
+            names = sorted(entry.name for entry in entries if not _is_system_file(entry.name) and entry.is_file())
+        known = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+        chosen = known or [name for name in names[:LOOK_AT] if _is_picture(self.path / name)]
+        return [self.path / name for name in chosen[:LOOK_AT]]
+
+    @cached_property
+    def holds_pictures(self) -> bool:
+        return bool(self.pictures) or any(folder.holds_pictures for folder in self.folders)
+
+    @cached_property
+    def has_classes(self) -> bool:
+        return any(folder.holds_pictures for folder in self.folders)
+
+    @cached_property
+    def has_labels_beside(self) -> bool:
+        shard = re.compile(re.escape(self.name) + r"[-_.]?\d[-\w]*")
+        shards = self.folders if all(shard.fullmatch(folder.name) for folder in self.folders) else []
+        return any(sidecars.has_labels(folder.pictures) for folder in (self, *shards))
+
+    @property
+    def is_labelled(self) -> bool:
+        return self.has_classes or self.has_labels_beside
+
+    @property
+    def is_flat(self) -> bool:
+        return bool(self.pictures) and not self.is_labelled
+
+
+def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the pictures below a folder, and the other files that are not the system's."""
+    listing = list_pictures(folder)
+    return listing.pictures, listing.others
+
+
+def list_pictures(folder: Path, deep: bool = True) -> Listing:
+    """Return the files below a folder by kind, or only those in it.
+
+    Hidden folders and those of the system are passed over, links to folders followed, a circle of links not.
+    """
+    found = Listing()
+    seen: set[str] = set()
+    for top, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(top)
+        visit = deep and real not in seen
+        folders[:] = sorted(name for name in folders if not _is_system_folder(name)) if visit else []
+        if real in seen:
+            continue
+        seen.add(real)
+        for name in files:
+            path = Path(top, name)
+            kind = found.system if _is_system_file(name) else found.pictures if _is_picture(path) else found.others
+            kind.append(path)
+    return Listing(*(sorted(paths, key=_parts) for paths in (found.pictures, found.others, found.system)))
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Return the folders in a folder, sorted, without hidden ones and those of the system."""
+    with os.scandir(folder) as entries:
+        return sorted(Path(entry) for entry in entries if not _is_system_folder(entry.name) and entry.is_dir())
+
+
+def image_layout(folder: Path, train_split: str, split_names: Collection[str]) -> Layout | None:
+    """Return the splits of a folder of pictures; None if no class can be told from folders or files.
+
+    A folder called like one of `split_names` is a split; but one whose pictures are in no class folders, beside other
+    folders of pictures, is a class that happens to be called so. Raises DataError where both could be meant.
+    """
+    root, notes = _unwrapped(_Folder(folder), split_names)
+    called = [child for child in root.folders if child.name in split_names]
+    classes = [child for child in root.folders if child.name not in split_names and child.holds_pictures]
+    if called and classes and not any(child.is_labelled for child in called):
+        if any(child.name not in (train_split, "train") and _may_be_unlabelled(child) for child in called):
+            raise DataError(
+                f"{root.path}: test could be a class, like {classes[0].name}, or pictures without labels; rename it if "
+                "it is a class, else move the classes into a folder called train"
+            )
+        names = first_few([child.name for child in called], 3)
+        notes.append(f"{root.path}: {names} is read as a class, since it has no class folders, like {classes[0].name}")
+        return Layout({"": root.path}, notes)
+    if called:
+        known = {child.name: child for child in root.folders}
+        train = find_split(train_split, known)
+        if train is not None and not known[train].is_labelled:
+            return None
+        found = {name: child.path for name, child in known.items()}
+        if train is not None and len(known[train].folders) == 1:  # seg_train/seg_train/<class>
+            inner = {name: _unwrapped(child, ()) for name, child in known.items()}
+            found = {name: child.path for name, (child, _) in inner.items()}
+            notes += [note for _, said in inner.values() for note in said]
+        return Layout(found, notes)
+    if root.has_labels_beside and not classes:
+        return Layout({"": root.path}, notes)
+    if not classes:
+        return None
+    if not any(child.pictures for child in classes):
+        names = ", ".join(child.name for child in classes[:5])
+        raise DataError(
+            f"{root.path}: the images lie two folders deep, so {names} could be splits or classes; name the folder of "
+            "training images by data.train_split, or data.name the folder that holds the classes"
+        )
+    return Layout({"": root.path}, notes)
+
+
+def one_flat_folder(folder: Path) -> bool:
+    """Whether all pictures are in one folder without folders of pictures: it is no class, there would be no other."""
+    holding = [child for child in _Folder(folder).folders if child.holds_pictures]
+    return len(holding) == 1 and not holding[0].has_classes
+
+
+def _may_be_unlabelled(folder: _Folder) -> bool:
+    return folder.name.lower().startswith("test")
+
+
+def _unwrapped(root: _Folder, split_names: Collection[str]) -> tuple[_Folder, list[str]]:
+    """Pass folders that hold nothing but one folder, which is no split: archives are often made so."""
+    outer = root
+    while len(root.folders) == 1 and not root.pictures:
+        (only,) = root.folders
+        if only.name in split_names or not only.has_classes:
+            break
+        root = only
+    return root, [f"{outer.path}: read from {root.path.relative_to(outer.path)} in it"] if root is not outer else []
+
+
+def refuse_flat(folder: Path, tables: Sequence[str] = ()) -> None:
+    """Raise DataError for a folder that holds pictures of which no class can be told; `tables` are those beside."""
+    pictures = list_pictures(folder).pictures
+    if pictures:
+        beside = f" ({first_few(tables, 3)})" if tables else ""
+        raise DataError(
+            f"{folder}: holds images ({pictures[0].relative_to(folder)}), but not in one folder per class; lay it out "
+            f"as <class>/*.jpg or train/<class>/*.jpg, or name the table of paths{beside} by data.data_files"
+        )
+
+
+def read_image_folder(
+    folder: Path, image_column: str, label_column: str, classes: Collection[str] | None = None
+) -> tuple[Dataset, list[str]]:
+    """Return the pictures of a split as rows of a path and a class, and notes on what was left out.
+
+    Rows are sorted by path; classes are in natural order (class2 before class10) and in Unicode's form NFC.
+
+    Args:
+        folder: of the split.
+        image_column: the name of the column of paths.
+        label_column: the name of the column of classes.
+        classes: those of train, where the split may be unlabelled; then pictures in no class folder, or all in one
+            that is called like no class, have no label (None).
+
+    Raises DataError where there are no pictures in class folders.
+    """
+    root = _Folder(folder)
+    if root.has_labels_beside:
+        listing = list_pictures(folder)
+        table, notes = sidecars.read(folder, listing.pictures, image_column, label_column)
+        others = [path for path in listing.others if not sidecars.is_sidecar(path)]
+        return table, notes + _left_out(folder, [], others, listing.system)
+    holding = [child for child in root.folders if child.holds_pictures]
+    unlabelled = not holding or (len(holding) == 1 and _nfc(holding[0].name) not in (classes or ()))
+    if classes is not None and unlabelled and root.holds_pictures:
+        return _read_unlabelled(folder, image_column, label_column)
+    return _read_classes(root, image_column, label_column)
+
+
+def _read_unlabelled(folder: Path, image_column: str, label_column: str) -> tuple[Dataset, list[str]]:
+    from datasets import Dataset, Features, Value
+
+    listing = list_pictures(folder)
+    rows = {image_column: [str(path) for path in listing.pictures], label_column: [None] * len(listing.pictures)}
+    table = Dataset.from_dict(rows, Features({image_column: Value("string"), label_column: Value("string")}))
+    note = f"{folder}: {len(listing.pictures)} pictures in no folder of a class: they have no labels"
+    return table, [note, *_left_out(folder, [], listing.others, listing.system)]
+
+
+def _read_classes(root: _Folder, image_column: str, label_column: str) -> tuple[Dataset, list[str]]:
+    from datasets import ClassLabel, Dataset, Features, Value  # half a second, which `predict` need not wait for
+
+    paths: list[Path] = []
+    labels: list[str] = []
+    empty: list[str] = []
+    direct = list_pictures(root.path, deep=False)
+    others, system = list(direct.others), list(direct.system)
+    for child in root.folders:
+        listing = list_pictures(child.path)
+        others += listing.others
+        system += listing.system
+        paths += listing.pictures
+        labels += [_nfc(child.name)] * len(listing.pictures)
+        empty += [] if listing.pictures else [child.name]
+    if not paths:
+        raise DataError(
+            f"{root.path}: no images in folders named after their classes; move them into such folders, or leave the "
+            "split out (data.validation_split: null holds one out of train)"
+        )
+    names = sorted(set(labels), key=natural_key)
+    # Sorted by path, not class by class: "b" and "B" or "2" and "10" stand in another order there.
+    order = sorted(range(len(paths)), key=lambda row: _parts(paths[row]))
+    numbers = {name: number for number, name in enumerate(names)}
+    features = Features({image_column: Value("string"), label_column: ClassLabel(names=names)})
+    columns = {image_column: [str(paths[row]) for row in order], label_column: [numbers[labels[row]] for row in order]}
+    notes = _left_out(root.path, empty, others, system, direct.pictures)
+    return Dataset.from_dict(columns, features), notes + _merged(root)
+
+
+def natural_key(name: str) -> list[Any]:
+    """Sort key that puts numbers by value: "2" before "10", "class2" before "class10"."""
+    parts = _DIGITS.split(name)
+    return [[(int(part), part) if index % 2 else (part.lower(), part) for index, part in enumerate(parts)], name]
+
+
+def _merged(root: _Folder) -> list[str]:
+    """Notes on folders that are one class, because their names differ in Unicode's form alone."""
+    names: dict[str, int] = {}
+    for child in root.folders:
+        names[_nfc(child.name)] = names.get(_nfc(child.name), 0) + 1
+    same = "folders whose names differ only in Unicode's form (NFC, NFD) are one class"
+    return [f"{root.path}: {name}: {count} {same}" for name, count in names.items() if count > 1]
+
+
+def _left_out(
+    folder: Path,
+    empty: Sequence[str],
+    others: Sequence[Path],
+    system: Sequence[Path],
+    loose: Sequence[Path] = (),
+) -> list[str]:
+    def listed(paths: Sequence[Path]) -> str:
+        return first_few([str(path.relative_to(folder)) for path in paths], 10)
+
+    notes = []
+    if empty:
+        notes.append(f"{folder}: no class, because without images: {first_few(empty, 10)}")
+    if loose:
+        notes.append(f"{folder}: {len(loose)} image(s) left out, because in no class folder: {listed(loose)}")
+    if others:
+        notes.append(f"{folder}: {len(others)} file(s) left out, because they are not pictures: {listed(others)}")
+    if system:
+        notes.append(f"{folder}: {len(system)} hidden or system file(s) left out: {listed(system)}")
+    return notes
+
+
+def _parts(path: Path) -> list[str]:
+    """As paths are ordered, which they do slowly themselves."""
+    return str(path).split(os.sep)
+
+
+def is_system_path(path: Path) -> bool:
+    """Whether a file is one that systems leave behind, or is in a folder of such files."""
+    return _is_system_file(path.name) or any(_is_system_folder(part) for part in path.parts[:-1])
+
+
+def _is_system_file(name: str) -> bool:
+    return name.startswith(".") or name.lower() in SYSTEM_FILES
+
+
+def _is_system_folder(name: str) -> bool:
+    return name.startswith(".") or name in SYSTEM_FOLDERS
+
+
+def _is_picture(path: Path) -> bool:
+    if path.name.lower().endswith(IMAGE_SUFFIXES):
+        return True
+    from sft_hf.data.loading.image_formats import is_picture  # with Pillow, which only unknown endings need
+
+    return is_picture(path)
+
+
+def _nfc(name: str) -> str:
+    return unicodedata.normalize("NFC", name)

@@ -1,0 +1,77 @@
+"""Rows of texts that cannot be used: an empty text, or a value that is not text."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from sft_hf.data.columns import column_values
+from sft_hf.data.tables.bad_rows import BadRows
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+log = logging.getLogger("sft_hf")
+
+
+def text_problem(value: Any) -> str | None:
+    """Return what is wrong with a value that should be a text, None for nothing."""
+    if isinstance(value, str) and value.strip():
+        return None
+    if value is None or isinstance(value, str):
+        return "is empty; remove the row or fill it in"
+    return (
+        f"holds {str(value)[:40]!r} ({type(value).__name__}), which is no text; choose another column, or write the "
+        "values as text"
+    )
+
+
+def check_texts(dataset: Dataset, columns: Sequence[str], where: str) -> None:
+    """Check that every row holds text in these columns.
+
+    Raises DataError naming the first row that does not, and how many there are.
+    """
+    bad, _ = _bad_rows(dataset, columns, where, skip=False)
+    bad.finish([])
+
+
+def leave_out_bad_rows(dataset: Dataset, columns: Sequence[str], where: str, notes: list[str]) -> Dataset:
+    """Return the rows that hold text in all of `columns`; `notes` receives a line that counts and lists the others."""
+    bad, rows = _bad_rows(dataset, columns, where, skip=True)
+    bad.finish(notes)
+    return dataset.select(rows) if bad else dataset
+
+
+def leave_out_of_stream(stream: IterableDataset, columns: Sequence[str], where: str) -> IterableDataset:
+    """Do the same for a stream; how many rows were left out is logged while it is read, ever more rarely."""
+    count = 0
+
+    def usable(row: dict[str, Any]) -> bool:
+        nonlocal count
+        if not any(text_problem(row.get(name)) for name in columns):
+            return True
+        count += 1
+        if count in (1, 10, 100) or count % 1000 == 0:
+            log.warning("%s: %d rows without a text skipped so far (data.on_bad_row)", where, count)
+        return False
+
+    return stream.filter(usable)
+
+
+def _bad_rows(dataset: Dataset, columns: Sequence[str], where: str, skip: bool) -> tuple[BadRows, list[int]]:
+    """Return what is wrong with rows, which are numbered as in their source, and the positions of the others."""
+    bad = BadRows(where, skip, between=" ")
+    numbered = "row_id" in dataset.column_names
+    numbers = column_values(dataset, "row_id") if numbered else iter(range(len(dataset)))
+    texts = zip(*(column_values(dataset, name) for name in columns), strict=True)
+    good = []
+    for position, (number, values) in enumerate(zip(numbers, texts, strict=True)):
+        problems = ((name, text_problem(value)) for name, value in zip(columns, values, strict=True))
+        problem = next((f"column {name!r} {problem}" for name, problem in problems if problem), None)
+        if problem is None:
+            good.append(position)
+        else:
+            bad.add(f"row {number}: {problem}")
+    bad.total = len(good)
+    return bad, good

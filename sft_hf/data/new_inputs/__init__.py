@@ -1,0 +1,1 @@
+"""What `predict` is given: texts, files, folders, tables."""

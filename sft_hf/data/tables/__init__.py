@@ -1,0 +1,1 @@
+"""Reading tables: encodings, quoting, JSON, workbooks, archives."""

@@ -1,0 +1,61 @@
+"""From JSON values to columns of one type each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+
+from sft_hf.core.errors import DataError
+from sft_hf.data.tables.table import Batch, Table, one_line
+
+
+def json_table(table: Table, batches: Iterable[Batch]) -> pa.Table:
+    """Return batches as one table. Raises DataError for a wanted column whose values are not of one kind."""
+    # All values of a column at once: the first batch alone may hold only integers, or only nulls.
+    values: Batch = {}
+    count = 0
+    for batch in batches:
+        size = len(next(iter(batch.values()), []))
+        for name, column in batch.items():
+            values.setdefault(name, [None] * count).extend(column)  # a key may be new here
+        count += size
+        for name, held in values.items():
+            if name not in batch:
+                held.extend([None] * size)
+    arrays = {}
+    for name in list(values):
+        column = values.pop(name)  # frees the Python values column by column
+        try:
+            arrays[name] = _json_array(column)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            if table.keep is not None and name not in table.keep:
+                table.notes.append(f"{table.path.name}: column {name!r} is left out, because it mixes kinds of values")
+                continue
+            raise DataError(
+                f"{table.path}: column {name!r} mixes kinds of values ({_odd_rows(column) or one_line(error)}); write "
+                "them all the same way"
+            ) from error
+    return pa.table(arrays)
+
+
+def _json_array(column: list[Any]) -> pa.Array:
+    try:
+        return pa.array(column)
+    except (pa.ArrowException, TypeError):
+        # Python writes a missing text as NaN, too.
+        if not any(isinstance(value, float) and math.isnan(value) for value in column):
+            raise
+        return pa.array([None if isinstance(value, float) and math.isnan(value) else value for value in column])
+
+
+def _odd_rows(column: list[Any]) -> str:
+    """Name the first row of a column, and the first whose value is of another type."""
+    kinds = {"str": "text", "bool": "true or false", "int": "a number", "float": "a number", "list": "a list"}
+    seen: dict[str, int] = {}
+    for row, value in enumerate(column):
+        if value is not None:
+            seen.setdefault(kinds.get(type(value).__name__, "an object"), row)
+    return ", ".join(f"row {row} holds {kind}" for kind, row in list(seen.items())[:2]) if len(seen) > 1 else ""

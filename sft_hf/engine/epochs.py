@@ -1,0 +1,132 @@
+"""Where the loop's epochs come from: a set that is all there, or a stream read one buffer at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from datasets import Dataset, Features, Value
+
+from sft_hf.core.errors import DataError
+from sft_hf.data.loading.roles import ROW_ID
+from sft_hf.engine.batches import Window, plan_epoch
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
+    from sft_hf.data.examples import Examples
+
+
+@dataclass(frozen=True)
+class BatchSizes:
+    """How rows are cut into batches; see `sft_hf.engine.batches.plan_epoch`."""
+
+    batch_size: int
+    accumulation: int
+    world_size: int
+    seed: int
+    group_by_length: bool
+
+    def plan(self, lengths: np.ndarray, epoch: int) -> list[Window]:
+        """Return the plan of an epoch over rows of these lengths."""
+        return plan_epoch(
+            lengths if self.group_by_length else np.ones_like(lengths),
+            batch_size=self.batch_size,
+            accumulation=self.accumulation,
+            world_size=self.world_size,
+            seed=self.seed,
+            epoch=epoch,
+            group_by_length=self.group_by_length,
+        )
+
+
+Changed = Callable[["Examples", int], Sequence[dict[str, Any]]]
+"""The rows of an epoch as training is to see them, given its number."""
+
+
+class WholeSet:
+    """All rows are prepared before training; an epoch is one pass.
+
+    `changed` and `sampled` are what techniques do to an epoch: other features, and other rows (their indices; None:
+    each row once).
+    """
+
+    changed: Changed | None = None
+    sampled: Callable[[Examples, int], np.ndarray | None] | None = None
+
+    def __init__(self, examples: Examples, sizes: BatchSizes) -> None:
+        self.examples = examples
+        self.sizes = sizes
+        self.steps_per_epoch = len(sizes.plan(examples.lengths, 0))
+
+    def epoch(self, index: int) -> tuple[Examples, list[Window]]:
+        """See `sft_hf.engine.loop.TrainingData`."""
+        rows = self.sampled(self.examples, index) if self.sampled else None
+        if rows is None:
+            plan = self.sizes.plan(self.examples.lengths, index)
+        else:
+            plan = [window.of(rows) for window in self.sizes.plan(self.examples.lengths[rows], index)]
+        return _seen(self.examples, index, self.changed), plan
+
+
+def _seen(examples: Examples, epoch: int, changed: Changed | None) -> Examples:
+    view = examples.view("train", epoch)
+    return view if changed is None else replace(view, features=changed(view, epoch))
+
+
+class Stream:
+    """A streamed set: an "epoch" of the loop is one buffer of rows, read, shuffled and length-bucketed together.
+
+    When the stream ends it starts again from its first row. Going back to buffer `n` after a restart reads the `n`
+    buffers before it once more: a stream has no other way.
+    """
+
+    changed: Changed | None = None
+
+    def __init__(
+        self,
+        stream: IterableDataset,
+        buffer_size: int,
+        prepare: Callable[[Dataset], Examples],
+        sizes: BatchSizes,
+        where: str,
+    ) -> None:
+        self.stream, self.buffer_size, self.prepare, self.sizes, self.where = (
+            stream,
+            buffer_size,
+            prepare,
+            sizes,
+            where,
+        )
+        self._rows: Iterator[dict[str, Any]] = iter(())
+        self._next = 0
+        self._read = 0
+
+    def epoch(self, index: int) -> tuple[Examples, list[Window]]:
+        """See `sft_hf.engine.loop.TrainingData`. Raises DataError for an empty stream."""
+        if index < self._next:
+            self._rows, self._next, self._read = iter(()), 0, 0
+        while True:
+            rows = self._take()
+            self._next += 1
+            if self._next == index + 1:
+                features = self.stream.features  # with the names of class labels, which plain rows have lost
+                if features is not None:
+                    features = Features({**features, ROW_ID: Value("int64")})
+                examples = _seen(self.prepare(Dataset.from_list(rows, features)), index, self.changed)
+                return examples, self.sizes.plan(examples.lengths, index)
+
+    def _take(self) -> list[dict[str, Any]]:
+        rows = list(islice(self._rows, self.buffer_size))
+        if not rows:
+            self._read = 0
+            self._rows = iter(self.stream)
+            rows = list(islice(self._rows, self.buffer_size))
+        if not rows:
+            raise DataError(f"{self.where}: the stream holds no rows")
+        numbered = [{**row, ROW_ID: self._read + offset} for offset, row in enumerate(rows)]
+        self._read += len(rows)
+        return numbered

@@ -1,0 +1,160 @@
+"""THE evaluation and prediction loop: every row once, on whichever rank, outputs back in row order."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from sft_hf.core.console import progress
+from sft_hf.core.errors import Terminated, TrainingError
+from sft_hf.data.examples import Examples
+from sft_hf.engine.batches import plan_evaluation
+from sft_hf.engine.process import free_memory, is_out_of_memory, on_any_rank
+from sft_hf.tasks.base import Task, to_device
+
+if TYPE_CHECKING:
+    from sft_hf.core.recipe.recipe import Recipe
+
+log = logging.getLogger("sft_hf")
+
+
+CPU_POSITIONS = 2048
+"""Tokens of a forward pass in float32 on a CPU: larger ones leave its caches, and take a quarter longer for each token.
+In bf16, of half the size, twice as many: for fewer, a sixth longer."""
+
+
+def batch_sizes(
+    recipe: Recipe, task: Task[Any], accelerator: Accelerator, *, rows: int | None = None, autocast: bool = True
+) -> dict[str, Any]:
+    """Return how many rows share a forward pass, as `predict` takes it, by the recipe or `rows`.
+
+    Of texts, a batch holds as many tokens as so many of the longest ones, on a CPU no more than its caches do.
+    """
+    size = rows or recipe.eval.per_device_eval_batch_size
+    longest = task.longest_row()
+    if rows or longest is None:
+        return {"batch_size": size}
+    positions = size * longest
+    if accelerator.device.type == "cpu":
+        reduced = autocast and accelerator.mixed_precision != "no"
+        positions = min(positions, CPU_POSITIONS * (2 if reduced else 1))
+    return {"batch_size": size, "positions": positions}
+
+
+def predict(
+    task: Task[Any],
+    model: nn.Module,
+    examples: Examples,
+    accelerator: Accelerator,
+    *,
+    batch_size: int,
+    positions: int | None = None,
+    description: str = "evaluating",
+    autocast: bool = True,
+) -> dict[str, Tensor]:
+    """Run the model over the examples, sharded over ranks without padding rows.
+
+    Args:
+        batch_size: rows per rank and forward pass.
+        positions: see `plan_evaluation`.
+        autocast: compute in the accelerator's mixed precision; False gives the numbers that anyone gets who opens the
+            saved model.
+
+    Returns:
+        What `task.predict_batch` returns, on the CPU, rows in the order of `examples`, the same on every rank.
+
+    Raises Terminated, on all ranks, when a signal asked one of them to stop.
+    """
+    sizes: dict[str, Any] = {"batch_size": batch_size, "positions": positions}
+    plan = plan_evaluation(examples.lengths, world_size=accelerator.num_processes, **sizes)
+    # A rank without rows runs one all the same, marked -1: its outputs give the collective operations their shapes.
+    mine = plan[accelerator.process_index]
+    rows = np.array([row for batch in mine for row in batch] or [-1], dtype=np.int64)
+    mine = mine or [[0]]
+    modes = [(module, module.training) for module in model.modules()]  # frozen parts stay in evaluation mode
+    model.eval()
+    collected: list[dict[str, Tensor]] = []
+    interrupted = False
+    try:
+        # One context around all batches, in which a weight is cast once: but not in `inference_mode`.
+        with torch.no_grad(), accelerator.autocast() if autocast else nullcontext():
+            for batch_rows in progress(mine, description, len(mine)):
+                collected += _forward(task, model, examples, batch_rows, accelerator)
+    except Terminated:
+        interrupted = True
+    for module, mode in modes:
+        module.training = mode
+    if any(on_any_rank(accelerator, interrupted)):  # together: a rank that left alone would leave the others waiting
+        raise Terminated(f"stopped by a signal while {description}; --resume continues (in Python: resume=True)")
+    return _in_row_order(collected, rows, len(examples), accelerator)
+
+
+def _forward(
+    task: Task[Any], model: nn.Module, examples: Examples, rows: list[int], accelerator: Accelerator
+) -> list[dict[str, Tensor]]:
+    """Run the model over some rows; in halves, where memory does not suffice. Raises TrainingError for a single row."""
+    try:
+        # Outside autocast, which would take spectrograms and resized images for matrix products of the model.
+        with torch.autocast(accelerator.device.type, enabled=False):
+            batch = to_device(task.collate([examples.features[row] for row in rows]), accelerator.device)
+        outputs = task.predict_batch(model, batch)
+        return [{name: tensor.cpu() for name, tensor in outputs.items()}]
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    free_memory(accelerator.device)  # only here, where the exception no longer holds on to the failed pass
+    if len(rows) == 1:
+        raise TrainingError(f"out of memory in the evaluation of a single row (id {int(examples.row_ids[rows[0]])})")
+    log.warning(
+        "out of memory in evaluation: %d rows are taken in two halves (eval.per_device_eval_batch_size)", len(rows)
+    )
+    middle = len(rows) // 2
+    halves = rows[:middle], rows[middle:]
+    return [part for half in halves for part in _forward(task, model, examples, half, accelerator)]
+
+
+def _in_row_order(
+    collected: list[dict[str, Tensor]], rows: np.ndarray, total: int, accelerator: Accelerator
+) -> dict[str, Tensor]:
+    merged = {"row": torch.from_numpy(rows)}
+    for name in collected[0]:
+        merged[name] = concatenate([outputs[name] for outputs in collected])
+    if accelerator.num_processes > 1:
+        merged = _gather(merged, accelerator)
+    order = torch.argsort(merged.pop("row"))
+    if len(order) != total:
+        raise AssertionError(f"{len(order)} outputs for {total} rows")
+    return {name: tensor[order] for name, tensor in merged.items()}
+
+
+def concatenate(tensors: list[Tensor]) -> Tensor:
+    """Stack batches whose later dimensions may differ (sequences), filling with -100."""
+    shapes = {tensor.shape[1:] for tensor in tensors}
+    if len(shapes) > 1:
+        widest = torch.tensor([list(shape) for shape in shapes]).amax(dim=0).tolist()
+        tensors = [_widen(tensor, widest) for tensor in tensors]
+    return torch.cat(tensors)
+
+
+def _widen(tensor: Tensor, shape: list[int]) -> Tensor:
+    wide = tensor.new_full((len(tensor), *shape), -100)
+    wide[tuple(slice(size) for size in tensor.shape)] = tensor
+    return wide
+
+
+def _gather(merged: dict[str, Tensor], accelerator: Accelerator) -> dict[str, Tensor]:
+    """Bring every rank's rows together; ranks may hold different numbers, so they travel padded, marked by row -1."""
+    gathered = {}
+    for name, tensor in merged.items():
+        value = tensor.to(accelerator.device)
+        for dimension in range(value.ndim):
+            value = accelerator.pad_across_processes(value, dim=dimension, pad_index=-1 if name == "row" else -100)
+        gathered[name] = accelerator.gather(value).cpu()
+    real = gathered["row"] >= 0
+    return {name: tensor[real] for name, tensor in gathered.items()}

@@ -1,0 +1,1 @@
+"""Compute the frozen lower part of a model once per row, and reuse it."""

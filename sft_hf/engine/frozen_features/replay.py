@@ -1,0 +1,209 @@
+"""Running a model up to the end of its frozen lower part, to record what it hands on, and running it without it.
+
+In a replay the prefix is skipped. Its modules return tensors of the right shapes that hold NaN and take no memory, the
+model's own code runs between them (masks and positions come out right, since they depend on shapes), and recorded
+tensors are put in at the cuts. A NaN that got past a cut would reach the loss, so that a wrong trace cannot go unseen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sft_hf.engine.frozen_features.trace import Cut, Declined, Prefix, Run, hooks
+
+MOST_SHAPES = 1000  # that are remembered: batches of recordings hardly ever have the same twice
+
+# --- recording ---------------------------------------------------------------------------------------------------
+
+
+class _Recorded(Exception):
+    """All tensors are there: the rest of the pass is of no use."""
+
+
+def record(model: nn.Module, prefix: Prefix, run: Run) -> list[Tensor]:
+    """Run the frozen part on a batch, and return the tensors at the cuts. What comes after them does not run."""
+    found: dict[int, Tensor] = {}
+
+    def take(cut: Cut, leaves: list[Any]) -> None:
+        found[cut.tensor] = leaves[cut.leaf].detach()
+        if len(found) == prefix.tensors:
+            raise _Recorded
+
+    with _at_cuts(model, prefix, take), torch.no_grad():
+        try:
+            run()
+        except _Recorded:
+            return [found[number] for number in range(prefix.tensors)]
+    raise Declined("its calls are not the same in every forward pass")
+
+
+@contextmanager
+def _at_cuts(model: nn.Module, prefix: Prefix, action: Callable[[Cut, list[Any]], None]) -> Iterator[None]:
+    """Call `action` at every cut with the leaves of the arguments, which it may replace."""
+    wanted: dict[str, dict[int, list[Cut]]] = {}
+    for cut in prefix.cuts:
+        wanted.setdefault(cut.module, {}).setdefault(cut.call, []).append(cut)
+    calls: Counter[str] = Counter()
+
+    def before(name: str, _: nn.Module, arguments: Any, options: Any) -> Any:
+        call = calls[name]
+        calls[name] += 1
+        if call not in wanted[name]:
+            return None
+        leaves, structure = pytree.tree_flatten((arguments, options))
+        for cut in wanted[name][call]:
+            action(cut, leaves)
+        return pytree.tree_unflatten(leaves, structure)
+
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(partial(before, name), with_kwargs=True) for name in wanted
+    ]
+    with hooks(handles):
+        yield
+
+
+# --- replaying ---------------------------------------------------------------------------------------------------
+
+
+class Replay:
+    """Runs a model without its frozen part."""
+
+    def __init__(self, model: nn.Module, prefix: Prefix) -> None:
+        self.model, self.prefix = model, prefix
+        self._hollow: dict[Any, Any] = {}
+        self._first: dict[str, list[Any]] = {}
+        self._only_whole: set[str] = set()
+
+    def __call__(self, run: Run, rows: Sequence[Sequence[Tensor]]) -> Any:
+        """Return what `run` does, given the recorded tensors of each row of its batch, without their row dimension."""
+        ready: dict[int, Tensor] = {}
+
+        def put(cut: Cut, leaves: list[Any]) -> None:
+            if cut.tensor not in ready:
+                ready[cut.tensor] = stack_like([row[cut.tensor] for row in rows], leaves[cut.leaf])
+            leaves[cut.leaf] = ready[cut.tensor]
+
+        with self._skipping(), _at_cuts(self.model, self.prefix, put):
+            return run()
+
+    @contextmanager
+    def _skipping(self) -> Iterator[None]:
+        before = []
+        for name in self.prefix.skipped:
+            module = self.model.get_submodule(name)
+            own = module.__dict__.get("forward")  # where someone else has put a forward of his own
+            before.append((module, own))
+            module.forward = partial(self._stand_in, name, own or type(module).forward.__get__(module))
+        try:
+            yield
+        finally:
+            for module, own in before:
+                if own is None:
+                    del module.forward
+                else:
+                    module.forward = own
+
+    def _stand_in(self, name: str, forward: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Return NaN in the shapes of what `forward` returns, found out once for each shape of its inputs."""
+        leaves, structure = pytree.tree_flatten((arguments, options))
+        key = (name, structure, tuple(_signature(leaf) for leaf in leaves))
+        if key not in self._hollow:
+            if len(self._hollow) >= MOST_SHAPES:
+                self._hollow.clear()
+            module = self.model.get_submodule(name)
+            stand_in, module.forward = module.forward, forward
+            try:
+                output = self._output_of(name, module, arguments, options)
+            finally:
+                module.forward = stand_in
+            values, form = pytree.tree_flatten(output)
+            hollow = [_hollow(leaf, like) for leaf, like in zip(values, self._first[name], strict=True)]
+            self._hollow[key] = pytree.tree_unflatten(hollow, form)
+        return self._hollow[key]
+
+    def _output_of(self, name: str, module: nn.Module, arguments: Any, options: Any) -> Any:
+        """Compute the shapes alone, once they have been right for the first batch; else run the module."""
+        if name in self._first and name not in self._only_whole:
+            output = _shapes_only(module, arguments, options)
+            if output is not None:
+                return output
+        whole = _run_whole(module, arguments, options)
+        if name not in self._first:
+            # Autocast, which decides on dtypes, knows nothing of the meta device.
+            self._first[name] = [_hollow(leaf, leaf) for leaf in pytree.tree_leaves(whole)]
+            output = _shapes_only(module, arguments, options)
+            if output is None or _shapes(output) != _shapes(whole):
+                self._only_whole.add(name)
+        return whole
+
+
+def _signature(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return leaf.shape, leaf.dtype, leaf.device
+    return leaf if isinstance(leaf, (bool, int, float, str, type(None))) else type(leaf)
+
+
+class _AnyValue(TorchDispatchMode):
+    """Answers 1 where a module asks for the value of a tensor that has only a shape ("is nothing masked?")."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
+            return args[0].dtype == torch.bool or 1
+        return function(*args, **(kwargs or {}))
+
+
+def _shapes_only(module: nn.Module, arguments: Any, options: Any) -> Any:
+    """Return what a module returns, on torch's meta device, where only shapes are computed; None if that fails."""
+    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    ghosts = pytree.tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (state, arguments, options))
+    try:
+        with torch.no_grad(), _AnyValue():
+            return functional_call(module, ghosts[0], ghosts[1], ghosts[2])
+    except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError):
+        return None
+
+
+def _run_whole(module: nn.Module, arguments: Any, options: Any) -> Any:
+    whole = pytree.tree_map_only(Tensor, Tensor.clone, (arguments, options))  # it may work in place
+    with torch.no_grad():
+        return module(*whole[0], **whole[1])
+
+
+def _shapes(output: Any) -> list[Any]:
+    return [leaf.shape if isinstance(leaf, Tensor) else None for leaf in pytree.tree_leaves(output)]
+
+
+def _hollow(leaf: Any, like: Any) -> Any:
+    """A tensor of the shape of `leaf` that holds NaN, or 0 where there is none, in the memory of one number."""
+    if not isinstance(leaf, Tensor):
+        return leaf if isinstance(leaf, (bool, int, float, str)) else None
+    value = math.nan if like.is_floating_point() else 0
+    return torch.full((), value, dtype=like.dtype, device=like.device).expand(leaf.shape)
+
+
+def stack_like(rows: Sequence[Tensor], like: Tensor) -> Tensor:
+    """Stack the rows' tensors to the shape of `like`, whose first dimension is the row; zeros where a row is shorter.
+
+    Raises Declined if they do not fit.
+    """
+    if len(rows) != like.shape[0] or any(row.ndim + 1 != like.ndim or row.dtype != like.dtype for row in rows):
+        raise Declined("what the frozen part hands on does not belong to single rows")
+    if all(row.shape == like.shape[1:] for row in rows):
+        return torch.stack(list(rows)).to(like.device)
+    if any(have > room for row in rows for have, room in zip(row.shape, like.shape[1:], strict=True)):
+        raise Declined("what the frozen part hands on does not shrink with the batch")
+    filled = torch.zeros(like.shape, dtype=like.dtype)
+    for target, row in zip(filled, rows, strict=True):
+        target[tuple(slice(size) for size in row.shape)] = row
+    return filled.to(like.device)

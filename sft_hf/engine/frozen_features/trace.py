@@ -1,0 +1,279 @@
+"""The frozen lower part of any model: finding it, and where its results are used (see `replay`).
+
+Nothing here knows an architecture. A forward pass is watched, and autograd tells what depends on what:
+
+1. With the model as it is, a tensor requires a gradient if something trainable or random (dropout) stands before it.
+   The largest modules with parameters, all of them frozen, whose inputs never depend on anything of that kind, are the
+   *prefix*: what comes out of them is a function of the row alone.
+2. With every parameter frozen and the outputs of the prefix marked as requiring a gradient, the inputs of the modules
+   above that require one come from the prefix. These tensors are the *cuts*: a pooled vector before a linear head,
+   hidden states before the first layer that is trained, the encoder's output before a decoder.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+from torch.utils import _pytree as pytree
+
+Run = Callable[[], Any]
+"""One forward pass of the model."""
+
+Label = tuple[str, int]
+"""A module's name, and which of its calls in a forward pass."""
+
+
+class Declined(Exception):
+    """The model cannot be cut, for the reason that the message gives."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The place of a recorded tensor: the module that takes it, in which call, as which leaf of its arguments."""
+
+    module: str
+    call: int
+    leaf: int
+    tensor: int
+    """Which of the recorded tensors; one may be taken by several modules."""
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What need not run, and where its results go in."""
+
+    modules: tuple[str, ...]
+    """The frozen modules below the cuts."""
+    skipped: tuple[str, ...]
+    """These, and those without parameters that only work on what comes out of them."""
+    containers: tuple[str, ...]
+    """The modules around them, whose own parameters may take part."""
+    cuts: tuple[Cut, ...]
+    tensors: int
+
+
+@contextmanager
+def hooks(handles: list[Any]) -> Iterator[None]:
+    """Remove hooks at the end."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+# --- finding it --------------------------------------------------------------------------------------------------
+
+
+def find_prefix(model: nn.Module, run: Run) -> Prefix:
+    """Return the frozen lower part, with the model in the mode that it trains in. Raises Declined if there is none."""
+    dependent = _dependencies(model, run)
+    closed: set[str] = set()
+    while True:
+        roles = _Roles(model, dependent, closed)
+        if not roles.prefix:
+            raise Declined("nothing below the trained parts is frozen")
+        if not any(_computes(model.get_submodule(name)) for name in roles.prefix):
+            raise Declined("only embeddings are frozen, and looking them up again costs nothing")
+        found = _find_cuts(model, run, roles, dependent)
+        if found.mixed is None:
+            break
+        # A skip connection around something trained: what holds both is taken as one piece.
+        closed.add(_surrounding(found.mixed, roles.containers, dependent))
+    if not found.cuts:
+        raise Declined("nothing that is trained uses the frozen part")
+    opened: set[str] = set()
+    for name in dict.fromkeys(cut.module for cut in found.cuts):  # a head that is given all tokens and takes the first
+        inner_roles = _Roles(model, dependent, closed, opened | {name})
+        inner = _find_cuts(model, run, inner_roles, dependent)
+        if inner.mixed is None and 0 < inner.size < found.size:
+            found, roles = inner, inner_roles
+            opened.add(name)
+    skipped = (*roles.prefix, *found.skippable)
+    return Prefix(tuple(roles.prefix), skipped, tuple(roles.containers), tuple(found.cuts), found.tensors)
+
+
+def is_random(module: nn.Module) -> bool:
+    """Whether a module itself draws random numbers in the mode that it is in."""
+    if not module.training:
+        return False
+    if isinstance(module, _DropoutNd):
+        return module.p > 0
+    name = type(module).__name__.lower()
+    return not list(module.children()) and ("drop" in name or "noise" in name) and not _is_off(module)
+
+
+def _is_off(module: nn.Module) -> bool:
+    rates = [getattr(module, name, None) for name in ("p", "drop_prob", "drop_rate", "prob")]
+    return all(rate in (None, 0) for rate in rates) and any(rate == 0 for rate in rates)
+
+
+def _dependencies(model: nn.Module, run: Run) -> dict[Label, list[bool]]:
+    """Watch a forward pass: for each call, which of its inputs depend on something trainable or random."""
+    found: dict[Label, list[bool]] = {}
+    calls: Counter[str] = Counter()
+
+    def before(name: str, _: nn.Module, arguments: Any, options: Any) -> None:
+        leaves = pytree.tree_leaves((arguments, options))
+        found[name, calls[name]] = [isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves]
+        calls[name] += 1
+
+    handles: list[Any] = []
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(partial(before, name), with_kwargs=True))
+        if is_random(module):
+            handles.append(module.register_forward_hook(partial(_changed, _marked)))
+    with hooks(handles), torch.enable_grad():
+        run()
+    return found
+
+
+def _marked(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value.detach().requires_grad_().clone()  # no leaf: activations may work in place
+    return value
+
+
+class _Roles:
+    """Who is who in a model: the prefix, what is around it, what takes its results, and what only computes."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dependent: dict[Label, list[bool]],
+        closed: set[str],
+        opened: AbstractSet[str] = frozenset(),
+    ) -> None:
+        """`closed`: modules that are not looked into; `opened`: those that are, though nothing in them is frozen."""
+        self.called = {name for name, _ in dependent}
+        waiting = {name for (name, _), flags in dependent.items() if any(flags)}
+        self._frozen = {
+            name for name, module in model.named_modules() if name in self.called - waiting and _is_frozen(module)
+        }
+        self._closed, self._opened = closed, opened
+        self._seen: set[int] = set()
+        self.prefix: list[str] = []
+        self.containers: list[str] = []
+        self.consumers: list[str] = []
+        self.neutral: list[str] = []
+        self._visit("", model)
+
+    def _visit(self, name: str, module: nn.Module) -> None:
+        if id(module) in self._seen:
+            return
+        self._seen.add(id(module))
+        around = any(inner.startswith(f"{name}." if name else "") for inner in self._frozen - {name})
+        if name in self._frozen:
+            self.prefix.append(name)
+        elif around and name not in self._closed:
+            self.containers.append(name)
+            self._visit_children(name, module)
+        elif name not in self.called or name in self._opened:
+            self._visit_children(name, module)
+        elif any(True for _ in module.parameters()) or any(map(is_random, module.modules())):
+            self.consumers.append(name)
+        else:
+            self.neutral.append(name)
+
+    def _visit_children(self, name: str, module: nn.Module) -> None:
+        for child_name, child in module.named_children():
+            self._visit(f"{name}.{child_name}" if name else child_name, child)
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    parameters = list(module.parameters())
+    if not parameters or any(parameter.requires_grad for parameter in parameters):
+        return False
+    return not any(map(is_random, module.modules()))
+
+
+def _computes(module: nn.Module) -> bool:
+    """Whether a module does more than look vectors up, and normalize them."""
+    layers = [part for part in module.modules() if list(part.parameters(recurse=False))]
+    return any(
+        not isinstance(layer, nn.Embedding) and any(p.ndim > 1 for p in layer.parameters(recurse=False))
+        for layer in layers
+    )
+
+
+def _surrounding(name: str, containers: Sequence[str], dependent: dict[Label, list[bool]]) -> str:
+    """Return the innermost module around `name` that the model calls. Raises Declined for the model itself."""
+    while name:
+        name = name.rpartition(".")[0]
+        if name in containers and (name, 0) in dependent:
+            break
+    if not name:
+        raise Declined("what is frozen and what is trained are woven into each other")
+    return name
+
+
+class _Found(NamedTuple):
+    cuts: list[Cut]
+    tensors: int
+    size: int  # elements of all tensors
+    skippable: list[str]
+    mixed: str | None  # a module that is given what depends on both frozen and trained parts
+
+
+def _find_cuts(model: nn.Module, run: Run, roles: _Roles, dependent: dict[Label, list[bool]]) -> _Found:
+    cuts: list[Cut] = []
+    tensors: dict[int, tuple[int, Tensor]] = {}  # kept alive, so that no two have the same id
+    calls: Counter[str] = Counter()
+    keeps: set[str] = set()
+    mixed: list[str] = []
+
+    def at_consumer(name: str, _: nn.Module, arguments: Any, options: Any) -> None:
+        call = calls[name]
+        calls[name] += 1
+        for index, leaf in enumerate(pytree.tree_leaves((arguments, options))):
+            if not isinstance(leaf, Tensor) or not leaf.requires_grad:
+                continue
+            if dependent[name, call][index]:
+                mixed.append(name)
+            number = tensors.setdefault(id(leaf), (len(tensors), leaf))[0]
+            cuts.append(Cut(name, call, index, number))
+
+    def at_neutral(name: str, _: nn.Module, arguments: Any, options: Any) -> None:
+        given = [leaf for leaf in pytree.tree_leaves((arguments, options)) if isinstance(leaf, Tensor)]
+        flags = dependent[name, calls[name]]
+        calls[name] += 1
+        if not given or any(flags) or not all(leaf.requires_grad for leaf in given):
+            keeps.add(name)
+
+    def hook(name: str, function: Any) -> Any:
+        return model.get_submodule(name).register_forward_pre_hook(partial(function, name), with_kwargs=True)
+
+    handles = [hook(name, at_consumer) for name in roles.consumers] + [hook(name, at_neutral) for name in roles.neutral]
+    for names, change in ((roles.prefix, _marked), (roles.consumers, _unmarked)):
+        for name in names:
+            after = partial(_changed, change)
+            handles.append(model.get_submodule(name).register_forward_hook(after))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        with hooks(handles), torch.enable_grad():
+            run()
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+    skippable = [name for name in roles.neutral if calls[name] and name not in keeps]
+    size = sum(tensor.numel() for _, tensor in tensors.values())
+    return _Found(cuts, len(tensors), size, skippable, mixed[0] if mixed else None)
+
+
+def _changed(change: Callable[[Any], Any], _: nn.Module, __: Any, output: Any) -> Any:
+    return pytree.tree_map(change, output)
+
+
+def _unmarked(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value

@@ -1,0 +1,84 @@
+"""What a checkpoint belongs to: the data, labels, processes and versions that its continuation has to find again.
+
+A run that goes on with other rows, another order of labels or twice as many processes is another run, and one that
+goes on with other versions or threads has other last bits. Both are told, by name, before anything is trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sft_hf.core.errors import RunFolderError
+from sft_hf.core.recipe.recipe import ABOUT_THE_RUN
+from sft_hf.core.recipe.yaml_files import flatten
+
+ENVIRONMENT = "environment"
+"""The part that may differ where the user says so: it changes the last bits, not the meaning."""
+
+
+def identity_of(
+    *,
+    recipe: Mapping[str, Any],
+    data: Mapping[str, str],
+    task: Mapping[str, Any],
+    model_revision: str | None,
+    environment: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the identity as plain data.
+
+    Args:
+        recipe: the resolved recipe; where its results go does not count.
+        data: {split: fingerprint of its rows}.
+        task: what the outputs mean (label names, vocabulary).
+        model_revision: the commit of a Hub checkpoint.
+        environment: `process.environment`; the platform's name does not count.
+    """
+    settings = {key: value for key, value in recipe.items() if key not in ABOUT_THE_RUN}
+    return {
+        "recipe_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
+        "data": dict(data),
+        "task": dict(task),
+        "model_revision": model_revision,
+        "num_processes": environment["num_processes"],
+        ENVIRONMENT: {key: value for key, value in environment.items() if key not in ("platform", "num_processes")},
+    }
+
+
+def check_identity(saved: Any, now: Mapping[str, Any], where: str, *, other_environment: bool) -> list[str]:
+    """Compare what a checkpoint was written with to what it would be continued with.
+
+    Returns a sentence on each difference that `other_environment` allows. Raises RunFolderError naming the items that
+    are missing or differ.
+    """
+    if not isinstance(saved, dict):
+        raise RunFolderError(f"{where}: state.json does not say what it belongs to (identity); start another run")
+    flat_saved, flat_now = flatten(saved), flatten(now)
+    refused: list[str] = []
+    allowed: list[str] = []
+    for key in sorted({**flat_now, **flat_saved}):
+        if key not in flat_saved:
+            refused.append(f"{key} is missing in it")
+        elif flat_saved[key] != flat_now.get(key):
+            sentence = f"{key} was {_short(flat_saved[key])} and is now {_short(flat_now.get(key))}"
+            (allowed if key.startswith(f"{ENVIRONMENT}.") else refused).append(sentence)
+    if refused:
+        raise RunFolderError(f"{where}: cannot be resumed: {_list(refused)}; restore that, or start another run")
+    if allowed and not other_environment:
+        raise RunFolderError(
+            f"{where}: resuming would not be exact: {_list(allowed)}; restore that, or accept other last bits with "
+            "--other-environment (in Python: other_environment=True)"
+        )
+    return allowed
+
+
+def _list(sentences: list[str], limit: int = 4) -> str:
+    more = f" (and {len(sentences) - limit} more)" if len(sentences) > limit else ""
+    return "; ".join(sentences[:limit]) + more
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"

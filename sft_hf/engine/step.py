@@ -1,0 +1,282 @@
+"""One optimizer update over a window of rows: the same gradient however the window is cut and spread over ranks.
+
+Nothing is exchanged between ranks until every one has been through its rows. So a rank that runs out of memory leaves
+no other waiting: all hear of it in the same exchange, cut their forward passes in half, and go through the window once
+more.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.distributed
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from sft_hf.core.errors import TrainingError
+from sft_hf.data.examples import Examples
+from sft_hf.engine.batches import MicroBatch, Window
+from sft_hf.engine.process import free_memory, is_out_of_memory, sum_over_ranks
+
+if TYPE_CHECKING:
+    from sft_hf.engine.loop import Training, TrainState
+    from sft_hf.techniques.base import TrainBatch
+
+log = logging.getLogger("sft_hf")
+
+BUCKET_BYTES = 1 << 26  # gradients travel in pieces of this size: one copy of a piece, not of all
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step saw: its mean loss per item, the gradient's L2 norm before clipping, its rows."""
+
+    loss: float
+    grad_norm: float
+    rows: int
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """What a rank's forward and backward passes over a window came to."""
+
+    losses: list[Tensor]  # of each pass, per row
+    items: Tensor  # of the window, over all ranks
+    out_of_memory: bool
+
+
+def train_step(training: Training, examples: Examples, window: Window, state: TrainState) -> StepResult:
+    """One optimizer update.
+
+    The loss is the sum of the losses of all rows, over all forward passes and ranks, divided by the number of items in
+    that same window: how the window is cut into forward passes changes nothing. When memory runs out, the passes are
+    cut in half, here and from now on (`state.halvings`).
+
+    Raises TrainingError when a loss or gradient is not finite, before the update that it would have spoilt, and when
+    memory does not suffice for one row at a time.
+    """
+    step = state.step
+
+    def compute(keep_statistics: bool = True) -> float:
+        return _gradients(training, examples, window, state, keep_statistics)
+
+    loss = training.techniques.compute_gradients(training.model, compute)
+    training.techniques.change_gradients(training.model)
+    grad_norm = float(_clip(training))
+    scaler = training.accelerator.scaler
+    if not math.isfinite(grad_norm) and scaler is None:  # a scaler skips such a step and shrinks its scale
+        rows = sorted(int(examples.row_ids[row]) for row in window.rows())
+        raise TrainingError(f"the gradient of step {step + 1} is not finite (rows {rows}); nothing was updated")
+    training.optimizer.step()
+    if not training.accelerator.optimizer_step_was_skipped:
+        training.scheduler.step()
+        training.techniques.after_step(training.model, step + 1)
+    return StepResult(loss, grad_norm, len(window.rows()))
+
+
+def _gradients(
+    training: Training, examples: Examples, window: Window, state: TrainState, keep_statistics: bool
+) -> float:
+    """Go through the window on all ranks; leave the gradient of its mean loss in `.grad`, and return that loss."""
+    accelerator, step = training.accelerator, state.step
+    statistics = _running_statistics(training.norms)
+    before = [value.clone() for value in statistics]
+    while True:
+        mine = cut(window.micro_batches[accelerator.process_index], state.halvings)
+        seed_step(training.recipe.seed, step, accelerator.process_index)
+        batches = training.ahead.take((step, state.halvings), partial(_collate, training, examples, window, state))
+        if training.upcoming is not None:
+            following = replace(state, step=step + 1)
+            make = partial(_collate, training, examples, training.upcoming, following)
+            training.ahead.start((step + 1, state.halvings), make)
+        passes = _forward_backward(training, mine, batches)
+        total, out_of_memory, has_gradient = _tell_all_ranks(training, passes)
+        if not out_of_memory:
+            break
+        _put_back(statistics, before)
+        _halve(training, state)
+
+    loss = float(total / passes.items)
+    if not math.isfinite(loss):
+        raise TrainingError(_blame(passes.losses, mine, examples, step, accelerator))
+    _sum_gradients(training.model, has_gradient, accelerator)
+    if keep_statistics:
+        _average(statistics, accelerator)
+    else:
+        _put_back(statistics, before)
+    return loss
+
+
+def _put_back(values: list[Tensor], before: list[Tensor]) -> None:
+    for value, old in zip(values, before, strict=True):
+        value.copy_(old)
+
+
+def cut(batches: tuple[MicroBatch, ...], halvings: int) -> tuple[MicroBatch, ...]:
+    """Return the same rows in forward passes of a 2^halvings-th of the size."""
+    if not halvings:
+        return batches
+    pieces = [
+        MicroBatch(tuple(int(row) for row in rows), batch.filler)
+        for batch in batches
+        for rows in np.array_split(batch.rows, min(2**halvings, len(batch.rows)))
+    ]
+    return tuple(pieces)
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Make a step's randomness (dropout, masks) a function of (seed, step, rank): resuming has none to restore.
+
+    All three generators: SpecAugment in Transformers draws with NumPy.
+    """
+    words = np.random.SeedSequence([seed, step, rank]).generate_state(2, np.uint64)
+    number = int(words[0] >> np.uint64(1))
+    if torch.accelerator.is_available():
+        torch.manual_seed(number)
+    else:  # which, without a GPU, notes down for each call where it came from, should there be one some day
+        torch.default_generator.manual_seed(number)
+    np.random.seed(int(words[1] & np.uint64(0xFFFFFFFF)))
+    random.seed(int(words[1]))
+
+
+def _collate(training: Training, examples: Examples, window: Window, state: TrainState) -> list[TrainBatch]:
+    """Return this rank's forward passes of the step, a function of its arguments alone; any thread may make them."""
+    techniques, device = training.techniques, training.accelerator.device
+    mine = cut(window.micro_batches[training.accelerator.process_index], state.halvings)
+    partners = techniques.partners(window.rows(), state.step)
+    batches = (techniques.collate(training.task, examples, one.rows, partners, state.step) for one in mine)
+    return [batch.pinned(device) for batch in batches]
+
+
+def _forward_backward(training: Training, mine: tuple[MicroBatch, ...], batches: list[TrainBatch]) -> _Passes:
+    task, accelerator, techniques = training.task, training.accelerator, training.techniques
+    weights = [0.0 if micro.filler else 1.0 for micro in mine]
+    counts = sum(weight * task.item_counts(batch.inputs).sum() for weight, batch in zip(weights, batches, strict=True))
+    items = sum_over_ranks(torch.as_tensor(counts, device=accelerator.device), accelerator)
+    training.optimizer.zero_grad(set_to_none=True)
+    losses: list[Tensor] = []
+    out_of_memory = False
+    try:
+        for batch, weight in zip(batches, weights, strict=True):
+            with accelerator.autocast():
+                row_losses = techniques.losses(task, training.model, batch.to(accelerator.device)) * weight
+            loss = row_losses.sum() * (1 / items)
+            accelerator.scaler.scale(loss).backward() if accelerator.scaler else loss.backward()
+            losses.append(row_losses.detach())
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        out_of_memory = True
+    return _Passes(losses, items, out_of_memory)
+
+
+def _tell_all_ranks(training: Training, passes: _Passes) -> tuple[Tensor, bool, list[bool]]:
+    """Return the window's summed loss, whether a rank ran out of memory, and which parameters have a gradient."""
+    device = training.accelerator.device
+    loss = torch.cat(passes.losses).sum() if passes.losses else torch.zeros((), device=device)
+    if training.accelerator.num_processes == 1:
+        return loss, passes.out_of_memory, []
+    marks = [parameter.grad is not None for parameter in training.model.parameters()]
+    flags = torch.tensor([passes.out_of_memory, *marks], dtype=torch.float32, device=device)
+    total = sum_over_ranks(torch.cat([loss.float().reshape(1), flags]), training.accelerator)
+    return total[0], bool(total[1] > 0), (total[2:] > 0).tolist()
+
+
+def _halve(training: Training, state: TrainState) -> None:
+    size = training.recipe.train.per_device_train_batch_size
+    training.optimizer.zero_grad(set_to_none=True)
+    free_memory(training.accelerator.device)
+    if 2**state.halvings >= size:
+        raise TrainingError(
+            f"out of memory in step {state.step + 1} with one row per forward pass; nothing was updated. Use a smaller "
+            "model, shorter rows (task.max_length, task.max_seconds), or train.mixed_precision: bf16"
+        )
+    state.halvings += 1
+    log.warning(
+        "out of memory in step %d: from now on at most %d rows per forward pass instead of %d, with the same effective "
+        "batch and gradients%s",
+        state.step + 1,
+        -(-size // 2**state.halvings),
+        size,
+        " (but for batch norm, which sees fewer rows at a time)" if _running_statistics(training.norms) else "",
+    )
+
+
+def _sum_gradients(model: nn.Module, has_gradient: list[bool], accelerator: Accelerator) -> None:
+    """Add up the gradients of all ranks; a parameter that only some ranks used counts as zero on the others."""
+    if accelerator.num_processes == 1:
+        return
+    bucket: list[Tensor] = []
+    for parameter, used in zip(model.parameters(), has_gradient, strict=True):
+        if not used:
+            continue
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        if bucket and (
+            bucket[0].dtype != parameter.grad.dtype
+            or sum(gradient.nbytes for gradient in bucket) + parameter.grad.nbytes > BUCKET_BYTES
+        ):
+            _sum_in_place(bucket)
+            bucket = []
+        bucket.append(parameter.grad)
+    if bucket:
+        _sum_in_place(bucket)
+
+
+def _sum_in_place(tensors: list[Tensor]) -> None:
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    torch.distributed.all_reduce(flat)
+    for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(total.view_as(tensor))
+
+
+def _running_statistics(norms: list[_NormBase]) -> list[Tensor]:
+    """Their running means, variances and counts, but for those of frozen parts, which stay as they are."""
+    return [buffer for norm in norms if norm.training for buffer in norm.buffers(recurse=False)]
+
+
+def _average(statistics: list[Tensor], accelerator: Accelerator) -> None:
+    """Make running statistics equal on all ranks: each has seen rows of its own."""
+    floats = [value for value in statistics if value.is_floating_point()]
+    if accelerator.num_processes > 1 and floats:
+        _sum_in_place(floats)
+        for value in floats:
+            value.div_(accelerator.num_processes)
+
+
+def _clip(training: Training) -> Any:
+    limit = training.recipe.train.max_grad_norm or math.inf
+    training.accelerator.unscale_gradients()
+    return torch.nn.utils.clip_grad_norm_(training.parameters, limit)
+
+
+def _blame(
+    row_losses: list[Tensor],
+    mine: tuple[MicroBatch, ...],
+    examples: Examples,
+    step: int,
+    accelerator: Accelerator,
+) -> str:
+    """Name the rows whose loss is not finite, the same words on every rank."""
+    rows = [row for micro in mine for row in micro.rows]
+    bad = [
+        int(examples.row_ids[row])
+        for row, loss in zip(rows, torch.cat(row_losses).tolist(), strict=True)
+        if not math.isfinite(loss)
+    ]
+    if accelerator.num_processes > 1:
+        tensor = torch.tensor(bad or [-1], dtype=torch.int64, device=accelerator.device)
+        gathered = accelerator.gather(accelerator.pad_across_processes(tensor, pad_index=-1))
+        bad = [row for row in gathered.tolist() if row >= 0]
+    return (
+        f"the loss of step {step + 1} is not finite, in train row(s) with id {sorted(set(bad))}; nothing was updated. "
+        "Look at these rows, or lower optim.learning_rate"
+    )

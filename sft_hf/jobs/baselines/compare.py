@@ -1,0 +1,119 @@
+"""Compare a trained model with what needs no fine-tuning, on the same rows.
+
+The most frequent label; logistic regression on words (texts) or on the pretrained model's features (images); the
+pretrained model as it came (speech). A baseline is scored on the split of the headline, like the model, and no choice
+is made on it. Together they may take a tenth of the run's time; what would take longer is done on a sample, which the
+baseline's description says.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from sft_hf.core.errors import RecipeError, TrainingError
+from sft_hf.engine.process import is_out_of_memory
+from sft_hf.jobs.baselines.base import Baseline, Budget, Clock, Run
+from sft_hf.jobs.baselines.kinds import LEAST_FITTED, frozen_probe, most_frequent, read_texts, untrained, words
+from sft_hf.tasks.scoring.paired import Difference, paired_difference
+
+log = logging.getLogger("sft_hf")
+
+SHARE = 0.1  # of the run's time
+
+Maker = Callable[[Run, Budget], Baseline | None]
+
+
+def baseline_metrics(run: Run, seconds: float, clock: Clock = time.perf_counter) -> list[dict[str, Any]]:
+    """Return `baselines` of metrics.json; the first of them is its `baseline`.
+
+    Each has `name`, `description`, `split`, `metrics` (the primary one, with its interval) and `num_examples`. Where
+    answers can be compared row by row, it has `model` (the model's primary metric on the same rows) and `difference`
+    (model minus baseline, see `sft_hf.tasks.scoring.paired`). A warning says that the model is worse than one of them.
+
+    Args:
+        run: what was trained.
+        seconds: that the run has taken; `SHARE` of them may be used.
+        clock: the time in seconds.
+
+    Raises:
+        RecipeError: a probe was asked for, and cannot be made.
+        Terminated: a signal arrived.
+    """
+    kind = run.recipe.eval.baseline
+    if kind == "none":
+        return []
+    asked = [partial(frozen_probe, least=LEAST_FITTED)] if kind == "probe" else []
+    cheap = [] if run.task.answers_untrained() else [most_frequent(run)]
+    makers: list[Maker] = [*asked, *(_tried(make) for make in _usual(run) if not (asked and make is frozen_probe))]
+    found: list[Baseline | None] = []
+    budget = seconds * SHARE
+    for number, make in enumerate(makers):
+        started = clock()
+        found.append(make(run, Budget(budget / (len(makers) - number), run.accelerator, clock)))
+        budget = max(0.0, budget - (clock() - started))
+    ordered = [*found, *cheap] if asked else [*cheap, *found]
+    return [_entry(run, baseline) for baseline in ordered if baseline is not None]
+
+
+def _usual(run: Run) -> list[Maker]:
+    """The baselines of `auto` that take time."""
+    if run.task.answers_untrained():
+        return [untrained]
+    if run.train is None or run.task.label_counts(run.train.references) is None:
+        return []
+    return [frozen_probe if read_texts(run, run.split) is None else words]
+
+
+def _tried(make: Maker) -> Maker:
+    """A baseline that nobody asked for must not cost a trained model."""
+
+    def tried(run: Run, budget: Budget) -> Baseline | None:
+        try:
+            return make(run, budget)
+        except (RecipeError, TrainingError) as error:
+            log.info("one baseline less: %s", error)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            log.info("one baseline less: out of memory")
+        return None
+
+    return tried
+
+
+def _entry(run: Run, baseline: Baseline) -> dict[str, Any]:
+    primary, number, total = run.task.primary_metric, len(baseline.rows), len(run.scored)
+    sampled = [*baseline.sampled, *([f"{number:,} of {total:,} {run.split} rows"] if number < total else [])]
+    description = baseline.description + (f" (on {' and '.join(sampled)}, to save time)" if sampled else "")
+    compared = [key for name in run.task.compared_metrics() for key in (name, f"{name}_ci95")]
+    kept = {key: baseline.metrics[key] for key in compared if key in baseline.metrics}
+    log.info("baseline, %s: %s %s %.4f", description, run.split, primary, kept[primary])
+    entry: dict[str, Any] = {"name": baseline.name, "description": description, "split": run.split}
+    entry |= {"metrics": kept, "num_examples": number}
+    if (difference := _difference(run, baseline)) is not None:
+        entry |= {"model": {primary: difference.first}, "difference": difference.to_json()}
+        _warn_if_worse(run, description, difference)
+    return entry
+
+
+def _difference(run: Run, baseline: Baseline) -> Difference | None:
+    if baseline.predictions is None:
+        return None
+    rows = [run.answers[row] for row in baseline.rows.tolist()]
+    references, answers = ([row[key] for row in rows] for key in ("reference", "prediction"))
+    return paired_difference(run.task.primary_metric, references, answers, baseline.predictions)
+
+
+def _warn_if_worse(run: Run, description: str, difference: Difference) -> None:
+    primary = run.task.primary_metric
+    if difference.value > 0 if primary in run.task.lower_is_better else difference.value < 0:
+        log.warning(
+            "the model is worse than %s: %s %.4f against %.4f on the same %d %s rows; the difference is %+.4f (95 %% "
+            "interval %+.4f to %+.4f, p = %.2g by %s)",
+            *(description, primary, difference.first, difference.second, difference.rows, run.split),
+            *(difference.value, *difference.interval, difference.p_value, difference.test),
+        )

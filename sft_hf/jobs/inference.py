@@ -1,0 +1,242 @@
+"""Using a finished run: score it again, apply it to new data."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from sft_hf.core import console
+from sft_hf.core.errors import DataError, UserError, did_you_mean
+from sft_hf.core.recipe.recipe import Recipe, validate_recipe
+from sft_hf.core.run.folder import load_run_recipe, open_run
+from sft_hf.data.examples import Examples
+from sft_hf.engine import process
+from sft_hf.engine.evaluation import batch_sizes, predict
+from sft_hf.models.cpu.kernels import with_cpu_kernels
+from sft_hf.tasks.base import Task, task_class
+from sft_hf.tasks.scoring.intervals import CONFIDENCE_SAMPLES
+
+if TYPE_CHECKING:
+    from sft_hf.data.new_inputs.inputs import Input
+
+log = logging.getLogger("sft_hf")
+
+SHOWN = 3  # reasons that the error names where no input can be answered
+OPTIONS = ("literal", "probabilities", "batch_size", "mixed_precision", "trust_remote_code")  # of every task
+OF_SPEECH = ("timestamps", "window")
+MOST_WAITING = 10_000  # bad inputs that are held back until one is answered
+
+
+def open_trained(
+    run: str | Path, *, trust_remote_code: bool = False, **task_settings: Any
+) -> tuple[Recipe, Task[Any], Any]:
+    """Return recipe, task and model of a finished run.
+
+    `trust_remote_code` allows a model with code of its own, as the run was; `task_settings` replace the recipe's.
+    Raises UserError for one that the task does not have, RunFolderError, CheckpointError, RecipeError.
+    """
+    console.show_log()
+    folder = open_run(run)
+    recipe = load_run_recipe(folder.path, trust_remote_code=trust_remote_code)
+    for name in task_settings:
+        if not hasattr(recipe.task, name):
+            known = sorted({*OPTIONS, *type(recipe.task).model_fields} - {"name"})
+            hint = "that is for speech recognition" if name in OF_SPEECH else did_you_mean(name, known, limit=40)
+            raise UserError(f"{run}: {recipe.task.name} has no option {name!r}; {hint}")
+    if task_settings:
+        settings = {**recipe.task.model_dump(mode="json"), **task_settings}
+        recipe = validate_recipe({**recipe.model_dump(mode="json"), "task": settings}, str(run))
+    task, model = task_class(recipe).restore(recipe, folder.model)
+    return recipe, task, model.eval()
+
+
+def evaluate_run(
+    run: str | Path, split: str = "test", *, mixed_precision: str = "no", trust_remote_code: bool = False
+) -> dict[str, Any]:
+    """Score a run's model on one of its splits again, and return the metrics with intervals and per-class figures.
+
+    Raises RunFolderError for a folder that holds no finished run, DataError for a split that it has not.
+    """
+    from sft_hf.jobs.inputs import load_data  # with `datasets`: half a second, which `predict` need not wait for
+
+    recipe, task, model = open_trained(run, trust_remote_code=trust_remote_code)
+    accelerator = process.build_accelerator(mixed_precision, recipe.train.num_threads)
+    splits = load_data(recipe, task, None)
+    if split not in splits.by_role:
+        raise DataError(f"no split {split!r} in this run's data; {did_you_mean(split, splits.by_role)}")
+    if recipe.data.streaming and split == "train":
+        raise DataError("the rows of a stream (data.streaming) are not kept to be scored; evaluate another split")
+    examples = task.prepare(splits.by_role[split], splits.where[split])
+    if not examples.labelled:
+        raise DataError(
+            f"{splits.where[split]}: its rows have no labels, so there is nothing to score; the run's "
+            "predictions.jsonl holds its predictions, and `sft-hf predict` answers other rows"
+        )
+    outputs = predict(
+        task,
+        model.to(accelerator.device),
+        examples,
+        accelerator,
+        **batch_sizes(recipe, task, accelerator),
+        description=f"evaluating {split}",
+    )
+    return task.score(outputs, examples, CONFIDENCE_SAMPLES)
+
+
+def predict_inputs(run: str | Path, inputs: Any, **options: Any) -> Iterator[dict[str, Any]]:
+    """Yield one answer per input, in input order, as `answers` does.
+
+    Args:
+        run: a run folder.
+        inputs: texts or paths, in a list or another iterable; a single one may be given as it is. A string that names
+            a file ("new.csv") means the file's rows, unless `literal=True`.
+        options: those of `answers`.
+
+    Raises what `answers` does; DataError, before anything is answered, for an input that is no text or path, or empty.
+    """
+    return answers(run, _checked_inputs(inputs), **options)
+
+
+def _checked_inputs(inputs: Any) -> list[Any]:
+    if isinstance(inputs, (str, os.PathLike)):
+        inputs = [inputs]
+    kind = type(inputs).__name__
+    if inputs is None or isinstance(inputs, (bytes, dict)) or hasattr(inputs, "columns"):
+        hint = " (of a DataFrame's column: list(frame['text']))" if hasattr(inputs, "columns") else ""
+        raise DataError(f"the inputs are a {kind}; give a list of texts or paths{hint}")
+    found = list(inputs) if isinstance(inputs, Iterable) else [inputs]
+    for index, value in enumerate(found):
+        if not isinstance(value, (str, os.PathLike)):
+            raise DataError(f"input {index} is a {type(value).__name__}, {value!r:.40}; give a text or a path")
+        if not os.fspath(value).strip():
+            raise DataError(f"input {index} is an empty text")
+    return found
+
+
+def answers(
+    run: str | Path,
+    inputs: Sequence[Any],
+    *,
+    literal: bool = False,
+    probabilities: bool = False,
+    batch_size: int | None = None,
+    mixed_precision: str | None = None,
+    trust_remote_code: bool = False,
+    **task_settings: Any,
+) -> Iterator[dict[str, Any]]:
+    """Yield one answer per input, in input order: `id`, `path`, `row`, the input's columns, `prediction`, `confidence`.
+
+    A bad input has `prediction` None and its reason as `error`; the others are answered all the same. `id` is the
+    input's number, or what the table's `id` column holds; `row` counts from 0. Inputs are read and answered a chunk at
+    a time, so a file may be larger than memory.
+
+    Args:
+        run: a run folder.
+        inputs: texts, paths, open text files (a text a line).
+        literal: take every input as a text, whatever files there are.
+        probabilities: add `probabilities`, {label: probability} of all classes.
+        batch_size: rows per forward pass; None: the recipe's.
+        mixed_precision: no (float32, what a pipeline says), bf16, fp16 or auto (what the hardware multiplies); None:
+            the task's own. Classifiers compute close calls again in float32, so that reduced precision moves
+            confidences, and hardly an answer.
+        trust_remote_code: see `open_trained`.
+        task_settings: replace the recipe's; with `timestamps=True`, speech gets `segments`: {"start", "end", "text"},
+            in seconds.
+
+    Raises RunFolderError, UserError; DataError at the end if not one input was answered.
+    """
+    recipe, task, model = open_trained(run, trust_remote_code=trust_remote_code, **task_settings)
+    accelerator = process.build_accelerator(mixed_precision or task.predict_precision, recipe.train.num_threads)
+    model.to(accelerator.device)
+    if accelerator.mixed_precision == "bf16":
+        with_cpu_kernels(model)
+    sizes = batch_sizes(recipe, task, accelerator, rows=batch_size)
+
+    def answer(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        examples = task.prepare_inputs(rows)
+        for note in examples.notes:
+            log.info("%s", note)
+        outputs = _outputs(task, model, examples, accelerator, sizes)
+        decoded = task.decode_inputs(outputs, examples)
+        if not probabilities:
+            return decoded
+        classes = task.class_probabilities(outputs)
+        if classes is None:
+            raise UserError(f"--probabilities (probabilities=True): {recipe.task.name} has no classes")
+        return [{**row, "probabilities": found} for row, found in zip(decoded, classes, strict=True)]
+
+    numbered = enumerate(one for chunk in task.read_inputs(inputs, literal) for one in _answered(task, chunk, answer))
+    yield from _unless_all_failed({**one.described(number), **found} for number, (one, found) in numbered)
+
+
+def _answered(
+    task: Task[Any], chunk: Sequence[Input], answer: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
+) -> Iterator[tuple[Input, dict[str, Any]]]:
+    """Yield every input of a chunk with its answer, or with the reason why there is none."""
+    errors = {place: one.error for place, one in enumerate(chunk) if one.error is not None}
+    good = [place for place in range(len(chunk)) if place not in errors]
+    try:
+        found = answer([chunk[place].columns for place in good]) if good else []
+    except DataError:  # a file that cannot be decoded; which, is found out one by one
+        errors |= {place: problem for place in good if (problem := _problem(task, chunk[place])) is not None}
+        good = [place for place in good if place not in errors]
+        found = answer([chunk[place].columns for place in good]) if good else []
+    of_place = dict(zip(good, found, strict=True))
+    for place, one in enumerate(chunk):
+        yield one, of_place[place] if place in of_place else {"prediction": None, "error": errors[place]}
+
+
+def _problem(task: Task[Any], one: Input) -> str | None:
+    """Return why an input cannot be made one of the model, if it cannot: all of its file is decoded."""
+    try:
+        examples = task.prepare_inputs([one.columns])
+        for index in range(len(examples)):
+            task.collate([examples.features[index]])
+    except DataError as error:
+        return str(error) if one.table is None else f"{one.table} row {one.row}: {error}"
+    return None
+
+
+def _unless_all_failed(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Pass rows on, bad ones once there is an answer (or there are too many of them). DataError if there is none."""
+    waiting: list[dict[str, Any]] = []
+    failed: list[str] = []
+    count, answered = 0, False
+    for row in rows:
+        count += 1
+        answered = answered or "error" not in row
+        if not answered and len(failed) < SHOWN:
+            failed.append(row["error"])
+        waiting.append(row)
+        if answered or len(waiting) >= MOST_WAITING:
+            yield from waiting
+            waiting = []
+    if count == 0:
+        raise DataError("there is nothing to predict: the input holds no rows")
+    if count == 1 and not answered:
+        raise DataError(failed[0])
+    if not answered:
+        more = f"; and {count - len(failed)} more" if count > len(failed) else ""
+        raise DataError(f"none of the {count} inputs can be answered: {'; '.join(failed)}{more}")
+
+
+def _outputs(
+    task: Task[Any], model: nn.Module, examples: Examples, accelerator: Accelerator, sizes: dict[str, Any]
+) -> dict[str, Tensor]:
+    """What the model says of the rows; where reduced precision might have changed an answer, in float32."""
+    outputs = predict(task, model, examples, accelerator, **sizes, description="predicting")
+    close = None if accelerator.mixed_precision == "no" else task.close_calls(outputs)
+    if close is None or not close.any():
+        return outputs
+    rows = close.nonzero()[:, 0].tolist()
+    features = [examples.features[row] for row in rows]
+    again = replace(examples, features=features, lengths=examples.lengths[rows], row_ids=examples.row_ids[rows])
+    exact = predict(task, model, again, accelerator, **sizes, description="close calls", autocast=False)
+    return {name: tensor.index_put((close,), exact[name]) for name, tensor in outputs.items()}

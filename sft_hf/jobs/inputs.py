@@ -1,0 +1,89 @@
+"""What a run reads before it trains: rows, prepared and laid out in batches."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+
+from sft_hf.core.errors import RecipeError
+from sft_hf.core.recipe.recipe import Recipe
+from sft_hf.core.sources.sources import Source, resolve
+from sft_hf.data.examples import Examples
+from sft_hf.data.groups import speaker_findings
+from sft_hf.data.loading.loading import load_splits
+from sft_hf.data.loading.media import MEDIA_KEYS
+from sft_hf.data.loading.roles import Splits
+from sft_hf.data.preflight import Finding, find_duplicates
+from sft_hf.data.splits import fill_missing_splits, limit_splits
+from sft_hf.engine.epochs import BatchSizes, Stream, WholeSet
+from sft_hf.tasks.base import Task
+
+log = logging.getLogger("sft_hf")
+
+
+def load_data(recipe: Recipe, task: Task[Any], model_source: Source | None) -> Splits:
+    """Load the splits, fit the task on all of train (given a checkpoint), hold out what is missing, limit rows."""
+    data = recipe.data
+    source = resolve(data.name, revision=data.revision, sha256=data.sha256, what="data set", key="data")
+    columns = task.columns() | ({"data.split_by": data.split_by} if data.split_by else {})
+    splits = task.read_labels(load_splits(data, source, columns))
+    if model_source is not None:
+        task.fit(splits.by_role["train"], splits.where["train"], model_source)
+    splits = limit_splits(fill_missing_splits(splits, data, task.strata), data)
+    for note in splits.notes:
+        log.info("%s", note)
+    sizes = {role: len(split) for role, split in splits.by_role.items() if isinstance(split, Dataset)}
+    log.info("rows: %s", ", ".join(f"{role} {size}" for role, size in sizes.items()) or "a stream")
+    return splits
+
+
+TARGET_KEYS = ("data.label_column", "data.transcription_column", "data.group_column")
+"""Keys of a recipe that name a column with what is to be predicted, or to report by; the others are input."""
+
+
+def data_findings(task: Task[Any], splits: Splits, examples: Mapping[str, Examples]) -> list[Finding]:
+    """Return what is known of the rows before training: duplicates, contradictions, how labels are spread."""
+    rows = {role: split for role, split in splits.by_role.items() if isinstance(split, Dataset)}
+    columns = task.loaded_columns()
+    content = [column for key, column in columns.items() if key not in TARGET_KEYS]
+    target = next((column for key, column in columns.items() if key in TARGET_KEYS), None)
+    files = [column for key, column in columns.items() if key in MEDIA_KEYS]
+    speakers = speaker_findings(rows, task.recipe.data.split_by)
+    return [*splits.findings, *find_duplicates(rows, content, target, files), *speakers, *task.findings(examples)]
+
+
+def prepare_split(task: Task[Any], split: Dataset, where: str) -> Examples:
+    """Return a split's rows as model inputs, and log what there is to say about them."""
+    examples = task.prepare(split, where)
+    for note in examples.notes:
+        log.info("%s", note)
+    return examples
+
+
+def training_data(recipe: Recipe, task: Task[Any], splits: Splits, num_processes: int) -> WholeSet | Stream:
+    """Return where the loop's epochs come from. Raises RecipeError, DataError."""
+    train, section, where = splits.by_role["train"], recipe.train, splits.where["train"]
+    sizes = BatchSizes(
+        section.per_device_train_batch_size,
+        section.gradient_accumulation_steps,
+        num_processes,
+        recipe.seed,
+        section.group_by_length,
+    )
+    if isinstance(train, IterableDataset):
+        if not section.max_steps:
+            raise RecipeError("data.streaming: a stream has no known length; set train.max_steps")
+
+        def prepare(rows: Dataset) -> Examples:
+            return task.prepare(task.read_rows(rows, where), where)
+
+        return Stream(train, recipe.data.stream_buffer_size, prepare, sizes, where)
+    data = WholeSet(prepare_split(task, train, where), sizes)
+    batches = [micro.rows for window in data.epoch(0)[1] for rank in window.micro_batches for micro in rank]
+    padding = task.padding(data.examples, batches)
+    if padding is not None:
+        log.info("padding: %.1f%% of the training positions", 100 * padding)
+    return data

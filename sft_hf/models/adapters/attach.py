@@ -1,0 +1,360 @@
+"""The `peft` section: adapters of PEFT in a model, whatever its task.
+
+PEFT replaces layers of the model in place, so that the model stays of its own class: whatever asks for its encoder, its
+windows or its `generate` finds them, and there is no wrapper to look through. (Transformers' `add_adapter` does the
+same and cannot merge; `PeftModel` around the model would hide it.) Virtual tokens alone (prefix and prompt tuning,
+p-tuning) are no layer: there the `PeftModel` itself is trained.
+
+Everything of the checkpoint is frozen, and runs as in evaluation (`sft_hf.models.freezing`): batch norm's statistics
+would not travel with the adapter. The head, which the checkpoint had not, trains whole and is saved with it
+(`modules_to_save`).
+
+Sources: E. Hu et al., LoRA, 2021; S. Liu et al., DoRA, 2024; H. Liu et al., (IA)^3, 2022; X. Li and P. Liang,
+Prefix-Tuning, 2021.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import logging
+import re
+import types
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers import Conv1D
+
+from sft_hf.core.errors import RecipeError, SftError, did_you_mean
+from sft_hf.models.adapters.files import Adapter
+from sft_hf.models.adapters.settings import adapter_config, output_of
+from sft_hf.models.freezing import backbone_names
+from sft_hf.models.token_limits import configured_limit, smallest_table
+
+if TYPE_CHECKING:
+    from sft_hf.core.recipe.recipe import Recipe
+    from sft_hf.core.sources.sources import Source
+
+log = logging.getLogger("sft_hf")
+
+PROJECTIONS = (("query", "value"), ("q_proj", "v_proj"), ("query_proj", "value_proj"), ("q_lin", "v_lin"))
+"""Query and value of the attention, by the names that they have in Transformers: what LoRA's authors adapt."""
+
+IA3_PROJECTIONS = (("key", "value"), ("k_proj", "v_proj"), ("key_proj", "value_proj"), ("k_lin", "v_lin"))
+FUSED = (("Wqkv",), ("qkv",), ("c_attn",), ("query_key_value",))
+
+UNTRAINED_BY_DESIGN = "masked_spec_embed"  # Wav2Vec2's filler under SpecAugment, random at first, unused when answering
+
+
+def attach(
+    model: Any, recipe: Recipe, task_type: str | None, source: Source, *, trained: bool = False
+) -> tuple[Any, Adapter | None]:
+    """Put the recipe's adapter into a model, in place; return what is to be trained, and the adapter.
+
+    With an empty `peft` section that is the model as it came, and None. Parts that are frozen already (`train.freeze`)
+    stay so, with the adapters in them.
+
+    Args:
+        model: with its head, nothing of it trained yet.
+        task_type: PEFT's name of the task, see `Task.peft_task_type`.
+        source: where the checkpoint is from.
+        trained: an adapter that was trained is to be loaded into it.
+
+    Raises RecipeError for settings that PEFT, the model or the task have no use for.
+    """
+    if not recipe.peft:
+        return model, None
+    config = adapter_config(recipe.peft, task_type)
+    config.inference_mode = trained
+    _refuse_models(model, config, recipe)
+    size, names = sum(parameter.numel() for parameter in model.parameters()), frozenset(model.state_dict())
+    frozen = _frozen_modules(model)
+    _choose_modules(model, config, frozen)
+    wrapper = _wrap(model, config)
+    learner = wrapper if config.is_prompt_learning else wrapper.get_base_model()
+    if config.peft_type == "PREFIX_TUNING":
+        _hand_over_prefix(wrapper)
+    config.base_model_name_or_path, config.revision = source.name, source.revision
+    adapter = Adapter(wrapper, _output(wrapper, output_of(recipe.peft)), names)
+    if not trained:
+        _freeze_within(learner, frozen, recipe.train.freeze)
+        count = sum(parameter.numel() for parameter in learner.parameters() if parameter.requires_grad)
+        log.info("trained: %d weights, beside %d of the model (%.2f %%)", count, size, 100 * count / size)
+    return learner, adapter
+
+
+def head_modules(model: nn.Module) -> list[str]:
+    """Return the names of the modules that make up the head: what the checkpoint had not, or not for this task.
+
+    Each is as large as can be without holding anything of the backbone. Empty where a checkpoint brings all that the
+    task needs (Whisper). Raises RecipeError for a new weight outside of any module that could be saved whole.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    head = {name for name in getattr(model, "new_weights", ()) if name in set(names)}
+    if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        with suppress(RecipeError):  # it has no head of its own
+            head = set(names) - set(backbone_names(model))
+    head = {name for name in head if not name.endswith(UNTRAINED_BY_DESIGN)}
+    found: list[str] = []
+    for module, _ in model.named_modules():  # a module comes before those within it
+        inside = {name for name in names if name.startswith(f"{module}.")}
+        if module and inside and inside <= head:
+            found.append(module)
+            head -= inside
+    if head:
+        raise RecipeError(
+            f"peft: the checkpoint has no {min(head)}, and an adapter neither trains nor keeps such a weight; leave "
+            "the peft section out, or give a checkpoint that has it"
+        )
+    return found
+
+
+# --- what may be adapted -------------------------------------------------------------------------------------------
+
+
+def _refuse_models(model: Any, config: Any, recipe: Recipe) -> None:
+    kind = config.peft_type.value
+    model_type = getattr(model.config, "model_type", "")
+    if model_type == "word_embeddings":
+        raise RecipeError("peft: a model on word vectors is small, and is trained whole; leave the peft section out")
+    if not config.is_prompt_learning:
+        return
+    if recipe.task.name != "text_classification":
+        raise RecipeError(
+            f"peft.peft_type: {kind} puts virtual tokens before a text, and {recipe.task.name} has none; take LORA"
+        )
+    if kind == "PREFIX_TUNING":
+        if recipe.train.gradient_checkpointing:
+            raise RecipeError("train.gradient_checkpointing: prefix tuning cannot recompute activations; leave it out")
+        if _cache_name(model) is None:
+            raise RecipeError(
+                f"peft.peft_type: {kind} needs a model that takes a cache of keys and values, which "
+                f"{type(model).__name__} does not; take LORA, or PROMPT_TUNING"
+            )
+    limit, tokens = smallest_table(model) or configured_limit(model.config), config.num_virtual_tokens or 0
+    longest = getattr(recipe.task, "max_length", None) or 512
+    if limit and min(longest, limit) + tokens > limit:
+        raise RecipeError(
+            f"peft.num_virtual_tokens: {tokens} virtual tokens and texts of {min(longest, limit)} are more than the "
+            f"{limit} positions of {model_type}; set task.max_length to {max(limit - tokens, 0)} or less"
+        )
+
+
+def _frozen_modules(model: nn.Module) -> set[str]:
+    """Names of modules that have parameters, none of which is trained."""
+    return {
+        name
+        for name, module in model.named_modules()
+        if name and any(True for _ in module.parameters()) and not any(p.requires_grad for p in module.parameters())
+    }
+
+
+def _choose_modules(model: nn.Module, config: Any, frozen: set[str]) -> None:
+    """Fill in what the section leaves open, in the config: the head, and which modules are adapted; check all names."""
+    head = [name for name in head_modules(model) if name not in frozen]
+    if hasattr(config, "modules_to_save"):
+        _check_names(model, config.modules_to_save, "modules_to_save")
+        wanted = list(dict.fromkeys([*(config.modules_to_save or ()), *head]))
+        config.modules_to_save = wanted or None
+    elif head:
+        raise RecipeError(
+            f"peft.peft_type: {config.peft_type.value} keeps no other module, and {', '.join(head)} is new and has to "
+            "be trained; take LORA"
+        )
+    if not hasattr(config, "target_modules"):
+        return
+    if config.target_modules is None and not getattr(config, "target_parameters", None):
+        _choose_targets(model, config, head)
+    if config.peft_type == "IA3" and config.feedforward_modules is None and not _peft_knows(model, config):
+        config.feedforward_modules = []
+    targets = config.target_modules
+    if isinstance(targets, str) and targets.lower() == "all-linear":
+        _check_linear(model, head)
+    else:
+        _check_names(model, targets, "target_modules")
+    _check_names(model, getattr(config, "exclude_modules", None), "exclude_modules")
+
+
+def _peft_knows(model: Any, config: Any) -> bool:
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+
+    known: Any = getattr(PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type], "target_module_mapping", {})
+    return getattr(model.config, "model_type", None) in known
+
+
+def _choose_targets(model: nn.Module, config: Any, head: list[str]) -> None:
+    """Where PEFT has no default: the attention's projections, else all linear layers, else 1 x 1 convolutions."""
+    if _peft_knows(model, config):
+        return
+    linear, pointwise = _layers(model, head)
+    last = {name.rsplit(".", 1)[-1] for name in linear}
+    wanted = (*(IA3_PROJECTIONS if config.peft_type == "IA3" else PROJECTIONS), *FUSED)
+    config.target_modules = next((list(names) for names in wanted if set(names) <= last), None)
+    if config.target_modules is None:
+        config.target_modules = linear or pointwise or None
+    if config.target_modules is None:
+        raise RecipeError(f"peft.target_modules: say which modules of {type(model).__name__} are to be adapted")
+    several = len(config.target_modules) > 4
+    kind = "linear layers" if linear else "1 x 1 convolutions"
+    said = f"all {len(config.target_modules)} {kind}" if several else ", ".join(config.target_modules)
+    log.info("peft.target_modules: %s (PEFT has no default for this model)", said)
+
+
+def _layers(model: nn.Module, head: list[str]) -> tuple[list[str], list[str]]:
+    """Names of the linear layers and of the 1 x 1 convolutions outside the head."""
+    outside = {
+        name: module
+        for name, module in model.named_modules()
+        if not any(name == part or name.startswith(f"{part}.") for part in head)
+    }
+    linear = [name for name, module in outside.items() if isinstance(module, (nn.Linear, Conv1D))]
+    pointwise = [
+        name
+        for name, module in outside.items()
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1
+    ]
+    return linear, pointwise
+
+
+def _check_linear(model: nn.Module, head: list[str]) -> None:
+    linear, pointwise = _layers(model, head)
+    if not linear:
+        hint = f"name convolutions, e.g. {pointwise[0].rsplit('.', 1)[-1]}" if pointwise else "name other modules"
+        raise RecipeError(
+            f"peft.target_modules: {type(model).__name__} has no linear layer outside its head; leave it out, or {hint}"
+        )
+
+
+def _check_names(model: nn.Module, wanted: Any, key: str) -> None:
+    """Raise RecipeError for a name or pattern that no module has; PEFT passes over one of several in silence.
+
+    A text is a regular expression on the whole name; in a list, each entry is a name or the end of one, at a dot.
+    """
+    names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+    if isinstance(wanted, str):
+        try:
+            found = any(re.fullmatch(wanted, name) for name in names)
+        except re.error as error:
+            raise RecipeError(f"peft.{key}: {wanted!r} is no regular expression ({error})") from None
+        if not found:
+            raise RecipeError(
+                f"peft.{key}: no module's whole name matches {wanted!r}; names are like {names[len(names) // 2]}; for "
+                f"the end of a name, write a list: [{wanted}]"
+            )
+        return
+    last = list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in names))
+    for entry in wanted or ():
+        if not any(name == entry or name.endswith(f".{entry}") for name in names):
+            known = names if "." in str(entry) else [name for name in last if not name.isdigit()]
+            raise RecipeError(f"peft.{key}: no module is called {entry!r}; {did_you_mean(str(entry), known)}")
+
+
+# --- putting it in -------------------------------------------------------------------------------------------------
+
+
+def _wrap(model: nn.Module, config: Any) -> Any:
+    from peft import get_peft_model
+
+    own = ("classifier", "score")  # PEFT adds these to every text classifier by itself
+    if config.task_type == "SEQ_CLS" and getattr(config, "modules_to_save", None):
+        config.modules_to_save = [name for name in config.modules_to_save if name not in own] or None
+    with peft_errors():
+        return get_peft_model(model, config)  # type: ignore[arg-type]
+
+
+@contextmanager
+def peft_errors() -> Iterator[None]:
+    """Turn what PEFT raises about its settings into RecipeError with one line, and what it warns of into the log."""
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield
+    except (MemoryError, torch.OutOfMemoryError, SftError):
+        raise
+    except Exception as error:  # no common base: ValueError, TypeError, AttributeError, NotImplementedError, ...
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise RecipeError(f"peft: PEFT refuses these settings on this model: {reason}") from error
+    told = [message for message in caught if not issubclass(message.category, (DeprecationWarning, FutureWarning))]
+    for text in dict.fromkeys(" ".join(str(message.message).split()) for message in told):
+        log.warning("peft: %s", text[:300])
+
+
+def _freeze_within(model: nn.Module, frozen: set[str], patterns: list[str]) -> None:
+    """Freeze what was put into frozen modules. Raises RecipeError if nothing of the adapter is left to train."""
+    left = False
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        parts = name.split(".")
+        if any(".".join(parts[:depth]) in frozen for depth in range(1, len(parts))):
+            parameter.requires_grad_(False)
+        elif "modules_to_save" not in parts:
+            left = True
+    if not left:
+        raise RecipeError(
+            f"train.freeze: {', '.join(patterns)} leaves nothing of the adapter to train; peft freezes the "
+            "checkpoint's weights by itself: leave train.freeze out, or name other peft.target_modules"
+        )
+
+
+def _output(wrapper: Any, wanted: str | None) -> str:
+    """Whether the adapter is merged into the weights that are saved. Raises RecipeError where it cannot be."""
+    reason = _why_not_merged(wrapper)
+    if reason is None:
+        return wanted or "merged"
+    if wanted == "merged":
+        raise RecipeError(f"peft.output: merged: {reason}; take adapter")
+    if wanted is None:
+        log.info("peft.output: adapter (%s): model/ needs sft-hf, or PEFT and the checkpoint", reason)
+    return "adapter"
+
+
+def _why_not_merged(wrapper: Any) -> str | None:
+    """Try merging a copy of one layer of each kind: hours of training are at stake."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if wrapper.peft_config["default"].is_prompt_learning:
+        return "virtual tokens are no part of any weight"
+    if tied := wrapper.base_model._get_tied_target_modules(wrapper.get_base_model()):
+        return f"{tied[0]} shares its weight with another layer"
+    tried = set()
+    for layer in wrapper.modules():
+        if not isinstance(layer, BaseTunerLayer) or (kind := (type(layer), type(layer.get_base_layer()))) in tried:
+            continue
+        tried.add(kind)
+        try:
+            copy.deepcopy(layer).merge(safe_merge=True)
+        except (NotImplementedError, ValueError, AttributeError, TypeError, RuntimeError) as error:
+            return f"{type(layer).__name__} cannot be merged: {' '.join(str(error).split())[:100]}"
+    return None
+
+
+# --- prefix tuning -------------------------------------------------------------------------------------------------
+
+
+def _cache_name(model: Any) -> str | None:
+    """What the model calls the keys and values that come before its input: `cache` since Transformers 5.23."""
+    backbone = getattr(model, getattr(model, "base_model_prefix", "") or "_", model)
+    parameters: Mapping[str, Any] = inspect.signature(backbone.forward).parameters
+    return next((name for name in ("cache", "past_key_values") if name in parameters), None)
+
+
+def _hand_over_prefix(wrapper: Any) -> None:
+    """Have the prefix handed to the model under the name that this version of Transformers has for it.
+
+    PEFT 0.21 looks for `past_key_values` alone, and refuses every classifier of later versions.
+    """
+    name = _cache_name(wrapper.get_base_model())
+    if name != "cache":
+        return
+
+    def forward(self: Any, input_ids: Any = None, inputs_embeds: Any = None, labels: Any = None, **kwargs: Any) -> Any:
+        given = input_ids if input_ids is not None else inputs_embeds
+        kwargs |= {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "labels": labels}
+        return self.base_model(cache=self.get_prompt(len(given)), **kwargs)
+
+    wrapper._prefix_tuning_forward = types.MethodType(forward, wrapper)

@@ -1,0 +1,1 @@
+"""Faster operations for training on CPUs."""

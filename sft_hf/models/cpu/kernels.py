@@ -1,0 +1,109 @@
+"""Functions of torch that a training step in bf16 on a CPU loses time in, computed otherwise.
+
+Under autocast, torch takes softmax and layer normalization to float32 and leaves the result there: every linear layer
+that reads it makes a bf16 copy of its own, and the backward pass as many again. Here they read and write bf16, and
+compute in float32 between, as they do inside torch's kernels for bf16. And masks of dropout are drawn by a generator
+that is fast on a CPU (`sft_hf.models.cpu.dropout`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from sft_hf.models.cpu.dropout import drop
+from sft_hf.models.cpu.forward_context import surround_forward
+
+REDUCED = torch.bfloat16
+MAX_SCORES = 1024 * 1024
+"""Of a head and row: larger ones would fill the memory that the fused kernel saves."""
+
+
+def with_cpu_kernels(model: nn.Module) -> None:
+    """Have a model's forward pass, in place, use the functions of this module while autocast to bf16 is on."""
+    surround_forward(model, lambda: _Intercept() if _in_bf16() else nullcontext())
+
+
+class _Intercept(TorchFunctionMode):
+    """Sees every call of torch's functions, and answers those that it knows better."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        known = KERNELS.get(func)
+        if known is not None and _in_bf16():  # parts of a model may turn autocast off for themselves
+            return known(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _in_bf16() -> bool:
+    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == REDUCED
+
+
+def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """See `sft_hf.models.cpu.dropout.drop`."""
+    if not training or inplace or input.device.type != "cpu":
+        return functional.dropout(input, p, training, inplace)
+    return drop(input, p)
+
+
+def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
+    """Softmax of bf16 in bf16: what torch's float32 result would be rounded to, by whatever product reads it."""
+    if input.dtype != REDUCED or input.device.type != "cpu" or dim is None or dtype not in (None, torch.float32):
+        return functional.softmax(input, dim, dtype=dtype)
+    with torch.autocast("cpu", enabled=False):
+        return functional.softmax(input, dim)
+
+
+def layer_norm(
+    input: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """Layer normalization with a result in bf16; its gain and shift stay in float32."""
+    if input.device.type != "cpu" or input.dtype not in (REDUCED, torch.float32):
+        return functional.layer_norm(input, normalized_shape, weight, bias, eps)
+    with torch.autocast("cpu", enabled=False):
+        return functional.layer_norm(input, normalized_shape, weight, bias, eps).to(REDUCED)
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """softmax(q k^T scale + mask) v, [..., queries, size], of heads [..., positions, size], while training.
+
+    Source: A. Vaswani et al., Attention Is All You Need, 2017, equation 1.
+    """
+    queries, keys = query.shape[-2], key.shape[-2]
+    if query.device.type != "cpu" or enable_gqa or not torch.is_grad_enabled() or queries * keys > MAX_SCORES:
+        options: dict[str, Any] = {"is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
+        return functional.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, **options)
+    with torch.autocast("cpu", enabled=False):
+        query, key, value = (tensor.to(REDUCED) for tensor in (query, key, value))
+        scores = (query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)) @ key.transpose(-2, -1)
+        if is_causal:
+            attn_mask = torch.ones(queries, keys, dtype=torch.bool).tril()
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            scores = scores.masked_fill(~attn_mask, torch.finfo(REDUCED).min)
+        elif attn_mask is not None:
+            scores = scores + attn_mask.to(REDUCED)
+        return drop(functional.softmax(scores, -1), dropout_p) @ value
+
+
+KERNELS: dict[Any, Callable[..., Tensor]] = {
+    functional.dropout: dropout,
+    functional.softmax: softmax,
+    functional.layer_norm: layer_norm,
+    functional.scaled_dot_product_attention: attention,
+}

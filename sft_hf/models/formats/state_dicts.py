@@ -1,0 +1,271 @@
+"""A plain state dict - a file of named tensors, without a config - as the start of a Transformers model.
+
+The recipe says which architecture the tensors are of: a timm model, or a Transformers model type. Files of other
+codebases call the same layers by other names. Tensors are matched by name where the names agree, else by order where
+every shape agrees in order, else not at all.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from sft_hf.core.errors import CheckpointError, RecipeError, StorageError, did_you_mean, first_few
+from sft_hf.core.filesystem import STORAGE_ERRNOS
+from sft_hf.models.freezing import note_new_weights
+from sft_hf.models.loading import apply_overrides, quiet_transformers
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from sft_hf.core.recipe.recipe import ModelSection
+    from sft_hf.core.sources.sources import Source
+
+log = logging.getLogger("sft_hf")
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "weights", "state_dict_ema", "model_ema")
+_PREFIXES = ("module.", "_orig_mod.", "timm_model.", "model.", "net.")
+_TIMM_FIELDS = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
+MAX_MADE_UP = 0.1
+"""The part of a backbone's tensors that may be missing."""
+
+
+def is_state_dict(source: Source) -> bool:
+    """Whether the source is a single file, and so no folder that `from_pretrained` opens."""
+    return source.path is not None and source.path.is_file()
+
+
+def build_config(source: Source, architecture: str | None) -> PretrainedConfig:
+    """Return a config for the architecture of a state dict, as its library has it.
+
+    Raises CheckpointError if there is no architecture, RecipeError for an unknown one.
+    """
+    from transformers import CONFIG_MAPPING, TimmWrapperConfig
+
+    if not architecture:
+        raise CheckpointError(
+            f"{source.name}: a file of weights does not say what it is; name its architecture by model.architecture: "
+            "a timm model (resnet18, tf_efficientnet_lite0, ...) or a Transformers model type (vit, resnet, ...)"
+        )
+    if pretrained_cfg := timm_preprocessing(architecture):
+        return TimmWrapperConfig(architecture=architecture, pretrained_cfg=pretrained_cfg)  # type: ignore[call-arg]
+    if architecture in CONFIG_MAPPING:
+        return CONFIG_MAPPING[architecture]()
+    names = _timm_names()
+    near = did_you_mean(architecture, [*names, *CONFIG_MAPPING.keys()], limit=0)
+    hint = near.split(" Valid:")[0] if "?" in near else "timm.list_models() lists what timm knows"
+    hint = hint if names else "and timm is not installed (pip install timm)"
+    raise RecipeError(f"model.architecture: neither timm nor Transformers knows {architecture!r}; {hint}")
+
+
+def timm_preprocessing(architecture: str) -> dict[str, Any] | None:
+    """Return what timm says of an architecture's input (size, mean, std, ...); None if timm knows it not."""
+    try:
+        import timm
+    except ImportError:
+        return None
+    if not timm.is_model(architecture):
+        return None
+    found = timm.get_pretrained_cfg(architecture)
+    data = found.to_dict() if found else {}
+    return {"architecture": architecture, **{key: data[key] for key in _TIMM_FIELDS if data.get(key) is not None}}
+
+
+def load_from_state_dict(
+    auto_class: Any,
+    config: PretrainedConfig,
+    source: Source,
+    section: ModelSection,
+    head: dict[str, Any],
+) -> PreTrainedModel:
+    """Build a model and put the tensors of a state dict into it; a head that they do not fit stays new.
+
+    The arguments are those of `sft_hf.models.loading.load_pretrained`, `config` that of `build_config`.
+    Raises CheckpointError for a file that cannot be read or does not fit, RecipeError for a wrong override.
+    """
+    assert source.path is not None
+    apply_overrides(config, section, head)
+    tensors = rename(read_state_dict(source.path), section.key_mapping)
+    try:
+        with quiet_transformers():
+            model: PreTrainedModel = auto_class.from_config(config, dtype=torch.float32)
+    except (ValueError, RuntimeError, ImportError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"model.architecture: {section.architecture} cannot be built: {reason}") from error
+    inner = getattr(model, "timm_model", model)
+    target = inner.state_dict()
+    head_names = _head_names(model)
+    chosen, how = match(tensors, target, head_names, prefix=f"{model.base_model_prefix}.")
+    missing = [name for name in target if name not in chosen and not name.endswith("num_batches_tracked")]
+    backbone = [name for name in target if name not in head_names and not name.endswith("num_batches_tracked")]
+    made_up = [name for name in missing if name not in head_names]
+    if len(made_up) > MAX_MADE_UP * len(backbone):
+        raise CheckpointError(_misfit(source, section.architecture, tensors, target, made_up, len(backbone)))
+    with torch.no_grad():
+        for name, theirs in chosen.items():
+            target[name].copy_(tensors[theirs])
+    log.info("%s: has %d of the model's %d weights, found by %s", source.path.name, len(chosen), len(target), how)
+    if missing:
+        log.info("new weights, to be learned: %s", ", ".join(missing))
+    note_new_weights(model, [f"timm_model.{name}" if inner is not model else name for name in missing])
+    if unused := [name for name in tensors if name not in set(chosen.values())]:
+        log.info("not used from %s: %s", source.path.name, first_few(unused, 8))
+    return model
+
+
+def match(
+    tensors: Mapping[str, Tensor], target: Mapping[str, Tensor], head: Sequence[str], prefix: str = ""
+) -> tuple[dict[str, str], str]:
+    """Decide which tensor goes where; shapes always agree.
+
+    Args:
+        tensors: the state dict.
+        target: the model's.
+        head: names in `target` that may stay unmatched, because the classes are others.
+        prefix: what the names of one side may have in front of those of the other ("vit.").
+
+    Returns:
+        {name in target: name in tensors}, and by what: "name", or "order and shape".
+    """
+    found: dict[str, str] = {}
+    for name, tensor in target.items():
+        for theirs in (name, name.removeprefix(prefix), prefix + name):
+            if theirs in tensors and tensors[theirs].shape == tensor.shape:
+                found[name] = theirs
+                break
+    wanted = [name for name in target if name not in head and not name.endswith("num_batches_tracked")]
+    if sum(name in found for name in wanted) >= (1 - MAX_MADE_UP) * len(wanted):
+        return found, "name"
+    in_order = _match_by_order(tensors, target, head)
+    return (in_order, "order and shape (the names differ)") if in_order else (found, "name")
+
+
+def _match_by_order(tensors: Mapping[str, Tensor], target: Mapping[str, Tensor], head: Sequence[str]) -> dict[str, str]:
+    theirs, ours = list(tensors), list(target)
+    if not any(name.endswith("num_batches_tracked") for name in theirs):  # written by torch since 0.4.1
+        ours = [name for name in ours if not name.endswith("num_batches_tracked")]
+    if len(theirs) == len(ours) - len([name for name in ours if name in head]):
+        ours = [name for name in ours if name not in head]
+    if len(theirs) != len(ours):
+        return {}
+    found = {}
+    for name, other in zip(ours, theirs, strict=True):
+        if tensors[other].shape == target[name].shape:
+            found[name] = other
+        elif name not in head:
+            return {}
+    return found
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Return the tensors in a file by name, unwrapped ({"state_dict": ...}) and without `module.` in front of all.
+
+    Nothing in the file is executed. Raises CheckpointError for a pickled module, for anything but named tensors, and
+    for damage; StorageError if the disk fails.
+    """
+    try:
+        if path.suffix.lower() == ".safetensors":
+            held: Any = load_file(path)
+        else:
+            held = torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:
+        _refuse(error, path)
+    for _ in range(3):
+        wrapper = next((key for key in _WRAPPERS if isinstance(held, dict) and isinstance(held.get(key), dict)), None)
+        if wrapper is None:
+            break
+        held = held[wrapper]
+    items = held.items() if isinstance(held, dict) else ()
+    tensors = {str(name): value for name, value in items if isinstance(value, Tensor)}
+    if not tensors:
+        raise CheckpointError(f"{path}: holds {_kind(held)}, no named tensors; save model.state_dict() into it")
+    while prefix := next((prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in tensors)), None):
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return tensors
+
+
+def rename(tensors: Mapping[str, Tensor], key_mapping: Mapping[str, str]) -> dict[str, Tensor]:
+    """Return the tensors with `model.key_mapping` applied to their names. Raises RecipeError."""
+    renamed = {}
+    for name, value in tensors.items():
+        new = name
+        for pattern, replacement in key_mapping.items():
+            try:
+                new = re.sub(pattern, replacement, new)
+            except (re.error, IndexError) as error:
+                raise RecipeError(f"model.key_mapping: {pattern!r}: {replacement!r}: {error}") from None
+        if new in renamed:
+            raise RecipeError(f"model.key_mapping: gives two weights the name {new!r}")
+        renamed[new] = value
+    return renamed
+
+
+def _timm_names() -> list[str]:
+    try:
+        import timm
+    except ImportError:
+        return []
+    return list(timm.list_models())
+
+
+def _head_names(model: PreTrainedModel) -> list[str]:
+    """Names in the state dict that depend on the number of classes."""
+    inner: nn.Module | None = getattr(model, "timm_model", None)
+    if inner is None:
+        own = getattr(model, model.base_model_prefix, None)
+        prefix = f"{model.base_model_prefix}."
+        return [name for name in model.state_dict() if own is not None and not name.startswith(prefix)]
+    get_classifier: Any = getattr(inner, "get_classifier", None)
+    found = get_classifier() if get_classifier else None
+    heads = [head for head in (found if isinstance(found, (list, tuple)) else [found]) if isinstance(head, nn.Module)]
+    names = [name for name, module in inner.named_modules() if any(module is head for head in heads)]
+    return [key for key in inner.state_dict() if any(key.startswith(f"{name}.") for name in names)]
+
+
+def _refuse(error: Exception, path: Path) -> NoReturn:
+    if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS:
+        raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
+    text = " ".join(str(error).split())
+    if "weights_only" in text.lower() or "weights only" in text.lower():
+        what = re.search(r"(?:GLOBAL|Unsupported (?:class|global):?(?: GLOBAL)?) ([\w.]+)", text)
+        held = f" ({what[1]})" if what else ""
+        raise CheckpointError(
+            f"{path}: is no plain state dict but pickled objects{held}, and opening those would run code from the "
+            "file; where it was made, save the tensors alone: torch.save(model.state_dict(), 'weights.pth')"
+        ) from error
+    kind = "safetensors file" if isinstance(error, SafetensorError) or path.suffix == ".safetensors" else "PyTorch file"
+    raise CheckpointError(f"{path}: is damaged, or no {kind}: {text[:200] or type(error).__name__}") from error
+
+
+def _misfit(
+    source: Source,
+    architecture: str | None,
+    tensors: Mapping[str, Tensor],
+    target: Mapping[str, Tensor],
+    made_up: Sequence[str],
+    total: int,
+) -> str:
+    first = made_up[0]
+    shape = list(target[first].shape)
+    theirs = next(iter(tensors))
+    return (
+        f"{source.name}: {len(made_up)} of {total} tensors of {architecture} are not in it, by name or by order (first "
+        f"{first} {shape}; the file has {len(tensors)} tensors, first {theirs} {list(tensors[theirs].shape)}); check "
+        "model.architecture, or rename by model.key_mapping"
+    )
+
+
+def _kind(held: Any) -> str:
+    if isinstance(held, dict):
+        return f"a dict with the keys {first_few([str(key) for key in held], 5)}" if held else "an empty dict"
+    return f"a {type(held).__name__}"

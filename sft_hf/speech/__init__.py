@@ -1,1 +1,0 @@
-"""What speech recognition is made of: audio, augmentation, Whisper's window, CTC, transcripts of long recordings."""

@@ -1,0 +1,172 @@
+"""Everything that can be found out before a training that takes hours: `sft-hf check`."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sft_hf.core import signals as interruption
+from sft_hf.core.errors import RunFolderError, SftError
+from sft_hf.core.filesystem import free_bytes, human_bytes
+from sft_hf.core.recipe.recipe import Recipe
+from sft_hf.core.run.folder import RunFolder
+from sft_hf.data.examples import Examples
+from sft_hf.engine import process
+from sft_hf.engine.batches import Window
+from sft_hf.engine.epochs import WholeSet
+from sft_hf.engine.loop import TrainState
+from sft_hf.engine.resume import checkpoint
+from sft_hf.engine.step import train_step
+from sft_hf.jobs.finetune import _Run
+from sft_hf.models.freezing import set_modes
+from sft_hf.publishing.hub.access import write_access
+
+
+@dataclass
+class Report:
+    """What a check found, a line each."""
+
+    passed: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    problems: list[SftError] = field(default_factory=list)
+
+
+def check(recipe: Recipe, *, push_to: str | None = None) -> Report:
+    """Prepare a run as `finetune` does, take one step on its longest rows, save once, and leave nothing behind.
+
+    Args:
+        recipe: what would be run.
+        push_to: a Hub repository that the user wants to be able to write to.
+
+    Raises UserError for what would stop the run in its preparation. What would stop it later is in the report.
+    """
+    report = Report()
+    accelerator = process.build_accelerator(recipe.train.mixed_precision, recipe.train.num_threads)
+    run = _Run(recipe, RunFolder(Path(recipe.output_dir or "runs/run")), accelerator)
+    with interruption.listening():
+        run.prepare()
+        report.passed.append("recipe, checkpoint and data: every row can be used")
+        report.passed += run.splits.notes
+        for finding in run.findings:
+            (report.warnings if finding.level == "warning" else report.passed).append(finding.text)
+        for split in run.examples.values():
+            report.passed += split.notes
+        if isinstance(run.data, WholeSet):
+            report.passed += run.data.examples.notes
+        report.passed += _lengths(run)
+        for part in (_folder, _longest_step, _trial_save):
+            interruption.poll()
+            _collect(report, part, run)
+    if push_to is None and recipe.push_to_hub:
+        push_to = run.repo_id
+    if push_to is not None:
+        _collect(report, _hub_access, push_to)
+    return report
+
+
+def _collect(report: Report, part: Callable[[Any], tuple[str, str | None]], subject: Any) -> None:
+    """Take down what a part of the check says: a line, and perhaps a warning."""
+    try:
+        line, warning = part(subject)
+    except SftError as error:
+        report.problems.append(error)
+        return
+    report.passed.append(line)
+    if warning:
+        report.warnings.append(warning)
+
+
+def _lengths(run: _Run) -> list[str]:
+    lines = []
+    for role, split in run.all_examples().items():
+        if len(split) and split.lengths.max() > split.lengths.min():
+            half, most, longest = (int(value) for value in np.quantile(split.lengths, [0.5, 0.95, 1.0]))
+            lines.append(f"{role}: {len(split)} rows; length: median {half}, p95 {most}, max {longest}")
+        else:
+            lines.append(f"{role}: {len(split)} rows")
+    return lines
+
+
+def _folder(run: _Run) -> tuple[str, str | None]:
+    try:
+        run.folder.refuse_if_taken(resume=False, overwrite=False)
+    except RunFolderError as error:
+        return f"run folder: {run.folder.path}", str(error)
+    return f"run folder: {run.folder.path} can be taken", None
+
+
+def longest_window(run: _Run) -> tuple[Examples, Window]:
+    """Return the update of the first epoch whose forward passes are the largest."""
+    examples, plan = run.training.data.epoch(0)
+    lengths = examples.lengths
+
+    def cost(window: Window) -> float:
+        passes = [micro.rows for rank in window.micro_batches for micro in rank]
+        return max(float(lengths[list(rows)].max()) * len(rows) for rows in passes)
+
+    return examples, max(plan, key=cost)
+
+
+def _longest_step(run: _Run) -> tuple[str, str | None]:
+    """Train on the longest rows: the memory that a run needs at most, and the time that it takes at least."""
+    examples, window = longest_window(run)
+    state, size = TrainState(), run.recipe.train.per_device_train_batch_size
+    set_modes(run.training.model)
+    started = time.perf_counter()
+    result = train_step(run.training, examples, window, state)
+    seconds = time.perf_counter() - started
+    memory = human_bytes(process.peak_memory_bytes(run.accelerator.device))
+    line = (
+        f"one update on the {result.rows} longest rows: {seconds:.1f} s, peak memory {memory}, loss {result.loss:.3f}"
+    )
+    if not state.halvings:
+        return line, None
+    return (
+        line,
+        f"train.per_device_train_batch_size: {size} rows do not fit into memory at once; the run would use fewer",
+    )
+
+
+def _trial_save(run: _Run) -> tuple[str, str | None]:
+    """Commit a checkpoint on the file system of the run folder, read it back, and delete it."""
+    parent = run.folder.path
+    while not parent.is_dir():
+        parent = parent.parent
+    try:
+        work = Path(tempfile.mkdtemp(prefix=".check-", dir=parent))
+    except OSError as error:
+        raise RunFolderError(
+            f"{parent}: cannot be written to ({error.strerror}); choose another --output-dir"
+        ) from None
+    try:
+        started = time.perf_counter()
+        kept = run.techniques.state_dict()
+        saved = checkpoint.save_checkpoint(work, 1, run.training.model, run.training.optimizer, {}, techniques=kept)
+        seconds = time.perf_counter() - started
+        if problem := checkpoint.verify(saved):
+            raise SftError(f"{parent}: a checkpoint written there came back damaged: {problem}")
+        one = sum(path.stat().st_size for path in saved.iterdir())
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    free, most = free_bytes(parent), checkpoint.expected_bytes(run.training.model, kept)[1]
+    most += (run.recipe.checkpoint.save_total_limit - 1) * one
+    line = (
+        f"a checkpoint: {human_bytes(one)}, saved in {seconds:.1f} s; {human_bytes(free)} free for {human_bytes(most)}"
+    )
+    if free < most:
+        return line, f"{parent}: {human_bytes(free)} are free, and the run may need {human_bytes(most)}"
+    return line, None
+
+
+def _hub_access(repository: str) -> tuple[str, str | None]:
+    """Raise UserError unless the user's token may write to a repository, or create it."""
+    access = write_access(repository)
+    can = "can be written to" if access.exists else "is not there yet, and can be created"
+    return f"Hub: {access.repo_id} {can}", None

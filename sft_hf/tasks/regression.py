@@ -1,0 +1,346 @@
+"""Regression: a model that predicts one number for each row, or several, whatever it reads.
+
+Training sees each target in standard deviations from its mean in train, so that learning rates do not depend on units
+and several targets count alike. The loss of a row is its mean squared error over the targets, in these units: always
+answering the mean has a loss of 1. When training is over, scale and mean are folded into the weights of the output
+layer. The saved model is therefore an ordinary one of Transformers with `problem_type: regression`, and what it gives
+are predictions in the units of the data. (A layer without a bias cannot hold the mean: there only the scale is divided
+out, and it is the root mean square.)
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sft_hf.core.errors import CheckpointError, RecipeError
+from sft_hf.data.examples import Examples
+from sft_hf.data.labels.label_map import LabelMap
+from sft_hf.data.labels.reading import is_unlabelled
+from sft_hf.data.labels.targets import check_spread, check_targets, quintiles, read_targets, target_names
+from sft_hf.models.output_layers import find_output_layers, have_bias, rescale, start_anew
+from sft_hf.tasks.base import Batch, Items
+from sft_hf.tasks.classification import ClassifierTask, SettingsT
+from sft_hf.tasks.scoring.regression import LOWER_IS_BETTER, METRICS, TOGETHER
+from sft_hf.tasks.target_scale import Scale, findings_on_scored, findings_on_train
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel
+
+    from sft_hf.core.recipe.recipe import ModelSection
+    from sft_hf.core.sources.sources import Source
+    from sft_hf.data.preflight import Finding
+
+log = logging.getLogger("sft_hf")
+
+REGRESSION = "regression"
+FAR_FROM_ZERO = 3.0  # standard deviations: a mean beyond is hard to learn without a bias
+
+
+class RegressionTask(ClassifierTask[SettingsT]):
+    """Numbers instead of labels; put before a classifier in the bases of a class, it keeps what that reads."""
+
+    lower_is_better: ClassVar[frozenset[str]] = LOWER_IS_BETTER | {"loss"}
+    model_kind = REGRESSION
+    no_items = "regression has numbers to predict, and no classes"
+    predict_precision = "no"
+    scale: Scale
+    units: Scale
+    """What turns outputs in training into the targets' own units: the scale, or what can be folded of it."""
+
+    folded = False
+    """Whether the model's outputs are in the targets' own units already."""
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the targets."""
+        return list(self.label_map.names)
+
+    # --- targets -------------------------------------------------------------------------------------------------
+
+    def fit_labels(self, train: Any, where: str, kind: str, config: Any) -> None:
+        """Learn how many targets there are, and their scale, from the training rows.
+
+        Raises DataError for targets that cannot be used, RecipeError for settings that regression has no use for.
+        """
+        if self.recipe.eval.baseline == "probe":
+            raise RecipeError("eval.baseline: a probe is a classifier, and this is regression; take auto or none")
+        data = self.recipe.data
+        if data.label_separator is not None or data.merge_similar_labels:
+            key = "label_separator" if data.label_separator is not None else "merge_similar_labels"
+            raise RecipeError(f"data.{key}: is about names of labels, and this is regression; leave it out")
+        found = read_targets(train, data.target_column)
+        check_targets(found, data.target_column, where, skip=self._skips)
+        label_column: Any = data.label_column
+        names = target_names(label_column, data.label_names, found.values.shape[1])
+        check_spread(found.values, names, where)
+        self.scale = self.units = Scale.of(found.values)
+        self._use_names(names)
+        spread = ", ".join(
+            f"{name}: mean {mean:.4g}, standard deviation {deviation:.4g}"
+            for name, mean, deviation in zip(names, self.scale.mean, self.scale.deviation, strict=True)
+        )
+        log.info("regression: %s", spread)
+
+    @property
+    def _skips(self) -> bool:
+        return self.recipe.data.on_bad_row == "skip"
+
+    def _use_names(self, names: Sequence[str]) -> None:
+        self.label_map = LabelMap(tuple(names), "label_names")
+        self.primary_metric = "rmse" if len(names) == 1 else TOGETHER
+
+    def head_config(self) -> dict[str, Any]:
+        """See `ClassifierTask.head_config`."""
+        return {**super().head_config(), "problem_type": REGRESSION}
+
+    def identity(self) -> dict[str, Any]:
+        """See `Task.identity`: the targets, and what they were scaled by."""
+        return {"targets": self.names, "mean": self.scale.mean.tolist(), "deviation": self.scale.deviation.tolist()}
+
+    def _expect_head(self, config: Any) -> None:
+        """The output layer is chosen in `build_model`, by whether it gives numbers."""
+
+    def read_head(self, config: Any) -> None:
+        """Take targets and scale from the config of a trained model. Raises CheckpointError."""
+        if config.problem_type != REGRESSION:
+            raise CheckpointError(
+                f"config.json: problem_type is {config.problem_type!r}, and the run's is {REGRESSION}"
+            )
+        self._use_names([config.id2label[index] for index in sorted(config.id2label)])
+        self.scale = self.units = Scale.read(config)
+        self.folded = True
+
+    def labelled_rows(self, split: Dataset, where: str) -> tuple[Dataset, list[Any] | None, list[str]]:
+        """See `ClassifierTask.labelled_rows`."""
+        column = self.recipe.data.target_column
+        if is_unlabelled(split, column):
+            return split, None, []
+        found = read_targets(split, column, len(self.names))
+        notes = check_targets(found, column, where, skip=self._skips)
+        if found.problems:
+            split = split.select(found.rows)
+        return split, found.values.tolist(), notes
+
+    def strata(self, train: Dataset) -> list[Any] | None:
+        """See `Task.strata`: the fifth that a single target is in; rows without a target are a group of their own."""
+        found = read_targets(train, self.recipe.data.target_column)
+        if found.values.shape[1] > 1 or len(found.rows) < 2:
+            return None
+        groups = np.full(len(train), 5)
+        groups[found.rows] = quintiles(found.values[:, 0])
+        return [int(group) for group in groups]
+
+    def label_tensor(self, labels: list[Any]) -> Tensor:
+        """Targets as the loss sees them: float32 [rows, targets], in standard deviations from the mean."""
+        values = np.array(labels, dtype=np.float64).reshape(len(labels), len(self.names))
+        return torch.from_numpy(((values - self.scale.mean) / self.scale.deviation).astype(np.float32))
+
+    def label_counts(self, references: Sequence[Any]) -> dict[str, int] | None:
+        """See `Task.label_counts`: there are no labels."""
+        return None
+
+    def target_spread(self, references: Sequence[Any]) -> dict[str, dict[str, Any]]:
+        """See `Task.target_spread`."""
+        values = self._array(references)
+        return {
+            name: {
+                "min": float(column.min()),
+                "mean": float(column.mean()),
+                "max": float(column.max()),
+                "standard_deviation": float(column.std()),
+            }
+            for name, column in zip(self.names, values.T, strict=True)
+        }
+
+    def _array(self, references: Sequence[Any]) -> np.ndarray:
+        return np.array(list(references), dtype=np.float64).reshape(len(references), len(self.names))
+
+    def findings(self, examples: Mapping[str, Examples]) -> list[Finding]:
+        """See `Task.findings`: how the targets are spread over the rows."""
+        values = {role: self._array(split.references) for role, split in examples.items() if split.labelled}
+        found: list[Finding] = []
+        if "train" in values:
+            found += findings_on_train(self.names, values["train"], examples["train"].row_ids)
+        for role in ("validation", "test"):
+            if role in values:
+                found += findings_on_scored(role, self.names, values[role], self.scale, values.get("train"))
+        return found
+
+    # --- the model -----------------------------------------------------------------------------------------------
+
+    def example_batch(self) -> Batch:
+        """Return some row as the model takes it, without targets, on the CPU."""
+        raise NotImplementedError
+
+    def build_model(self, source: Source, section: ModelSection) -> PreTrainedModel:
+        """See `Task.build_model`. Raises CheckpointError for a model whose outputs are not those of a linear layer."""
+        trained = self._trained_before(getattr(self, "config", None))
+        model = super().build_model(source, section)  # type: ignore[safe-super]
+        if self.folded:
+            return model
+        batch = self.example_batch()
+        self.output_layers = find_output_layers(model, len(self.names), lambda: self.forward(model, batch))
+        self.units = self.scale
+        if not have_bias(model, self.output_layers):
+            self.units = self.scale.without_mean()
+            self._warn_of_far_means(model)
+        kept = self._keeps_outputs(model)
+        if kept and trained:
+            log.info("the pretrained model predicts numbers already: its output layer is kept, and refined")
+            self._rescale(model, 1 / self.units.deviation, -self.units.mean / self.units.deviation)
+        elif kept:
+            start_anew(model, self.output_layers)
+        return model
+
+    def _warn_of_far_means(self, model: nn.Module) -> None:
+        for name, mean, deviation in zip(self.names, self.scale.mean, self.scale.deviation, strict=True):
+            if abs(mean) > FAR_FROM_ZERO * deviation:
+                log.warning(
+                    "the output layer of %s has no bias, so that it can hardly learn %r, which is far from 0 (mean "
+                    "%.4g, standard deviation %.4g): subtract %.4g from its values, or take another model",
+                    type(model).__name__,
+                    name,
+                    mean,
+                    deviation,
+                    mean,
+                )
+
+    def _trained_before(self, config: Any) -> bool:
+        """Whether a checkpoint's own outputs are numbers of these targets, as far as its config tells."""
+        kind, number = getattr(config, "problem_type", None), getattr(config, "num_labels", None)
+        return number == len(self.names) and (kind == REGRESSION or (kind is None and number == 1))
+
+    def _keeps_outputs(self, model: Any) -> bool:
+        """Whether the output layer's weights are the checkpoint's; a model on word vectors has none."""
+        new = getattr(model, "new_weights", None)
+        return new is not None and not any(f"{name}.weight" in new for name in self.output_layers)
+
+    def _rescale(self, model: nn.Module, scale: np.ndarray, shift: np.ndarray) -> None:
+        rescale(model, self.output_layers, torch.from_numpy(scale), torch.from_numpy(shift))
+
+    def finish_model(self, model: nn.Module) -> None:
+        """See `Task.finish_model`: outputs are in the targets' own units from now on."""
+        self._rescale(model, self.units.deviation, self.units.mean)
+        self.folded = True
+
+    def save(self, model: Any, folder: Any) -> None:
+        """See `Task.save`."""
+        self.scale.write(model.config)
+        super().save(model, folder)  # type: ignore[safe-super]
+
+    # --- a batch -------------------------------------------------------------------------------------------------
+
+    def _in_own_units(self, outputs: Tensor) -> Tensor:
+        return outputs if self.folded else _times(outputs, self.units.deviation) + _like(outputs, self.units.mean)
+
+    def _standardized(self, outputs: Tensor) -> Tensor:
+        if not self.folded and self.units is self.scale:
+            return outputs
+        return _times(self._in_own_units(outputs) - _like(outputs, self.scale.mean), 1 / self.scale.deviation)
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Squared error of each row, mean over targets, in standard deviations; float32 [rows]."""
+        return self._losses(self.forward(model, batch).float(), batch["labels"])
+
+    def _losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return ((self._standardized(outputs) - labels) ** 2).mean(dim=1)
+
+    def items(self, model: nn.Module, batch: Batch) -> Items:
+        """See `Task.items`: there are none."""
+        raise NotImplementedError(self.no_items)
+
+    def mixed_labels(self, first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
+        """See `Task.mixed_labels`: the weighted mean of both targets."""
+        return weights[:, None] * first + (1 - weights[:, None]) * second
+
+    def predict_batch(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """`logits`, the predictions in the targets' own units, float32 [rows, targets]; `loss` [rows] given targets."""
+        outputs = self.forward(model, batch).float()
+        found = {"logits": self._in_own_units(outputs)}
+        if "labels" in batch:
+            found["loss"] = self._losses(outputs, batch["labels"])
+        return found
+
+    def close_calls(self, outputs: dict[str, Tensor]) -> Tensor | None:
+        """See `Task.close_calls`: a number has no border to be close to."""
+        return None
+
+    # --- scores and answers --------------------------------------------------------------------------------------
+
+    def metric_names(self) -> list[str]:
+        """See `Task.metric_names`."""
+        return [*([TOGETHER] if len(self.names) > 1 else []), *METRICS, "loss"]
+
+    def tune(self, outputs: dict[str, Tensor], examples: Examples) -> None:
+        """See `Task.tune`: nothing."""
+
+    def score(self, outputs: dict[str, Tensor], examples: Examples, confidence_samples: int = 0) -> dict[str, Any]:
+        """See `regression_metrics`; `loss` is in standard deviations of train, squared."""
+        found = self._metrics(outputs["logits"].numpy(), examples.references, confidence_samples)
+        return {"loss": float(outputs["loss"].double().mean()), **found}
+
+    def _metrics(self, predictions: np.ndarray, references: Sequence[Any], confidence_samples: int) -> dict[str, Any]:
+        from sft_hf.tasks.scoring.regression import regression_metrics
+
+        truth, scales = self._array(references), self.scale.deviation.tolist()
+        return regression_metrics(predictions, truth, self.names, scales, confidence_samples=confidence_samples)
+
+    def judged(self, outputs: dict[str, Tensor], examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+        """See `Task.judged`: numbers have no confidence."""
+        raise NotImplementedError("regression has no confidence")
+
+    def calibration_items(self, outputs: dict[str, Tensor], examples: Examples) -> tuple[Tensor, Tensor]:
+        """See `Task.calibration_items`: there is no confidence to calibrate."""
+        raise NotImplementedError("regression has no confidence")
+
+    def probabilities(self, outputs: dict[str, Tensor]) -> np.ndarray:
+        """Raise RecipeError: there are none."""
+        raise RecipeError("task.problem_type: regression predicts numbers, and has no probabilities")
+
+    def constant_answer(self, train: Sequence[Any], references: Sequence[Any], confidence_samples: int) -> Any:
+        """See `Task.constant_answer`: the mean of each target in train."""
+        mean = self._array(train).mean(axis=0)
+        metrics = self._metrics(np.tile(mean, (len(references), 1)), references, confidence_samples)
+        said = (
+            f"always answering {mean[0]:.6g}, the mean of train"
+            if len(mean) == 1
+            else "always answering the means of train"
+        )
+        return said, metrics
+
+    constant_name = "mean of train"
+
+    def compared_metrics(self) -> list[str]:
+        """See `Task.compared_metrics`."""
+        return [name for name in self.metric_names() if name not in ("loss", "pearson", "spearman")]
+
+    def decode(self, outputs: dict[str, Tensor]) -> list[dict[str, Any]]:
+        """`prediction`: a number, or for several targets {target: number}."""
+        return [{"prediction": self._told([_short(value) for value in row])} for row in outputs["logits"].tolist()]
+
+    def reference(self, value: Any) -> Any:
+        """The number, or {target: number}."""
+        return self._told(value)
+
+    def _told(self, numbers: Sequence[float]) -> Any:
+        return numbers[0] if len(self.names) == 1 else dict(zip(self.names, numbers, strict=True))
+
+
+def _like(outputs: Tensor, values: np.ndarray) -> Tensor:
+    return torch.from_numpy(values).to(outputs.device, outputs.dtype)
+
+
+def _times(outputs: Tensor, values: np.ndarray) -> Tensor:
+    return outputs * _like(outputs, values)
+
+
+def _short(value: float) -> float:
+    """The shortest number that is this float32: 3.2, not 3.200000047683716."""
+    return float(str(np.float32(value)))

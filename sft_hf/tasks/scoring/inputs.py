@@ -1,0 +1,82 @@
+"""What the metrics of `sft_hf.tasks.scoring.classification` take: checked, as arrays, with N examples and C labels.
+
+Everything here raises ValueError naming what is wrong.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sft_hf.tasks.scoring.intervals import Floats, Ints
+
+
+def checked_single(predictions: Any, references: Any) -> tuple[Ints, Ints]:
+    """Labels of single-label rows, int64 [N] each, of the same shape."""
+    return same_shape(label_indices(predictions, "predictions"), label_indices(references, "references"))
+
+
+def checked_scores(scores: Any, references: Any) -> tuple[Floats, Ints]:
+    """Scores float64 [N, C] and labels of 0 and 1, int64 [N, C]."""
+    return same_shape(score_matrix(scores), binary_matrix(references, "references"))
+
+
+def same_shape(predictions: Any, references: Any) -> tuple[Any, Any]:
+    """Both, if their shapes are the same."""
+    if predictions.shape != references.shape:
+        raise ValueError(
+            f"predictions and references must be of the same shape: {predictions.shape}, {references.shape}"
+        )
+    return predictions, references
+
+
+def label_indices(values: Any, name: str) -> Ints:
+    """Label indices, int64 [N]: scores cast to integers would all become label 0."""
+    labels = np.asarray(values)
+    if labels.ndim != 1 or not labels.size:
+        raise ValueError(f"{name} must be [N] label indices with N >= 1, got shape {labels.shape}")
+    if labels.dtype.kind not in "iu":
+        # Scores cast to integers would all become label 0.
+        raise ValueError(f"{name} must be integer label indices, got {labels.dtype}")
+    if labels.min() < 0:
+        raise ValueError(f"{name} must be label indices >= 0, got {labels.min()}")
+    return labels.astype(np.int64)
+
+
+def check_range(predictions: Ints, references: Ints, num_labels: int) -> None:
+    """Refuse indices beyond the labels."""
+    for name, labels in (("predictions", predictions), ("references", references)):
+        if labels.max() >= num_labels:
+            raise ValueError(f"{name} must be label indices in [0, {num_labels}), got {labels.max()}")
+
+
+def _matrix(values: Any, name: str) -> np.ndarray:
+    matrix = np.asarray(values)
+    if matrix.ndim != 2 or not matrix.size:
+        raise ValueError(f"{name} must be [N, C] with N >= 1 and C >= 1, got shape {matrix.shape}")
+    return matrix
+
+
+def binary_matrix(values: Any, name: str) -> Ints:
+    """0 and 1, int64 [N, C]."""
+    matrix = _matrix(values, name)
+    if not ((matrix == 0) | (matrix == 1)).all():
+        raise ValueError(f"{name} must be 0 or 1 everywhere")
+    return matrix.astype(np.int64)
+
+
+def score_matrix(values: Any) -> Floats:
+    """Finite numbers, float64 [N, C]."""
+    matrix = _matrix(values, "scores").astype(np.float64)
+    if not np.isfinite(matrix).all():
+        raise ValueError("scores must be finite, got NaN or infinity")
+    return matrix
+
+
+def probability_matrix(values: Any) -> Floats:
+    """Numbers from 0 to 1, float64 [N, C]."""
+    matrix = score_matrix(values)
+    if matrix.min() < 0.0 or matrix.max() > 1.0:
+        raise ValueError(f"scores must be probabilities in [0, 1], got {matrix.min()} to {matrix.max()}")
+    return matrix

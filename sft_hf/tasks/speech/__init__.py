@@ -1,0 +1,1 @@
+"""Speech recognition: Whisper-style and CTC models."""

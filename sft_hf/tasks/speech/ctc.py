@@ -1,0 +1,118 @@
+"""Connectionist temporal classification: a vocabulary of characters, what can be aligned at all, losses of rows.
+
+Source: A. Graves et al., Connectionist Temporal Classification, ICML 2006.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import Wav2Vec2CTCTokenizer
+
+from sft_hf.tasks.speech.languages import change_case
+
+CASES = ("keep", "lower", "upper")
+UnicodeForm = Literal["NFC", "NFD"]
+FORMS: tuple[UnicodeForm, ...] = ("NFC", "NFD")
+WORD_DELIMITER = "|"
+SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", WORD_DELIMITER)
+"""What every vocabulary starts with; `<pad>`, number 0, is the blank."""
+
+
+def characters_of(texts: Iterable[str]) -> list[str]:
+    """Return the characters of the texts, sorted; white space and the word delimiter are not among them."""
+    found: set[str] = set()
+    for text in texts:
+        found.update(text)
+    return sorted(character for character in found if not character.isspace() and character != WORD_DELIMITER)
+
+
+def build_tokenizer(characters: Sequence[str]) -> Wav2Vec2CTCTokenizer:
+    """Return a tokenizer that writes one token a character, `|` between words and `<pad>` as the blank."""
+    vocabulary = {token: number for number, token in enumerate((*SPECIAL_TOKENS, *characters))}
+    with tempfile.TemporaryDirectory() as folder:  # the class takes a file and nothing else
+        path = Path(folder) / "vocab.json"
+        path.write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
+        return Wav2Vec2CTCTokenizer(str(path), word_delimiter_token=WORD_DELIMITER)
+
+
+def choose_case(texts: Sequence[str], known: Iterable[str], language: str | None = None) -> str:
+    """Return "keep", "lower" or "upper": the case that leaves the fewest characters outside a vocabulary; else "keep".
+
+    `language`: code of the language by whose rules letters change their case.
+    """
+    vocabulary = set(known)
+
+    def unknown(case: str) -> int:
+        changed = (change_case(text, case, language) for text in texts)
+        return sum(character not in vocabulary and not character.isspace() for text in changed for character in text)
+
+    return min(CASES, key=unknown)
+
+
+def choose_form(texts: Sequence[str], known: Iterable[str]) -> UnicodeForm:
+    """Return "NFC" or "NFD": the Unicode form that leaves fewer characters outside a vocabulary; else "NFC"."""
+    vocabulary = set(known)
+
+    def unknown(form: UnicodeForm) -> int:
+        changed = (unicodedata.normalize(form, text) for text in texts)
+        return sum(character not in vocabulary and not character.isspace() for text in changed for character in text)
+
+    return min(FORMS, key=unknown)
+
+
+def frames_needed(labels: Sequence[int]) -> int:
+    """Return how many frames CTC needs for these labels: one each, and a blank between two that are equal."""
+    ids = np.asarray(labels)
+    return len(ids) + int((ids[1:] == ids[:-1]).sum())
+
+
+def ctc_losses(logits: Tensor, frames: Tensor, labels: Tensor, label_lengths: Tensor, blank: int) -> Tensor:
+    """Return the negative log-likelihood of each row's labels, summed over all alignments, float32 [rows].
+
+    Args:
+        logits: [rows, longest, vocabulary].
+        frames: int64 [rows], how many of the positions are real.
+        labels: int64 [rows, most labels], padded with anything.
+        label_lengths: int64 [rows].
+        blank: number of the blank token.
+    """
+    log_probabilities = functional.log_softmax(logits.float(), dim=-1).transpose(0, 1)
+    # cuDNN's version would want other types, and gives other numbers.
+    with torch.backends.cudnn.flags(enabled=False):
+        return functional.ctc_loss(
+            log_probabilities, labels.clamp(min=0), frames, label_lengths, blank=blank, reduction="none"
+        )
+
+
+def best_path(logits: Tensor, frames: Tensor, blank: int) -> tuple[Tensor, Tensor]:
+    """Return each frame's likeliest token, int64 [rows, longest], blank beyond the row's end, and its confidence.
+
+    The confidence, float32 [rows], is the geometric mean of the probabilities of the frames that say something; of all
+    real frames where none does. Repeats are collapsed and blanks dropped by the tokenizer.
+    """
+    log_probabilities, tokens = functional.log_softmax(logits.float(), dim=-1).max(dim=-1)
+    real = torch.arange(tokens.shape[1], device=tokens.device) < frames[:, None]
+    tokens = torch.where(real, tokens, torch.full_like(tokens, blank))
+    saying = tokens != blank
+    counted = torch.where(saying.any(dim=1, keepdim=True), saying, real)
+    mean = (log_probabilities * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
+    return tokens, mean.exp()
+
+
+def word_times(tokenizer: Any, tokens: Sequence[int], seconds_per_frame: float) -> list[tuple[str, float, float]]:
+    """Return (word, start, end) of the words that a best path says; times in seconds from its first frame."""
+    decoded = tokenizer.decode(tokens, output_word_offsets=True)
+    return [
+        (item["word"], item["start_offset"] * seconds_per_frame, item["end_offset"] * seconds_per_frame)
+        for item in decoded["word_offsets"]
+    ]

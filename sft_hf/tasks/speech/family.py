@@ -1,0 +1,236 @@
+"""What the two kinds of speech recognizers have in common, as the task sees them."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Container, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoFeatureExtractor
+
+from sft_hf.core.errors import RecipeError
+from sft_hf.data.row_cache import RowCache, qualified_name
+from sft_hf.models.loading import open_checkpoint, quiet_transformers
+from sft_hf.tasks.speech.languages import language_code
+from sft_hf.tasks.speech.normalization import nfc
+from sft_hf.tasks.speech.transcripts import Word
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from sft_hf.core.recipe.recipe import ModelSection
+    from sft_hf.core.sources.sources import Source
+    from sft_hf.tasks.base import Batch, Items
+
+MARKER = re.compile(r"<\|[^|<>\s]*\|>")  # as Whisper writes its special tokens, whether the tokenizer has it or not
+
+SPEC_AUGMENT_FIELDS = ("mask_time_prob", "mask_time_length", "mask_feature_prob", "mask_feature_length")
+
+
+class Family(ABC):
+    """A recognizer's processor and mathematics; the task reads data, this turns them into tensors and back."""
+
+    tokenizer: Any
+    answers_untrained: bool = True
+    """Whether the checkpoint can transcribe as it comes."""
+
+    def __init__(self, config: PretrainedConfig, source: Source, settings: Any, trained: bool = False) -> None:
+        """`trained`: the checkpoint is one that `save` wrote. Raises CheckpointError, RecipeError."""
+        self.config, self.settings = config, settings
+        self.language = language_code(settings.language)
+        self.extractor = open_checkpoint(AutoFeatureExtractor, source, "preprocessor_config.json")
+
+    @property
+    def rate(self) -> int:
+        """Samples a second that the model takes."""
+        return int(self.extractor.sampling_rate)
+
+    @property
+    def max_seconds(self) -> float:
+        """The longest clip that the model takes; infinity where there is no limit."""
+        return float("inf")
+
+    @abstractmethod
+    def learn_texts(self, texts: Iterable[str], built_from: str | None) -> None:
+        """Learn what is learned from the train split's transcripts before any is encoded.
+
+        `built_from` names the split if a vocabulary may be built from it. Raises RecipeError.
+        """
+
+    def learn_lengths(self, seconds: np.ndarray, labels: Sequence[list[int]]) -> list[str]:
+        """Learn from the train split how long clips and transcripts are; return what there is to say about it."""
+        return []
+
+    def window_lengths(self, seconds: np.ndarray) -> np.ndarray | None:
+        """The seconds that clips of these lengths are each padded to; None: to the longest clip of a batch."""
+        return None
+
+    @abstractmethod
+    def recall(self, config: Any) -> None:
+        """Take from a trained model's config what `learn_texts` and `learn_lengths` had learned."""
+
+    def write(self, text: str) -> str:
+        """Return a transcript as this model could write it: in Unicode's composed form, with single blanks."""
+        return " ".join(nfc(text).split())
+
+    @cached_property
+    def _special(self) -> re.Pattern[str]:
+        tokenizer = self.tokenizer
+        marked = [token for token in tokenizer.get_added_vocab() if re.fullmatch(r"<.+>|\[.+\]", token)]
+        tokens = {token for token in (*tokenizer.all_special_tokens, *marked) if len(token.strip()) > 1}
+        listed = sorted((token for token in tokens if not MARKER.fullmatch(token)), key=len, reverse=True)
+        return re.compile("|".join([MARKER.pattern, *map(re.escape, listed)]), re.IGNORECASE)
+
+    def special_tokens(self, text: str) -> list[str]:
+        """Return the special tokens that a transcript holds as text: timestamps, languages, <unk>."""
+        return self._special.findall(text)
+
+    def without_special_tokens(self, text: str) -> str:
+        """Return a transcript without them."""
+        return self._special.sub(" ", text)
+
+    def unknown_characters(self, text: str) -> set[str]:
+        """Return the characters of a transcript that `write` gave for which the tokenizer has nothing but <unk>."""
+        unknown = self._unknown_token
+        if unknown is None or unknown not in self.encode(text):
+            return set()
+        for character in set(text) - self._known.keys():
+            self._known[character] = character.isspace() or unknown not in self.encode(character)
+        return {character for character in set(text) if not self._known[character]}
+
+    @property
+    def _unknown_token(self) -> int | None:
+        token = self.tokenizer.unk_token_id
+        return None if token in (None, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id) else int(token)
+
+    @cached_property
+    def _known(self) -> dict[str, bool]:
+        return {}
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Return the label tokens of a transcript that `write` gave."""
+
+    @abstractmethod
+    def refusal(self, features: np.ndarray, labels: list[int], fastest: float) -> str | None:
+        """Return why a row cannot be trained on, even at `fastest` times its speed; None if it can."""
+
+    def check_masks(self, config: Any, changed: Container[str], steps: int, features: int) -> None:
+        """Refuse SpecAugment's masks that do not fit.
+
+        Args:
+            config: the model's, with what the recipe changes.
+            changed: names of the fields that the recipe changes.
+            steps: time steps of the longest training clip (of a fixed window: of the window); 0: not known.
+            features: features that are masked.
+
+        Raises RecipeError: Transformers would fail in the first step.
+        """
+        if not getattr(config, "apply_spec_augment", False):
+            return
+        time, feature = "mask_time_length", "mask_feature_length"
+        length = int(getattr(config, time, 0))
+        if getattr(config, "mask_time_prob", 0) > 0 and 0 < steps < length and time in changed:
+            raise RecipeError(
+                f"task.{time}: masks of {length} time steps do not fit into the longest clip, which has {steps}; set "
+                f"it to {steps} or less, or task.mask_time_prob: 0"
+            )
+        length = int(getattr(config, feature, 0))
+        if getattr(config, "mask_feature_prob", 0) > 0 and length > features:
+            raise RecipeError(
+                f"task.{feature}: masks of {length} features do not fit into the model's {features}; set it to "
+                f"{features} or less, or task.mask_feature_prob: 0"
+            )
+
+    def extract(self, samples: np.ndarray) -> np.ndarray:
+        """Return the features of a clip; the last dimension of Whisper's, the first of all others' is time."""
+        name = self.extractor.model_input_names[0]
+        options = {"sampling_rate": self.rate, "return_attention_mask": True, "return_tensors": "np"}
+        out = self.extractor(samples, padding=False, **options)
+        features = np.asarray(out[name][0], dtype=np.float32)
+        mask = out.get("attention_mask")
+        return features if mask is None else features[: int(mask[0].sum())]
+
+    def feature_cache(self, gigabytes: float) -> RowCache:
+        """Return the cache of what `extract` makes of recordings, by the SHA-256 of their files."""
+        made_by = {
+            "family": type(self).__name__,
+            "model": self.config.model_type,
+            "extractor": [qualified_name(self.extractor), self.extractor.to_json_string()],
+            "threads": torch.get_num_threads(),
+        }
+        packages = ("transformers", "torch", "numpy", "soundfile", "soxr")
+        return RowCache("features", made_by, packages, gigabytes)
+
+    @abstractmethod
+    def collate(self, rows: Sequence[dict[str, Any]]) -> Batch:
+        """Pad rows of `SpeechRows` into a batch."""
+
+    @abstractmethod
+    def build(self, source: Source, section: ModelSection) -> PreTrainedModel:
+        """Load the model. Raises CheckpointError, RecipeError."""
+
+    @abstractmethod
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Each row's loss, summed over its label tokens, float32 [rows]."""
+
+    kind: str = ""
+    """See `Task.model_kind`."""
+
+    no_items: str | None = None
+    """See `Task.no_items`."""
+
+    def items(self, model: nn.Module, batch: Batch) -> Items:
+        """See `Task.items`."""
+        raise NotImplementedError(self.no_items)
+
+    @abstractmethod
+    def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """`tokens` int64 [rows, longest], `confidence` float32 [rows], and `loss` [rows] if the batch has labels."""
+
+    @abstractmethod
+    def text(self, tokens: Sequence[int]) -> str:
+        """Return what a row's tokens say."""
+
+    @abstractmethod
+    def words(self, tokens: Sequence[int], seconds: float) -> list[Word]:
+        """Return the words that a row's tokens say, with times in a clip of `seconds`."""
+
+    def save(self, model: PreTrainedModel, folder: Path) -> None:
+        """Write model, feature extractor and tokenizer."""
+        with quiet_transformers():
+            model.save_pretrained(folder)
+            self.extractor.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+
+    def head(self) -> dict[str, Any]:
+        """The fields of the config that the settings change: SpecAugment's. Raises RecipeError for one it has not."""
+        wanted = {name: getattr(self.settings, name) for name in SPEC_AUGMENT_FIELDS}
+        wanted = {name: value for name, value in wanted.items() if value is not None}
+        for name in wanted:
+            if not hasattr(self.config, name):
+                raise RecipeError(f"task.{name}: a {self.config.model_type!r} model has no SpecAugment; remove it")
+        if wanted and hasattr(self.config, "apply_spec_augment"):
+            wanted["apply_spec_augment"] = any(
+                wanted.get(name, getattr(self.config, name)) > 0 for name in ("mask_time_prob", "mask_feature_prob")
+            )
+        return wanted
+
+
+def pad_rows(arrays: Sequence[np.ndarray], width: int, value: float, dtype: Any = np.float32) -> Tensor:
+    """Stack arrays [length, ...], filled up to `width` at the end."""
+    padded = np.full((len(arrays), width, *np.shape(arrays[0])[1:]), value, dtype=dtype)
+    for row, array in zip(padded, arrays, strict=True):
+        row[: len(array)] = array
+    return torch.from_numpy(padded)
+
+
+def mask_of(lengths: Sequence[int], width: int) -> Tensor:
+    """Return int64 [rows, width]: 1 for what is real, 0 for padding."""
+    return (torch.arange(width) < torch.tensor(lengths)[:, None]).long()

@@ -1,0 +1,235 @@
+"""Clips as model inputs: decoded and turned into features when they are asked for, and kept while memory allows."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sft_hf.data.columns import Column
+from sft_hf.data.loading.media import content_digest
+from sft_hf.data.row_cache import RowCache
+from sft_hf.tasks.speech.audio import read_audio
+from sft_hf.tasks.speech.augmentation import add_noise, change_speed, clip_generator
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from sft_hf.data.examples import Examples
+    from sft_hf.tasks.speech.family import Family
+
+CACHE_BYTES = 2**31
+"""Of one split's samples and features, together, in each process; what is beyond is decoded anew each time."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A recording, or the part of it from `start` to `end` seconds."""
+
+    recording: Any
+    start: float = 0.0
+    end: float | None = None
+
+
+def clip_of(cell: Any) -> Clip:
+    """Return the clip that a cell means: a recording, or with "start" and "end" (seconds, or None) a part of it."""
+    if isinstance(cell, dict) and (cell.get("start") is not None or cell.get("end") is not None):
+        end = cell.get("end")
+        return Clip(cell, float(cell.get("start") or 0.0), None if end is None else float(end))
+    return Clip(cell)
+
+
+class Recordings(Sequence[Clip]):
+    """A column of recordings, or of parts of them."""
+
+    def __init__(self, table: Dataset, name: str) -> None:
+        self.column = Column(table, name)
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    def __getitem__(self, index: Any) -> Any:
+        return clip_of(self.column[index])
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What may happen to a training clip; see `SpeechRecognitionSettings`."""
+
+    speed_factors: tuple[float, ...] = (1.0,)
+    noise_snr_db: tuple[float, float] | None = None
+    noise_probability: float = 0.0
+    longest: float = math.inf
+
+    def __bool__(self) -> bool:
+        return set(self.speed_factors) != {1.0} or (self.noise_snr_db is not None and self.noise_probability > 0)
+
+    def apply(self, samples: np.ndarray, rate: int, generator: np.random.Generator) -> np.ndarray:
+        """Return the clip at a random speed at which it fits into `longest` seconds, perhaps with noise."""
+        fitting = [factor for factor in self.speed_factors if len(samples) / rate / factor <= self.longest]
+        factors = fitting or [max(self.speed_factors)]
+        samples = change_speed(samples, float(generator.choice(factors)), rate)
+        if self.noise_snr_db is not None and generator.random() < self.noise_probability:
+            samples = add_noise(samples, float(generator.uniform(*self.noise_snr_db)), generator)
+        return samples
+
+
+class ClipStore:
+    """The samples and features of a split's clips, in memory as far as `CACHE_BYTES` goes."""
+
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        rate: int,
+        extract: Callable[[np.ndarray], np.ndarray],
+        keep_samples: bool = False,
+        budget: int = CACHE_BYTES,
+        disk: RowCache | None = None,
+    ) -> None:
+        """`disk` has the features of whole recordings that earlier runs made; see `Family.feature_cache`."""
+        self.clips, self.rate, self.extract, self.keep_samples, self.disk = clips, rate, extract, keep_samples, disk
+        self._left = budget
+        self._kept: dict[tuple[str, int], np.ndarray] = {}
+        self._names: dict[int, str | None] = {}
+        self._digests: dict[str, str | None] = {}
+
+    def samples(self, index: int) -> np.ndarray:
+        """Mono float32 at the model's rate. Raises DataError, StorageError."""
+        clip = self.clips[index]
+        return self._cached(
+            ("samples", index),
+            lambda: read_audio(clip.recording, self.rate, start=clip.start, end=clip.end),
+            keep=self.keep_samples,
+        )
+
+    def features(self, index: int) -> np.ndarray:
+        """What the model's feature extractor makes of the clip. Raises DataError, StorageError."""
+        return self._cached(("features", index), lambda: self._from_disk(index), keep=True)
+
+    def _from_disk(self, index: int) -> np.ndarray:
+        if self.disk is None:
+            return self.extract(self.samples(index))
+        if index not in self._names:
+            self._names[index] = self._name(self.clips[index])
+        name = self._names[index]
+        found = None if name is None else self.disk.find(name)
+        if found is not None:
+            return found[0]
+        features = self.extract(self.samples(index))
+        if name is not None:
+            self.disk.keep(name, [features])
+        return features
+
+    def _name(self, clip: Clip) -> str | None:
+        """What a clip's features are kept by: the digest of its file, and of the part that it is."""
+        recording = clip.recording
+        path = recording.get("path") if isinstance(recording, dict) and not recording.get("bytes") else None
+        digest = self._digests.get(path) if path else None
+        if digest is None:
+            digest = content_digest(recording)
+            if path:
+                self._digests = {path: digest}  # of the file that the row before was a part of
+        if digest is None or (clip.end is None and not clip.start):
+            return digest
+        return hashlib.sha256(f"{digest} {clip.start!r} {clip.end!r}".encode()).hexdigest()
+
+    def only(self, indices: Sequence[int]) -> ClipStore:
+        """Return the store of these clips, with what is in memory of them."""
+        chosen = ClipStore([], self.rate, self.extract, self.keep_samples, self._left, self.disk)
+        chosen.clips = _Chosen(self.clips, indices)
+        names = ("samples", "features")
+        found = {(name, new): self._kept.get((name, old)) for new, old in enumerate(indices) for name in names}
+        chosen._kept = {key: value for key, value in found.items() if value is not None}
+        chosen._names = {new: self._names[old] for new, old in enumerate(indices) if old in self._names}
+        return chosen
+
+    def _cached(self, key: tuple[str, int], make: Callable[[], np.ndarray], keep: bool) -> np.ndarray:
+        if key in self._kept:
+            return self._kept[key]
+        value = make()
+        if keep and value.nbytes <= self._left:
+            self._left -= value.nbytes
+            self._kept[key] = value
+        return value
+
+
+class _Chosen(Sequence[Clip]):
+    """Some of the clips, in another order perhaps."""
+
+    def __init__(self, clips: Sequence[Clip], indices: Sequence[int]) -> None:
+        self.clips, self.indices = clips, list(indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.clips[self.indices[index]]
+
+
+class SpeechRows(Sequence[dict[str, Any]]):
+    """The features of a split as one epoch sees them: augmented by what its seeds say, or as they are."""
+
+    def __init__(
+        self,
+        store: ClipStore,
+        seconds: np.ndarray,
+        labels: Sequence[list[int]] | None,
+        augmentation: Augmentation | None = None,
+        seeds: Sequence[tuple[int, int, int]] = (),
+        windows: tuple[float, ...] | None = None,
+        blank: bool = False,
+    ) -> None:
+        """`windows`: seconds, in the smallest of which Whisper is to hear a row; None: those of training.
+
+        `blank`: zeros for features.
+        """
+        self.store, self.seconds, self.labels, self.windows = store, seconds, labels, windows
+        self.augmentation, self.seeds, self.blank = augmentation, seeds, blank
+        self._shapes: dict[int, tuple[int, ...]] = {}
+
+    def in_windows(self, windows: tuple[float, ...]) -> SpeechRows:
+        """Return the same rows for other windows."""
+        rows = copy(self)
+        rows.windows = windows
+        return rows
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+    def __getitem__(self, index: Any) -> dict[str, Any]:  # type: ignore[override]
+        row: dict[str, Any] = {"seconds": float(self.seconds[index])}
+        if self.augmentation:
+            generator = clip_generator(*self.seeds[index])
+            samples = self.augmentation.apply(self.store.samples(index), self.store.rate, generator)
+            row |= {"features": self.store.extract(samples), "seconds": len(samples) / self.store.rate}
+        else:
+            row["features"] = self._zeros(index) if self.blank else self.store.features(index)
+        if self.labels is not None:
+            row["labels"] = self.labels[index]
+        if self.windows is not None:
+            row["windows"] = self.windows
+        return row
+
+    def _zeros(self, index: int) -> np.ndarray:
+        """As many as the row has features, in the memory of one; the row is decoded the first time at most."""
+        if index not in self._shapes:
+            self._shapes[index] = self.store.features(index).shape
+        return np.broadcast_to(np.float32(0), self._shapes[index])
+
+
+def in_own_window(examples: Examples, family: Family, seconds: np.ndarray) -> tuple[Examples, str]:
+    """Return rows as the pretrained model was made to hear them, and in words what differs from training.
+
+    In a shorter window, which training may have used, a Whisper that was not trained for it writes words nobody said.
+    """
+    limit, windows = family.max_seconds, family.window_lengths(seconds)
+    if windows is None or (windows == limit).all():
+        return examples, ""
+    assert isinstance(examples.features, SpeechRows)
+    features = examples.features.in_windows((limit,))
+    return replace(examples, features=features), f", in its own window of {limit:g} seconds"

@@ -1,0 +1,402 @@
+"""Speech recognition: any checkpoint that `AutoModelForSpeechSeq2Seq` (Whisper, Moonshine, Speech2Text) or
+`AutoModelForCTC` (Wav2Vec2, HuBERT, WavLM) opens; see `sft_hf.tasks.speech`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCTC, AutoModelForSpeechSeq2Seq
+
+from sft_hf.core.console import progress
+from sft_hf.core.errors import CheckpointError, DataError, UserError
+from sft_hf.core.recipe.recipe import ModelSection
+from sft_hf.core.recipe.registry import importing
+from sft_hf.data.examples import Examples
+from sft_hf.data.loading.media import file_name, skipped_rows
+from sft_hf.data.new_inputs.media import input_chunks, refuse_literal
+from sft_hf.models.formats.speech_checkpoints import transformers_source
+from sft_hf.models.loading import open_checkpoint, opens
+from sft_hf.tasks.base import Batch, Items, Shown, Task, vocabulary_digest
+from sft_hf.tasks.scoring.confidence import Confidence, logits_of
+from sft_hf.tasks.speech.normalization import nfc
+from sft_hf.tasks.speech.parts import COSTS_PER_SECOND, Part, batching_cost, joined, parts_of
+from sft_hf.tasks.speech.settings import SpeechRecognitionSettings
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel
+
+    from sft_hf.core.recipe.recipe import Recipe
+    from sft_hf.core.sources.sources import Source
+    from sft_hf.data.new_inputs.inputs import Input
+    from sft_hf.data.preflight import Finding
+    from sft_hf.data.row_cache import RowCache
+    from sft_hf.tasks.speech.family import Family
+
+SHOWN_SECONDS, SHOWN_RATE = 30.0, 16_000  # of a recording on a page
+STREAM_SAMPLE = 1000  # rows of a stream that say which letter case the transcripts have
+CTC_CHUNK_SECONDS = 20.0
+
+
+class Reference(NamedTuple):
+    """What was said in a row, and the group that the row belongs to."""
+
+    text: str
+    group: str | None = None
+
+
+class SpeechRecognition(Task[SpeechRecognitionSettings]):
+    """One recording to its transcript."""
+
+    Settings = SpeechRecognitionSettings
+    pipeline_tag = "automatic-speech-recognition"
+    primary_metric = "wer"
+    lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "wer", "cer", "wer_normalized", "cer_normalized"})
+    family: Family
+    learned_lengths: bool = False
+    _train_where: str | None = None
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        try:
+            import jiwer  # noqa: F401
+            import soundfile  # noqa: F401
+            import soxr  # noqa: F401
+        except (ImportError, OSError) as error:  # OSError: soundfile found no libsndfile
+            raise UserError(
+                f"speech needs {getattr(error, 'name', None) or error}: pip install 'sft-hf[speech]'"
+            ) from None
+
+    def columns(self) -> dict[str, str]:
+        """See `Task.columns`."""
+        data = self.recipe.data
+        group = {"data.group_column": data.group_column} if data.group_column else {}
+        return {
+            "data.audio_column": data.audio_column,
+            "data.transcription_column": data.transcription_column,
+            **group,
+        }
+
+    # --- checkpoint ------------------------------------------------------------------------------------------
+
+    def fit(self, train: Dataset, where: str, source: Source) -> None:
+        """See `Task.fit`."""
+        from datasets import IterableDataset
+
+        self._open(source)
+        column = self.recipe.data.transcription_column
+        streamed = isinstance(train, IterableDataset)
+        values = (row[column] for row in islice(train, STREAM_SAMPLE)) if streamed else train[column]
+        texts = [value for value in values if isinstance(value, str)]
+        self.family.learn_texts(texts, None if streamed else where)
+
+    def _open(self, source: Source, trained: bool = False) -> None:
+        source = transformers_source(source)
+        self.config = open_checkpoint(AutoConfig, source, "config.json")
+        kind: Callable[..., Family]
+        if opens(AutoModelForSpeechSeq2Seq, self.config, source):
+            with importing():
+                from sft_hf.tasks.speech.seq2seq_family import Seq2SeqFamily as kind
+        elif opens(AutoModelForCTC, self.config, source):
+            with importing():
+                from sft_hf.tasks.speech.ctc_family import CtcFamily as kind
+        else:
+            raise CheckpointError(
+                f"{source.name}: a {self.config.model_type!r} checkpoint cannot recognize speech; give one that "
+                "AutoModelForSpeechSeq2Seq (Whisper, Moonshine, ...) or AutoModelForCTC (Wav2Vec2, HuBERT, ...) opens"
+            )
+        self.family = kind(self.config, source, self.settings, trained)
+
+    def identity(self) -> dict[str, Any]:
+        """See `Task.identity`."""
+        return {"vocabulary": vocabulary_digest(self.family.tokenizer)}
+
+    def build_model(self, source: Source, section: ModelSection) -> PreTrainedModel:
+        """See `Task.build_model`."""
+        return self.family.build(transformers_source(source), section)
+
+    def save(self, model: PreTrainedModel, folder: Path) -> None:
+        """See `Task.save`."""
+        self.confidence.write(model.config)
+        self.family.save(model, folder)
+
+    @classmethod
+    def restore(cls, recipe: Recipe, folder: Path) -> tuple[Task[Any], PreTrainedModel]:
+        """See `Task.restore`."""
+        from sft_hf.core.sources.sources import resolve
+        from sft_hf.tasks.restore import build_trained
+
+        source = replace(resolve(str(folder)), trusted=recipe.model.trust_remote_code)
+        task = cls(recipe)
+        task._open(source, trained=True)
+        task.family.recall(task.config)
+        task.confidence = Confidence.of(task.config)
+        task.learned_lengths = True
+        return task, build_trained(task, recipe, source)
+
+    # --- data ------------------------------------------------------------------------------------------------
+
+    def prepare(self, split: Dataset, where: str) -> Examples:
+        """See `Task.prepare`. Every recording is decoded once, so that a bad one is found before training."""
+        from sft_hf.tasks.speech.preparation import Preparation, PreparedRow
+        from sft_hf.tasks.speech.rows import ClipStore, Recordings, SpeechRows
+
+        data, augmentation = self.recipe.data, self._augmentation()
+        if not self.learned_lengths:
+            self._train_where = where
+        preparation = Preparation(self.family, self.settings, data.transcription_column, where == self._train_where)
+        clips = Recordings(split, data.audio_column)
+        store = ClipStore(
+            clips, self.family.rate, self.family.extract, keep_samples=bool(augmentation), disk=self._feature_cache
+        )
+        texts, row_ids = split[data.transcription_column], np.asarray(split["row_id"], dtype=np.int64)
+        good: dict[int, PreparedRow] = {}
+        bad: list[str] = []
+        for index in progress(range(len(split)), f"reading {where}", len(split)):
+            try:
+                good[index] = preparation.row(store, index, texts[index])
+            except DataError as error:
+                message = f"{where} row {row_ids[index]}: {error}"
+                if data.on_bad_row != "skip":
+                    raise DataError(f"{message} (data.on_bad_row: skip leaves such rows out)") from error
+                bad.append(message)
+        if not good:
+            raise DataError(f"{where}: none of its rows can be used; the first: {bad[0]}")
+        if self._feature_cache is not None:
+            self._feature_cache.flush()
+        notes = [*skipped_rows(where, bad, len(split)), *preparation.notes(where)]
+        chosen = list(good)
+        store = store.only(chosen)
+        row_ids, lengths = row_ids[chosen], np.asarray([row.seconds for row in good.values()])
+        labels = [row.labels for row in good.values()]
+        if not self.learned_lengths:
+            notes += self.family.learn_lengths(lengths, labels)
+            self.learned_lengths = True
+        groups = split[data.group_column] if data.group_column else [None] * len(split)
+        references = [
+            Reference(row.reference, None if groups[index] is None else str(groups[index]))
+            for index, row in good.items()
+        ]
+
+        def views(name: str, epoch: int) -> SpeechRows:
+            seeds = [(self.recipe.seed, epoch, int(row_id)) for row_id in row_ids]
+            return SpeechRows(store, lengths, labels, augmentation if name == "train" else None, seeds)
+
+        rows, blank = SpeechRows(store, lengths, labels), SpeechRows(store, lengths, labels, blank=True)
+        return Examples(
+            rows, batching_cost(lengths), row_ids, references, notes, views if augmentation else None, blank
+        )
+
+    def findings(self, examples: Mapping[str, Examples]) -> list[Finding]:
+        """See `Task.findings`: transcripts without blanks, for which words cannot be counted."""
+        from sft_hf.tasks.speech.preparation import transcript_findings
+
+        return transcript_findings([reference.text for split in examples.values() for reference in split.references])
+
+    @cached_property
+    def _feature_cache(self) -> RowCache | None:
+        gigabytes = self.row_cache_gigabytes
+        return self.family.feature_cache(gigabytes) if gigabytes else None
+
+    def _augmentation(self) -> Any:
+        from sft_hf.tasks.speech.rows import Augmentation
+
+        settings = self.settings
+        factors, longest = tuple(settings.speed_factors), self.family.max_seconds
+        return Augmentation(factors, settings.noise_snr_db, settings.noise_probability, longest)
+
+    def collate(self, features: list[dict[str, Any]]) -> Batch:
+        """See `Task.collate`."""
+        return self.family.collate(features)
+
+    # --- forward ---------------------------------------------------------------------------------------------
+
+    def item_counts(self, batch: Batch) -> Tensor:
+        """The label tokens of each row: with a decoder, its end included; for CTC, characters, and 1 for silence."""
+        return (batch["labels"] >= 0).sum(dim=1).clamp(min=1).float()
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Each row's negative log-likelihood, summed over its label tokens, float32 [rows]."""
+        return self.family.losses(model, batch)
+
+    @property
+    def model_kind(self) -> str:  # type: ignore[override]
+        """See `Task.model_kind`."""
+        return self.family.kind
+
+    @property
+    def no_items(self) -> str | None:  # type: ignore[override]
+        """See `Task.no_items`."""
+        return self.family.no_items
+
+    def items(self, model: nn.Module, batch: Batch) -> Items:
+        """See `Task.items`: the tokens of the transcript and its end, each given those before it."""
+        return self.family.items(model, batch)
+
+    def continuous(self, model: nn.Module, batch: Batch) -> tuple[str, Batch]:
+        """See `Task.continuous`: the spectrogram, or the samples."""
+        return self.family.extractor.model_input_names[0], batch
+
+    def predict_batch(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """`tokens` int64 [rows, longest]; `confidence`, `seconds` and, given labels, `loss` and `items` [rows]."""
+        outputs = self.family.predict(model, batch)
+        return {**outputs, "items": self.item_counts(batch)} if "labels" in batch else outputs
+
+    # --- scores ----------------------------------------------------------------------------------------------
+
+    def metric_names(self) -> list[str]:
+        """See `Task.metric_names`."""
+        return ["wer", "cer", "wer_normalized", "cer_normalized", "exact_match", "loss"]
+
+    def tune(self, outputs: dict[str, Tensor], examples: Examples) -> None:
+        """Nothing is chosen outside training."""
+
+    def normalizer(self) -> Callable[[str], str]:
+        """Whisper's English normalizer for English, or Whisper without a language; else see `normalization.basic`."""
+        from sft_hf.tasks.speech.normalization import normalizer
+
+        code = self.family.language
+        english = self.settings.task == "translate" or code == "en"
+        english = english or (not code and getattr(self.family, "is_whisper", False))
+        return normalizer(code, english, getattr(self.family.tokenizer, "english_spelling_normalizer", None))
+
+    def score(self, outputs: dict[str, Tensor], examples: Examples, confidence_samples: int = 0) -> dict[str, Any]:
+        """Word and character error rates, as written and normalized; `loss`, a token's; details on request."""
+        from sft_hf.tasks.scoring.word_errors import transcription_metrics
+
+        groups = [reference.group or "none" for reference in examples.references]
+        predictions = self._texts(outputs)
+        metrics = transcription_metrics(
+            predictions,
+            [reference.text for reference in examples.references],
+            normalize=self.normalizer(),
+            groups=groups if self.recipe.data.group_column else None,
+            confidence_samples=confidence_samples,
+        )
+        if confidence_samples:
+            metrics |= self.confidence.metrics(*self.judged(outputs, examples))
+        return {"loss": float(outputs["loss"].double().sum() / outputs["items"].double().sum()), **metrics}
+
+    def judged(self, outputs: dict[str, Tensor], examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+        """See `Task.judged`: a transcript is right if it has no error at all."""
+        texts = [reference.text for reference in examples.references]
+        pairs = zip(self._texts(outputs), texts, strict=True)
+        exact = np.array([" ".join(said.split()) == " ".join(text.split()) for said, text in pairs])
+        return np.asarray(self._confidences(outputs), dtype=np.float64), exact
+
+    def calibration_items(self, outputs: dict[str, Tensor], examples: Examples) -> tuple[Tensor, Tensor]:
+        """See `Task.calibration_items`: transcripts, with the classes wrong and right."""
+        return logits_of(outputs["confidence"]), torch.from_numpy(self.judged(outputs, examples)[1]).long()
+
+    def _confidences(self, outputs: dict[str, Tensor]) -> list[float]:
+        return self.confidence.of_probabilities(outputs["confidence"])
+
+    def answers_untrained(self) -> bool:
+        """See `Task.answers_untrained`."""
+        return self.family.answers_untrained
+
+    def as_pretrained(self, examples: Examples) -> tuple[Examples, str]:
+        """See `Task.as_pretrained`: Whisper hears every clip in its whole window, as its pretraining had it."""
+        from sft_hf.tasks.speech.rows import in_own_window
+
+        return in_own_window(examples, self.family, self.measured_lengths(examples)[1])
+
+    def measured_lengths(self, examples: Examples) -> tuple[str, np.ndarray]:
+        """See `Task.measured_lengths`."""
+        return "seconds", examples.lengths / COSTS_PER_SECOND
+
+    def padding(self, examples: Examples, batches: Sequence[tuple[int, ...]]) -> float | None:
+        """See `Task.padding`: Whisper pads a clip to its window, whatever the clips beside it."""
+        seconds = self.measured_lengths(examples)[1]
+        windows = self.family.window_lengths(seconds)
+        return super().padding(examples, batches) if windows is None else 1.0 - float(seconds.sum() / windows.sum())
+
+    def show(self, split: Dataset, indices: Sequence[int]) -> list[Shown]:
+        """See `Task.show`: the first `SHOWN_SECONDS` as a compressed file that browsers play."""
+        from sft_hf.tasks.speech.audio import encode_audio, read_audio
+        from sft_hf.tasks.speech.rows import clip_of
+
+        shown = []
+        for index in indices:
+            clip = clip_of(split[int(index)][self.recipe.data.audio_column])
+            last = min(clip.start + SHOWN_SECONDS, math.inf if clip.end is None else clip.end)
+            samples = read_audio(clip.recording, SHOWN_RATE, start=clip.start, end=last)
+            shown.append(Shown(file_name(clip.recording), encode_audio(samples, SHOWN_RATE), "audio/ogg"))
+        return shown
+
+    def _texts(self, outputs: dict[str, Tensor]) -> list[str]:
+        return [nfc(self.family.text(row)) for row in outputs["tokens"].tolist()]
+
+    def decode(self, outputs: dict[str, Tensor]) -> list[dict[str, Any]]:
+        """`prediction`, the transcript, and `confidence`: the geometric mean of its tokens' probabilities."""
+        pairs = zip(self._texts(outputs), self._confidences(outputs), strict=True)
+        return [self.confidence.told({"prediction": text, "confidence": confidence}) for text, confidence in pairs]
+
+    def reference(self, value: Any) -> Any:
+        """The transcript."""
+        return value.text
+
+    # --- new recordings --------------------------------------------------------------------------------------
+
+    def read_inputs(self, inputs: Sequence[Any], literal: bool = False) -> Iterable[list[Input]]:
+        """Recordings, folders of them, and tables with the column of recordings, paths relative to the table."""
+        from sft_hf.tasks.speech.audio import find_audio
+
+        refuse_literal(literal, "recordings")
+        return input_chunks(inputs, self.recipe.data, self.recipe.data.audio_column, find_audio, ("audio", "video"))
+
+    def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:
+        """See `Task.prepare_inputs`. A long recording becomes several rows; `references` say which part each is."""
+        from sft_hf.tasks.speech.audio import audio_info
+        from sft_hf.tasks.speech.preparation import segment_seconds
+        from sft_hf.tasks.speech.rows import Clip, ClipStore, SpeechRows, clip_of
+
+        given = [clip_of(row[self.recipe.data.audio_column]) for row in rows]
+        lengths = [segment_seconds(clip, audio_info(clip.recording)) for clip in given]
+        parts = [
+            Part(part.input, given[part.input].start + part.start, given[part.input].start + part.end)
+            for part in parts_of(lengths, self.chunk_seconds())
+        ]
+        clips = [Clip(given[part.input].recording, part.start, part.end) for part in parts]
+        seconds = np.array([part.end - part.start for part in parts])
+        store = ClipStore(clips, self.family.rate, self.family.extract, budget=0)
+        speech = SpeechRows(store, seconds, None, windows=self._predict_windows())
+        return Examples(speech, batching_cost(seconds), np.arange(len(parts)), parts)
+
+    def _predict_windows(self) -> tuple[float, ...] | None:
+        from sft_hf.tasks.speech.whisper_window import whole_seconds
+
+        limit, wanted = self.family.max_seconds, self.settings.predict_window
+        if wanted == "buckets" and math.isfinite(limit):
+            return whole_seconds(limit)
+        return None if wanted == "auto" else (limit,)
+
+    def chunk_seconds(self) -> float:
+        """How long the parts are in which a long recording is transcribed.
+
+        For Whisper its whole window, though training may have used a shorter one: every cut goes through words.
+        """
+        limit = self.family.max_seconds
+        wanted = self.settings.chunk_seconds or (limit if math.isfinite(limit) else CTC_CHUNK_SECONDS)
+        return min(wanted, limit)
+
+    def decode_inputs(self, outputs: dict[str, Tensor], examples: Examples) -> list[dict[str, Any]]:
+        """One answer per recording: the parts of a long one joined, and with `task.timestamps` its `segments`."""
+        parts: list[Part] = list(examples.references)
+        tokens = outputs["tokens"].tolist()
+
+        def words(index: int) -> list[Any]:
+            return self.family.words(tokens[index], parts[index].end - parts[index].start)
+
+        answers = joined(parts, self._texts(outputs), self._confidences(outputs), words, self.settings.timestamps)
+        return [self.confidence.told(answer) for answer in answers]

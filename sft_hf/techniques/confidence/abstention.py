@@ -1,0 +1,119 @@
+"""Abstention: no answer where the model is not sure enough."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+from scipy.stats import beta
+from torch import Tensor
+
+from sft_hf.core.recipe.sections import TechniqueSettings
+from sft_hf.data.examples import Examples
+from sft_hf.tasks.base import Task
+from sft_hf.tasks.scoring.calibration import selective_metrics
+from sft_hf.tasks.scoring.confidence import NEVER
+from sft_hf.techniques.base import Technique
+
+log = logging.getLogger("sft_hf")
+
+
+def upper_bound(errors: np.ndarray, answered: np.ndarray, level: float) -> np.ndarray:
+    """Return the Clopper-Pearson bound that an error rate exceeds with a chance of 1 - level at most, [cases].
+
+    Args:
+        errors, answered: int [cases], k wrong ones of n answers, n >= 1.
+        level: of the one-sided bound, e.g. 0.95.
+
+    Source: C. J. Clopper and E. S. Pearson, The use of confidence or fiducial limits illustrated in the case of the
+    binomial, 1934: the p at which k or fewer errors among n have the probability 1 - level; 1 where all are wrong.
+    """
+    bound = beta.ppf(level, errors + 1, np.maximum(answered - errors, 1))
+    return np.where(errors == answered, 1.0, bound)
+
+
+def choose_abstention(
+    confidences: np.ndarray, correct: np.ndarray, error_rate: float, level: float | None
+) -> float | None:
+    """Return the lowest threshold at which the answers' error rate is at most `error_rate`; None if there is none.
+
+    Answered are rows with a confidence of at least the threshold. If all may be answered, it is 0.
+
+    Args:
+        confidences: float [rows].
+        correct: bool [rows].
+        error_rate: wanted among the answers.
+        level: compare the upper bound at this level instead of the rate itself. It holds for each threshold by itself,
+            and is not corrected for their being many.
+
+    Source: Y. Geifman and R. El-Yaniv, Selective Classification for Deep Neural Networks, 2017, section 3. Algorithm 1
+    there finds the threshold by halving, and divides 1 - level by the number of its steps.
+    """
+    order = np.argsort(-confidences, kind="stable")
+    ordered = confidences[order]
+    answered = np.arange(1, len(ordered) + 1)
+    errors = np.cumsum(~correct[order])
+    rates = errors / answered if level is None else upper_bound(errors, answered, level)
+    last_of_equals = np.append(ordered[1:] < ordered[:-1], True)
+    allowed = np.flatnonzero(last_of_equals & (rates <= error_rate))
+    if not len(allowed):
+        return None
+    return 0.0 if allowed[-1] == len(ordered) - 1 else float(ordered[allowed[-1]])
+
+
+class AbstentionSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    name: Literal["abstention"] = "abstention"
+    error_rate: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.05, description="How many of the answers given may be wrong, e.g. 0.05: one in twenty."
+    )
+    bound: Literal["clopper_pearson", "plain"] = Field(
+        "clopper_pearson",
+        description="Hold the upper bound of the error rate on validation to that, or (plain) the rate itself, which "
+        "is too hopeful where validation is small.",
+    )
+    confidence_level: Annotated[float, Field(gt=0.5, lt=1)] = Field(
+        0.95, description="Of the upper bound: how sure the error rate is to stay below it."
+    )
+
+
+class Abstention(Technique[AbstentionSettings]):
+    """Say where not to rely on the model, so that the rest has a wanted error rate.
+
+    After training, the lowest confidence is found on validation above which few enough answers are wrong. The saved
+    config keeps it as `abstention_threshold`, predictions get "abstain": true or false, and metrics.json tells coverage
+    (the share of rows that is answered) and the answers' error on validation and test. Multi-label, it is about the
+    most probable label; a transcript is wrong with its first error. It goes well with temperature_scaling.
+    """
+
+    Settings = AbstentionSettings
+    paper = "Y. Geifman and R. El-Yaniv, Selective Classification for Deep Neural Networks, 2017, section 3"
+    order = 70
+    excluded = {"regression": "a number has no confidence to abstain by"}
+    neutral = {}
+    needs_validation = True
+    keeps_prefix = True
+
+    def after_training(self, task: Task[Any], outputs: dict[str, Tensor], examples: Examples) -> dict[str, Any]:
+        """Choose the threshold; tell it, and what it means on validation."""
+        settings = self.settings
+        level = settings.confidence_level if settings.bound == "clopper_pearson" else None
+        confidences, right = task.judged(outputs, examples)
+        found = choose_abstention(confidences, right, settings.error_rate, level)
+        if found is None:
+            log.warning(
+                "abstention: at no threshold is the error rate%s on validation (%d rows) at most %g, so the model "
+                "abstains from all answers; allow a higher error_rate, or give it more validation rows%s",
+                "'s upper bound" if level else "",
+                len(right),
+                settings.error_rate,
+                ", or bound: plain" if level else "",
+            )
+        task.confidence.threshold = NEVER if found is None else found
+        told = {"threshold": found, **selective_metrics(confidences, right, task.confidence.threshold)}
+        if found is not None:
+            log.info("abstention below a confidence of %.4f: coverage %.4f on validation", found, told["coverage"])
+        return told

@@ -1,0 +1,110 @@
+"""Temperature scaling."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from sft_hf.core.recipe.sections import TechniqueSettings
+from sft_hf.data.examples import Examples
+from sft_hf.tasks.base import Task
+from sft_hf.tasks.scoring.calibration import calibration_metrics
+from sft_hf.techniques.base import Technique
+
+log = logging.getLogger("sft_hf")
+
+LOWEST, HIGHEST = 0.05, 20.0
+"""Temperatures between which one is looked for."""
+HALVINGS = 60
+
+
+def mean_loss(logits: Tensor, targets: Tensor, temperature: float) -> float:
+    """Return the mean of -log softmax(z / T)[y], for z [items, classes] and y int64 [items]."""
+    return float(torch.nn.functional.cross_entropy(logits.double() / temperature, targets))
+
+
+def fit_temperature(logits: Tensor, targets: Tensor) -> float:
+    """Return the T in [`LOWEST`, `HIGHEST`] with the least `mean_loss`.
+
+    With b = 1 / T the loss is convex: its derivative in b, the mean over items of E[z] - z_y with the expectation under
+    softmax(b z), never falls. So its zero is found by bisection, and where it has none, the nearer bound is best: the
+    lowest T where every item is right.
+
+    Args:
+        logits: float [items, classes], z.
+        targets: int64 [items], y.
+
+    Source: C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, On Calibration of Modern Neural Networks, 2017, section 4.2.
+    """
+    z = logits.double()
+    z = z - z.amax(dim=1, keepdim=True)
+    right = z.gather(1, targets[:, None]).mean()
+
+    def slope(inverse: float) -> float:
+        return float((torch.softmax(inverse * z, dim=1) * z).sum(dim=1).mean() - right)
+
+    if slope(1 / HIGHEST) >= 0:
+        return HIGHEST
+    if slope(1 / LOWEST) <= 0:
+        return LOWEST
+    low, high = math.log(1 / HIGHEST), math.log(1 / LOWEST)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if slope(math.exp(middle)) < 0 else (low, middle)
+    return math.exp(-(low + high) / 2)
+
+
+class TemperatureScalingSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    name: Literal["temperature_scaling"] = "temperature_scaling"
+
+
+class TemperatureScaling(Technique[TemperatureScalingSettings]):
+    """Make the confidence of the finished model mean what it says; no answer changes.
+
+    After training, logits are divided by the one number that makes validation likeliest. The saved config keeps it as
+    `confidence_temperature`, and predict and evaluate use it. Multi-label, it is one number for all labels; of
+    transcripts, the confidence is scaled so that it tells how often one is without any error. The loss in metrics.json
+    stays that of the model itself.
+    """
+
+    Settings = TemperatureScalingSettings
+    paper = "C. Guo et al., On Calibration of Modern Neural Networks, 2017, section 4.2"
+    order = 60
+    excluded = {"regression": "a number has no confidence to be scaled"}
+    neutral = {}
+    needs_validation = True
+    keeps_prefix = True
+
+    def after_training(self, task: Task[Any], outputs: dict[str, Tensor], examples: Examples) -> dict[str, Any]:
+        """Fit the temperature; tell it, and loss and calibration error on validation before and after."""
+        logits, targets = task.calibration_items(outputs, examples)
+        temperature = fit_temperature(logits, targets)
+        if temperature == LOWEST:
+            log.warning(
+                "temperature_scaling: no temperature is low enough for validation (%d rows), as where every answer is "
+                "right: it stays 1; more validation rows would tell",
+                len(examples),
+            )
+            temperature = 1.0
+        before = _calibration_error(task, outputs, examples)
+        task.set_temperature(temperature)
+        after = _calibration_error(task, outputs, examples)
+        log.info("temperature %.4f: calibration error on validation %.4f, before %.4f", temperature, after, before)
+        return {
+            "temperature": temperature,
+            "validation_nll_before": mean_loss(logits, targets, 1.0),
+            "validation_nll": mean_loss(logits, targets, temperature),
+            "validation_ece_before": before,
+            "validation_ece": after,
+        }
+
+
+def _calibration_error(task: Task[Any], outputs: dict[str, Tensor], examples: Examples) -> float:
+    confidences, right = task.judged(outputs, examples)
+    return float(calibration_metrics(confidences.tolist(), right.tolist())["ece"])

@@ -1,0 +1,1 @@
+"""Techniques for noisy and imbalanced labels."""

@@ -1,0 +1,91 @@
+"""Balanced sampling: rare labels are seen more often."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from sft_hf.core.recipe.sections import TechniqueSettings
+from sft_hf.data.examples import Examples
+from sft_hf.techniques.base import Technique
+
+
+def rarest_labels(references: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Return each row's rarest label, int64 [rows], and the rows of each label.
+
+    A row with several labels is as rare as the rarest of them. Rows without any have a label of their own, the last.
+
+    Args:
+        references: a label, or a list of labels, for each row.
+
+    Source: A. Gupta et al., LVIS, 2019, on repeat factor sampling, where a row is repeated as its rarest label wants.
+    """
+    rows = [reference if isinstance(reference, list) else [reference] for reference in references]
+    none = 1 + max((label for row in rows for label in row), default=-1)
+    rows = [row or [none] for row in rows]
+    counts = np.bincount([label for row in rows for label in row])
+    return np.asarray([min(row, key=lambda label: (counts[label], label)) for row in rows]), counts
+
+
+def sampled(rarest: np.ndarray, counts: np.ndarray, strength: float, generator: np.random.Generator) -> np.ndarray:
+    """Return as many rows as there are, int64, ascending; some twice or more, others not at all.
+
+    A row is drawn in proportion to n^-s, where n are the rows of its label: a label with n rows has a share of
+    n^(1 - s). Which rows of a label is left to chance, how many as little as can be (systematic sampling): each row
+    stands there as often as it has to, rounded up or down, and so does, for one label per row, each label.
+
+    Args:
+        rarest, counts: see `rarest_labels`.
+        strength: s; at 0 every row stands there once, at 1 all labels are equally frequent.
+
+    Source: B. Kang et al., Decoupling Representation and Classifier for Long-Tailed Recognition, 2020, equation 1, with
+    q = 1 - s.
+    """
+    weights = counts[rarest].astype(np.float64) ** -strength
+    times = weights / weights.mean()  # how often a row is to be expected
+    order = generator.permutation(len(rarest))
+    order = order[np.argsort(rarest[order], kind="stable")]
+    points = generator.random() + np.arange(len(rarest))
+    places = np.searchsorted(np.cumsum(times[order]), points, side="right")
+    return np.sort(order[np.minimum(places, len(rarest) - 1)])
+
+
+class BalancedSamplingSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    name: Literal["balanced_sampling"] = "balanced_sampling"
+    strength: Annotated[float, Field(ge=0, le=1)] = Field(
+        1.0, description="From 0, labels as frequent as they are, to 1, all equally; 0.5 is square-root sampling."
+    )
+
+
+class BalancedSampling(Technique[BalancedSamplingSettings]):
+    """Draw the rows of an epoch so that rare labels come as often as frequent ones.
+
+    For unbalanced labels where every label matters alike. An epoch has as many rows as before: rare ones repeat, and of
+    the frequent ones another part is seen in each epoch. Rows that repeat are learned by heart sooner: choose a smaller
+    strength. Augmenting helps from one epoch to the next; within one, a row that repeats looks the same each time.
+    Multi-label, a row is as rare as its rarest label. It costs no time.
+    """
+
+    Settings = BalancedSamplingSettings
+    paper = (
+        "B. Kang et al., Decoupling Representation and Classifier for Long-Tailed Recognition, 2020, equation 1; "
+        "multi-label A. Gupta et al., LVIS, 2019 (repeat factor sampling)"
+    )
+    excluded = {
+        "regression": "a number is no label whose rows could be counted",
+        "speech_recognition": "a transcript has no label whose rows could be counted",
+        "class_weights": "each of the two makes up for rare labels, and both would do it twice",
+        "logit_adjustment": "each of the two makes up for rare labels, and both would do it twice",
+    }
+    neutral = {"strength": 0.0}
+    needs_label_counts = True
+    keeps_prefix = True
+
+    def sample_rows(self, examples: Examples, generator: np.random.Generator) -> np.ndarray:
+        """See `sampled`."""
+        return sampled(*rarest_labels(examples.references), self.settings.strength, generator)

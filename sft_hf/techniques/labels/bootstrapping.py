@@ -1,0 +1,75 @@
+"""Bootstrapping: labels that give way to what the model believes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sft_hf.core.recipe.sections import TechniqueSettings
+from sft_hf.techniques.base import Criterion, Technique
+
+
+def soft(losses: Tensor, beta: float) -> Tensor:
+    """Return b L_c + (1 - b) sum_k p_k L_k for every class c: the loss against b one-hot + (1 - b) p.
+
+    The gradient goes through p as a target too, as in the paper: the second term is the entropy of what the model
+    says, which is made smaller.
+
+    Args:
+        losses: float32 [items, classes], L = -log p.
+        beta: b, how much the label counts.
+
+    Source: S. Reed et al., Training Deep Neural Networks on Noisy Labels with Bootstrapping, 2015, soft bootstrapping.
+    """
+    return beta * losses + (1 - beta) * (torch.exp(-losses) * losses).sum(dim=1, keepdim=True)
+
+
+def hard(losses: Tensor, beta: float) -> Tensor:
+    """Return b L_c + (1 - b) min_k L_k for every class c: the loss against b one-hot + (1 - b) the likeliest class.
+
+    Args, source: as of `soft`; hard bootstrapping.
+    """
+    return beta * losses + (1 - beta) * losses.amin(dim=1, keepdim=True)
+
+
+class BootstrappingSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    name: Literal["bootstrapping"] = "bootstrapping"
+    mode: Literal["hard", "soft"] = Field(
+        "hard", description="What the model believes: hard, its likeliest class; soft, its probabilities."
+    )
+    beta: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.8,
+        description="How much the label counts; the paper has 0.8 with hard and 0.95 with soft, 1 is plain training.",
+    )
+
+
+class Bootstrapping(Technique[BootstrappingSettings]):
+    """Let what the model itself believes be a part of every label.
+
+    For labels of which some are wrong: once the model is sure of something else, a row pulls less towards its label.
+    What a model believes before it has learned anything is worth nothing: it wants a good checkpoint. It costs no time.
+    """
+
+    Settings = BootstrappingSettings
+    paper = (
+        "S. Reed et al., Training Deep Neural Networks on Noisy Labels with Bootstrapping, 2015, soft and hard "
+        "bootstrapping"
+    )
+    order = 10
+    excluded = {
+        "focal_loss": "each of the two is a loss of its own in place of cross-entropy",
+        "generalized_cross_entropy": "each of the two is a loss of its own in place of cross-entropy",
+    }
+    neutral = {"beta": 1.0}
+    needs_items = True
+    keeps_prefix = True
+
+    def wrap_criterion(self, criterion: Criterion) -> Criterion:
+        """See `soft` and `hard`."""
+        believed = soft if self.settings.mode == "soft" else hard
+        return lambda logits: believed(criterion(logits), self.settings.beta)

@@ -1,0 +1,61 @@
+"""Generalized cross-entropy."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sft_hf.core.recipe.sections import TechniqueSettings
+from sft_hf.techniques.base import Criterion, Technique
+
+
+def generalized(losses: Tensor, q: float) -> Tensor:
+    """Return (1 - p^q) / q for every class: bounded, so that a wrong label cannot pull for ever.
+
+    Args:
+        losses: float32 [items, classes], -log p.
+        q: between cross-entropy, its limit at 0, and the mean absolute error (half of it), at 1.
+
+    Source: Z. Zhang and M. R. Sabuncu, Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy
+    Labels, 2018, equation 6.
+    """
+    return losses if q == 0 else -torch.expm1(-q * losses) / q
+
+
+class GeneralizedCrossEntropySettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    name: Literal["generalized_cross_entropy"] = "generalized_cross_entropy"
+    q: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.7, description="From 0, cross-entropy, to 1, the mean absolute error: little hurt by wrong labels, and slow."
+    )
+
+
+class GeneralizedCrossEntropy(Technique[GeneralizedCrossEntropySettings]):
+    """Bound the loss of an item, so that rows with wrong labels are not learned by heart.
+
+    For labels of which many are wrong. A row that the model finds impossible hardly moves it, whether its label is
+    wrong or it is only hard: with right labels, and with many classes, plain cross-entropy learns more. A head that
+    begins at random starts slowly; a smaller q helps. It costs no time.
+    """
+
+    Settings = GeneralizedCrossEntropySettings
+    paper = (
+        "Z. Zhang and M. R. Sabuncu, Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy "
+        "Labels, 2018, equation 6"
+    )
+    order = 10
+    excluded = {
+        "focal_loss": "each of the two is a loss of its own in place of cross-entropy",
+        "bootstrapping": "each of the two is a loss of its own in place of cross-entropy",
+    }
+    neutral = {"q": 0.0}
+    needs_items = True
+    keeps_prefix = True
+
+    def wrap_criterion(self, criterion: Criterion) -> Criterion:
+        """See `generalized`."""
+        return lambda logits: generalized(criterion(logits), self.settings.q)

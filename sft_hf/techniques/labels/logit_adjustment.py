@@ -1,0 +1,76 @@
+"""Logit adjustment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sft_hf.core.recipe.sections import TechniqueSettings
+from sft_hf.techniques.base import Context, Criterion, Technique
+
+
+def log_prior(counts: Sequence[int]) -> Tensor:
+    """Return the logarithm of each label's share of the rows, float32 [labels].
+
+    A label without any row counts as if it had one: the logarithm of zero would turn every mixed or smoothed label
+    into an infinite loss.
+    """
+    seen = torch.tensor(counts, dtype=torch.float64).clamp_min(1)
+    return (seen / seen.sum()).log().float()
+
+
+def adjusted(logits: Tensor, prior: Tensor, tau: float) -> Tensor:
+    """Return f_y + tau log pi_y, from which the loss is computed; answers are given from f alone.
+
+    Args:
+        logits: float32 [items, classes], f.
+        prior: float32 [classes], log pi.
+        tau: strength.
+
+    Source: A. K. Menon et al., Long-tail Learning via Logit Adjustment, 2021, equation 10.
+    """
+    return logits + tau * prior
+
+
+class LogitAdjustmentSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    name: Literal["logit_adjustment"] = "logit_adjustment"
+    tau: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        1.0, description="Strength: 1 aims at the mean accuracy over labels, 0 is plain training."
+    )
+
+
+class LogitAdjustment(Technique[LogitAdjustmentSettings]):
+    """Ask for wider margins of rare labels, so that answers do not lean towards frequent ones.
+
+    For unbalanced labels where every label matters alike (macro-F1, balanced accuracy): the model answers as if all
+    labels were equally frequent, so plain accuracy on data as unbalanced as training may fall, and the evaluation's
+    loss, which knows nothing of it, rises. It costs no time.
+    """
+
+    Settings = LogitAdjustmentSettings
+    paper = "A. K. Menon et al., Long-tail Learning via Logit Adjustment, 2021, equation 10"
+    order = 80  # outside of whatever is made of probabilities: they are those of the adjusted logits
+    excluded = {
+        "speech_recognition": "a transcript has no label whose rows could be counted",
+        "multi_label": "every label is a question of its own, answered yes or no; focal_loss and balanced_sampling do",
+        "class_weights": "each of the two makes up for rare labels, and both would do it twice",
+        "balanced_sampling": "each of the two makes up for rare labels, and both would do it twice",
+    }
+    neutral = {"tau": 0.0}
+    needs_items = True
+    needs_label_counts = True
+    keeps_prefix = True
+
+    def __init__(self, settings: LogitAdjustmentSettings, context: Context) -> None:
+        super().__init__(settings, context)
+        self.prior = log_prior(context.label_counts or ())
+
+    def wrap_criterion(self, criterion: Criterion) -> Criterion:
+        """See `adjusted`."""
+        return lambda logits: criterion(adjusted(logits, self.prior.to(logits.device), self.settings.tau))

@@ -1,0 +1,118 @@
+"""CutMix: a box of another picture, pasted into this one."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from sft_hf.core.recipe.sections import TechniqueSettings
+from sft_hf.techniques.base import Loss, LossParts, Technique, TrainBatch
+
+SALT = 2
+
+
+class Box(NamedTuple):
+    """Rows `top` to `bottom` and columns `left` to `right` of a picture, the ends left out, in pixels."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+
+def draw_box(height: int, width: int, share: float, generator: np.random.Generator) -> Box:
+    """Return a box of the picture's proportions around a random pixel, cut off at the picture's edges.
+
+    Args:
+        height, width: of the picture, in pixels.
+        share: the part of the picture's area that the box would have away from the edges: 1 - lambda.
+
+    Source: S. Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features, 2019,
+    equation 2.
+    """
+    side = math.sqrt(share)
+    tall, wide = int(height * side), int(width * side)
+    y, x = int(generator.integers(height)), int(generator.integers(width))
+    top, left = y - tall // 2, x - wide // 2
+    return Box(max(top, 0), min(top + tall, height), max(left, 0), min(left + wide, width))
+
+
+def pasted(first: Tensor, second: Tensor, boxes: list[Box]) -> tuple[Tensor, Tensor]:
+    """Return each picture of `first` with a box of `second`'s in it, and the part of its area that is its own.
+
+    Args:
+        first, second: float [rows, channels, height, width].
+        boxes: one for each row.
+
+    Returns:
+        Pictures as `first`, and float32 [rows].
+
+    Source: S. Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features, 2019,
+    equation 1 (x = M x_a + (1 - M) x_b), with lambda from the box as it was cut off, as in algorithm A1.
+    """
+    height, width = first.shape[-2:]
+    inside = torch.zeros((len(first), 1, height, width), dtype=torch.bool, device=first.device)
+    for mask, box in zip(inside, boxes, strict=True):
+        mask[:, box.top : box.bottom, box.left : box.right] = True
+    own = 1 - inside.float().mean(dim=(1, 2, 3))
+    return torch.where(inside, second, first), own
+
+
+class CutmixSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    name: Literal["cutmix"] = "cutmix"
+    alpha: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="The area that is kept is drawn from Beta(alpha, alpha); 1: all sizes are as likely."
+    )
+    probability: Annotated[float, Field(ge=0, le=1)] = Field(1.0, description="Part of the rows that get a box.")
+
+
+class Cutmix(Technique[CutmixSettings]):
+    """Paste a box of another picture into each; the label is shared by area.
+
+    Unlike mixup it leaves the pictures natural wherever one looks, and makes the model look at all of a picture. It
+    wants more epochs than plain training, as every stronger augmentation does.
+    """
+
+    Settings = CutmixSettings
+    paper = (
+        "S. Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features, 2019, "
+        "equations 1 and 2"
+    )
+    order = 90
+    excluded = {
+        "text_classification": "a text has no area to cut a box out of; mixup mixes the vectors of tokens",
+        "speech_recognition": "no part of a transcript belongs to a box of a spectrogram; mixup mixes spectrograms",
+        "mixup": "each mixes every row with another one already; use one of them",
+    }
+    neutral = {"probability": 0.0}
+    needs_partner = True
+
+    def wrap_loss(self, loss: Loss, parts: LossParts) -> Loss:
+        """Paste into the pictures, and share the labels."""
+
+        def cutting(model: nn.Module, batch: TrainBatch) -> Tensor:
+            assert batch.partner is not None
+            name, own = parts.task.continuous(model, batch.inputs)
+            _, other = parts.task.continuous(model, batch.partner)
+            pictures, weights = pasted(own[name], other[name], self._boxes(batch, own[name]))
+            labels = parts.task.mixed_labels(own["labels"], other["labels"], weights)
+            assert labels is not None
+            return loss(model, batch.with_inputs({**own, name: pictures, "labels": labels}))
+
+        return cutting
+
+    def _boxes(self, batch: TrainBatch, pictures: Tensor) -> list[Box]:
+        height, width = pictures.shape[-2:]
+        boxes = []
+        for generator in batch.generators(SALT):
+            cuts = generator.random() < self.settings.probability
+            kept = generator.beta(self.settings.alpha, self.settings.alpha) if cuts else 1.0
+            boxes.append(draw_box(height, width, 1 - kept, generator))
+        return boxes

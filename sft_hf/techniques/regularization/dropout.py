@@ -1,0 +1,87 @@
+"""Dropout, of every layer that has any."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from sft_hf.core.errors import RecipeError
+from sft_hf.core.recipe.sections import TechniqueSettings
+from sft_hf.techniques.base import Technique
+
+
+class Place(NamedTuple):
+    """Where a dropout probability stands: an attribute of a module."""
+
+    module: nn.Module
+    attribute: str
+    of_attention: bool
+    """Of the weights that attention gives, not of hidden states."""
+
+
+def dropout_places(model: nn.Module) -> list[Place]:
+    """Return every dropout probability of a model.
+
+    They are the `p` of dropout modules, and the numbers that functional dropout reads from its module: Transformers
+    calls them dropout, attention_dropout, activation_dropout, ..., timm drop_rate. LayerDrop and stochastic depth have
+    names of their own, and are not among them.
+    """
+    places = []
+    for module in model.modules():
+        kind = type(module).__name__
+        for name, child in module.named_children():
+            if isinstance(child, _DropoutNd):
+                places.append(Place(child, "p", _is_of_attention(kind, name)))
+        for name, value in vars(module).items():
+            if ("dropout" in name or name == "drop_rate") and type(value) in (int, float) and 0 <= value <= 1:
+                places.append(Place(module, name, _is_of_attention(kind, name)))
+    return list({(id(place.module), place.attribute): place for place in places}.values())
+
+
+def _is_of_attention(kind: str, name: str) -> bool:
+    """Whether `name` of a module of class `kind` is about attention's weights (BertSelfOutput's is not)."""
+    if "attn" in name or "attention" in name:
+        return True
+    return "Attention" in kind and "Output" not in kind and name in ("dropout", "pos_dropout", "dropout_p")
+
+
+class DropoutSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    name: Literal["dropout"] = "dropout"
+    probability: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        0.1, description="With which a number of the hidden states becomes 0; null: as the checkpoint has it."
+    )
+    attention_probability: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        None, description="The same for the weights of attention; null: the same as `probability`."
+    )
+
+
+class Dropout(Technique[DropoutSettings]):
+    """Set every dropout probability of the model for training, whatever it is called.
+
+    More of it holds overfitting back; 0 lets a small model, or a short training, learn faster. The saved config keeps
+    the checkpoint's own probabilities. Frozen parts (train.freeze) have none. Layers that the architecture leaves out
+    where the checkpoint says 0, as some of timm's do, are not put back: model.config_overrides can do that.
+    """
+
+    Settings = DropoutSettings
+    paper = "N. Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from Overfitting, 2014, section 4"
+    order = 10
+    neutral = {"probability": None, "attention_probability": None}
+    keeps_prefix = True
+
+    def prepare_model(self, model: nn.Module) -> None:
+        """Set the probabilities. Raises RecipeError for a model without any."""
+        places = dropout_places(model)
+        if not places:
+            raise RecipeError(f"techniques: dropout: {type(model).__name__} has no dropout that could be set")
+        hidden, attention = self.settings.probability, self.settings.attention_probability
+        attention = hidden if attention is None else attention
+        for place in places:
+            probability = attention if place.of_attention else hidden
+            if probability is not None:
+                setattr(place.module, place.attribute, probability)

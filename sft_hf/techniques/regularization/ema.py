@@ -1,0 +1,72 @@
+"""Exponential moving average of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from sft_hf.core.recipe.sections import TechniqueSettings
+from sft_hf.models.freezing import trained_tensors
+from sft_hf.techniques._averaging import move_towards
+from sft_hf.techniques.base import Technique
+
+
+def decay_at(step: int, decay: float) -> float:
+    """Return min(d, (1 + t) / (10 + t)): the average of the first steps must not hold on to where it began.
+
+    Source: TensorFlow's ExponentialMovingAverage with `num_updates`.
+    """
+    return min(decay, (1 + step) / (10 + step))
+
+
+def update(average: dict[str, Tensor], weights: Mapping[str, Tensor], decay: float) -> None:
+    """Set a <- d a + (1 - d) w in place; whole numbers (batch norm's counts) are copied.
+
+    Source: B. T. Polyak and A. B. Juditsky, Acceleration of stochastic approximation by averaging, 1992; with
+    exponential weights as in A. Tarvainen and H. Valpola, Mean teachers are better role models, 2017, the update of the
+    teacher's weights.
+    """
+    move_towards(average, weights, 1 - decay)
+
+
+class EmaSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    name: Literal["ema"] = "ema"
+    decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.999, description="Part of the average that stays in a step; 0.999 looks back about 1,000 steps."
+    )
+
+
+class Ema(Technique[EmaSettings]):
+    """Evaluate and save a moving average of the weights instead of the last ones."""
+
+    Settings = EmaSettings
+    paper = "A. Tarvainen and H. Valpola, Mean teachers are better role models, 2017, update of the teacher's weights"
+    excluded = {"swa": "both decide which average of the weights is evaluated and saved; take one of the two"}
+    neutral = {"decay": 0.0}
+    keeps_prefix = True
+
+    def prepare_model(self, model: nn.Module) -> None:
+        """Begin with the weights that training begins with."""
+        self.average = {name: tensor.detach().clone() for name, tensor in trained_tensors(model).items()}
+
+    def after_step(self, model: nn.Module, step: int) -> None:
+        """See `update`."""
+        update(self.average, trained_tensors(model), decay_at(step, self.settings.decay))
+
+    def evaluated_weights(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """The average."""
+        return self.average
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The average."""
+        return self.average
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Put the average back."""
+        for name, tensor in self.average.items():
+            tensor.copy_(state[name])

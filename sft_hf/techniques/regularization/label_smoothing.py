@@ -1,0 +1,47 @@
+"""Label smoothing."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from sft_hf.core.recipe.sections import TechniqueSettings
+from sft_hf.techniques.base import Criterion, Technique
+
+
+def smoothed(losses: Tensor, smoothing: float) -> Tensor:
+    """Return (1 - e) L_c + e mean_k L_k for every class c: the loss against (1 - e) one-hot + e uniform.
+
+    Args:
+        losses: float32 [items, classes], the loss of an item for each class that it might have.
+        smoothing: e.
+
+    Source: C. Szegedy et al., Rethinking the Inception Architecture for Computer Vision, 2016, section 7.
+    """
+    return (1 - smoothing) * losses + smoothing * losses.mean(dim=1, keepdim=True)
+
+
+class LabelSmoothingSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    name: Literal["label_smoothing"] = "label_smoothing"
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1, description="How much of an item's label is spread over all classes."
+    )
+
+
+class LabelSmoothing(Technique[LabelSmoothingSettings]):
+    """Spread a part of every label over all classes: less sure of itself, and less hurt by wrong labels."""
+
+    Settings = LabelSmoothingSettings
+    paper = "C. Szegedy et al., Rethinking the Inception Architecture for Computer Vision, 2016, section 7"
+    order = 40
+    neutral = {"smoothing": 0.0}
+    needs_items = True
+    keeps_prefix = True
+
+    def wrap_criterion(self, criterion: Criterion) -> Criterion:
+        """See `smoothed`."""
+        return lambda logits: smoothed(criterion(logits), self.settings.smoothing)

@@ -1,0 +1,119 @@
+"""LayerDrop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from sft_hf.core.errors import RecipeError
+from sft_hf.core.recipe.recipe import Recipe
+from sft_hf.core.recipe.sections import TechniqueSettings
+from sft_hf.models.blocks import block_stacks
+from sft_hf.techniques.base import Technique
+
+SALT = 7  # tells these draws from other techniques'
+
+
+def dropped_layers(layers: int, probability: float, seed: int, step: int) -> np.ndarray:
+    """Return which layers are left out in a step, bool [layers]: each with the probability, by itself.
+
+    Source: A. Fan, E. Grave and A. Joulin, Reducing Transformer Depth on Demand with Structured Dropout, 2020, section
+    3.2.
+    """
+    return np.random.default_rng([SALT, seed, step]).random(layers) < probability
+
+
+class LayerDropSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    name: Literal["layer_drop"] = "layer_drop"
+    probability: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1, description="With which a layer is left out of a step; 0.2 or more if layers are to be pruned later."
+    )
+
+
+class LayerDrop(Technique[LayerDropSettings]):
+    """Leave whole layers out of a step at random, so that the model can do with fewer.
+
+    All rows of a step leave the same layers out, on all processes, and nothing is scaled. The gradient of a layer that
+    is left out is zero in that step. Evaluation uses all layers. Only layers that put out what they take in, in shape,
+    and that are trained, are left out.
+    """
+
+    Settings = LayerDropSettings
+    paper = (
+        "A. Fan, E. Grave and A. Joulin, Reducing Transformer Depth on Demand with Structured Dropout, 2020, "
+        "section 3.2"
+    )
+    order = 5  # before techniques that change gradients
+    excluded = {"stochastic_depth": "both skip layers at random; take one of the two"}
+    example = {"probability": 0.5}
+    neutral = {"probability": 0.0}
+    keeps_prefix = True
+
+    @classmethod
+    def check(cls, settings: LayerDropSettings, recipe: Recipe) -> None:
+        """See `Technique.check`."""
+        if recipe.train.torch_compile == "on":
+            raise RecipeError(
+                "techniques: layer_drop does not go with train.torch_compile, which would compile each choice of layers"
+            )
+
+    def prepare_model(self, model: nn.Module) -> None:
+        """Put a switch on every layer that is trained. Raises RecipeError for a model without repeated layers."""
+        layers = [layer for stack in block_stacks(model) for _, layer in stack]
+        if not layers:
+            raise RecipeError(f"techniques: layer_drop: {type(model).__name__} has no repeated layers to leave out")
+        self.switches = [
+            _Switch(layer) if any(parameter.requires_grad for parameter in layer.parameters()) else None
+            for layer in layers
+        ]
+
+    def before_step(self, model: nn.Module, step: int) -> None:
+        """Draw the layers of the step."""
+        drawn = dropped_layers(len(self.switches), self.settings.probability, self.context.recipe.seed, step)
+        for switch, off in zip(self.switches, drawn, strict=True):
+            if switch is not None:
+                switch.off = bool(off)
+
+    def change_gradients(self, model: nn.Module) -> None:
+        """Give the layers left out their gradient, zero: torch's fused SGD cannot do with some that have none."""
+        for switch in self.switches:
+            if switch is not None and switch.off:
+                for parameter in switch.layer.parameters():
+                    if parameter.requires_grad and parameter.grad is None:
+                        parameter.grad = torch.zeros_like(parameter)
+
+
+class _Switch:
+    """A layer's `forward`, which returns the layer's input while it is off, and the layer trains.
+
+    What a layer returns beside its hidden states is known once it has run: before that it runs all the same, and its
+    result is thrown away, without using up random numbers, so that both ways come to the same.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer, self.off = layer, False
+        self.forward: Callable[..., Any] = layer.forward
+        self.returns_states_alone = False
+        layer.forward = self  # type: ignore[method-assign, assignment]
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        if not (self.off and self.layer.training):
+            return self.forward(*arguments, **options)
+        states = arguments[0] if arguments else options.get("hidden_states")
+        if self.returns_states_alone:
+            return states
+        devices = [states.device] if isinstance(states, Tensor) and states.is_cuda else []
+        with torch.random.fork_rng(devices):
+            output = self.forward(*arguments, **options)
+        first = output[0] if isinstance(output, tuple) else output
+        if not isinstance(states, Tensor) or not isinstance(first, Tensor) or first.shape != states.shape:
+            return output
+        self.returns_states_alone = isinstance(output, Tensor)
+        return (states, *output[1:]) if isinstance(output, tuple) else states

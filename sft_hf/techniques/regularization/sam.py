@@ -1,0 +1,81 @@
+"""Sharpness-aware minimization, and its adaptive form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from sft_hf.core.errors import RecipeError
+from sft_hf.core.recipe.recipe import Recipe
+from sft_hf.core.recipe.sections import TechniqueSettings
+from sft_hf.techniques.base import Technique
+
+TINY = 1e-12
+
+
+def perturbation(gradients: list[Tensor], weights: list[Tensor], rho: float, adaptive: bool) -> list[Tensor]:
+    """Return the step e to where the loss is highest nearby, a tensor for each gradient.
+
+    SAM: e = rho g / |g|_2. ASAM: e = rho T^2 g / |T g|_2 with T = |w|, so that scaling a layer up and the next one
+    down changes nothing.
+
+    Source: P. Foret et al., Sharpness-Aware Minimization for Efficiently Improving Generalization, 2021, equation 2;
+    J. Kwon et al., ASAM, 2021, its step of ascent with T = |w| by element (without the eta that its code adds).
+    """
+    scaled = [g * w.abs() for g, w in zip(gradients, weights, strict=True)] if adaptive else gradients
+    norm = torch.stack([g.float().norm() for g in scaled]).norm() + TINY
+    if adaptive:
+        scaled = [g * w.abs() for g, w in zip(scaled, weights, strict=True)]
+    return [g * (rho / norm) for g in scaled]
+
+
+class SamSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    name: Literal["sam"] = "sam"
+    rho: Annotated[float, Field(ge=0)] = Field(
+        0.05, description="How far to look, in the weights' L2 norm; adaptive wants about ten times as much."
+    )
+    adaptive: bool = Field(False, description="ASAM: look further along larger weights.")
+
+
+class Sam(Technique[SamSettings]):
+    """Take the gradient where the loss is highest nearby, for flat minima; every step costs two."""
+
+    Settings = SamSettings
+    paper = (
+        "P. Foret et al., Sharpness-Aware Minimization for Efficiently Improving Generalization, 2021, equation 2; "
+        "adaptive J. Kwon et al., ASAM, 2021, step of ascent"
+    )
+    neutral = {"rho": 0.0}
+    keeps_prefix = True
+
+    @classmethod
+    def check(cls, settings: SamSettings, recipe: Recipe) -> None:
+        """See `Technique.check`."""
+        if recipe.train.mixed_precision == "fp16":
+            raise RecipeError(
+                "techniques: sam does not go with train.mixed_precision: fp16, whose gradients are scaled"
+            )
+
+    def compute_gradients(self, model: nn.Module, compute: Callable[..., float]) -> float:
+        """Climb by `perturbation`, compute the gradient there, and come back."""
+        loss = compute()
+        moved = [parameter for parameter in model.parameters() if parameter.grad is not None]
+        before = [parameter.detach().clone() for parameter in moved]
+        gradients = [parameter.grad for parameter in moved if parameter.grad is not None]
+        with torch.no_grad():
+            steps = perturbation(gradients, before, self.settings.rho, self.settings.adaptive)
+            for parameter, step in zip(moved, steps, strict=True):
+                parameter.add_(step)
+        try:
+            compute(keep_statistics=False)
+        finally:
+            with torch.no_grad():
+                for parameter, old in zip(moved, before, strict=True):
+                    parameter.copy_(old)
+        return loss

@@ -1,0 +1,89 @@
+"""Stochastic depth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from sft_hf.core.errors import RecipeError
+from sft_hf.core.recipe.sections import TechniqueSettings
+from sft_hf.models.blocks import block_stacks
+from sft_hf.techniques.base import Technique
+
+
+def drop_probability(block: int, blocks: int, last: float) -> float:
+    """Return p of block l = 1 ... L: (l / L) p_L, so that the lowest ones are dropped the least.
+
+    Source: G. Huang et al., Deep Networks with Stochastic Depth, 2016, equation 4.
+    """
+    return block / blocks * last
+
+
+def thinned(before: Tensor, after: Tensor, kept: Tensor, probability: float) -> Tensor:
+    """Return x + b / (1 - p) (f(x) - x): the block of the rows that keep it, scaled so that the mean stays f(x).
+
+    Args:
+        before, after: float [rows, ...], the input x of a block with a skip connection, and its output f(x).
+        kept: bool [rows], b.
+        probability: p, with which b is 0.
+
+    Source: G. Huang et al., Deep Networks with Stochastic Depth, 2016, equations 2 and 5; here training is scaled up
+    rather than evaluation down, as in timm's `drop_path`, which had it from EfficientNet's code.
+    """
+    scale = kept.to(after.dtype).view(-1, *[1] * (after.ndim - 1)) / (1 - probability)
+    return before + scale * (after - before)
+
+
+class StochasticDepthSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    name: Literal["stochastic_depth"] = "stochastic_depth"
+    probability: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1, description="With which a row skips the last layer; of the layers below, in proportion to their depth."
+    )
+
+
+class StochasticDepth(Technique[StochasticDepthSettings]):
+    """Let rows skip whole layers at random while training, the upper ones more often.
+
+    It regularizes deep models that are trained for long. Each row draws for itself, and evaluation uses all layers.
+    The layers are the repeated blocks that put out what they take in, in shape; blocks of another kind, which change
+    the resolution, are never skipped. Encoder and decoder each count their own depth. Frozen layers are not skipped.
+    It saves no time, as other rows go through the layer.
+    """
+
+    Settings = StochasticDepthSettings
+    paper = "G. Huang et al., Deep Networks with Stochastic Depth, 2016, equations 2 to 5"
+    excluded = {"layer_drop": "both skip layers at random; take one of the two"}
+    example = {"probability": 0.5}
+    neutral = {"probability": 0.0}
+    keeps_prefix = True
+
+    def prepare_model(self, model: nn.Module) -> None:
+        """Hook every block. Raises RecipeError for a model without repeated layers."""
+        stacks = block_stacks(model)
+        if not stacks:
+            raise RecipeError(f"techniques: stochastic_depth: {type(model).__name__} has no repeated layers to skip")
+        for stack in stacks:
+            for number, (_, block) in enumerate(stack, start=1):
+                probability = drop_probability(number, len(stack), self.settings.probability)
+                if probability:
+                    block.register_forward_hook(partial(_thin, probability), with_kwargs=True)
+
+
+def _thin(probability: float, block: nn.Module, arguments: Any, options: Mapping[str, Any], output: Any) -> Any:
+    """Replace a block's output, or the first of several, by `thinned`, with PyTorch's random numbers."""
+    if not block.training:
+        return output
+    before = arguments[0] if arguments else options.get("hidden_states")
+    after = output[0] if isinstance(output, tuple) else output
+    if not isinstance(before, Tensor) or not isinstance(after, Tensor) or before.shape != after.shape:
+        return output
+    kept = torch.rand(len(after), device=after.device) >= probability
+    changed = thinned(before, after, kept, probability)
+    return (changed, *output[1:]) if isinstance(output, tuple) else changed

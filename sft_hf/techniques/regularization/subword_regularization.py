@@ -1,0 +1,84 @@
+"""Subword regularization: the same words in other pieces."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from sft_hf.core.errors import RecipeError
+from sft_hf.core.recipe.sections import TechniqueSettings
+from sft_hf.tasks.text.subwords import Subwords, beside_tokens
+from sft_hf.techniques.base import Context, Technique
+
+
+def chosen(possible: np.ndarray, probability: float, room: int, generator: np.random.Generator) -> np.ndarray:
+    """Return which tokens are split, bool [tokens]: each possible one at `probability`, but no more than `room`."""
+    drawn = np.flatnonzero((generator.random(len(possible)) < probability) & possible)
+    if len(drawn) > room:
+        drawn = generator.choice(drawn, room, replace=False)
+    found = np.zeros(len(possible), dtype=bool)
+    found[drawn] = True
+    return found
+
+
+class SubwordRegularizationSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    name: Literal["subword_regularization"] = "subword_regularization"
+    probability: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.1, description="Part of the tokens that are split in two, of those that can be."
+    )
+
+
+class SubwordRegularization(Technique[SubwordRegularizationSettings]):
+    """Split some tokens into two that spell the same, others in each epoch.
+
+    The word stays, its pieces change: the model learns what pieces mean, and is less at a loss with typing errors and
+    rare words. The paper leaves out merges of BPE at random; here a token is split into two of the same vocabulary,
+    which serves WordPiece, BPE and Unigram alike. Rows become longer, up to task.max_length.
+    """
+
+    Settings = SubwordRegularizationSettings
+    paper = "I. Provilkov, D. Emelianenko and E. Voita, BPE-Dropout: Simple and Effective Subword Regularization, 2020"
+    excluded = {
+        "image_classification": "a picture has no tokens",
+        "speech_recognition": "tokens are what is to be written there, and evaluation writes the usual ones",
+    }
+    example = {"probability": 0.5}
+    neutral = {"probability": 0.0}
+
+    def __init__(self, settings: SubwordRegularizationSettings, context: Context) -> None:
+        super().__init__(settings, context)
+        if self.task.tokenizer is not None:  # that of word vectors is made of the training texts: of a stream, later
+            _ = self.subwords
+
+    @property
+    def task(self) -> Any:
+        """The one of texts."""
+        return self.context.task
+
+    @cached_property
+    def subwords(self) -> Subwords:
+        """What the vocabulary says of its tokens.
+
+        Raises RecipeError for one of whole words: two of them say something else than the one that they spell.
+        """
+        subwords = Subwords(self.task.tokenizer)
+        if subwords.whole_words:
+            raise RecipeError("techniques: subword_regularization: this vocabulary has whole words alone; leave it out")
+        return subwords
+
+    def change_row(self, row: dict[str, Any], generator: np.random.Generator) -> dict[str, Any]:
+        """See `chosen` and `Subwords.splits`; fields that go along with the tokens are repeated with them."""
+        ids = row["input_ids"]
+        ways = [self.subwords.splits(int(one)) for one in ids]
+        room = max(0, self.task.max_length - len(ids))
+        split = chosen(np.array([bool(way) for way in ways]), self.settings.probability, room, generator)
+        pieces: list[int] = []
+        for number, way, is_split in zip(ids.tolist(), ways, split, strict=True):
+            pieces += way[int(generator.integers(len(way)))] if is_split else (number,)
+        along = {name: np.repeat(value, 1 + split) for name, value in beside_tokens(row).items()}
+        return {**row, **along, "input_ids": np.asarray(pieces, dtype=ids.dtype)}

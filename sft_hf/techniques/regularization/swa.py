@@ -1,0 +1,100 @@
+"""Stochastic weight averaging."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from sft_hf.core.errors import RecipeError
+from sft_hf.core.recipe.sections import TechniqueSettings
+from sft_hf.models.freezing import trained_tensors
+from sft_hf.techniques._averaging import move_towards
+from sft_hf.techniques.base import Context, Schedule, Technique
+
+
+def update_mean(mean: dict[str, Tensor], weights: Mapping[str, Tensor], count: int) -> None:
+    """Set m <- (n m + w) / (n + 1) in place, for the mean m of `count` = n earlier weights.
+
+    Whole numbers (batch norm's counts) are copied.
+
+    Source: P. Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018, section 3.2.
+    """
+    move_towards(mean, weights, 1 / (count + 1))
+
+
+def is_collected(step: int, first: int, every: int, num_steps: int) -> bool:
+    """Whether the weights after `step` updates go into the mean: beyond `first`, every `every`, and the last ones."""
+    return step > first and (step % every == 0 or step == num_steps)
+
+
+class SwaSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    name: Literal["swa"] = "swa"
+    fraction: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.25, description="The last part of training, in which weights are collected; 0.25 is the last quarter."
+    )
+    every: PositiveInt | None = Field(
+        None, description="Collect the weights every so many steps, and the last ones; default: at the end of an epoch."
+    )
+    learning_rate_factor: Annotated[float, Field(gt=0)] = Field(
+        0.5, description="The constant learning rate of that part, as a factor of optim.learning_rate."
+    )
+
+
+class Swa(Technique[SwaSettings]):
+    """Evaluate and save the mean of the weights of several late epochs.
+
+    In that part of training the learning rate is constant, which keeps the weights moving around a flat region, and
+    their mean lies inside it. Before the first weights are collected, the present ones are evaluated. Batch norm's
+    running statistics are averaged like weights, not computed anew from the training rows as in the paper. It costs the
+    memory of one more set of weights. Give it several epochs, or `every`.
+    """
+
+    Settings = SwaSettings
+    paper = "P. Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018, section 3.2"
+    excluded = {"ema": "both decide which average of the weights is evaluated and saved; take one of the two"}
+    example = {"fraction": 1.0, "every": 1}
+    neutral = {"fraction": 0.0}
+    keeps_prefix = True
+
+    def __init__(self, settings: SwaSettings, context: Context) -> None:
+        super().__init__(settings, context)
+        every = settings.every or context.steps_per_epoch
+        if every is None:
+            raise RecipeError("techniques: swa needs `every` for a stream (data.streaming), whose epochs have no end")
+        self.every = every
+        self.first = round((1 - settings.fraction) * context.num_steps)
+
+    def prepare_model(self, model: nn.Module) -> None:
+        """Make room for the mean."""
+        self.mean = {name: torch.zeros_like(tensor) for name, tensor in trained_tensors(model).items()}
+        self.count = torch.zeros((), dtype=torch.int64)
+
+    def wrap_schedule(self, schedule: Schedule) -> Schedule:
+        """The recipe's schedule, and a constant rate in the last part."""
+        return lambda step: schedule(step) if step < self.first else self.settings.learning_rate_factor
+
+    def after_step(self, model: nn.Module, step: int) -> None:
+        """See `update_mean`."""
+        if is_collected(step, self.first, self.every, self.context.num_steps):
+            update_mean(self.mean, trained_tensors(model), int(self.count))
+            self.count += 1
+
+    def evaluated_weights(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """The mean, once there is one."""
+        return self.mean if self.count else {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The mean, and of how many weights it is one."""
+        return {"count": self.count, **{f"mean.{name}": tensor for name, tensor in self.mean.items()}}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Put the mean back."""
+        self.count.copy_(state["count"])
+        for name, tensor in self.mean.items():
+            tensor.copy_(state[f"mean.{name}"])

@@ -1,0 +1,107 @@
+"""Words of a text left out, masked, or in another order."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from itertools import compress
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from sft_hf.core.errors import RecipeError
+from sft_hf.core.recipe.sections import TechniqueSettings
+from sft_hf.tasks.text.subwords import Subwords, beside_tokens
+from sft_hf.techniques.base import Context, Technique
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+def rearranged(words: int, deletion: float, swap: float, generator: np.random.Generator) -> list[int]:
+    """Return which words of a text stay, as they stand: some swapped with the next one, some left out, never all.
+
+    Source: J. Wei and K. Zou, EDA: Easy Data Augmentation Techniques for Boosting Performance on Text Classification
+    Tasks, 2019, section 2 (random swap, random deletion); swapped are neighbours alone, for which a text means the same
+    more often.
+    """
+    order = list(range(words))
+    chances = generator.random((2, words))
+    place = 0
+    while place + 1 < words:
+        if chances[0, place] < swap:
+            order[place], order[place + 1] = order[place + 1], order[place]
+            place += 1
+        place += 1
+    return [word for word in order if chances[1, word] >= deletion] or [int(generator.integers(words))]
+
+
+class TextAugmentationSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    name: Literal["text_augmentation"] = "text_augmentation"
+    deletion: Probability = Field(0.1, description="Part of the words that is left out.")
+    swap: Probability = Field(0.05, description="Part of the words that changes places with the next one.")
+    masking: Probability = Field(
+        0.0, description="Part of the words whose tokens become the tokenizer's mask (or unknown) token."
+    )
+
+
+class TextAugmentation(Technique[TextAugmentationSettings]):
+    """Leave out, swap or mask some words of every text, others in each epoch.
+
+    For few rows. Whole words are moved, with all their pieces. Where a single word decides ("not"), leaving it out
+    makes a wrong label: take a smaller probability. It costs no time.
+    """
+
+    Settings = TextAugmentationSettings
+    paper = (
+        "J. Wei and K. Zou, EDA: Easy Data Augmentation Techniques for Boosting Performance on Text Classification "
+        "Tasks, 2019, section 2"
+    )
+    excluded = {
+        "image_classification": "a picture has no words; task.augmentation changes pictures",
+        "speech_recognition": "the words are what is to be recognized; spec_augment changes recordings",
+    }
+    neutral = {"deletion": 0.0, "swap": 0.0, "masking": 0.0}
+
+    def __init__(self, settings: TextAugmentationSettings, context: Context) -> None:
+        super().__init__(settings, context)
+        if self.tokenizer is not None and settings.masking:
+            _ = self.mask
+
+    @property
+    def tokenizer(self) -> Any:
+        """That of word vectors is made of the training texts: of a stream, later."""
+        return getattr(self.context.task, "tokenizer", None)
+
+    @cached_property
+    def subwords(self) -> Subwords:
+        """What the vocabulary says of its tokens."""
+        return Subwords(self.tokenizer)
+
+    @cached_property
+    def mask(self) -> int:
+        """The token of masked words. Raises RecipeError where there is none."""
+        tokenizer = self.tokenizer
+        token: int | None = tokenizer.unk_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id
+        if token is None:
+            raise RecipeError("techniques: text_augmentation: masking: the tokenizer has no mask or unknown token")
+        return token
+
+    def change_row(self, row: dict[str, Any], generator: np.random.Generator) -> dict[str, Any]:
+        """See `rearranged`, for each text of a pair; every field that goes along with the tokens goes with them."""
+        settings, ids = self.settings, np.array(row["input_ids"])
+        places: list[int] = []
+        end = 0
+        for words in self.subwords.texts(ids):
+            places += range(end, words[0][0])  # the special tokens before this text
+            end = words[-1][-1] + 1
+            hidden = generator.random(len(words)) < settings.masking
+            for word in compress(words, hidden):
+                ids[word] = self.mask
+            order = rearranged(len(words), settings.deletion, settings.swap, generator)
+            places += [place for word in order for place in words[word]]
+        places += range(end, len(ids))
+        chosen = np.array(places, dtype=np.int64)
+        along = {name: value[chosen] for name, value in beside_tokens(row).items()}
+        return {**row, **along, "input_ids": ids[chosen]}

@@ -1,0 +1,1 @@
+"""Techniques that keep what the pretrained model knows."""

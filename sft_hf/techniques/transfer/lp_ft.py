@@ -1,0 +1,87 @@
+"""LP-FT: linear probing, then full fine-tuning."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import nn
+
+from sft_hf.core.errors import RecipeError
+from sft_hf.core.recipe.sections import TechniqueSettings
+from sft_hf.engine.optimization import with_head_scale
+from sft_hf.models.freezing import head_names, set_trained
+from sft_hf.techniques.base import Schedule, Technique
+
+
+def two_stages(rest: Schedule, probe_steps: int, probe_factor: float) -> Schedule:
+    """Return a schedule that is constant for `probe_steps`, and then begins `rest` from its step 0.
+
+    Source: A. Kumar et al., Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution, 2022,
+    section 3.4.
+    """
+    return lambda step: probe_factor if step < probe_steps else rest(step - probe_steps)
+
+
+class LpFtSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    name: Literal["lp_ft"] = "lp_ft"
+    probe_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.25, description="Part of all steps in which the head alone is trained."
+    )
+    probe_learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        1e-3, description="Constant learning rate of these steps; optim.learning_rate and its schedule follow them."
+    )
+
+
+class LpFt(Technique[LpFtSettings]):
+    """Train the head alone first, then the whole model: its features are distorted less.
+
+    Full fine-tuning from a random head changes features until they fit that head, and answers on data that differ from
+    the training rows suffer. In the first stage the backbone runs as in evaluation and has no backward pass. What the
+    optimizer knows of the head goes on into the second stage. train.freeze: [backbone] is a probe alone.
+    """
+
+    Settings = LpFtSettings
+    paper = (
+        "A. Kumar et al., Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution, 2022, "
+        "section 3.4"
+    )
+    order = 5  # innermost: its schedule is made of the recipe's, and others go around it
+    excluded = {"gradual_unfreezing": "both decide which layers are trained in a step; lp_ft is the same in two stages"}
+    example = {"probe_fraction": 0.5}
+    neutral = {"probe_fraction": 0.0}
+    needs_head = True
+    keeps_prefix = True
+
+    @property
+    def probe_steps(self) -> int:
+        """How many steps the first stage has; at least one is left for the second."""
+        return min(round(self.settings.probe_fraction * self.context.num_steps), self.context.num_steps - 1)
+
+    def prepare_model(self, model: nn.Module) -> None:
+        """Tell head from backbone. Raises RecipeError where there are not both of them to train."""
+        head = set(head_names(model))
+        trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        self.backbone = [name for name in trainable if name not in head]
+        if not self.backbone or len(self.backbone) == len(trainable):
+            missing = "backbone, for the second stage" if not self.backbone else "head, for the first stage"
+            raise RecipeError(f"techniques: lp_ft: nothing is to be trained in the {missing} (train.freeze)")
+        self.probing: bool | None = None
+        self.head_scale = max(with_head_scale(model, self.context.recipe.optim, {}).values(), default=1.0)
+
+    def wrap_schedule(self, schedule: Schedule) -> Schedule:
+        """See `two_stages`."""
+        if not self.probe_steps:
+            return schedule
+        rest = self.context.schedule(self.context.num_steps - self.probe_steps)
+        factor = self.settings.probe_learning_rate / (self.context.recipe.optim.learning_rate * self.head_scale)
+        return two_stages(rest, self.probe_steps, factor)
+
+    def before_step(self, model: nn.Module, step: int) -> None:
+        """Freeze or unfreeze the backbone, as the step alone says."""
+        probing = step < self.probe_steps
+        if probing != self.probing:
+            set_trained(model, self.backbone, not probing)
+            self.probing = probing

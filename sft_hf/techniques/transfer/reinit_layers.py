@@ -1,0 +1,98 @@
+"""Re-initialising the top layers of a pretrained model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, NonNegativeInt
+from torch import nn
+
+from sft_hf.core.errors import RecipeError
+from sft_hf.core.recipe.sections import TechniqueSettings
+from sft_hf.models.freezing import note_new_weights
+from sft_hf.models.layers import Stack, layer_stacks
+from sft_hf.techniques.base import Technique
+
+SALT = 70
+
+
+def top_names(stack: Stack, num_layers: int, pooler: bool) -> list[str]:
+    """Return the parameters of the top layers of a stack, and of the pooler above them.
+
+    Source: T. Zhang et al., Revisiting Few-sample BERT Fine-tuning, 2021, section 5.
+    """
+    layers = {name for names in stack.layers[len(stack.layers) - num_layers :] for name in names}
+    poolers = {name for name in stack.layers[-1] if "pooler" in name.split(".")}
+    return sorted(layers | poolers if pooler else layers - poolers)
+
+
+@torch.no_grad()
+def reinitialise(model: Any, names: Collection[str], seed: int) -> None:
+    """Draw parameters anew, as the model's own code does for one that is not pretrained, and batch norm's statistics.
+
+    Transformers: `_init_weights`. timm, whose own rules stand in a function of each model: the modules'
+    `reset_parameters`. Whatever else is drawn stays what it would be. Raises RecipeError for parameters of a timm model
+    that cannot be drawn.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(np.random.SeedSequence([SALT, seed]).generate_state(1)[0]))
+        for prefix, module in _wholly_within(model, set(names)):
+            own = [name for name, _ in module.named_parameters(recurse=False)]
+            if not hasattr(model, "timm_model"):
+                for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+                    tensor.__dict__.pop("_is_hf_initialized", None)  # which says: loaded, and not to be drawn
+                model._init_weights(module)
+            elif draw := getattr(module, "reset_parameters", None):
+                draw()
+            elif own:
+                raise RecipeError(f"techniques: reinit_layers: {prefix}.{own[0]} cannot be drawn anew")
+
+
+def _wholly_within(model: nn.Module, wanted: set[str]) -> Iterator[tuple[str, nn.Module]]:
+    """Modules all of whose parameters are wanted, those inside before those around them."""
+    for prefix, module in reversed(list(model.named_modules())):
+        names = {f"{prefix}.{name}" for name, _ in module.named_parameters()}
+        if names and names <= wanted:
+            yield prefix, module
+
+
+class ReinitLayersSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    name: Literal["reinit_layers"] = "reinit_layers"
+    num_layers: NonNegativeInt = Field(
+        1, description="How many of the top layers begin anew; with BERT 1 to 6 were good, and it is worth a search."
+    )
+    pooler: bool = Field(True, description="The pooler too, where there is one, which BERT learned for another task.")
+
+
+class ReinitLayers(Technique[ReinitLayersSettings]):
+    """Begin with new top layers: what pretraining put there serves its own task, not yours.
+
+    Meant for few rows (under about 10,000) and encoders like BERT, where it makes results better and less a matter of
+    the seed. A final norm goes with the top layer; of an encoder and a decoder it is the decoder's layers. It costs
+    nothing. New layers count as part of the head, for lp_ft and others.
+    """
+
+    Settings = ReinitLayersSettings
+    paper = "T. Zhang et al., Revisiting Few-sample BERT Fine-tuning, 2021, section 5"
+    order = 1  # before others look at the pretrained weights, or ask what is new
+    excluded = {"peft": "an adapter is kept without the model's own layers, and would be lost without the new ones"}
+    neutral = {"num_layers": 0, "pooler": False}
+    keeps_prefix = True
+
+    def prepare_model(self, model: nn.Module) -> None:
+        """Draw the layers anew. Raises RecipeError where there are not as many, or where they are frozen."""
+        stack = layer_stacks(model)[-1]
+        wanted, most = self.settings.num_layers, len(stack.layers)
+        if wanted > most:
+            raise RecipeError(f"techniques: reinit_layers: num_layers: {type(model).__name__} has {most} layers")
+        names = top_names(stack, wanted, self.settings.pooler)
+        parameters = dict(model.named_parameters())
+        if frozen := [name for name in names if not parameters[name].requires_grad]:
+            raise RecipeError(f"techniques: reinit_layers: {frozen[0]} would stay random, since it is not trained")
+        reinitialise(model, names, self.context.recipe.seed)
+        note_new_weights(model, sorted({*getattr(model, "new_weights", ()), *names}))

@@ -1,0 +1,88 @@
+"""What a command loads before it answers, and how: what is not needed yet costs seconds of everybody's waiting."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from sft_hf.core.recipe.registry import importing
+from sft_hf.engine import process
+from sft_hf.jobs.finetune import finetune
+
+HEAVY = ("datasets", "pandas", "evaluate", "sklearn", "scipy.stats")
+
+
+def loaded(code: str, *arguments: str) -> set[str]:
+    """Which of HEAVY a process has loaded after `code`, or where `code` calls `report`."""
+    program = (
+        "import sys\n"
+        "def report():\n"
+        f"    print('loaded', *({set(HEAVY)!r} & set(sys.modules)), flush=True)\n"
+        "    raise SystemExit\n"
+        f"{code}\n"
+        "report()"
+    )
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = [line for line in done.stdout.splitlines() if line.startswith("loaded")]
+    assert found, done.stderr
+    return set(found[-1].split()[1:])
+
+
+def test_predictions_load_neither_data_sets_nor_metrics(make_recipe, tmp_path):
+    run = finetune(make_recipe(train__max_steps=1)).output_dir
+    file = tmp_path / "new.csv"
+    file.write_text("text\ngoal match\nbank rate\n")
+    code = "from sft_hf.cli import run\nassert run(['predict', *sys.argv[1:]]) == 0"
+    assert loaded(code, str(run), "goal match team", str(file)) == set()
+
+
+def test_the_first_step_loads_no_metrics(make_recipe, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(make_recipe().to_yaml())
+    code = (
+        "import sft_hf.engine.loop\n"
+        "sft_hf.engine.loop.train_step = lambda *_: report()\n"
+        "from sft_hf.cli import run\n"
+        "run(['finetune', *sys.argv[1:]])"
+    )
+    assert loaded(code, str(recipe), "--output-dir", str(tmp_path / "first")) == {"datasets", "pandas"}
+
+
+def test_no_garbage_is_looked_for_while_importing():
+    assert gc.isenabled()
+    with importing():
+        assert not gc.isenabled()
+        with importing():
+            pass
+        assert not gc.isenabled()  # the outer one goes on
+    with pytest.raises(ImportError), importing():
+        raise ImportError
+    assert gc.isenabled()
+
+
+def test_sums_are_in_one_order_without_the_compiler_being_loaded():
+    before = torch.get_deterministic_debug_mode()
+    try:
+        torch.set_deterministic_debug_mode("default")
+        process.make_deterministic()
+        assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.set_deterministic_debug_mode(before)
+    code = "from sft_hf import process\nprocess.make_deterministic()\nassert 'torch._inductor' not in sys.modules"
+    loaded(code)
+
+
+def test_a_compiler_that_is_used_knows_of_it(monkeypatch):
+    import torch._inductor.config as compiler
+
+    from sft_hf.core.recipe.sections import TrainSection
+    from sft_hf.models.speed import speed_up
+
+    monkeypatch.setattr(compiler, "deterministic", False)
+    speed_up(torch.nn.Linear(2, 2), TrainSection(torch_compile="on"))  # compiled at its first forward pass, not here
+    assert compiler.deterministic

@@ -1,0 +1,248 @@
+"""A plain state dict becomes a model: by name, else by order and shape, and never by running what is in the file."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sft_hf.core.errors import CheckpointError, RecipeError
+from sft_hf.core.recipe.recipe import ModelSection
+from sft_hf.core.sources.sources import resolve
+from sft_hf.models.formats.state_dicts import (
+    build_config,
+    load_from_state_dict,
+    match,
+    read_state_dict,
+    rename,
+    timm_preprocessing,
+)
+
+ARCHITECTURE = "test_efficientnet"
+THREE = {"num_labels": 3, "id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    """The state dict of a timm model with 7 classes, every tensor random, buffers too."""
+    import timm
+
+    torch.manual_seed(3)
+    state = timm.create_model(ARCHITECTURE, num_classes=7).state_dict()
+    return {
+        name: torch.rand_like(value) if value.is_floating_point() else torch.tensor(5) for name, value in state.items()
+    }
+
+
+@pytest.fixture(autouse=True)
+def heard(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("sft_hf"), "propagate", True)
+    caplog.set_level("INFO", logger="sft_hf")
+    return caplog
+
+
+def renamed(state):
+    """The same tensors in the same order, called as another codebase would."""
+    return {f"layer{index}.{name.split('.')[-1]}": value for index, (name, value) in enumerate(state.items())}
+
+
+def build(path, architecture=ARCHITECTURE, head=THREE, **section):
+    from transformers import AutoModelForImageClassification
+
+    source = resolve(str(path))
+    return load_from_state_dict(
+        AutoModelForImageClassification,
+        build_config(source, architecture),
+        source,
+        ModelSection(name=str(path), architecture=architecture, **section),
+        head,
+    )
+
+
+def same(model, state, but=("classifier",)):
+    inner = getattr(model, "timm_model", model).state_dict()
+    assert inner.keys() == state.keys()
+    return all(torch.equal(inner[name], state[name]) for name in inner if not name.startswith(but))
+
+
+def saved(folder, content, name="weights.pth"):
+    torch.save(content, folder / name)
+    return folder / name
+
+
+@pytest.mark.parametrize("wrap", ["plain", "state_dict", "module", "twice", "mapping", "half", "safetensors"])
+def test_weights_are_found_by_name(tmp_path, theirs, heard, wrap):
+    content = {
+        "plain": theirs,
+        "state_dict": {"epoch": 3, "state_dict": theirs},
+        "module": {f"module.{name}": value for name, value in theirs.items()},
+        "twice": {"model": {"state_dict": {f"module.model.{name}": value for name, value in theirs.items()}}},
+        "mapping": {f"trunk/{name}": value for name, value in theirs.items()},
+        "half": {name: value.bfloat16().float() for name, value in theirs.items()},
+        "safetensors": theirs,
+    }[wrap]
+    mapping = {"key_mapping": {"^trunk/": ""}} if wrap == "mapping" else {}
+    if wrap == "half":
+        path = saved(tmp_path, {name: value.bfloat16() for name, value in content.items()})
+    elif wrap == "safetensors":
+        path = tmp_path / "weights.safetensors"
+        save_file(theirs, path)
+    else:
+        path = saved(tmp_path, content)
+    model = build(path, **mapping)
+    assert same(model, content if wrap == "half" else theirs)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert "found by name" in heard.text
+    assert "new weights, to be learned: classifier.weight, classifier.bias" in heard.text
+
+
+def test_with_as_many_classes_the_head_is_kept(tmp_path, theirs):
+    head = {"num_labels": 7, "id2label": {index: str(index) for index in range(7)}}
+    assert same(build(saved(tmp_path, theirs), head=head), theirs, but=("none",))
+
+
+@pytest.mark.parametrize("change", ["all", "no_head", "no_counters"])
+def test_other_names_are_matched_by_order_and_shape(tmp_path, theirs, heard, change):
+    state = dict(theirs)
+    if change == "no_head":
+        state = {name: value for name, value in state.items() if not name.startswith("classifier")}
+    if change == "no_counters":
+        state = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    other = renamed(state)
+    if change == "no_counters":
+        other = {name.replace("num_batches_tracked", "x"): value for name, value in other.items()}
+    else:
+        other = {
+            name if not key.endswith("num_batches_tracked") else f"{name}.num_batches_tracked": value
+            for (name, value), key in zip(other.items(), state, strict=True)
+        }
+    model = build(saved(tmp_path, other))
+    inner = model.timm_model.state_dict()
+    assert all(torch.equal(inner[name], state[name]) for name in state if not name.startswith("classifier"))
+    assert "found by order and shape" in heard.text
+
+
+def test_order_alone_is_not_enough(tmp_path, theirs):
+    other = renamed(theirs)
+    names = list(other)
+    swapped = {name: other[name] for name in [names[5], *names[:5], *names[6:]]}
+    with pytest.raises(CheckpointError, match=r"tensors of test_efficientnet are not in it.*model\.architecture"):
+        build(saved(tmp_path, swapped))
+
+
+def test_what_is_not_used_is_said(tmp_path, theirs, heard):
+    model = build(saved(tmp_path, {**theirs, "teacher.weight": torch.ones(2)}))
+    assert same(model, theirs)
+    assert "not used from weights.pth: classifier.weight, classifier.bias, teacher.weight" in heard.text
+
+
+def test_match_never_joins_other_shapes():
+    target = {"a": torch.ones(2), "b": torch.ones(3)}
+    assert match({"a": torch.ones(3), "b": torch.ones(3)}, target, []) == ({"b": "b"}, "name")
+    assert match({"x": torch.ones(2), "y": torch.ones(3)}, target, [])[0] == {"a": "x", "b": "y"}
+    assert match({"x": torch.ones(3), "y": torch.ones(2)}, target, [])[0] == {}
+    assert match({}, target, [])[0] == {}
+
+
+def test_a_transformers_architecture(tmp_path, image_checkpoint, heard):
+    from transformers import ViTModel
+
+    state = ViTModel.from_pretrained(image_checkpoint).state_dict()
+    sizes = {"image_size": 16, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2}
+    overrides = {**sizes, "num_attention_heads": 2, "intermediate_size": 32}
+    for prefix in ("", "vit."):
+        path = saved(tmp_path, {f"{prefix}{name}": value for name, value in state.items()})
+        model = build(path, "vit", config_overrides=overrides)
+        own = {f"vit.{name}": value for name, value in state.items() if not name.startswith("pooler")}
+        assert all(torch.equal(model.state_dict()[name], value) for name, value in own.items())
+        assert model.config.image_size == 16
+    assert "not used from weights.pth: vit.pooler.dense.weight" in heard.text
+
+
+def test_a_saved_model_of_that_kind_opens_again(tmp_path, theirs):
+    from transformers import AutoModelForImageClassification
+
+    model = build(saved(tmp_path, theirs))
+    model.save_pretrained(tmp_path / "again")
+    again = AutoModelForImageClassification.from_pretrained(tmp_path / "again").state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items())
+
+
+class Whole(torch.nn.Module):
+    pass
+
+
+class Bomb:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('the file ran code')",))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (torch.nn.Linear(2, 2), ["no plain state dict", "would run code", "torch.save(model.state_dict()"]),
+        (Whole(), ["no plain state dict", "model.state_dict()"]),
+        (Bomb(), ["no plain state dict"]),
+        ({"state_dict": {"a": Bomb()}}, ["no plain state dict"]),
+        ([torch.ones(2)], ["a list", "model.state_dict()"]),
+        ({"epoch": 3, "lr": 0.1}, ["epoch, lr", "no named tensors"]),
+        ({}, ["an empty dict"]),
+    ],
+)
+def test_files_that_hold_something_else_are_refused(tmp_path, content, words):
+    path = saved(tmp_path, content)
+    with pytest.raises(CheckpointError) as caught:
+        read_state_dict(path)
+    message = str(caught.value)
+    assert message.startswith(str(path)) and "\n" not in message
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"words, words", b"PK\x03\x04" + b"\x00" * 40, b"\x80\x02}q\x00."])
+def test_damaged_files_are_refused(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
+        read_state_dict(path)
+
+
+def test_a_truncated_file_is_refused(tmp_path, theirs):
+    path = saved(tmp_path, theirs)
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        read_state_dict(path)
+
+
+def test_key_mapping_is_checked():
+    tensors = {"a.x": torch.ones(1), "b.x": torch.ones(1)}
+    assert list(rename(tensors, {r"\.x$": ".weight"})) == ["a.weight", "b.weight"]
+    with pytest.raises(RecipeError, match="gives two weights the name 'x'"):
+        rename(tensors, {r"^\w\.": ""})
+    with pytest.raises(RecipeError, match=r"model\.key_mapping: '\('"):
+        rename(tensors, {"(": ""})
+    with pytest.raises(RecipeError, match=r"model\.key_mapping"):
+        rename(tensors, {"a": r"\1"})
+
+
+@pytest.mark.parametrize(
+    ("architecture", "error", "words"),
+    [
+        (None, CheckpointError, ["model.architecture", "timm"]),
+        ("test_efficientnett", RecipeError, ["did you mean test_efficientnet"]),
+        ("zzzzzzzzzzz", RecipeError, ["timm.list_models()"]),
+    ],
+)
+def test_the_architecture_has_to_be_named(tmp_path, theirs, architecture, error, words):
+    with pytest.raises(error) as caught:
+        build(saved(tmp_path, theirs), architecture)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_the_known_architecture_has_the_preprocessing_that_its_weights_want():
+    known = timm_preprocessing("tf_efficientnet_lite0")
+    assert known["mean"] == known["std"] == (0.5, 0.5, 0.5)
+    assert known["input_size"] == (3, 224, 224)
+    assert timm_preprocessing("no_such_model") is None
