@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from sft_hf.core.recipe.recipe import Recipe, load_recipe
 from sft_hf.core.run.folder import RunFolder
 from sft_hf.engine import process
-from sft_hf.engine.loop import TrainState
+from sft_hf.engine.state import TrainState
 from sft_hf.engine.step import train_step
 from sft_hf.jobs.finetune import _Run
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from sft_hf.core import signals as interruption
+from sft_hf.core import signals
 from sft_hf.core.redaction import redact
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ def progress(items: Iterable[T], description: str, total: int | None = None) -> 
 
     with tqdm(items, desc=description, total=total, delay=2, leave=False, disable=_bars_off()) as bar:
         for item in bar:
-            interruption.poll()
+            signals.poll()
             yield item
 
 

@@ -62,3 +62,10 @@ class _Taken(Sequence[dict[str, Any]]):
 
     def __getitem__(self, index: Any) -> Any:
         return self.features[int(self.rows[index])]
+
+
+def padding_waste(lengths: np.ndarray, batches: Sequence[tuple[int, ...]]) -> float:
+    """Return the fraction of positions that hold padding when each batch is padded to its longest row."""
+    used = sum(int(lengths[list(batch)].sum()) for batch in batches)
+    paid = sum(int(lengths[list(batch)].max()) * len(batch) for batch in batches)
+    return 1.0 - used / paid if paid else 0.0

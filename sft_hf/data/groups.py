@@ -12,7 +12,7 @@ import numpy as np
 
 from sft_hf.core.errors import DataError, first_few
 from sft_hf.data.columns import column_values
-from sft_hf.data.preflight import Finding
+from sft_hf.data.findings import Finding
 
 if TYPE_CHECKING:
     from datasets import Dataset

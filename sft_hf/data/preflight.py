@@ -7,24 +7,14 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from sft_hf.data.columns import column_values
+from sft_hf.data.findings import EXAMPLES, Finding
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-EXAMPLES = 3  # rows that a finding names
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line for the user: a note, or a warning, which a strict check fails on."""
-
-    level: Literal["note", "warning"]
-    text: str
 
 
 def find_duplicates(

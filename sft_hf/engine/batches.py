@@ -7,7 +7,6 @@ the effective batch size: 16 rows x 1, 4 x 4, 1 x 16 and two ranks of 8 hold the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -121,10 +120,3 @@ def plan_evaluation(
         batches.append([int(row) for row in order[start : start + size]])
         start += size
     return [batches[rank::world_size] for rank in range(world_size)]
-
-
-def padding_waste(lengths: np.ndarray, batches: Sequence[tuple[int, ...]]) -> float:
-    """Return the fraction of positions that hold padding when each batch is padded to its longest row."""
-    used = sum(int(lengths[list(batch)].sum()) for batch in batches)
-    paid = sum(int(lengths[list(batch)].max()) * len(batch) for batch in batches)
-    return 1.0 - used / paid if paid else 0.0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from sft_hf.data.preflight import Finding
-from sft_hf.engine.loop import TrainState
+from sft_hf.data.findings import Finding
+from sft_hf.engine.state import TrainState
 
 FEW_ROWS = 200  # of validation, below which a run says how far its metric is off by chance
 

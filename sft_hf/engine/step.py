@@ -27,7 +27,7 @@ from sft_hf.engine.batches import MicroBatch, Window
 from sft_hf.engine.process import free_memory, is_out_of_memory, sum_over_ranks
 
 if TYPE_CHECKING:
-    from sft_hf.engine.loop import Training, TrainState
+    from sft_hf.engine.state import Training, TrainState
     from sft_hf.techniques.base import TrainBatch
 
 log = logging.getLogger("sft_hf")

@@ -17,8 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor
 
-from sft_hf.core import console
-from sft_hf.core import signals as interruption
+from sft_hf.core import console, signals
 from sft_hf.core.errors import RecipeError, StorageError, Terminated, UserError, did_you_mean
 from sft_hf.core.filesystem import committed_folder, free_bytes, human_bytes
 from sft_hf.core.recipe.recipe import Recipe, load_recipe
@@ -26,15 +25,16 @@ from sft_hf.core.run.folder import RunFolder
 from sft_hf.core.run.record import RunRecord, with_references
 from sft_hf.core.sources.sources import resolve
 from sft_hf.data.examples import Examples
-from sft_hf.data.preflight import Finding
+from sft_hf.data.findings import Finding
 from sft_hf.engine import process, selection
 from sft_hf.engine.epochs import WholeSet
 from sft_hf.engine.evaluation import batch_sizes, predict
 from sft_hf.engine.frozen_features.build import with_prefix_cache
-from sft_hf.engine.loop import Training, TrainState, train
-from sft_hf.engine.optimization import build_optimizer, build_scheduler, check_optimizer, schedule, with_head_scale
+from sft_hf.engine.loop import train
+from sft_hf.engine.optimization import build_optimizer, build_scheduler, check_optimizer, schedule
 from sft_hf.engine.resume import checkpoint
 from sft_hf.engine.resume.run_state import RunState
+from sft_hf.engine.state import Training, TrainState
 from sft_hf.engine.technique_stack import TechniqueStack
 from sft_hf.jobs.baselines.base import Run as BaselineRun
 from sft_hf.jobs.baselines.compare import baseline_metrics
@@ -47,6 +47,7 @@ from sft_hf.models.adapters.attach import attach
 from sft_hf.models.adapters.files import savable
 from sft_hf.models.adapters.settings import check_adapter
 from sft_hf.models.freezing import freeze
+from sft_hf.models.head_rate import with_head_scale
 from sft_hf.models.loading import pin
 from sft_hf.models.speed import speed_up
 from sft_hf.publishing.hub.access import check_access
@@ -105,7 +106,7 @@ def finetune(
             return RunResult(folder.path, metrics)
     accelerator = process.build_accelerator(recipe.train.mixed_precision, recipe.train.num_threads)
     run = _Run(recipe, folder, accelerator)
-    with interruption.listening():
+    with signals.listening():
         try:
             process.on_main_process(accelerator, folder.lock.acquire)
             _prepare(run)
@@ -124,9 +125,9 @@ def finetune(
 def _prepare(run: _Run) -> None:
     try:
         run.prepare()
-        interruption.poll()
+        signals.poll()
     except (UserError, Terminated):
-        if interruption.requested():  # and a download that the same signal has ended is no mistake of the user's
+        if signals.requested():  # and a download that the same signal has ended is no mistake of the user's
             raise Terminated("stopped by a signal before the first step; nothing was written") from None
         raise
 
@@ -153,7 +154,7 @@ class _Run:
         model = recipe.model
         found = resolve(model.name, revision=model.revision, sha256=model.sha256, what="checkpoint", key="model")
         self.source = pin(replace(found, trusted=model.trust_remote_code))  # before the data, which may take long
-        interruption.poll()
+        signals.poll()
         self.splits = load_data(recipe, task, self.source)
         self.data = training_data(recipe, task, self.splits, self.accelerator.num_processes)
         self.num_steps = self._count_steps()

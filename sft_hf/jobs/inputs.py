@@ -12,11 +12,12 @@ from sft_hf.core.errors import RecipeError
 from sft_hf.core.recipe.recipe import Recipe
 from sft_hf.core.sources.sources import Source, resolve
 from sft_hf.data.examples import Examples
+from sft_hf.data.findings import Finding
 from sft_hf.data.groups import speaker_findings
 from sft_hf.data.loading.loading import load_splits
 from sft_hf.data.loading.media import MEDIA_KEYS
 from sft_hf.data.loading.roles import Splits
-from sft_hf.data.preflight import Finding, find_duplicates
+from sft_hf.data.preflight import find_duplicates
 from sft_hf.data.splits import fill_missing_splits, limit_splits
 from sft_hf.engine.epochs import BatchSizes, Stream, WholeSet
 from sft_hf.tasks.base import Task

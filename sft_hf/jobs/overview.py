@@ -9,7 +9,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from sft_hf.data.examples import Examples
-    from sft_hf.data.preflight import Finding
+    from sft_hf.data.findings import Finding
     from sft_hf.tasks.base import Task
 
 HISTOGRAM_BARS = 20

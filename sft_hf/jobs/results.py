@@ -19,7 +19,7 @@ from sft_hf.tasks.base import Task
 if TYPE_CHECKING:
     from sft_hf.core.run.record import RunRecord
     from sft_hf.core.sources.sources import Source
-    from sft_hf.engine.loop import Training, TrainState
+    from sft_hf.engine.state import Training, TrainState
     from sft_hf.models.adapters.files import Adapter
 
 

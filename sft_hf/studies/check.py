@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sft_hf.core import signals as interruption
+from sft_hf.core import signals
 from sft_hf.core.errors import RunFolderError, SftError
 from sft_hf.core.filesystem import free_bytes, human_bytes
 from sft_hf.core.recipe.recipe import Recipe
@@ -21,8 +21,8 @@ from sft_hf.data.examples import Examples
 from sft_hf.engine import process
 from sft_hf.engine.batches import Window
 from sft_hf.engine.epochs import WholeSet
-from sft_hf.engine.loop import TrainState
 from sft_hf.engine.resume import checkpoint
+from sft_hf.engine.state import TrainState
 from sft_hf.engine.step import train_step
 from sft_hf.jobs.finetune import _Run
 from sft_hf.models.freezing import set_modes
@@ -50,7 +50,7 @@ def check(recipe: Recipe, *, push_to: str | None = None) -> Report:
     report = Report()
     accelerator = process.build_accelerator(recipe.train.mixed_precision, recipe.train.num_threads)
     run = _Run(recipe, RunFolder(Path(recipe.output_dir or "runs/run")), accelerator)
-    with interruption.listening():
+    with signals.listening():
         run.prepare()
         report.passed.append("recipe, checkpoint and data: every row can be used")
         report.passed += run.splits.notes
@@ -62,7 +62,7 @@ def check(recipe: Recipe, *, push_to: str | None = None) -> Report:
             report.passed += run.data.examples.notes
         report.passed += _lengths(run)
         for part in (_folder, _longest_step, _trial_save):
-            interruption.poll()
+            signals.poll()
             _collect(report, part, run)
     if push_to is None and recipe.push_to_hub:
         push_to = run.repo_id

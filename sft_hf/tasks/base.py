@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sft_hf.core.recipe.registry import load_component
-from sft_hf.data.examples import Examples
-from sft_hf.engine.batches import padding_waste
+from sft_hf.data.examples import Examples, padding_waste
 from sft_hf.tasks.scoring.confidence import Confidence
 
 if TYPE_CHECKING:
@@ -25,9 +24,9 @@ if TYPE_CHECKING:
 
     from sft_hf.core.recipe.recipe import ModelSection, Recipe, TaskSettings
     from sft_hf.core.sources.sources import Source
+    from sft_hf.data.findings import Finding
     from sft_hf.data.loading.roles import Splits
     from sft_hf.data.new_inputs.inputs import Input
-    from sft_hf.data.preflight import Finding
 
 Batch = dict[str, Tensor]
 """Tensors whose first dimension is the row, on the device of the model."""

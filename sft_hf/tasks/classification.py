@@ -17,9 +17,9 @@ from torch.nn import functional
 from sft_hf.core.errors import first_few
 from sft_hf.core.recipe.recipe import Recipe, TaskSettings
 from sft_hf.data.examples import Examples
+from sft_hf.data.findings import Finding
 from sft_hf.data.labels.label_map import LabelMap, build_label_map, encode_labels, is_multi_label
 from sft_hf.data.labels.reading import LabelReading, is_unlabelled, read_labels, read_rows
-from sft_hf.data.preflight import Finding
 from sft_hf.models.trained_heads import HeadRows, in_own_order, label_order, open_config
 from sft_hf.tasks.base import Batch, Items, Task
 from sft_hf.tasks.scoring.confidence import CLOSEST, Confidence

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from sft_hf.core.recipe.recipe import ModelSection
     from sft_hf.core.sources.sources import Source
-    from sft_hf.data.preflight import Finding
+    from sft_hf.data.findings import Finding
 
 log = logging.getLogger("sft_hf")
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from sft_hf.core.errors import CheckpointError, first_few
-from sft_hf.data.preflight import Finding
+from sft_hf.data.findings import Finding
 
 FAR = 6.0  # standard deviations from the mean, beyond which a training target is worth a word
 FEW_VALUES = 10  # different whole numbers, which may be classes

@@ -63,7 +63,7 @@ def test_finetune_evaluate_predict_from_the_shell(recipe_file, tmp_path, capsys)
 
 
 def test_a_prediction_that_fails_half_way_leaves_no_file(recipe_file, tmp_path, monkeypatch, capsys):
-    from sft_hf.data.new_inputs.inputs import texts as text_inputs
+    from sft_hf.data.new_inputs import texts as text_inputs
 
     def failing(path, data, choose):
         yield 0, {"text": "goal"}, None, None

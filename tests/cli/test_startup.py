@@ -73,7 +73,9 @@ def test_sums_are_in_one_order_without_the_compiler_being_loaded():
         assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
     finally:
         torch.set_deterministic_debug_mode(before)
-    code = "from sft_hf import process\nprocess.make_deterministic()\nassert 'torch._inductor' not in sys.modules"
+    code = (
+        "from sft_hf.engine import process\nprocess.make_deterministic()\nassert 'torch._inductor' not in sys.modules"
+    )
     loaded(code)
 
 

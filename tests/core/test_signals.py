@@ -145,8 +145,8 @@ def test_a_signal_in_the_last_scoring_leaves_a_run_that_only_has_to_be_scored(
 
 def test_a_second_sigint_ends_the_process_at_once():
     code = (
-        "import time; from sft_hf import interruption\n"
-        "with interruption.listening():\n"
+        "import time; from sft_hf.core import signals\n"
+        "with signals.listening():\n"
         "    print('listening', flush=True)\n"
         "    while True: time.sleep(0.01)\n"
     )
@@ -190,11 +190,11 @@ child.wait()
 """
 TRAINING = """
 import sys, time
-from sft_hf.core import signals as interruption
-interruption.end_with_launcher()
-with interruption.listening():
+from sft_hf.core import signals
+signals.end_with_launcher()
+with signals.listening():
     print("listening", flush=True)
-    while not interruption.requested(): time.sleep(0.01)
+    while not signals.requested(): time.sleep(0.01)
 print("saved", flush=True)
 """
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sft_hf.engine.batches import padding_waste, plan_epoch, plan_evaluation
+from sft_hf.data.examples import padding_waste
+from sft_hf.engine.batches import plan_epoch, plan_evaluation
 
 
 def plan(lengths, batch_size=4, accumulation=1, world_size=1, seed=0, epoch=0, **options):

@@ -15,7 +15,8 @@ from two_processes import run_on_two_processes
 from sft_hf.core.errors import TrainingError
 from sft_hf.core.run.folder import RunFolder
 from sft_hf.engine import process
-from sft_hf.engine.loop import TrainState, train
+from sft_hf.engine.loop import train
+from sft_hf.engine.state import TrainState
 from sft_hf.jobs.finetune import _Run, finetune
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

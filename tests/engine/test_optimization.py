@@ -20,9 +20,9 @@ from sft_hf.engine.optimization import (
     build_scheduler,
     optimizer_classes,
     parameter_groups,
-    with_head_scale,
 )
 from sft_hf.jobs.finetune import finetune
+from sft_hf.models.head_rate import with_head_scale
 
 
 def model():

@@ -9,7 +9,7 @@ import pytest
 from small_runs import interrupted_and_resumed
 
 from sft_hf.engine import selection
-from sft_hf.engine.loop import TrainState
+from sft_hf.engine.state import TrainState
 from sft_hf.jobs.finetune import finetune
 from sft_hf.tasks.text.task import TextClassification
 

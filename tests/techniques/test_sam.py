@@ -12,7 +12,7 @@ from torch import nn
 from sft_hf.core.errors import RecipeError
 from sft_hf.core.run.folder import RunFolder
 from sft_hf.engine import process
-from sft_hf.engine.loop import TrainState
+from sft_hf.engine.state import TrainState
 from sft_hf.engine.step import train_step
 from sft_hf.jobs.finetune import _Run
 from sft_hf.techniques.regularization.sam import Sam, SamSettings, perturbation

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
 
-from sft_hf.core import signals as interruption
+from sft_hf.core import signals
 from sft_hf.core.errors import SourceError, StorageError, did_you_mean
 from sft_hf.core.filesystem import STORAGE_ERRNOS, sha256_of
 from sft_hf.core.redaction import redact
@@ -207,7 +207,7 @@ def _pip(arguments: list[str], stage: Path) -> subprocess.CompletedProcess[str]:
                 output, errors = process.communicate(timeout=0.2)
                 return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
             except subprocess.TimeoutExpired:
-                if interruption.requested():  # a download may take longer than whoever asked to stop will wait
+                if signals.requested():  # a download may take longer than whoever asked to stop will wait
                     process.terminate()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sft_hf.core.errors import DataError, first_few
+from sft_hf.data.findings import Finding
 from sft_hf.data.labels.values import (
     DECIMAL_COMMA,
     INTEGER,
@@ -19,7 +20,6 @@ from sft_hf.data.labels.values import (
     split_labels,
     whole_number,
 )
-from sft_hf.data.preflight import Finding
 
 if TYPE_CHECKING:
     from sft_hf.data.labels.cells import Cells

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from sft_hf.core.errors import DataError, first_few
+from sft_hf.data.findings import Finding
 from sft_hf.data.labels.cells import Cells
 from sft_hf.data.labels.findings import (
     compared_as_numbers,
@@ -51,7 +52,6 @@ from sft_hf.data.labels.values import (
     yes_or_no,
 )
 from sft_hf.data.labels.vectors import are_vectors, indicator_length, vector_flags
-from sft_hf.data.preflight import Finding
 
 if TYPE_CHECKING:
     from sft_hf.core.recipe.recipe import DataSection

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from sft_hf.core.errors import DataError, did_you_mean
 from sft_hf.data.columns import column_values
+from sft_hf.data.findings import EXAMPLES, Finding
 from sft_hf.data.labels.cells import LOOK_AT, Cells
 from sft_hf.data.labels.forms import LabelReading, decide
 from sft_hf.data.labels.values import exact_name, is_hidden, is_missing, missing_word, name_of, yes_or_no
 from sft_hf.data.loading.roles import ROW_ID, Splits
-from sft_hf.data.preflight import EXAMPLES, Finding
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset

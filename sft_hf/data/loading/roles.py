@@ -13,8 +13,8 @@ from sft_hf.data.loading.split_names import ROLES, find_split
 
 if TYPE_CHECKING:
     from sft_hf.core.recipe.recipe import DataSection
+    from sft_hf.data.findings import Finding
     from sft_hf.data.loading.hub import Data
-    from sft_hf.data.preflight import Finding
 
 ROW_ID = "row_id"
 """Position of a row in its file or split, before anything was held out or left away.

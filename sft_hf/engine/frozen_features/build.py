@@ -38,7 +38,7 @@ from sft_hf.models.freezing import set_modes
 from sft_hf.tasks.base import Batch, to_device
 
 if TYPE_CHECKING:
-    from sft_hf.engine.loop import Training, TrainState
+    from sft_hf.engine.state import Training, TrainState
 
 log = logging.getLogger("sft_hf")
 

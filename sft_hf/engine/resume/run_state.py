@@ -16,9 +16,9 @@ from sft_hf.data.fingerprint import fingerprint
 from sft_hf.data.loading.media import MEDIA_KEYS
 from sft_hf.data.loading.roles import Splits
 from sft_hf.engine import process
-from sft_hf.engine.loop import Training, TrainState
 from sft_hf.engine.resume import checkpoint
 from sft_hf.engine.resume.identity import check_identity, identity_of
+from sft_hf.engine.state import Training, TrainState
 
 log = logging.getLogger("sft_hf")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sft_hf.core import signals as interruption
+from sft_hf.core import signals
 from sft_hf.jobs.baselines.base import Budget
 
 Fit = Callable[[Any, np.ndarray], Callable[[Any], np.ndarray]]
@@ -99,7 +99,7 @@ def _label_by_label(
     known: dict[int, Callable[[Any], np.ndarray]] = {}
     always = targets.all(axis=0)
     for label in np.flatnonzero(targets.any(axis=0) & ~always).tolist():
-        interruption.poll()
+        signals.poll()
         known[label] = fit(targets[:, label])
 
     def logits(features: Any) -> np.ndarray:

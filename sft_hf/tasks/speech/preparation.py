@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sft_hf.core.errors import DataError, first_few
-from sft_hf.data.preflight import Finding
+from sft_hf.data.findings import Finding
 from sft_hf.tasks.speech.audio import audio_info
 from sft_hf.tasks.speech.decoding import AudioInfo, describe
 from sft_hf.tasks.speech.normalization import nfc

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
     from sft_hf.core.recipe.recipe import Recipe
     from sft_hf.core.sources.sources import Source
+    from sft_hf.data.findings import Finding
     from sft_hf.data.new_inputs.inputs import Input
-    from sft_hf.data.preflight import Finding
     from sft_hf.data.row_cache import RowCache
     from sft_hf.tasks.speech.family import Family
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from sft_hf.core.errors import RecipeError
 from sft_hf.core.recipe.sections import TechniqueSettings
-from sft_hf.engine.optimization import with_head_scale
 from sft_hf.models.freezing import head_names, set_trained
+from sft_hf.models.head_rate import with_head_scale
 from sft_hf.techniques.base import Schedule, Technique
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from small_runs import interrupted_and_resumed, prepared, weights
 
 from sft_hf.engine.batches import MicroBatch, Window
-from sft_hf.engine.loop import TrainState
+from sft_hf.engine.state import TrainState
 from sft_hf.engine.step import train_step
 from sft_hf.jobs.finetune import finetune
 from sft_hf.jobs.inference import evaluate_run

@@ -1,0 +1,93 @@
+"""What the training loop works on, and how far it has come."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from sft_hf.core.recipe.recipe import Recipe
+from sft_hf.data.examples import Examples
+from sft_hf.engine.batches import Window
+from sft_hf.engine.prefetch import OneAhead
+from sft_hf.engine.technique_stack import TechniqueStack
+from sft_hf.tasks.base import Task
+
+
+class TrainingData(Protocol):
+    """Where epochs come from: a set that is all there, or a stream read piece by piece."""
+
+    def epoch(self, index: int) -> tuple[Examples, list[Window]]:
+        """Return the rows of epoch `index` and their batch plan, a pure function of the index."""
+
+
+@dataclass
+class TrainState:
+    """How far a run has come. Plain numbers, so that it travels as JSON."""
+
+    step: int = 0
+    epoch: int = 0
+    window: int = 0
+    examples_seen: int = 0
+    best_metric: float | None = None
+    best_loss: float | None = None  # validation loss of the best step
+    best_step: int | None = None
+    evaluations_without_improvement: int = 0
+    awaiting_evaluation: bool = False  # the evaluation due after this step has not been finished
+    stopped_early: bool = False
+    halvings: int = 0  # how often memory ran out: see `sft_hf.engine.step`
+    prefix_cached: bool | None = None  # whether the frozen part is served: see `sft_hf.engine.frozen_features.build`
+    loss: float = math.nan
+    seconds: float = 0.0  # in training steps alone: no evaluation, no saving
+    interval: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain data."""
+        return {**asdict(self), "loss": self.loss if math.isfinite(self.loss) else None}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> TrainState:
+        """Return the state that `to_json` wrote. Raises KeyError naming a field that is missing or unknown."""
+        data = {"best_loss": None, **data}  # checkpoints of earlier versions have none
+        if wrong := {name.name for name in fields(cls)} ^ data.keys():
+            raise KeyError(f"train_state.{min(wrong)}")
+        return cls(**{**data, "loss": math.nan if data["loss"] is None else data["loss"]})
+
+
+@dataclass
+class Training:
+    """Everything the loop works on, put together by `sft_hf.jobs.finetune`."""
+
+    recipe: Recipe
+    task: Task[Any]
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: Any
+    accelerator: Accelerator
+    data: TrainingData
+    techniques: TechniqueStack
+    num_steps: int
+    log: Callable[[dict[str, Any]], None]
+    evaluate: Callable[[TrainState], bool]
+    """Evaluate on validation, keep the weights if they are the best; True to stop early."""
+    save: Callable[[TrainState], None]
+    upcoming: Window | None = None
+    """The rows of the step after the one that is being computed, where they are known."""
+    ahead: OneAhead[Any] = field(default_factory=OneAhead)
+
+    @cached_property
+    def parameters(self) -> list[nn.Parameter]:
+        """The model's, in its order: finding them takes as long as a small step."""
+        return list(self.model.parameters())
+
+    @cached_property
+    def norms(self) -> list[_NormBase]:
+        """The model's batch norms."""
+        return [module for module in self.model.modules() if isinstance(module, _NormBase)]
