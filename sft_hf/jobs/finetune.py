@@ -404,9 +404,5 @@ class _Run:
 
 def _numbers(scores: dict[str, dict[str, Any]]) -> dict[str, float]:
     """The plain metrics of each split, by names that trackers group."""
-    return {
-        f"{role}/{name}": value
-        for role, metrics in scores.items()
-        for name, value in metrics.items()
-        if isinstance(value, (int, float))
-    }
+    every = ((role, name, value) for role, metrics in scores.items() for name, value in metrics.items())
+    return {f"{role}/{name}": value for role, name, value in every if isinstance(value, (int, float))}
