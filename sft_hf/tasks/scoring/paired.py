@@ -82,7 +82,7 @@ def paired_difference(
     differences = np.concatenate(drawn)
     differences = differences[~np.isnan(differences)]
     low, high = np.quantile(differences, [0.025, 0.975]) if len(differences) else (a - b, a - b)
-    p_value, test = _bootstrap_p(differences), BOOTSTRAP
+    p_value, test = _bootstrap_p(differences, rows), BOOTSTRAP
     if metric == "accuracy":
         p_value, test = mcnemar(*(np.array(_hits(references, answers)) for answers in (first, second))), MCNEMAR
     return Difference(a, b, a - b, (float(low), float(high)), p_value, test, rows)
@@ -121,12 +121,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _bootstrap_p(differences: Floats) -> float:
-    """Twice the share of resamples on the far side of 0; never 0, as more resamples might have one."""
+def _bootstrap_p(differences: Floats, rows: int) -> float:
+    """Twice the share of resamples on the far side of 0.
+
+    At least one over the resamples, as more of them might have one; and at least the smallest p value of a sign-flip
+    test on as many pairs, 2^(1 - rows): all resamples of one row are that row.
+    """
     if not len(differences) or not differences.any():
         return 1.0
     beyond = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
-    return min(1.0, 2.0 * (beyond + 1) / (len(differences) + 1))
+    return min(1.0, max(2.0 * (beyond + 1) / (len(differences) + 1), 2.0 ** (1 - rows)))
 
 
 # --- metrics as functions of rows --------------------------------------------------------------------------------

@@ -110,3 +110,12 @@ def test_what_cannot_be_compared():
 def test_two_models_that_are_equally_often_right_do_not_differ():
     found = paired_difference("accuracy", ["x"] * 40, ["x", "y"] * 20, ["y", "x"] * 20)
     assert found.value == 0 and found.p_value == 1 and found.interval[0] < 0 < found.interval[1]
+
+
+@pytest.mark.parametrize(("rows", "least"), [(1, 1.0), (2, 0.5), (4, 0.125)])
+def test_few_rows_prove_nothing(rows, least):
+    """The smallest p value that any test of so few pairs can give: that of all signs flipped."""
+    references = ["one two three"] * rows
+    found = paired_difference("wer", references, ["nothing of it at all"] * rows, references)
+    assert found.value > 0
+    assert found.p_value == pytest.approx(least)
