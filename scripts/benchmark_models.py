@@ -19,7 +19,7 @@ from transformers import (
 
 from sft_hf.core.recipe.recipe import Recipe
 from sft_hf.core.sources.sources import resolve
-from sft_hf.models.formats.speech_checkpoints import transformers_source
+from sft_hf.models.formats.ctranslate2 import transformers_source
 
 WHISPER_SMALL = {"d_model": 768, "encoder_layers": 12, "decoder_layers": 12}
 WHISPER_HEADS = {"encoder_attention_heads": 12, "decoder_attention_heads": 12}

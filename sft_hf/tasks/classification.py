@@ -23,7 +23,7 @@ from sft_hf.data.labels.reading import LabelReading, is_unlabelled, read_labels,
 from sft_hf.models.trained_heads import HeadRows, in_own_order, label_order, open_config
 from sft_hf.tasks.base import Batch, Items, Task
 from sft_hf.tasks.scoring.confidence import CLOSEST, Confidence
-from sft_hf.tasks.scoring.thresholds import apply_threshold
+from sft_hf.tasks.scoring.inputs import apply_threshold
 
 if TYPE_CHECKING:
     from datasets import Dataset

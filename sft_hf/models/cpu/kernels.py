@@ -2,8 +2,10 @@
 
 Under autocast, torch takes softmax and layer normalization to float32 and leaves the result there: every linear layer
 that reads it makes a bf16 copy of its own, and the backward pass as many again. Here they read and write bf16, and
-compute in float32 between, as they do inside torch's kernels for bf16. And masks of dropout are drawn by a generator
-that is fast on a CPU (`sft_hf.models.cpu.dropout`).
+compute in float32 between, as they do inside torch's kernels for bf16. And dropout's masks
+come from a faster generator: torch draws one number after the other, 3.8 ns each, a seventh of a training step of a
+small BERT in bf16. Here 16 bits of NumPy's SFC64 decide about each element, seeded by a draw from torch's own
+generator: masks stay a function of torch's seed, and activations that are computed again get the same ones.
 """
 
 from __future__ import annotations
@@ -13,17 +15,19 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from sft_hf.models.cpu.dropout import drop
 from sft_hf.models.cpu.forward_context import surround_forward
 
 REDUCED = torch.bfloat16
 MAX_SCORES = 1024 * 1024
 """Of a head and row: larger ones would fill the memory that the fused kernel saves."""
+STEPS = 1 << 16
+"""The probability is rounded to a multiple of 1 / STEPS, and the scale goes by the rounded one."""
 
 
 def with_cpu_kernels(model: nn.Module) -> None:
@@ -47,10 +51,34 @@ def _in_bf16() -> bool:
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    """See `sft_hf.models.cpu.dropout.drop`."""
+    """Dropout by `drop`, while training on a CPU."""
     if not training or inplace or input.device.type != "cpu":
         return functional.dropout(input, p, training, inplace)
     return drop(input, p)
+
+
+def drop(x: Tensor, probability: float) -> Tensor:
+    """Return x with elements zeroed at random, the rest scaled so that the expectation stays.
+
+    Source: N. Srivastava et al., Dropout, 2014, section 4, with the scale in training (section 10).
+    """
+    dropped = round(probability * STEPS)
+    if dropped == 0:
+        return x
+    if dropped == STEPS:
+        return x * 0.0
+    seed = int(torch.randint(2**62, ()))
+    words = np.random.SFC64(seed).random_raw(-(-x.numel() // 4))
+    keep = words.view(np.int16)[: x.numel()] >= dropped - STEPS // 2  # uniform on -32768 to 32767
+    return x * _scaled(keep, STEPS / (STEPS - dropped), x.dtype).view(x.shape)
+
+
+def _scaled(keep: np.ndarray, scale: float, dtype: torch.dtype) -> Tensor:
+    """Return `scale` where `keep`, else 0. In 16 bits NumPy writes that number's bits, in a fifth of torch's time."""
+    if dtype in (torch.bfloat16, torch.float16):
+        bits = torch.tensor(scale, dtype=dtype).view(torch.int16).item()
+        return torch.from_numpy(np.multiply(keep, np.int16(bits), dtype=np.int16)).view(dtype)
+    return torch.from_numpy(np.multiply(keep, np.float32(scale), dtype=np.float32)).to(dtype)
 
 
 def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:

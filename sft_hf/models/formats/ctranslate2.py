@@ -24,26 +24,26 @@ import mmap
 import re
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import (
-    WhisperConfig,
-    WhisperFeatureExtractor,
-    WhisperForConditionalGeneration,
-    WhisperProcessor,
-)
+from filelock import FileLock
+from transformers import WhisperConfig
 
 from sft_hf.core.errors import CheckpointError
-from sft_hf.core.filesystem import committed_folder
+from sft_hf.core.filesystem import committed_folder, sha256_of, storage_errors
+from sft_hf.core.sources.wheels import cache_root
 from sft_hf.models.formats.whisper_vocabulary import FIRST_MULTILINGUAL, read_generation_config, read_tokenizer
 from sft_hf.models.loading import quiet_transformers
 
 if TYPE_CHECKING:
     from typing import NoReturn
+
+    from sft_hf.core.sources.sources import Source
 
 WEIGHTS = "model.bin"
 VERSIONS = range(4, 7)  # before 4, a variable's data type was not written down
@@ -89,6 +89,22 @@ def is_ctranslate2(folder: Path) -> bool:
     return (folder / WEIGHTS).is_file() and not any((folder / name).exists() for name in others)
 
 
+def transformers_source(source: Source) -> Source:
+    """Return the source; for a checkpoint in CTranslate2's format, its conversion in the cache, made if it is missing.
+
+    Raises CheckpointError, StorageError.
+    """
+    if source.path is None or not source.path.is_dir() or not is_ctranslate2(source.path):
+        return source
+    target = cache_root() / "converted" / f"whisper-{sha256_of(source.path / WEIGHTS)[:16]}"
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if not (target / "config.json").is_file():
+                convert_whisper(source.path, target)
+    return replace(source, path=target)
+
+
 def convert_whisper(folder: Path, target: Path) -> None:
     """Convert a Whisper checkpoint of CTranslate2 exactly, in float32, to a Transformers folder.
 
@@ -100,6 +116,9 @@ def convert_whisper(folder: Path, target: Path) -> None:
         CheckpointError: a file is missing, damaged, quantized, or not of a Whisper model.
         StorageError: the target cannot be written.
     """
+    from safetensors.numpy import save_file
+    from transformers import WhisperFeatureExtractor, WhisperProcessor  # seconds to import; most runs convert nothing
+
     variables = _Variables(folder / WEIGHTS)
     config = _config(variables)
     state = _state_dict(variables, config)
@@ -108,8 +127,6 @@ def convert_whisper(folder: Path, target: Path) -> None:
     seconds = config.max_source_positions // _FRAMES_PER_SECOND
     features = WhisperFeatureExtractor(feature_size=config.num_mel_bins, chunk_length=seconds)
     with committed_folder(target) as stage, quiet_transformers():
-        from safetensors.numpy import save_file
-
         config.save_pretrained(stage)
         generation.save_pretrained(stage)
         WhisperProcessor(features, tokenizer).save_pretrained(stage)
@@ -294,6 +311,8 @@ def _names(config: WhisperConfig) -> dict[str, tuple[str, ...]]:
 
 def _state_dict(variables: _Variables, config: WhisperConfig) -> dict[str, npt.NDArray[np.float32]]:
     """All weights under Transformers' keys. The config learns here whether the output projection is tied."""
+    from transformers import WhisperForConditionalGeneration
+
     with torch.device("meta"):
         model = WhisperForConditionalGeneration(config)
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}

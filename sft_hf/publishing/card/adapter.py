@@ -56,7 +56,7 @@ def open_adapter(record: RunRecord, place: str, *, subfolder: str | None = None)
         lines.insert(2, "from sft_hf.core.sources import resolve  # the checkpoint is inside of a Python package")
         base = f"resolve({python_text(name)}, sha256={python_text(record.recipe.model.sha256)})"
         if record.recipe.task.name == "speech_recognition":
-            lines.insert(2, "from sft_hf.models.formats.speech_checkpoints import transformers_source")
+            lines.insert(2, "from sft_hf.models.formats.ctranslate2 import transformers_source")
             base = f"transformers_source({base})"
         base += ".location()"
     elif (revision := record.metrics["model"].get("revision")) is not None:

@@ -26,6 +26,7 @@ from sklearn.metrics import (
 )
 
 from sft_hf.tasks.scoring.inputs import (
+    apply_threshold,
     binary_matrix,
     check_range,
     checked_scores,
@@ -44,7 +45,6 @@ from sft_hf.tasks.scoring.intervals import (
     resampled_macro_f1,
     resampled_micro_f1,
 )
-from sft_hf.tasks.scoring.thresholds import apply_threshold
 
 __all__ = [
     "Accuracy",

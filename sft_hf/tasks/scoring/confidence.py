@@ -1,12 +1,13 @@
-"""What a trained model's confidence is turned into: scaled by a temperature, and too little of it to answer at all.
+"""A classifier's confidence: temperature scaling, abstention, and metrics of how well it is calibrated.
 
-Both are chosen on validation after training (techniques temperature_scaling and abstention), stand in the saved model's
-config, and do nothing by default.
+Temperature and threshold are chosen on validation after training (techniques temperature_scaling and abstention), are
+saved in the model's config, and change nothing by default.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +16,12 @@ import torch
 from torch import Tensor
 
 from sft_hf.core.errors import CheckpointError
-from sft_hf.tasks.scoring.calibration import calibration_metrics, selective_metrics
 
 # Not `temperature`, which Transformers takes for a setting of text generation.
 TEMPERATURE, THRESHOLD = "confidence_temperature", "abstention_threshold"
 NEVER = 2.0
 """A threshold that no confidence reaches."""
+BINS = 15  # of a reliability diagram, as in the paper's experiments
 CLOSEST = 1e-7  # to 0 and 1, of a probability whose logit is taken
 
 
@@ -80,3 +81,63 @@ def logits_of(probabilities: Tensor) -> Tensor:
     """Return float64 [rows, 2], 0 and log(p / (1 - p)): logits of wrong and right."""
     p = probabilities.double().clamp(CLOSEST, 1 - CLOSEST)
     return torch.stack([torch.zeros_like(p), torch.log(p) - torch.log1p(-p)], dim=1)
+
+
+def calibration_metrics(confidences: Sequence[float], correct: Sequence[bool], *, bins: int = BINS) -> dict[str, Any]:
+    """Return `ece` and `calibration`, the reliability diagram behind it.
+
+    Source: C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, On Calibration of Modern Neural Networks, ICML 2017,
+    equation 3 (expected calibration error) and figure 1 (reliability diagram).
+
+    ECE = sum over bins of (rows in the bin / N) |accuracy of the bin - mean confidence of the bin|; the bins are of
+    equal width over [0, 1], each open below and closed above, and 0 belongs to the first.
+
+    Args:
+        confidences: [N] in [0, 1], of the answers given.
+        correct: [N], whether each answer was right.
+        bins: how many.
+
+    Returns:
+        `ece`, in [0, 1], and `calibration`: for each bin that holds rows, "low", "high", "count", "confidence" (their
+        mean) and "accuracy" (the share that was right).
+
+    Raises:
+        ValueError: an empty input, a length mismatch, or a confidence outside [0, 1].
+    """
+    values, right = np.asarray(confidences, dtype=np.float64), np.asarray(correct, dtype=np.float64)
+    if values.ndim != 1 or not len(values) or values.shape != right.shape:
+        raise ValueError(f"confidences and correct must be [N] with N >= 1, got {values.shape} and {right.shape}")
+    if not ((values >= 0) & (values <= 1 + 1e-6)).all():  # a float32 probability may exceed 1 in the last bit
+        raise ValueError("confidences must be in [0, 1]")
+    index = np.clip(np.ceil(values * bins).astype(np.int64) - 1, 0, bins - 1)
+    counts = np.bincount(index, minlength=bins)
+    filled = np.flatnonzero(counts)
+    confidence = np.bincount(index, values, bins)[filled] / counts[filled]
+    accuracy = np.bincount(index, right, bins)[filled] / counts[filled]
+    table = [
+        {
+            "low": float(number / bins),
+            "high": float((number + 1) / bins),
+            "count": int(counts[number]),
+            "confidence": float(mean),
+            "accuracy": float(share),
+        }
+        for number, mean, share in zip(filled, confidence, accuracy, strict=True)
+    ]
+    error = float((counts[filled] * np.abs(accuracy - confidence)).sum() / len(values))
+    return {"ece": error, "calibration": table}
+
+
+def selective_metrics(confidences: np.ndarray, correct: np.ndarray, threshold: float) -> dict[str, Any]:
+    """Return what comes of answering only with a confidence of at least `threshold`.
+
+    Source: Y. Geifman and R. El-Yaniv, Selective Classification for Deep Neural Networks, 2017, section 2.
+
+    Returns:
+        `coverage`, the share of rows that are answered, and `selective_error`, the share of these that is wrong; None
+        where none is answered.
+    """
+    accepted = np.asarray(confidences) >= threshold
+    wrong = accepted & ~np.asarray(correct, dtype=bool)
+    error = float(wrong.sum() / accepted.sum()) if accepted.any() else None
+    return {"coverage": float(accepted.mean()), "selective_error": error}

@@ -1,6 +1,7 @@
-"""What the metrics of `sft_hf.tasks.scoring.classification` take: checked, as arrays, with N examples and C labels.
+"""Checked inputs of the metrics of `sft_hf.tasks.scoring.classification`, as arrays: N examples, C labels.
 
-Everything here raises ValueError naming what is wrong.
+Everything here raises ValueError naming what is wrong. Neither scikit-learn nor `evaluate` is imported, as `predict`
+needs thresholds but no metrics.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from sft_hf.tasks.scoring.intervals import Floats, Ints
 
@@ -80,3 +82,21 @@ def probability_matrix(values: Any) -> Floats:
     if matrix.min() < 0.0 or matrix.max() > 1.0:
         raise ValueError(f"scores must be probabilities in [0, 1], got {matrix.min()} to {matrix.max()}")
     return matrix
+
+
+def apply_threshold(scores: npt.ArrayLike, threshold: float) -> Ints:
+    """Which labels are predicted: those whose score is at least the threshold.
+
+    Args:
+        scores: [N, C] probabilities in [0, 1].
+        threshold: in (0, 1).
+
+    Returns:
+        [N, C] of 0/1.
+
+    Raises:
+        ValueError: a score or the threshold is outside its range, or `scores` is not [N, C].
+    """
+    if not 0.0 < threshold < 1.0:
+        raise ValueError(f"threshold must be inside (0, 1), got {threshold}")
+    return (probability_matrix(scores) >= threshold).astype(np.int64)

@@ -14,8 +14,7 @@ import numpy as np
 from sft_hf.data.columns import Column
 from sft_hf.data.loading.media import content_digest
 from sft_hf.data.row_cache import RowCache
-from sft_hf.tasks.speech.audio import read_audio
-from sft_hf.tasks.speech.augmentation import add_noise, change_speed, clip_generator
+from sft_hf.tasks.speech.audio import read_audio, resample
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -77,6 +76,28 @@ class Augmentation:
         if self.noise_snr_db is not None and generator.random() < self.noise_probability:
             samples = add_noise(samples, float(generator.uniform(*self.noise_snr_db)), generator)
         return samples
+
+
+def change_speed(samples: np.ndarray, factor: float, rate: int) -> np.ndarray:
+    """Play a clip `factor` times as fast; pitch and duration change together.
+
+    Source: T. Ko, V. Peddinti, D. Povey and S. Khudanpur, Audio augmentation for speech recognition, Interspeech 2015.
+    """
+    return resample(samples, rate * factor, rate)
+
+
+def add_noise(samples: np.ndarray, snr_db: float, generator: np.random.Generator) -> np.ndarray:
+    """Add white noise, `snr_db` decibels below the clip's mean power; a silent clip stays as it is."""
+    power = float(np.mean(np.square(samples, dtype=np.float64))) if len(samples) else 0.0
+    if not power:
+        return samples
+    noise = generator.standard_normal(len(samples), dtype=np.float32)
+    return samples + noise * np.float32(np.sqrt(power / 10 ** (snr_db / 10)))
+
+
+def clip_generator(seed: int, epoch: int, row_id: int) -> np.random.Generator:
+    """Return the generator of one clip in one epoch: the same whatever batch, rank or worker the clip is in."""
+    return np.random.default_rng([seed, epoch, row_id, 0x5BEEC4])
 
 
 class ClipStore:
@@ -233,3 +254,11 @@ def in_own_window(examples: Examples, family: Family, seconds: np.ndarray) -> tu
     assert isinstance(examples.features, SpeechRows)
     features = examples.features.in_windows((limit,))
     return replace(examples, features=features), f", in its own window of {limit:g} seconds"
+
+
+COSTS_PER_SECOND = 100
+
+
+def batching_cost(seconds: np.ndarray) -> np.ndarray:
+    """Return what rows are batched by: frames of 10 ms."""
+    return np.maximum(1, np.round(np.asarray(seconds) * COSTS_PER_SECOND)).astype(np.int64)

@@ -24,13 +24,14 @@ from sft_hf.core.recipe.registry import importing
 from sft_hf.data.examples import Examples
 from sft_hf.data.loading.media import file_name, skipped_rows
 from sft_hf.data.new_inputs.media import input_chunks, refuse_literal
-from sft_hf.models.formats.speech_checkpoints import transformers_source
+from sft_hf.models.formats.ctranslate2 import transformers_source
 from sft_hf.models.loading import open_checkpoint, opens
 from sft_hf.tasks.base import Batch, Items, Shown, Task, vocabulary_digest
 from sft_hf.tasks.scoring.confidence import Confidence, logits_of
 from sft_hf.tasks.speech.normalization import nfc
-from sft_hf.tasks.speech.parts import COSTS_PER_SECOND, Part, batching_cost, joined, parts_of
+from sft_hf.tasks.speech.rows import COSTS_PER_SECOND, batching_cost
 from sft_hf.tasks.speech.settings import SpeechRecognitionSettings
+from sft_hf.tasks.speech.transcripts import Part, joined, parts_of
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -1,4 +1,4 @@
-"""Transcripts of long recordings: where to cut them, how to join what was written of the parts, subtitles.
+"""Transcripts of long recordings: overlapping parts, how their transcripts are joined, subtitles.
 
 Everything here is a pure function of words with times, in seconds.
 """
@@ -6,10 +6,13 @@ Everything here is a pure function of words with times, in seconds.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
 
+import numpy as np
+
+OVERLAP = 1 / 6  # of a part, with the part before
 MAX_CUE_CHARACTERS = 84  # two lines of 42, as subtitles are usually set
 MAX_CUE_SECONDS = 7.0
 MAX_PAUSE_SECONDS = 1.5  # a longer silence ends a cue
@@ -47,6 +50,23 @@ def chunk_spans(duration: float, chunk: float, overlap: float) -> list[tuple[flo
     count = -int(-(duration - overlap) // (chunk - overlap))
     step = (duration - chunk) / (count - 1)
     return [(index * step, min(index * step + chunk, duration)) for index in range(count)]
+
+
+class Part(NamedTuple):
+    """Which input of `predict` a row is a part of, and which seconds of it."""
+
+    input: int
+    start: float
+    end: float
+
+
+def parts_of(durations: Sequence[float], length: float) -> list[Part]:
+    """Return the parts, at most `length` seconds each, of recordings that last so many seconds."""
+    return [
+        Part(number, start, end)
+        for number, seconds in enumerate(durations)
+        for start, end in chunk_spans(seconds, length, length * OVERLAP)
+    ]
 
 
 def spread_words(text: str, start: float, end: float) -> list[Word]:
@@ -115,6 +135,44 @@ def _longest_common_run(left: Sequence[str], right: Sequence[str]) -> tuple[int,
             if lengths[j + 1] and lengths[j + 1] >= best[0]:
                 best = (lengths[j + 1], i + 1 - lengths[j + 1], j + 1 - lengths[j + 1])
     return best
+
+
+def joined(
+    parts: Sequence[Part],
+    texts: Sequence[str],
+    confidences: Sequence[float],
+    words: Callable[[int], Sequence[Word]],
+    timestamps: bool,
+) -> list[dict[str, Any]]:
+    """Return one answer per recording: `prediction`, `confidence`, and with `timestamps` its `segments`.
+
+    Args:
+        parts, texts, confidences: of each row; confidence is averaged over a recording's parts by their length.
+        words: gives the words of a row, with their seconds from the start of its part.
+        timestamps: whether segments are wanted.
+    """
+    by_input: dict[int, list[int]] = {}
+    for index, part in enumerate(parts):
+        by_input.setdefault(part.input, []).append(index)
+    answers = []
+    for indices in by_input.values():
+        answer: dict[str, Any] = {"prediction": texts[indices[0]], "confidence": confidences[indices[0]]}
+        if len(indices) > 1 or timestamps:
+            heard = [_moved(words(index), parts[index].start) for index in indices]
+            spans = [(parts[index].start, parts[index].end) for index in indices]
+            whole = merge_words(heard, spans)
+            if len(indices) > 1:
+                weights = [end - start for start, end in spans]
+                mean = np.average([confidences[index] for index in indices], weights=weights)
+                answer = {"prediction": " ".join(word.text for word in whole), "confidence": float(mean)}
+            if timestamps:
+                answer["segments"] = segments_of(whole)
+        answers.append(answer)
+    return answers
+
+
+def _moved(words: Sequence[Word], seconds: float) -> list[Word]:
+    return [replace(word, start=word.start + seconds, end=word.end + seconds) for word in words]
 
 
 def cues_of(words: Sequence[Word]) -> list[Cue]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from sft_hf.core.recipe.sections import TechniqueSettings
 from sft_hf.data.examples import Examples
 from sft_hf.tasks.base import Task
-from sft_hf.tasks.scoring.calibration import calibration_metrics
+from sft_hf.tasks.scoring.confidence import calibration_metrics
 from sft_hf.techniques.base import Technique
 
 log = logging.getLogger("sft_hf")

@@ -8,8 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from sft_hf.models.cpu import kernels as cpu_kernels
-from sft_hf.models.cpu.dropout import drop
-from sft_hf.models.cpu.kernels import with_cpu_kernels
+from sft_hf.models.cpu.kernels import drop, with_cpu_kernels
 
 
 def in_bf16():

@@ -18,8 +18,8 @@ from sft_hf.core.run.record import RunRecord
 from sft_hf.publishing.report.pages import POLICY
 from sft_hf.publishing.report.run_report import worst_errors
 from sft_hf.tasks.base import Shown
-from sft_hf.tasks.scoring.calibration import calibration_metrics
 from sft_hf.tasks.scoring.classification import multi_label_metrics, single_label_metrics
+from sft_hf.tasks.scoring.confidence import calibration_metrics
 from sft_hf.tasks.scoring.word_errors import transcription_metrics
 
 LABELS = ["sport", "money", "food"]

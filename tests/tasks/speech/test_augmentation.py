@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sft_hf.tasks.speech.augmentation import add_noise, change_speed, clip_generator
-from sft_hf.tasks.speech.rows import Augmentation
+from sft_hf.tasks.speech.rows import Augmentation, add_noise, change_speed, clip_generator
 
 RATE = 16_000
 TONE = (0.5 * np.sin(2 * np.pi * 1000 * np.arange(RATE) / RATE)).astype(np.float32)

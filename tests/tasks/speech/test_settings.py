@@ -117,7 +117,7 @@ def test_a_vocabulary_of_upper_case_letters_is_used_as_it_is(make_speech_recipe,
 
 def test_a_checkpoint_of_ctranslate2_is_converted_once(make_speech_recipe, whisper_checkpoint, tmp_path, monkeypatch):
     from sft_hf.models.formats import ctranslate2 as conversion
-    from sft_hf.models.formats.speech_checkpoints import transformers_source
+    from sft_hf.models.formats.ctranslate2 import transformers_source
 
     monkeypatch.setenv("SFT_HF_CACHE", str(tmp_path / "cache"))
     (tmp_path / "ct2").mkdir()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sft_hf.tasks.scoring.calibration import calibration_metrics
+from sft_hf.tasks.scoring.confidence import calibration_metrics
 
 
 def reference(confidences, correct, bins):
