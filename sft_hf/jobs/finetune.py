@@ -235,7 +235,7 @@ class _Run:
         freeze(model, recipe.train.freeze)
         model, self.adapter = attach(model, recipe, self.task.peft_task_type, self.source)
         techniques.prepare_model(model)
-        speed_up(model, recipe.train)
+        speed_up(model, recipe.train, self.accelerator.device)
         given = techniques.learning_rate_scales(model)
         scales = with_head_scale(model, recipe.optim, given)
         if scales != given:

@@ -20,6 +20,7 @@ from sft_hf.data.examples import Examples
 from sft_hf.engine import process
 from sft_hf.engine.evaluation import batch_sizes, predict
 from sft_hf.models.cpu.kernels import with_cpu_kernels
+from sft_hf.models.speed import uses_cpu_kernels
 from sft_hf.tasks.base import Task, task_class
 from sft_hf.tasks.scoring.intervals import CONFIDENCE_SAMPLES
 
@@ -155,7 +156,7 @@ def answers(
     recipe, task, model = open_trained(run, trust_remote_code=trust_remote_code, **task_settings)
     accelerator = process.build_accelerator(mixed_precision or task.predict_precision, recipe.train.num_threads)
     model.to(accelerator.device)
-    if accelerator.mixed_precision == "bf16":
+    if accelerator.mixed_precision == "bf16" and uses_cpu_kernels(recipe.train, accelerator.device):
         with_cpu_kernels(model)
     sizes = batch_sizes(recipe, task, accelerator, rows=batch_size)
 

@@ -1,4 +1,4 @@
-"""What makes a model train in less memory or less time, with the same mathematics."""
+"""Faster or smaller training with the same mathematics: recomputed activations, compilation, CPU kernels."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ from sft_hf.models.cpu.convolutions import has_depthwise, with_fast_backward
 from sft_hf.models.cpu.kernels import with_cpu_kernels
 
 
-def speed_up(model: Any, section: TrainSection) -> None:
+def uses_cpu_kernels(section: TrainSection, device: torch.device) -> bool:
+    """Whether the functions of `sft_hf.models.cpu` take the place of PyTorch's own on this device."""
+    return section.cpu_kernels == "auto" and device.type == "cpu"
+
+
+def speed_up(model: Any, section: TrainSection, device: torch.device) -> None:
     """Make a model's training faster in place, or smaller, as `train.gradient_checkpointing` and `torch_compile` say.
 
-    Unless one of them is on, it gets the fast kernels of `cpu_kernels`, and `depthwise`'s where it has such layers.
+    Unless one of them is on, a model that trains on a CPU gets the kernels of `sft_hf.models.cpu`.
     Compiling leaves the names of weights as they are, and dropout draws other numbers; `auto` compiles nothing, as it
     was measured to pay nowhere yet.
     Raises RecipeError for a model that cannot recompute its activations.
@@ -33,7 +38,8 @@ def speed_up(model: Any, section: TrainSection) -> None:
     if section.torch_compile == "on":
         torch.use_deterministic_algorithms(True, warn_only=True)  # tells the compiler, too: `process` does not
         model.compile(dynamic=True)
-    elif has_depthwise(model) and not section.gradient_checkpointing:  # which would recompute with other functions
-        with_fast_backward(model)
-    if section.torch_compile != "on" and not section.gradient_checkpointing:
+    # Recomputed activations would not pass through the same functions as the first time.
+    elif not section.gradient_checkpointing and uses_cpu_kernels(section, device):
+        if has_depthwise(model):
+            with_fast_backward(model)
         with_cpu_kernels(model)

@@ -86,5 +86,6 @@ def test_a_compiler_that_is_used_knows_of_it(monkeypatch):
     from sft_hf.models.speed import speed_up
 
     monkeypatch.setattr(compiler, "deterministic", False)
-    speed_up(torch.nn.Linear(2, 2), TrainSection(torch_compile="on"))  # compiled at its first forward pass, not here
+    # Compiled at its first forward pass, not here.
+    speed_up(torch.nn.Linear(2, 2), TrainSection(torch_compile="on"), torch.device("cpu"))
     assert compiler.deterministic

@@ -7,9 +7,13 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
+from torch.overrides import _get_current_function_mode_stack
 
 from sft_hf import finetune
 from sft_hf.core.errors import RecipeError
+from sft_hf.core.recipe.sections import TrainSection
+from sft_hf.models import speed
 
 
 def trained(recipe):
@@ -47,6 +51,46 @@ def test_a_model_that_cannot_is_named(make_recipe, tmp_path):
     vectors.write_text("".join(f"{word} {index}.5 1.0\n" for index, word in enumerate("goal bank bread the".split())))
     with pytest.raises(RecipeError, match=r"train\.gradient_checkpointing: WordEmbedding"):
         finetune(make_recipe(model={"name": str(vectors)}, train__gradient_checkpointing=True))
+
+
+class Watched(nn.Module):
+    """A depthwise convolution, dropout and softmax; remembers which function modes surround its forward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 5, padding=2, groups=4)
+        self.modes = None
+
+    def forward(self, x):
+        self.modes = [type(mode).__module__ for mode in _get_current_function_mode_stack()]
+        return nn.functional.dropout(self.conv(x), 0.5).softmax(1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "device", "expected"),
+    [("auto", "cpu", 2), ("off", "cpu", 0), ("auto", "cuda", 0), ("auto", "mps", 0)],
+)
+def test_cpu_kernels_are_installed_on_cpus_alone_and_never_when_off(setting, device, expected):
+    model = Watched()
+    speed.speed_up(model, TrainSection(cpu_kernels=setting), torch.device(device))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(torch.randn(1, 4, 6, 6))
+    assert len(model.modes) == expected
+    assert all(module.startswith("sft_hf.models.cpu.") for module in model.modes)
+    assert bool(model._forward_pre_hooks) == bool(expected) and "forward" not in vars(model)
+
+
+def test_training_with_and_without_cpu_kernels_agrees(make_recipe, tmp_path):
+    options = {
+        "train": {"max_steps": 3, "num_threads": 1, "mixed_precision": "bf16"},
+        "optim__name": "sgd",
+        "model__config_overrides": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+    }
+    with_kernels, _ = trained(make_recipe(**options))
+    plain, _ = trained(make_recipe(**options, train__cpu_kernels="off", output_dir=str(tmp_path / "off")))
+    assert any(not torch.equal(with_kernels[name], tensor) for name, tensor in plain.items())
+    for name, tensor in plain.items():
+        torch.testing.assert_close(with_kernels[name], tensor, rtol=0, atol=2e-3, msg=name)
 
 
 @pytest.mark.long

@@ -105,7 +105,7 @@ def test_nothing_of_it_is_saved_and_recomputed_activations_give_the_same_gradien
         names = set(model.state_dict())
         apply(model, 0.5).train()
         assert set(model.state_dict()) == names
-        speed_up(model, TrainSection(gradient_checkpointing=recompute))
+        speed_up(model, TrainSection(gradient_checkpointing=recompute), torch.device("cpu"))
         torch.manual_seed(1)
         model(pixel_values=pixels).logits.sum().backward()
         gradients.append([parameter.grad for parameter in model.parameters() if parameter.grad is not None])

@@ -240,6 +240,11 @@ class TrainSection(Section):
     torch_compile: Literal["auto", "on", "off"] = Field(
         "auto", description="Compile the model's training forward pass; auto: where that was measured to pay."
     )
+    cpu_kernels: Literal["auto", "off"] = Field(
+        "auto",
+        description="On CPUs in bf16, replace softmax, layer norm, dropout, attention, ReLU6 and depthwise "
+        "convolutions by faster equivalents; off: plain PyTorch. Other devices always use plain PyTorch.",
+    )
     num_threads: Literal["auto"] | PositiveInt = Field(
         "auto", description="CPU threads per process; auto: cores divided by local processes."
     )
