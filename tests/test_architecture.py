@@ -79,6 +79,14 @@ def test_techniques_do_not_import_each_other():
             assert all(other.split(".")[-1] in ("base", "settings") or "._" in other for other in others), name
 
 
+def test_settings_import_core_alone():
+    """So that a recipe is validated without torch."""
+    settings = [name for name in MODULES if name.endswith(".settings") and folder_of(name) in ("tasks", "techniques")]
+    assert len(settings) == 7
+    for name in settings:
+        assert {folder_of(other) for other in IMPORTS[name]} == {"core"}, name
+
+
 def test_the_imports_have_no_cycle():
     TopologicalSorter(IMPORTS).prepare()  # raises CycleError, which names the circle
 
@@ -95,12 +103,20 @@ def test_public_names_are_what_is_exported():
         _ = sft_hf.nothing
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["recipes"], ["finetune", "--help"]])
+HEAVY = set("torch transformers datasets evaluate accelerate peft sklearn scipy numpy pandas huggingface_hub".split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["recipes"], ["finetune", "--help"], ["schema"]]
+    + [["show", name] for name in ("text", "image", "speech", "text_word_embeddings")]
+    + [["show", "image", "techniques=[mixup, ema]", "task.augmentation=rand"]],
+)
 def test_help_imports_nothing_heavy(arguments):
     code = (
         "import sys; from sft_hf.cli import run\n"
         f"status = run({arguments!r})\n"
-        "heavy = {'torch', 'transformers', 'datasets', 'evaluate', 'accelerate', 'sklearn'} & set(sys.modules)\n"
+        f"heavy = {HEAVY!r} & set(sys.modules)\n"
         "assert status == 0 and not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

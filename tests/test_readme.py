@@ -129,11 +129,19 @@ def test_every_command_of_the_table_exists():
 def test_the_technique_shown_is_the_one_in_the_package():
     """Whole, but for its docstrings; that of the class, which users see, is shown too."""
     (shown,) = (ast.parse(block) for block in blocks("py"))
-    real = ast.parse(
-        (ROOT / "sft_hf" / "techniques" / "regularization" / "label_smoothing.py").read_text(encoding="utf-8")
-    )
-    kinds = (ast.FunctionDef, ast.ClassDef)
-    for node in ast.walk(real):
-        if isinstance(node, kinds) and getattr(node, "name", "") != "LabelSmoothing" and ast.get_docstring(node):
+    folder = ROOT / "sft_hf" / "techniques" / "regularization"
+    real = [
+        node
+        for name in ("settings", "label_smoothing")
+        for node in ast.parse((folder / f"{name}.py").read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        and (name == "label_smoothing" or node.name == "LabelSmoothingSettings")
+    ]
+    for node in (inner for outer in real for inner in ast.walk(outer)):
+        if (
+            isinstance(node, ast.FunctionDef | ast.ClassDef)
+            and node.name != "LabelSmoothing"
+            and ast.get_docstring(node)
+        ):
             node.body = node.body[1:]
-    assert [ast.dump(node) for node in shown.body] == [ast.dump(n) for n in real.body if isinstance(n, kinds)]
+    assert [ast.dump(node) for node in shown.body] == [ast.dump(node) for node in real]

@@ -6,10 +6,9 @@ import textwrap
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sft_hf.core.recipe.registry import component_names, load_component
-from sft_hf.techniques.base import NO_CLASSES
+from sft_hf.core.recipe.component_settings import CLAIMS, NO_CLASSES, TaskSettings, TechniqueSettings
+from sft_hf.core.recipe.registry import component_names, load_component, load_settings
 
-SHORT = {"image_classification": "image", "speech_recognition": "speech", "text_classification": "text"}
 WIDTH = 100
 
 
@@ -30,7 +29,12 @@ class TechniquePage:
     summary: str
     details: str
     paper: str
-    tasks: tuple[str, ...]
+    modalities: tuple[str, ...]
+    """Of the tasks that it serves: text, image, speech."""
+
+    rivals: dict[str, str]
+    """Techniques that claim the same thing: what both do."""
+
     excluded: dict[str, str]
     needs_items: bool
     needs_head: bool
@@ -41,23 +45,24 @@ class TechniquePage:
         return asdict(self)
 
     def tasks_line(self) -> str:
-        """Return the tasks in short; speech with a decoder alone, or without one alone, is marked."""
+        """Return the modalities; speech with a decoder alone, or without one alone, is marked."""
         partly = self.needs_items or self.needs_head or "ctc" in self.excluded
-        names = [SHORT.get(task, task) for task in self.tasks]
-        return ", ".join(f"{name}*" if name == "speech" and partly else name for name in names)
+        return ", ".join(f"{name}*" if name == "speech" and partly else name for name in self.modalities)
 
     def lines(self) -> list[str]:
         """Return the page as a person reads it."""
         lines = [f"{self.name}: {self.summary}", "", *textwrap.wrap(self.details, WIDTH)]
         lines += [""] if self.details else []
         lines += textwrap.wrap(f"Paper: {self.paper}", WIDTH, subsequent_indent="       ")
-        lines += [f"Tasks: {', '.join(self.tasks)}"]
-        if self.needs_items and "speech_recognition" in self.tasks:
+        lines += [f"Tasks: {', '.join(self.modalities)}"]
+        if self.needs_items and "speech" in self.modalities:
             lines += ["       speech recognition with a decoder (Whisper), not with CTC"]
-        if self.needs_head and "speech_recognition" in self.tasks:
+        if self.needs_head and "speech" in self.modalities:
             lines += ["       speech recognition with CTC, not with a decoder (Whisper), which has no new head"]
         if self.needs_items:
             lines += textwrap.wrap(f"Not with regression: {NO_CLASSES}", WIDTH, subsequent_indent="  ")
+        for name, both in self.rivals.items():
+            lines += textwrap.wrap(f"Not with {name}: both {both}", WIDTH, subsequent_indent="  ")
         for name, reason in self.excluded.items():
             lines += textwrap.wrap(f"Not with {name}: {reason}", WIDTH, subsequent_indent="  ")
         lines += ["", "Settings:"]
@@ -79,21 +84,37 @@ def list_techniques() -> list[TechniquePage]:
 def explain(name: str) -> TechniquePage:
     """Return the page of a technique. Raises RecipeError with the names that exist."""
     cls = load_component("techniques", name)
+    settings_class: type[TechniqueSettings] = load_settings("techniques", name)
     summary, _, details = (cls.__doc__ or "").partition("\n")
     settings = [
         Setting(key, None if field.is_required() else field.get_default(), field.description or "")
-        for key, field in cls.Settings.model_fields.items()
+        for key, field in settings_class.model_fields.items()
         if key != "name"
     ]
-    tasks = [task for task in component_names("tasks") if task not in cls.excluded]
+    tasks: list[type[TaskSettings]] = [load_settings("tasks", task) for task in component_names("tasks")]
+    excluded = settings_class.excluded
     return TechniquePage(
         name=name,
         summary=summary.strip(),
         details=" ".join(details.split()),
         paper=cls.paper,
-        tasks=tuple(tasks),
-        excluded=dict(cls.excluded),
-        needs_items=cls.needs_items,
-        needs_head=cls.needs_head,
+        modalities=tuple(task.modality for task in tasks if task.modality not in excluded),
+        rivals=_rivals(settings_class),
+        excluded=dict(excluded),
+        needs_items=settings_class.needs_items,
+        needs_head=settings_class.needs_head,
         settings=tuple(settings),
     )
+
+
+def _rivals(settings: type[TechniqueSettings]) -> dict[str, str]:
+    """Return the other techniques that claim the same thing, and what that is."""
+    others: list[type[TechniqueSettings]] = [
+        load_settings("techniques", name) for name in component_names("techniques")
+    ]
+    return {
+        other.model_fields["name"].default: CLAIMS[claim]
+        for other in others
+        if other is not settings
+        for claim in sorted(settings.claims & other.claims)
+    }

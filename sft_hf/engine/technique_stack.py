@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sft_hf.core.errors import RecipeError, RunFolderError
+from sft_hf.core.recipe.component_settings import TechniqueSettings
 from sft_hf.core.recipe.recipe import Recipe
 from sft_hf.core.recipe.registry import load_component
 from sft_hf.data.examples import Examples
@@ -34,17 +35,17 @@ class TechniqueStack:
         found: list[Technique[Any]] = []
         for settings in recipe.techniques:
             cls = load_component("techniques", settings.name)
-            if reason := _reason_against(cls, context.task):
+            if reason := _reason_against(settings, context.task):
                 raise RecipeError(f"techniques: {settings.name} does not serve this model: {reason}")
-            if cls.needs_label_counts and context.label_counts is None:
+            if settings.needs_label_counts and context.label_counts is None:
                 raise RecipeError(f"techniques: {settings.name} needs training rows with labels that can be counted")
-            if cls.needs_validation and "validation" not in context.splits:
+            if settings.needs_validation and "validation" not in context.splits:
                 raise RecipeError(
                     f"techniques: {settings.name} needs a validation split to choose on (data.validation_fraction)"
                 )
             found.append(cls(settings, context))
         self.techniques = sorted(found, key=lambda technique: (technique.order, technique.settings.name))
-        self.needs_partner = any(technique.needs_partner for technique in self.techniques)
+        self.needs_partner = any(technique.settings.needs_partner for technique in self.techniques)
         self._criterion: Criterion = cross_entropy
         for technique in self.techniques:
             self._criterion = technique.wrap_criterion(self._criterion)
@@ -83,7 +84,7 @@ class TechniqueStack:
     def prepare_model(self, model: nn.Module) -> None:
         """See `Technique.prepare_model`. Raises RecipeError for one that the model cannot serve."""
         for technique in self.techniques:
-            if technique.needs_head and not head_names(model):
+            if technique.settings.needs_head and not head_names(model):
                 raise RecipeError(
                     f"techniques: {technique.settings.name} does not serve this model: {type(model).__name__} has no "
                     "new head; all of it is pretrained, what it answers with included"
@@ -234,13 +235,13 @@ class _ChangedRows(Sequence[dict[str, Any]]):
         return row
 
 
-def _reason_against(cls: type[Technique[Any]], task: Task[Any]) -> str | None:
+def _reason_against(settings: TechniqueSettings, task: Task[Any]) -> str | None:
     """Why a technique cannot serve the model that the task opened."""
-    if cls.needs_items and task.no_items:
+    if settings.needs_items and task.no_items:
         return task.no_items
-    if cls.needs_continuous and task.no_continuous:
+    if settings.needs_continuous and task.no_continuous:
         return task.no_continuous
-    return cls.excluded.get(task.model_kind)
+    return settings.excluded.get(task.model_kind)
 
 
 def _overriding(techniques: list[Technique[Any]], method: str) -> list[Technique[Any]]:

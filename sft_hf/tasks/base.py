@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
 
-    from sft_hf.core.recipe.recipe import ModelSection, Recipe, TaskSettings
+    from sft_hf.core.recipe.component_settings import TaskSettings
+    from sft_hf.core.recipe.recipe import Recipe
+    from sft_hf.core.recipe.sections import ModelSection
     from sft_hf.core.sources.sources import Source
     from sft_hf.data.findings import Finding
     from sft_hf.data.loading.roles import Splits
@@ -90,7 +92,6 @@ class Task(ABC, Generic[SettingsT]):
     by `restore`.
     """
 
-    Settings: ClassVar[type[Any]]
     primary_metric: str
     """The metric that model selection maximises, known after `fit`."""
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sft_hf.core.errors import first_few
-from sft_hf.core.recipe.recipe import Recipe, TaskSettings
+from sft_hf.core.recipe.component_settings import TaskSettings
+from sft_hf.core.recipe.recipe import Recipe
 from sft_hf.data.examples import Examples
 from sft_hf.data.findings import Finding
 from sft_hf.data.labels.label_map import LabelMap, build_label_map, encode_labels, is_multi_label

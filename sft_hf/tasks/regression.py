@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from sft_hf.core.errors import CheckpointError, RecipeError
+from sft_hf.core.recipe.component_settings import REGRESSION
 from sft_hf.data.examples import Examples
 from sft_hf.data.labels.label_map import LabelMap
 from sft_hf.data.labels.reading import is_unlabelled
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sft_hf")
 
-REGRESSION = "regression"
 FAR_FROM_ZERO = 3.0  # standard deviations: a mean beyond is hard to learn without a bias
 
 

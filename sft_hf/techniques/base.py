@@ -1,7 +1,9 @@
 """What a technique is: something that modifies training, for every task, in one to three of the places below.
 
-A file `sft_hf/techniques/NAME.py` holds a pure function with its source, and a class named after the file with its
-`Settings`. The class overrides the methods it needs; every one does nothing here. Nothing else has to be changed, and
+A file `sft_hf/techniques/THEME/NAME.py` holds a pure function with its source, and a class named after the file. Its
+settings are a class in `sft_hf/techniques/THEME/settings.py`, which imports no torch: they declare, too, what the
+technique needs and what it cannot be combined with (`sft_hf.core.recipe.component_settings.TechniqueSettings`). The
+technique's class overrides the methods it needs; every one does nothing here. Nothing else has to be changed, and
 `sft_hf.engine.technique_stack` calls the methods in the order that `order` says, whatever the order in the recipe.
 
 Whatever is drawn at random is a function of (seed, step or epoch, row), so that a resumed run draws the same:
@@ -18,8 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sft_hf.core.errors import RecipeError
-from sft_hf.core.recipe.sections import TechniqueSettings
+from sft_hf.core.recipe.component_settings import TechniqueSettings
 from sft_hf.data.examples import Examples
 from sft_hf.tasks.base import Batch, Items, Task, pinned, to_device
 
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from sft_hf.core.recipe.recipe import Recipe
 
 SettingsT = TypeVar("SettingsT", bound=TechniqueSettings)
-
-REGRESSION = "regression"
-NO_CLASSES = "it works on the probabilities of classes, and there are none"
 
 Criterion = Callable[[Tensor], Tensor]
 """float32 logits [items, classes] -> the loss [items, classes] that an item would have, were its class this one."""
@@ -108,40 +106,11 @@ class LossParts:
 class Technique(Generic[SettingsT]):
     """One technique; the first line of a subclass's docstring is what `sft-hf techniques` says about it."""
 
-    Settings: ClassVar[type[Any]] = TechniqueSettings
     paper: ClassVar[str] = ""
     """Authors, title, year; section or equation."""
 
     order: ClassVar[int] = 50
     """Lower ones come first; of two that wrap the same thing, the higher one is outside."""
-
-    excluded: ClassVar[Mapping[str, str]] = {}
-    """Names of tasks, of other techniques, peft, and kinds of models (`Task.model_kind`: ctc, multi_label, regression),
-    that it cannot go with: the reason, as a user reads it."""
-
-    example: ClassVar[Mapping[str, Any]] = {}
-    """Settings under which it does something in a run of two steps, where its defaults would not (for the tests)."""
-
-    neutral: ClassVar[Mapping[str, Any] | None] = None
-    """Settings under which training is plain training; None: there are none."""
-
-    needs_items: ClassVar[bool] = False
-    """Whether it works on `Task.items`, which CTC and regression have not."""
-
-    needs_head: ClassVar[bool] = False
-    """Whether it needs a head that is new beside the backbone (`models.freezing.head_names`), which Whisper has not."""
-
-    needs_continuous: ClassVar[bool] = False
-    """Whether it works on `Task.continuous`, which some models of texts have not."""
-
-    needs_label_counts: ClassVar[bool] = False
-    """Whether it needs `Context.label_counts`."""
-
-    needs_partner: ClassVar[bool] = False
-    """Whether it needs `TrainBatch.partner`."""
-
-    needs_validation: ClassVar[bool] = False
-    """Whether it needs a validation split."""
 
     keeps_prefix: ClassVar[bool] = False
     """Whether it may be used while a frozen part is served from the prefix cache: it changes neither the inputs nor the
@@ -149,28 +118,6 @@ class Technique(Generic[SettingsT]):
 
     def __init__(self, settings: SettingsT, context: Context) -> None:
         self.settings, self.context = settings, context
-
-    @classmethod
-    def check_recipe(cls, settings: SettingsT, recipe: Recipe) -> None:
-        """Refuse what cannot go together. Raises RecipeError with the reason."""
-        others = [other.name for other in recipe.techniques if other is not settings]
-        for name in (recipe.task.name, *others):
-            if name in cls.excluded:
-                raise RecipeError(f"techniques: {settings.name} does not go with {name}: {cls.excluded[name]}")
-        if recipe.peft and "peft" in cls.excluded:
-            raise RecipeError(f"techniques: {settings.name} does not go with peft: {cls.excluded['peft']}")
-        if getattr(recipe.task, "problem_type", None) == REGRESSION and (reason := cls.reason_against_regression()):
-            raise RecipeError(f"techniques: {settings.name} does not go with {REGRESSION}: {reason}")
-        cls.check(settings, recipe)
-
-    @classmethod
-    def reason_against_regression(cls) -> str | None:
-        """Return why it cannot go with models that predict numbers; None where it can."""
-        return NO_CLASSES if cls.needs_items else cls.excluded.get(REGRESSION)
-
-    @classmethod
-    def check(cls, settings: SettingsT, recipe: Recipe) -> None:
-        """Refuse what `excluded` cannot say. Raises RecipeError."""
 
     # --- rows ----------------------------------------------------------------------------------------------------
 

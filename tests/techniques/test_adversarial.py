@@ -10,7 +10,8 @@ from torch import nn
 from sft_hf.core.errors import RecipeError
 from sft_hf.jobs.finetune import finetune
 from sft_hf.techniques.base import LossParts, TrainBatch
-from sft_hf.techniques.regularization.adversarial import Adversarial, AdversarialSettings, perturbation
+from sft_hf.techniques.regularization.adversarial import Adversarial, perturbation
+from sft_hf.techniques.regularization.settings import AdversarialSettings
 
 
 def test_the_step_has_its_length_in_every_row_and_points_up():
@@ -122,5 +123,5 @@ def test_it_goes_with_mixup_and_bf16(make_recipe):
 
 @pytest.mark.parametrize("setting", [{"train__mixed_precision": "fp16"}, {"train__torch_compile": "on"}])
 def test_what_it_does_not_go_with(make_recipe, setting):
-    with pytest.raises(RecipeError, match="adversarial does not go with train"):
+    with pytest.raises(RecipeError, match="adversarial cannot be combined with train"):
         make_recipe(techniques=[{"name": "adversarial"}], **setting)

@@ -9,7 +9,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
 
 from sft_hf.core.errors import RecipeError
-from sft_hf.techniques.labels.class_weights import ClassWeightsSettings, effective_number, inverse_frequency, normalized
+from sft_hf.techniques.labels.class_weights import effective_number, inverse_frequency, normalized
+from sft_hf.techniques.labels.settings import ClassWeightsSettings
 
 LABELS = ["sport"] * 5 + ["money"] * 2 + ["food"]
 

@@ -20,7 +20,8 @@ from transformers import (
 from sft_hf.core.errors import RecipeError
 from sft_hf.jobs.finetune import finetune
 from sft_hf.tasks.text.word_embeddings import WordEmbeddingsConfig, WordEmbeddingsForSequenceClassification
-from sft_hf.techniques.regularization.dropout import Dropout, DropoutSettings
+from sft_hf.techniques.regularization.dropout import Dropout
+from sft_hf.techniques.regularization.settings import DropoutSettings
 
 CALLS = {
     "text": ("checkpoint", AutoModelForSequenceClassification, {"input_ids": torch.tensor([[1, 2, 3], [4, 5, 6]])}),

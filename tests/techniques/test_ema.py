@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sft_hf.jobs.finetune import finetune
-from sft_hf.techniques.regularization.ema import Ema, EmaSettings, decay_at, update
+from sft_hf.techniques.regularization.ema import Ema, decay_at, update
+from sft_hf.techniques.regularization.settings import EmaSettings
 
 SHORT = {
     "train__max_steps": 4,

@@ -55,5 +55,5 @@ def test_a_run_trains_on_it(first_step, labels):
 
 @pytest.mark.parametrize("other", ["generalized_cross_entropy", "bootstrapping"])
 def test_there_is_one_loss_at_a_time(make_recipe, other):
-    with pytest.raises(RecipeError, match=f"focal_loss does not go with {other}: each of the two is a loss of its own"):
+    with pytest.raises(RecipeError, match=f"focal_loss and {other} both"):
         make_recipe(techniques=["focal_loss", other])

@@ -11,7 +11,8 @@ from torch import nn
 
 from sft_hf.core.errors import RecipeError
 from sft_hf.jobs.finetune import finetune
-from sft_hf.techniques.transfer.l2_sp import L2Sp, L2SpSettings, pull
+from sft_hf.techniques.transfer.l2_sp import L2Sp, pull
+from sft_hf.techniques.transfer.settings import L2SpSettings
 
 SHORT = {"train__max_steps": 6, "data__max_train_samples": 32, "data__max_test_samples": 6, "eval__baseline": "none"}
 SHORT |= {"data__max_validation_samples": 6, "eval__load_best_model_at_end": False, "optim__warmup_ratio": 0.0}
@@ -75,5 +76,5 @@ def test_in_training_the_backbone_stays_nearer_to_the_checkpoint(make_recipe, ch
 def test_weight_decay_towards_zero_pulls_an_adapter_back_as_well(make_recipe):
     recipe = make_recipe()
     recipe.peft = {"peft_type": "LORA"}
-    with pytest.raises(RecipeError, match="l2_sp does not go with peft: adapters begin at zero"):
-        L2Sp.check_recipe(L2SpSettings(), recipe)
+    with pytest.raises(RecipeError, match="l2_sp cannot be combined with peft: adapters begin at zero"):
+        L2SpSettings().check_recipe(recipe)

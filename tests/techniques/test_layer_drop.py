@@ -10,7 +10,8 @@ from torch import nn
 
 from sft_hf.core.errors import RecipeError
 from sft_hf.jobs.finetune import finetune
-from sft_hf.techniques.regularization.layer_drop import LayerDrop, LayerDropSettings, dropped_layers
+from sft_hf.techniques.regularization.layer_drop import LayerDrop, dropped_layers
+from sft_hf.techniques.regularization.settings import LayerDropSettings
 
 
 class Block(nn.Module):
@@ -135,5 +136,5 @@ def test_an_optimizer_with_momentum_meets_layers_that_were_left_out(make_recipe)
 def test_what_it_refuses(make_recipe):
     with pytest.raises(RecipeError, match="layer_drop: Linear has no repeated layers to leave out"):
         apply(nn.Linear(2, 2))
-    with pytest.raises(RecipeError, match=r"layer_drop does not go with train\.torch_compile"):
+    with pytest.raises(RecipeError, match=r"layer_drop cannot be combined with train\.torch_compile"):
         make_recipe(techniques=[{"name": "layer_drop"}], train__torch_compile="on")

@@ -124,5 +124,5 @@ def test_without_both_head_and_backbone_to_train_it_is_refused_in_one_line(reque
 
 
 def test_it_does_not_go_with_gradual_unfreezing(make_recipe):
-    with pytest.raises(RecipeError, match="lp_ft does not go with gradual_unfreezing: both decide"):
+    with pytest.raises(RecipeError, match="lp_ft and gradual_unfreezing both decide"):
         make_recipe(techniques=["lp_ft", "gradual_unfreezing"])

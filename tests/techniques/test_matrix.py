@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from itertools import combinations
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from sft_hf.core.errors import RecipeError
-from sft_hf.core.recipe.registry import component_names, load_component
+from sft_hf.core.recipe.component_settings import CLAIMS
+from sft_hf.core.recipe.registry import component_names, load_component, load_settings
+from sft_hf.core.recipe.sections import DataSection, TrainSection
 from sft_hf.jobs.finetune import finetune
 
 TASKS = ("text", "image", "whisper", "ctc")
-TASK_NAMES = {"text": "text_classification", "image": "image_classification"}
 COMPANIONS = ("label_smoothing", "ema", "l2_sp", "sam")
 
 
@@ -42,24 +45,24 @@ def recipes(make_recipe, make_image_recipe, make_speech_recipe, wav2vec2_checkpo
 
 
 def settings_of(name, **changes):
-    return {"name": name, **load_component("techniques", name).example, **changes}
+    return {"name": name, **load_settings("techniques", name).example, **changes}
 
 
 def reason_against(name, task):
     """Why a technique does not serve a task, as it says itself; None if it does."""
-    cls = load_component("techniques", name)
-    excluded = cls.excluded.get(TASK_NAMES.get(task, "speech_recognition")) or cls.excluded.get(task)
-    if task == "ctc" and cls.needs_items:
+    settings = load_settings("techniques", name)
+    modality = task if task in ("text", "image") else "speech"
+    excluded = settings.excluded.get(modality) or settings.excluded.get(task)
+    if task == "ctc" and settings.needs_items:
         return excluded or "CTC sums over all alignments"
-    return excluded or ("has no new head" if task == "whisper" and cls.needs_head else None)
+    return excluded or ("has no new head" if task == "whisper" and settings.needs_head else None)
 
 
 def companion_of(name, task):
     """A second technique that goes with this one."""
-    cls = load_component("techniques", name)
+    claims = load_settings("techniques", name).claims
     for other in COMPANIONS:
-        rivals = load_component("techniques", other).excluded
-        if other != name and other not in cls.excluded and name not in rivals and not reason_against(other, task):
+        if other != name and not claims & load_settings("techniques", other).claims and not reason_against(other, task):
             return other
     raise AssertionError(f"nothing goes with {name}")
 
@@ -110,15 +113,15 @@ NEUTRAL = [
     (name, task)
     for name in component_names("techniques")
     for task in TASKS
-    if load_component("techniques", name).neutral is not None and not reason_against(name, task)
+    if load_settings("techniques", name).neutral is not None and not reason_against(name, task)
     # wav2vec2's first layer normalizes over time, padding included, and that is wider with a partner
-    if not (task == "ctc" and load_component("techniques", name).needs_partner)
+    if not (task == "ctc" and load_settings("techniques", name).needs_partner)
 ]
 
 
 @pytest.mark.parametrize(("name", "task"), NEUTRAL)
 def test_at_zero_strength_it_is_plain_training(name, task, recipes, tmp_path):
-    neutral = settings_of(name, **load_component("techniques", name).neutral)
+    neutral = settings_of(name, **load_settings("techniques", name).neutral)
     # SGD, because Adam's first updates have one size whatever the gradient's: rounding would show.
     options = {"optim__name": "sgd", "optim__learning_rate": 0.1, "model__config_overrides": NO_DROPOUT[task]}
     plain = finetune(recipes[task](output_dir=str(tmp_path / "plain"), **options))
@@ -131,11 +134,44 @@ def test_at_zero_strength_it_is_plain_training(name, task, recipes, tmp_path):
 
 @pytest.mark.parametrize("name", component_names("techniques"))
 def test_it_explains_itself(name):
-    cls = load_component("techniques", name)
-    assert cls.Settings.model_fields["name"].default == name
+    cls, settings = load_component("techniques", name), load_settings("techniques", name)
+    assert settings.model_fields["name"].default == name
     assert cls.paper and cls.__doc__.splitlines()[0].endswith(".")
-    assert all(field.description for key, field in cls.Settings.model_fields.items() if key != "name")
-    kinds = {"peft", "ctc", "multi_label", "regression"}
-    assert set(cls.excluded) <= {*kinds, *component_names("tasks"), *component_names("techniques")}
-    for other in set(cls.excluded) & set(component_names("techniques")):
-        assert name in load_component("techniques", other).excluded, f"{other} does not know that {name} excludes it"
+    assert all(field.description for key, field in settings.model_fields.items() if key != "name")
+    modalities = {load_settings("tasks", task).modality for task in component_names("tasks")}
+    assert set(settings.excluded) <= {"peft", "ctc", "multi_label", "regression", *modalities}
+    assert settings.claims <= set(CLAIMS)
+
+
+RIVALS = [
+    {"ema", "swa"},
+    {"lp_ft", "gradual_unfreezing"},
+    {"layer_drop", "stochastic_depth"},
+    {"mixup", "cutmix"},
+    {"focal_loss", "generalized_cross_entropy", "bootstrapping"},
+    {"class_weights", "logit_adjustment", "balanced_sampling"},
+]
+
+
+@pytest.mark.parametrize(("first", "second"), list(combinations(component_names("techniques"), 2)))
+def test_two_techniques_with_one_claim_exclude_each_other(first, second):
+    one, other = (
+        load_settings("techniques", name).model_validate(
+            {"name": name, **({"scales": {"*": 1.0}} if name == "discriminative_learning_rates" else {})}
+        )
+        for name in (first, second)
+    )
+    recipe = SimpleNamespace(
+        task=load_settings("tasks", "image_classification")(),
+        techniques=[one, other],
+        peft={},
+        train=TrainSection(),
+        data=DataSection(name="rows.csv"),
+    )
+    for settings in (one, other):
+        if any({first, second} <= group for group in RIVALS):
+            with pytest.raises(RecipeError, match=f"{first}|{second}") as raised:
+                settings.check_recipe(recipe)
+            assert CLAIMS[next(iter(one.claims & other.claims))] in str(raised.value)
+        elif "image" not in settings.excluded:
+            settings.check_recipe(recipe)

@@ -14,7 +14,8 @@ from sft_hf.engine import step
 from sft_hf.jobs.finetune import finetune
 from sft_hf.tasks.text.word_embeddings import word_tokenizer
 from sft_hf.techniques.base import LossParts, TrainBatch
-from sft_hf.techniques.regularization.mixup import Mixup, MixupSettings, _masks, mixed
+from sft_hf.techniques.regularization.mixup import Mixup, _masks, mixed
+from sft_hf.techniques.regularization.settings import MixupSettings
 
 
 def test_it_is_a_weighted_mean():

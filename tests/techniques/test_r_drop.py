@@ -14,7 +14,8 @@ from sft_hf.engine.technique_stack import cross_entropy
 from sft_hf.jobs.finetune import finetune
 from sft_hf.tasks.base import Items
 from sft_hf.techniques.base import LossParts, TrainBatch
-from sft_hf.techniques.regularization.r_drop import RDrop, RDropSettings, agreeing, divergence
+from sft_hf.techniques.regularization.r_drop import RDrop, agreeing, divergence
+from sft_hf.techniques.regularization.settings import RDropSettings
 
 LISTS = [["sport"], ["money", "food"], []]
 LABELS = ["sport"] * 5 + ["money"] * 2 + ["food"]

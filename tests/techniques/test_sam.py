@@ -15,7 +15,8 @@ from sft_hf.engine import process
 from sft_hf.engine.state import TrainState
 from sft_hf.engine.step import train_step
 from sft_hf.jobs.finetune import _Run
-from sft_hf.techniques.regularization.sam import Sam, SamSettings, perturbation
+from sft_hf.techniques.regularization.sam import Sam, perturbation
+from sft_hf.techniques.regularization.settings import SamSettings
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
@@ -137,5 +138,5 @@ def test_running_statistics_move_once(make_image_recipe, tmp_path):
 
 
 def test_scaled_gradients_are_refused(make_recipe):
-    with pytest.raises(RecipeError, match=r"sam does not go with train\.mixed_precision: fp16"):
+    with pytest.raises(RecipeError, match=r"sam cannot be combined with train\.mixed_precision: fp16"):
         make_recipe(techniques=[{"name": "sam"}], train__mixed_precision="fp16")

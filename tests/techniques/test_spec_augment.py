@@ -8,7 +8,8 @@ import pytest
 from sft_hf.core.errors import RecipeError
 from sft_hf.engine import loop
 from sft_hf.jobs.finetune import finetune
-from sft_hf.techniques.regularization.spec_augment import SpecAugment, SpecAugmentSettings, draw_masks, masked
+from sft_hf.techniques.regularization.settings import SpecAugmentSettings
+from sft_hf.techniques.regularization.spec_augment import SpecAugment, draw_masks, masked
 
 
 def test_masks_hold_the_mean_and_the_rest_stays():
@@ -74,5 +75,5 @@ def test_a_run_sees_other_masks_in_each_epoch(make_speech_recipe, monkeypatch):
 
 @pytest.mark.parametrize("make", ["make_recipe", "make_image_recipe"])
 def test_other_tasks_have_no_spectrogram(make, request):
-    with pytest.raises(RecipeError, match=r"spec_augment does not go with .*spectrogram"):
+    with pytest.raises(RecipeError, match=r"spec_augment cannot be combined with .*spectrogram"):
         request.getfixturevalue(make)(techniques=["spec_augment"])

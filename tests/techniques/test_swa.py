@@ -12,7 +12,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from sft_hf.core.errors import RecipeError
 from sft_hf.jobs.finetune import finetune
-from sft_hf.techniques.regularization.swa import Swa, SwaSettings, is_collected, update_mean
+from sft_hf.techniques.regularization.settings import SwaSettings
+from sft_hf.techniques.regularization.swa import Swa, is_collected, update_mean
 
 
 def make(num_steps=8, steps_per_epoch=2, **settings):

@@ -10,7 +10,8 @@ from transformers import BertTokenizerFast
 from sft_hf.core.errors import RecipeError
 from sft_hf.engine import loop
 from sft_hf.jobs.finetune import finetune
-from sft_hf.techniques.regularization.text_augmentation import TextAugmentation, TextAugmentationSettings, rearranged
+from sft_hf.techniques.regularization.settings import TextAugmentationSettings
+from sft_hf.techniques.regularization.text_augmentation import TextAugmentation, rearranged
 
 PIECES = "[PAD] [UNK] [CLS] [SEP] [MASK] un ##play ##able good team won , match".split()
 

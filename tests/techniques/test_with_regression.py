@@ -10,7 +10,7 @@ from tiny_data import make_rows, write_csv
 from sft_hf.cli.technique_pages import explain
 from sft_hf.core.errors import RecipeError
 from sft_hf.core.recipe.recipe import validate_recipe
-from sft_hf.core.recipe.registry import component_names, load_component
+from sft_hf.core.recipe.registry import component_names, load_settings
 from sft_hf.jobs.finetune import finetune
 
 REFUSED = {
@@ -41,7 +41,7 @@ def make(make_recipe, tmp_path):
 
 
 def settings_of(name):
-    return {"name": name, **load_component("techniques", name).example}
+    return {"name": name, **load_settings("techniques", name).example}
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
@@ -53,7 +53,7 @@ def test_what_is_about_classes_is_refused_with_the_recipe(task, name):
         "data": {"name": "d"},
         "techniques": [settings_of(name)],
     }
-    with pytest.raises(RecipeError, match=f"{name} does not go with regression: "):
+    with pytest.raises(RecipeError, match=f"{name} cannot be combined with regression: "):
         validate_recipe(recipe)
     recipe["task"]["problem_type"] = "auto"
     validate_recipe(recipe)
@@ -61,7 +61,7 @@ def test_what_is_about_classes_is_refused_with_the_recipe(task, name):
 
 
 def test_every_technique_is_known_here():
-    refused = {n for n in component_names("techniques") if load_component("techniques", n).reason_against_regression()}
+    refused = {n for n in component_names("techniques") if load_settings("techniques", n).reason_against_regression()}
     assert refused == REFUSED
 
 

@@ -23,7 +23,8 @@ from pydantic import (
 )
 
 from sft_hf.core.errors import RecipeError, did_you_mean
-from sft_hf.core.recipe.registry import component_names, load_component
+from sft_hf.core.recipe.component_settings import TaskSettings, TechniqueSettings
+from sft_hf.core.recipe.registry import component_names, load_settings
 from sft_hf.core.recipe.sections import (
     CheckpointSection,
     DataSection,
@@ -31,8 +32,6 @@ from sft_hf.core.recipe.sections import (
     ModelSection,
     OptimSection,
     Section,
-    TaskSettings,
-    TechniqueSettings,
     TrainSection,
 )
 from sft_hf.core.recipe.yaml_files import check_plain, flatten, parse_value, read_yaml, write_yaml
@@ -47,7 +46,7 @@ def _validate_task(value: Any) -> Any:
         if not isinstance(name, str):
             raise ValueError(f"task.name is missing; {did_you_mean('', component_names('tasks'))}")
         try:
-            return load_component("tasks", name).Settings.model_validate(value)
+            return load_settings("tasks", name).model_validate(value)
         except RecipeError as error:
             raise ValueError(str(error)) from None
     return value
@@ -66,20 +65,20 @@ def _validate_techniques(value: Any) -> Any:
         if not isinstance(name, str):
             raise ValueError(f"number {place + 1} has no name; {did_you_mean('', component_names('techniques'))}")
         try:
-            found.append(load_component("techniques", name).Settings.model_validate(item))
+            found.append(load_settings("techniques", name).model_validate(item))
         except RecipeError as error:
             raise ValueError(str(error)) from None
         except ValidationError as error:
             raise ValueError(_about_settings(name, error)) from None
     names = [settings.name for settings in found if isinstance(settings, TechniqueSettings)]
     if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"{twice[0]} stands there twice")
+        raise ValueError(f"{twice[0]} is listed twice")
     return found
 
 
 def _about_settings(name: str, error: ValidationError) -> str:
     """Return a line on the first wrong setting of a technique."""
-    settings = load_component("techniques", name).Settings
+    settings = load_settings("techniques", name)
     problem = error.errors()[0]
     key = ".".join(str(part)[:100] for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
@@ -153,15 +152,15 @@ class Recipe(Section):
     def _techniques_fit(self) -> Recipe:
         for settings in self.techniques:
             try:
-                load_component("techniques", settings.name).check_recipe(settings, self)
+                settings.check_recipe(self)
             except RecipeError as error:
                 raise ValueError(str(error)) from None
         return self
 
     @model_validator(mode="after")
     def _pooling_fits(self) -> Recipe:
-        if self.model.pooling != "auto" and self.task.name != "text_classification":
-            raise ValueError(f"model.pooling is for text_classification; {self.task.name} has no token vectors to pool")
+        if self.model.pooling != "auto" and self.task.modality != "text":
+            raise ValueError(f"model.pooling is for texts; {self.task.name} has no token vectors to pool")
         return self
 
     def to_yaml(self) -> str:
@@ -365,7 +364,7 @@ def _section_class(location: Sequence[str], data: dict[str, Any]) -> type[BaseMo
     for depth, part in enumerate(location):
         if not depth and part == "task":
             task = data.get("task")
-            section = load_component("tasks", task if isinstance(task, str) else task["name"]).Settings  # type: ignore[index]
+            section = load_settings("tasks", task if isinstance(task, str) else task["name"])  # type: ignore[index]
             continue
         annotation = section.model_fields[part].annotation if part in section.model_fields else None
         kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
@@ -392,7 +391,7 @@ def json_schema() -> dict[str, Any]:
     schema = Recipe.model_json_schema()
     tasks = []
     for name in component_names("tasks"):
-        task = load_component("tasks", name).Settings.model_json_schema()
+        task = load_settings("tasks", name).model_json_schema()
         schema.setdefault("$defs", {}).update(task.pop("$defs", {}))
         task["properties"]["name"] = {"const": name}
         tasks.append(task)

@@ -1,7 +1,9 @@
 """Find tasks and techniques by name: the file name is the registry.
 
-`name: mixup` in a recipe is the class `Mixup` in `sft_hf/techniques/*/mixup.py`; `name: text_classification` of a task
-is the class `TextClassification` in `sft_hf/tasks/text/task.py`.
+`name: mixup` in a recipe is the class `Mixup` in `sft_hf/techniques/*/mixup.py`, and its settings are the class
+`MixupSettings` in `settings.py` of the same folder; `name: text_classification` of a task is the class
+`TextClassification` in `sft_hf/tasks/text/task.py`, and its settings are the class `TextClassificationSettings` in
+`sft_hf/tasks/text/settings.py`. Settings are found without importing the task or technique itself, which needs torch.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ def _modules(kind: str) -> dict[str, str]:
         return {name: f"sft_hf.tasks.{folder}.task" for name, folder in TASK_FOLDERS.items()}
     package = Path(__file__).parents[2]
     files = sorted((package / kind).glob("*/*.py"), key=lambda path: path.stem)
-    names = {path.stem: path for path in files if not path.stem.startswith("_")}
+    names = {path.stem: path for path in files if not path.stem.startswith("_") and path.stem != "settings"}
     return {
         name: ".".join(("sft_hf", *path.relative_to(package).with_suffix("").parts)) for name, path in names.items()
     }
@@ -54,9 +56,23 @@ def importing() -> Iterator[None]:
 
 def load_component(kind: str, name: str) -> Any:
     """Return the class behind a name. Raises RecipeError with the valid names if there is none."""
+    module = _module_of(kind, name)
+    with importing():
+        return getattr(importlib.import_module(module), _class_name(name))
+
+
+def load_settings(kind: str, name: str) -> Any:
+    """Return the settings class behind a name, without importing torch. Raises RecipeError as `load_component`."""
+    folder = _module_of(kind, name).rpartition(".")[0]
+    return getattr(importlib.import_module(f"{folder}.settings"), f"{_class_name(name)}Settings")
+
+
+def _module_of(kind: str, name: str) -> str:
     known = component_names(kind)
     if name not in known:
         raise RecipeError(f"no {kind[:-1]} is called {name!r}; {did_you_mean(name, known)}")
-    with importing():
-        module = importlib.import_module(_modules(kind)[name])
-    return getattr(module, "".join(part.capitalize() for part in name.split("_")))
+    return _modules(kind)[name]
+
+
+def _class_name(name: str) -> str:
+    return "".join(part.capitalize() for part in name.split("_"))

@@ -35,18 +35,6 @@ class Section(BaseModel):
             raise RecipeError(f"{name}: {message[:1].lower()}{message[1:]}, not {value!r:.80}") from None
 
 
-class TaskSettings(Section):
-    """What every task's settings start with."""
-
-    name: str = Field(description="The application scenario: a file of sft_hf/tasks/.")
-
-
-class TechniqueSettings(Section):
-    """What every technique's settings start with."""
-
-    name: str = Field(description="The technique: a file of sft_hf/techniques/; `sft-hf techniques` lists them.")
-
-
 class ModelSection(Section):
     """The pretrained checkpoint."""
 

@@ -10,17 +10,16 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
 from sft_hf.core.console import progress
 from sft_hf.core.errors import CheckpointError, DataError, RecipeError, UserError
-from sft_hf.core.recipe.recipe import ModelSection, TaskSettings
+from sft_hf.core.recipe.sections import ModelSection
 from sft_hf.data.columns import Column
 from sft_hf.data.examples import Examples
 from sft_hf.data.loading.image_folders import find_images
@@ -33,7 +32,8 @@ from sft_hf.models.trained_heads import settle_head
 from sft_hf.tasks.base import Batch, Shown, Task
 from sft_hf.tasks.classification import ClassifierTask
 from sft_hf.tasks.image.brightness import UNKNOWN, Brightness, Depth
-from sft_hf.tasks.regression import REGRESSION, RegressionTask
+from sft_hf.tasks.image.settings import ImageClassificationSettings
+from sft_hf.tasks.regression import RegressionTask
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -50,31 +50,6 @@ log = logging.getLogger("sft_hf")
 STREAM_LOOK = 256  # rows of a stream that tell the scale of its pictures of more than 8 bits
 
 SHOWN_PIXELS = 240  # the longer side of a picture on a page
-
-
-class ImageClassificationSettings(TaskSettings):
-    """Settings of the task."""
-
-    name: Literal["image_classification"] = "image_classification"
-    augmentation: Literal["none", "trivial", "rand", "evaluation"] = Field(
-        "none",
-        description="Of training images, besides cropping and flipping: none, TrivialAugment or RandAugment. "
-        "evaluation: no crop or flip either; training sees them as evaluation does.",
-    )
-    min_crop_area: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.35, description="The smallest part of a training image's area that a random crop keeps."
-    )
-    horizontal_flip: bool = Field(True, description="Mirror half of the training images; not where left is not right.")
-    crop_pct: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None,
-        description="How much of an image's shorter side evaluation keeps, in the middle; 1: all. For processors that "
-        "have it (timm, ConvNeXt); default: the checkpoint's.",
-    )
-    problem_type: Literal["auto", "single_label_classification", "multi_label_classification", "regression"] = Field(
-        "auto",
-        description="auto: multi-label if the label column holds lists, else one label per row. regression: the label "
-        "column holds numbers to predict, or lists of as many numbers in each row.",
-    )
 
 
 class ImageRows(Sequence[dict[str, Any]]):
@@ -106,7 +81,6 @@ class ImageRows(Sequence[dict[str, Any]]):
 class ImageClassification(ClassifierTask[ImageClassificationSettings]):
     """One image to one label or several."""
 
-    Settings = ImageClassificationSettings
     pipeline_tag = "image-classification"
     views: ImageViews
 
@@ -125,7 +99,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
     @classmethod
     def serving(cls, recipe: Recipe) -> type[Task[Any]]:
         """See `Task.serving`."""
-        return ImageRegression if recipe.task.problem_type == REGRESSION else cls  # type: ignore[attr-defined]
+        return ImageRegression if recipe.task.is_regression else cls
 
     def columns(self) -> dict[str, str]:
         """See `Task.columns`."""

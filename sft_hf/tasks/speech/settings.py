@@ -7,11 +7,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from sft_hf.core.recipe.sections import Fraction, TaskSettings
+from sft_hf.core.recipe.component_settings import TaskSettings
+from sft_hf.core.recipe.sections import Fraction
 
 
 class SpeechRecognitionSettings(TaskSettings):
     """Settings of the task."""
+
+    modality = "speech"
 
     name: Literal["speech_recognition"] = "speech_recognition"
     language: str | None = Field(

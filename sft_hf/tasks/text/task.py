@@ -10,11 +10,10 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveInt
 from torch import nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -25,7 +24,7 @@ from transformers import (
 )
 
 from sft_hf.core.errors import CheckpointError, RecipeError
-from sft_hf.core.recipe.recipe import ModelSection, TaskSettings
+from sft_hf.core.recipe.sections import ModelSection
 from sft_hf.data.examples import Examples
 from sft_hf.data.loading.text_rows import check_texts
 from sft_hf.data.new_inputs.inputs import Input, chunked
@@ -46,12 +45,12 @@ from sft_hf.models.token_limits import (
 from sft_hf.models.trained_heads import settle_head
 from sft_hf.tasks.base import Batch, Shown, Task, vocabulary_digest
 from sft_hf.tasks.classification import ClassifierTask
-from sft_hf.tasks.regression import REGRESSION, RegressionTask
+from sft_hf.tasks.regression import RegressionTask
 from sft_hf.tasks.text.embedding_files import EmbeddingSource, find_embeddings
+from sft_hf.tasks.text.settings import TextClassificationSettings, WordEmbeddingSettings
 from sft_hf.tasks.text.tokens import TOKENIZE_CHUNK, forget_last_call, open_token_cache, tokenize
 from sft_hf.tasks.text.word_embeddings import (
     StartingPoint,
-    WordEmbeddingSettings,
     build_classifier,
     read_starting_point,
 )
@@ -69,27 +68,9 @@ PAD_TO_MULTIPLE_OF = 8
 PREDICT_ROWS, PREDICT_CHARACTERS = 8 * TOKENIZE_CHUNK, 2**24  # of the texts that are answered together, or so
 
 
-class TextClassificationSettings(TaskSettings):
-    """Settings of the task."""
-
-    name: Literal["text_classification"] = "text_classification"
-    max_length: PositiveInt | None = Field(
-        256, description="Tokens per row; longer rows are cut, and counted. null: the most the model takes."
-    )
-    problem_type: Literal["auto", "single_label_classification", "multi_label_classification", "regression"] = Field(
-        "auto",
-        description="auto: multi-label if the label column holds lists, else one label per row. regression: the label "
-        "column holds numbers to predict, or lists of as many numbers in each row.",
-    )
-    embeddings: WordEmbeddingSettings | None = Field(
-        None, description="Only where model.name is a file or folder of word vectors: the model on top of them."
-    )
-
-
 class TextClassification(ClassifierTask[TextClassificationSettings]):
     """One text, or a pair, to one label or several."""
 
-    Settings = TextClassificationSettings
     pipeline_tag = "text-classification"
     predict_precision = "auto"
     peft_task_type = "SEQ_CLS"
@@ -103,7 +84,7 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
     @classmethod
     def serving(cls, recipe: Recipe) -> type[Task[Any]]:
         """See `Task.serving`."""
-        return TextRegression if recipe.task.problem_type == REGRESSION else cls  # type: ignore[attr-defined]
+        return TextRegression if recipe.task.is_regression else cls
 
     def columns(self) -> dict[str, str]:
         """See `Task.columns`."""

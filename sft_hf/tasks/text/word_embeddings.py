@@ -14,11 +14,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveInt
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.normalizers import Lowercase
@@ -38,35 +37,12 @@ from transformers import (
 from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from sft_hf.core.recipe.sections import Fraction, Section
 from sft_hf.tasks.text.embedding_files import EmbeddingSource, read_model2vec, read_vectors
+from sft_hf.tasks.text.settings import Encoder, Pooling, WordEmbeddingSettings
 
 log = logging.getLogger("sft_hf")
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
-Pooling = Literal["mean", "max", "attention", "mean_max"]
-Encoder = Literal["none", "cnn", "bilstm"]
-
-
-class WordEmbeddingSettings(Section):
-    """The model on top of word vectors, and the words it knows."""
-
-    pooling: Pooling = Field(
-        "attention",
-        description="From the words' vectors to the text's; attention: a mean with learned weights; mean_max: both.",
-    )
-    encoder: Encoder = Field("none", description="What lets a word's vector depend on its neighbours.")
-    hidden_size: PositiveInt = Field(100, description="Filters per kernel size (cnn), units per direction (bilstm).")
-    kernel_sizes: Annotated[list[PositiveInt], Field(min_length=1)] = Field(
-        [3, 4, 5], description="Words that a filter of the cnn sees, one width after the other."
-    )
-    dropout: Fraction = Field(0.5, description="On the word vectors and on the text's vector.")
-    freeze: bool = Field(False, description="Keep the word vectors as they are; train only what is on top of them.")
-    lowercase: bool = Field(True, description="Words that differ only in case are one word.")
-    min_count: PositiveInt = Field(2, description="Know the words that occur so often in the training rows.")
-    most_frequent: int = Field(
-        20_000, ge=0, description="Know so many words from the start of the file too, for texts to come."
-    )
 
 
 class WordEmbeddingsConfig(PretrainedConfig):

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 from scipy.stats import beta
 from torch import Tensor
 
-from sft_hf.core.recipe.sections import TechniqueSettings
 from sft_hf.data.examples import Examples
 from sft_hf.tasks.base import Task
 from sft_hf.tasks.scoring.confidence import NEVER, selective_metrics
 from sft_hf.techniques.base import Technique
+from sft_hf.techniques.confidence.settings import AbstentionSettings
 
 log = logging.getLogger("sft_hf")
 
@@ -62,23 +61,6 @@ def choose_abstention(
     return 0.0 if allowed[-1] == len(ordered) - 1 else float(ordered[allowed[-1]])
 
 
-class AbstentionSettings(TechniqueSettings):
-    """Settings of the technique."""
-
-    name: Literal["abstention"] = "abstention"
-    error_rate: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.05, description="How many of the answers given may be wrong, e.g. 0.05: one in twenty."
-    )
-    bound: Literal["clopper_pearson", "plain"] = Field(
-        "clopper_pearson",
-        description="Hold the upper bound of the error rate on validation to that, or (plain) the rate itself, which "
-        "is too hopeful where validation is small.",
-    )
-    confidence_level: Annotated[float, Field(gt=0.5, lt=1)] = Field(
-        0.95, description="Of the upper bound: how sure the error rate is to stay below it."
-    )
-
-
 class Abstention(Technique[AbstentionSettings]):
     """Say where not to rely on the model, so that the rest has a wanted error rate.
 
@@ -88,12 +70,8 @@ class Abstention(Technique[AbstentionSettings]):
     most probable label; a transcript is wrong with its first error. It goes well with temperature_scaling.
     """
 
-    Settings = AbstentionSettings
     paper = "Y. Geifman and R. El-Yaniv, Selective Classification for Deep Neural Networks, 2017, section 3"
     order = 70
-    excluded = {"regression": "a number has no confidence to abstain by"}
-    neutral = {}
-    needs_validation = True
     keeps_prefix = True
 
     def after_training(self, task: Task[Any], outputs: dict[str, Tensor], examples: Examples) -> dict[str, Any]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sft_hf.core.recipe.sections import TechniqueSettings
 from sft_hf.data.examples import Examples
 from sft_hf.tasks.base import Task
 from sft_hf.tasks.scoring.confidence import calibration_metrics
 from sft_hf.techniques.base import Technique
+from sft_hf.techniques.confidence.settings import TemperatureScalingSettings
 
 log = logging.getLogger("sft_hf")
 
@@ -58,12 +58,6 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> float:
     return math.exp(-(low + high) / 2)
 
 
-class TemperatureScalingSettings(TechniqueSettings):
-    """Settings of the technique."""
-
-    name: Literal["temperature_scaling"] = "temperature_scaling"
-
-
 class TemperatureScaling(Technique[TemperatureScalingSettings]):
     """Make the confidence of the finished model mean what it says; no answer changes.
 
@@ -73,12 +67,8 @@ class TemperatureScaling(Technique[TemperatureScalingSettings]):
     stays that of the model itself.
     """
 
-    Settings = TemperatureScalingSettings
     paper = "C. Guo et al., On Calibration of Modern Neural Networks, 2017, section 4.2"
     order = 60
-    excluded = {"regression": "a number has no confidence to be scaled"}
-    neutral = {}
-    needs_validation = True
     keeps_prefix = True
 
     def after_training(self, task: Task[Any], outputs: dict[str, Tensor], examples: Examples) -> dict[str, Any]:

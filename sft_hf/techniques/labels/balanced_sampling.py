@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
-from sft_hf.core.recipe.sections import TechniqueSettings
 from sft_hf.data.examples import Examples
 from sft_hf.techniques.base import Technique
+from sft_hf.techniques.labels.settings import BalancedSamplingSettings
 
 
 def rarest_labels(references: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -53,15 +52,6 @@ def sampled(rarest: np.ndarray, counts: np.ndarray, strength: float, generator: 
     return np.sort(order[np.minimum(places, len(rarest) - 1)])
 
 
-class BalancedSamplingSettings(TechniqueSettings):
-    """Settings of the technique."""
-
-    name: Literal["balanced_sampling"] = "balanced_sampling"
-    strength: Annotated[float, Field(ge=0, le=1)] = Field(
-        1.0, description="From 0, labels as frequent as they are, to 1, all equally; 0.5 is square-root sampling."
-    )
-
-
 class BalancedSampling(Technique[BalancedSamplingSettings]):
     """Draw the rows of an epoch so that rare labels come as often as frequent ones.
 
@@ -71,19 +61,10 @@ class BalancedSampling(Technique[BalancedSamplingSettings]):
     Multi-label, a row is as rare as its rarest label. It costs no time.
     """
 
-    Settings = BalancedSamplingSettings
     paper = (
         "B. Kang et al., Decoupling Representation and Classifier for Long-Tailed Recognition, 2020, equation 1; "
         "multi-label A. Gupta et al., LVIS, 2019 (repeat factor sampling)"
     )
-    excluded = {
-        "regression": "a number is no label whose rows could be counted",
-        "speech_recognition": "a transcript has no label whose rows could be counted",
-        "class_weights": "each of the two makes up for rare labels, and both would do it twice",
-        "logit_adjustment": "each of the two makes up for rare labels, and both would do it twice",
-    }
-    neutral = {"strength": 0.0}
-    needs_label_counts = True
     keeps_prefix = True
 
     def sample_rows(self, examples: Examples, generator: np.random.Generator) -> np.ndarray:

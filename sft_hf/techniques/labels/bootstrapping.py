@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from sft_hf.core.recipe.sections import TechniqueSettings
 from sft_hf.techniques.base import Criterion, Technique
+from sft_hf.techniques.labels.settings import BootstrappingSettings
 
 
 def soft(losses: Tensor, beta: float) -> Tensor:
@@ -35,19 +32,6 @@ def hard(losses: Tensor, beta: float) -> Tensor:
     return beta * losses + (1 - beta) * losses.amin(dim=1, keepdim=True)
 
 
-class BootstrappingSettings(TechniqueSettings):
-    """Settings of the technique."""
-
-    name: Literal["bootstrapping"] = "bootstrapping"
-    mode: Literal["hard", "soft"] = Field(
-        "hard", description="What the model believes: hard, its likeliest class; soft, its probabilities."
-    )
-    beta: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.8,
-        description="How much the label counts; the paper has 0.8 with hard and 0.95 with soft, 1 is plain training.",
-    )
-
-
 class Bootstrapping(Technique[BootstrappingSettings]):
     """Let what the model itself believes be a part of every label.
 
@@ -55,18 +39,11 @@ class Bootstrapping(Technique[BootstrappingSettings]):
     What a model believes before it has learned anything is worth nothing: it wants a good checkpoint. It costs no time.
     """
 
-    Settings = BootstrappingSettings
     paper = (
         "S. Reed et al., Training Deep Neural Networks on Noisy Labels with Bootstrapping, 2015, soft and hard "
         "bootstrapping"
     )
     order = 10
-    excluded = {
-        "focal_loss": "each of the two is a loss of its own in place of cross-entropy",
-        "generalized_cross_entropy": "each of the two is a loss of its own in place of cross-entropy",
-    }
-    neutral = {"beta": 1.0}
-    needs_items = True
     keeps_prefix = True
 
     def wrap_criterion(self, criterion: Criterion) -> Criterion:

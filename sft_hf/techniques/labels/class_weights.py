@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
-
 import numpy as np
 import torch
-from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from sft_hf.core.errors import RecipeError, did_you_mean
-from sft_hf.core.recipe.sections import TechniqueSettings
 from sft_hf.techniques.base import Context, Criterion, Technique
+from sft_hf.techniques.labels.settings import ClassWeightsSettings
 
 
 def inverse_frequency(counts: np.ndarray) -> np.ndarray:
@@ -50,32 +47,6 @@ def weighted(losses: Tensor, weights: Tensor) -> Tensor:
     return weights * losses
 
 
-def _named(value: Any) -> Any:
-    """Labels that YAML reads as numbers or truth values, as the text that they are in the data."""
-    if not isinstance(value, dict):
-        return value
-    return {str(key).lower() if isinstance(key, bool) else str(key): weight for key, weight in value.items()}
-
-
-class ClassWeightsSettings(TechniqueSettings):
-    """Settings of the technique."""
-
-    name: Literal["class_weights"] = "class_weights"
-    method: Literal["inverse_frequency", "effective_number"] = Field(
-        "inverse_frequency",
-        description="inverse_frequency: every label counts the same in sum; effective_number: less unequal weights.",
-    )
-    beta: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.999,
-        description="Of effective_number: 0 is equal weights, near 1 inverse_frequency; 0.9 to 0.9999 in the paper.",
-    )
-    weights: Annotated[
-        dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None, BeforeValidator(_named)
-    ] = Field(
-        None, description="Your own instead, {label: weight}; a label left out has 1, and only their ratios matter."
-    )
-
-
 class ClassWeights(Technique[ClassWeightsSettings]):
     """Let the rows of rare labels count more.
 
@@ -84,18 +55,8 @@ class ClassWeights(Technique[ClassWeightsSettings]):
     data. It costs no time.
     """
 
-    Settings = ClassWeightsSettings
     paper = "Y. Cui et al., Class-Balanced Loss Based on Effective Number of Samples, 2019, proposition 1 and section 4"
     order = 30
-    excluded = {
-        "speech_recognition": "a transcript has no label whose rows could be counted",
-        "multi_label": "every label is a question of its own, answered yes or no; focal_loss and balanced_sampling do",
-        "logit_adjustment": "each of the two makes up for rare labels, and both would do it twice",
-        "balanced_sampling": "each of the two makes up for rare labels, and both would do it twice",
-    }
-    neutral = {"method": "effective_number", "beta": 0.0}
-    needs_items = True
-    needs_label_counts = True
     keeps_prefix = True
 
     def __init__(self, settings: ClassWeightsSettings, context: Context) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from sft_hf.core.recipe.sections import TechniqueSettings
 from sft_hf.techniques.base import Criterion, Technique
+from sft_hf.techniques.labels.settings import FocalLossSettings
 
 SMALLEST = 1e-8  # of 1 - p, which is 0 or more than that in float32: the power's slope at 0 may be infinite
 
@@ -27,15 +24,6 @@ def focal(losses: Tensor, gamma: float) -> Tensor:
     return missing.clamp_min(SMALLEST) ** gamma * losses
 
 
-class FocalLossSettings(TechniqueSettings):
-    """Settings of the technique."""
-
-    name: Literal["focal_loss"] = "focal_loss"
-    gamma: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        2.0, description="How little items count that are answered right; 0 is cross-entropy."
-    )
-
-
 class FocalLoss(Technique[FocalLossSettings]):
     """Let hard items count more than those that are answered right already.
 
@@ -44,15 +32,8 @@ class FocalLoss(Technique[FocalLossSettings]):
     probabilities become less sure: look at the calibration error. It costs no time.
     """
 
-    Settings = FocalLossSettings
     paper = "T.-Y. Lin et al., Focal Loss for Dense Object Detection, 2017, equation 4"
     order = 10
-    excluded = {
-        "generalized_cross_entropy": "each of the two is a loss of its own in place of cross-entropy",
-        "bootstrapping": "each of the two is a loss of its own in place of cross-entropy",
-    }
-    neutral = {"gamma": 0.0}
-    needs_items = True
     keeps_prefix = True
 
     def wrap_criterion(self, criterion: Criterion) -> Criterion:

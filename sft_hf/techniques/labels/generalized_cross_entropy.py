@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from sft_hf.core.recipe.sections import TechniqueSettings
 from sft_hf.techniques.base import Criterion, Technique
+from sft_hf.techniques.labels.settings import GeneralizedCrossEntropySettings
 
 
 def generalized(losses: Tensor, q: float) -> Tensor:
@@ -25,15 +22,6 @@ def generalized(losses: Tensor, q: float) -> Tensor:
     return losses if q == 0 else -torch.expm1(-q * losses) / q
 
 
-class GeneralizedCrossEntropySettings(TechniqueSettings):
-    """Settings of the technique."""
-
-    name: Literal["generalized_cross_entropy"] = "generalized_cross_entropy"
-    q: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.7, description="From 0, cross-entropy, to 1, the mean absolute error: little hurt by wrong labels, and slow."
-    )
-
-
 class GeneralizedCrossEntropy(Technique[GeneralizedCrossEntropySettings]):
     """Bound the loss of an item, so that rows with wrong labels are not learned by heart.
 
@@ -42,18 +30,11 @@ class GeneralizedCrossEntropy(Technique[GeneralizedCrossEntropySettings]):
     begins at random starts slowly; a smaller q helps. It costs no time.
     """
 
-    Settings = GeneralizedCrossEntropySettings
     paper = (
         "Z. Zhang and M. R. Sabuncu, Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy "
         "Labels, 2018, equation 6"
     )
     order = 10
-    excluded = {
-        "focal_loss": "each of the two is a loss of its own in place of cross-entropy",
-        "bootstrapping": "each of the two is a loss of its own in place of cross-entropy",
-    }
-    neutral = {"q": 0.0}
-    needs_items = True
     keeps_prefix = True
 
     def wrap_criterion(self, criterion: Criterion) -> Criterion:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from sft_hf.core.recipe.sections import TechniqueSettings
 from sft_hf.techniques.base import Context, Criterion, Technique
+from sft_hf.techniques.labels.settings import LogitAdjustmentSettings
 
 
 def log_prior(counts: Sequence[int]) -> Tensor:
@@ -36,15 +34,6 @@ def adjusted(logits: Tensor, prior: Tensor, tau: float) -> Tensor:
     return logits + tau * prior
 
 
-class LogitAdjustmentSettings(TechniqueSettings):
-    """Settings of the technique."""
-
-    name: Literal["logit_adjustment"] = "logit_adjustment"
-    tau: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        1.0, description="Strength: 1 aims at the mean accuracy over labels, 0 is plain training."
-    )
-
-
 class LogitAdjustment(Technique[LogitAdjustmentSettings]):
     """Ask for wider margins of rare labels, so that answers do not lean towards frequent ones.
 
@@ -53,18 +42,8 @@ class LogitAdjustment(Technique[LogitAdjustmentSettings]):
     loss, which knows nothing of it, rises. It costs no time.
     """
 
-    Settings = LogitAdjustmentSettings
     paper = "A. K. Menon et al., Long-tail Learning via Logit Adjustment, 2021, equation 10"
     order = 80  # outside of whatever is made of probabilities: they are those of the adjusted logits
-    excluded = {
-        "speech_recognition": "a transcript has no label whose rows could be counted",
-        "multi_label": "every label is a question of its own, answered yes or no; focal_loss and balanced_sampling do",
-        "class_weights": "each of the two makes up for rare labels, and both would do it twice",
-        "balanced_sampling": "each of the two makes up for rare labels, and both would do it twice",
-    }
-    neutral = {"tau": 0.0}
-    needs_items = True
-    needs_label_counts = True
     keeps_prefix = True
 
     def __init__(self, settings: LogitAdjustmentSettings, context: Context) -> None:

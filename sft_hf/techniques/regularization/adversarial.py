@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from sft_hf.core.errors import RecipeError
-from sft_hf.core.recipe.recipe import Recipe
-from sft_hf.core.recipe.sections import TechniqueSettings
 from sft_hf.techniques.base import Loss, LossParts, Technique, TrainBatch
+from sft_hf.techniques.regularization.settings import AdversarialSettings
 
 TINY = 1e-12
 
@@ -37,18 +33,6 @@ def perturbation(gradients: Tensor, epsilon: float) -> Tensor:
     return (gradients * scale).to(gradients.dtype)
 
 
-class AdversarialSettings(TechniqueSettings):
-    """Settings of the technique."""
-
-    name: Literal["adversarial"] = "adversarial"
-    epsilon: Annotated[float, Field(gt=0)] = Field(
-        1.0, description="How far a row's inputs are moved, in their L2 norm as the model sees them."
-    )
-    weight: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.5, description="Part of the loss that is the one of the moved inputs; the rest is that of the plain ones."
-    )
-
-
 class Adversarial(Technique[AdversarialSettings]):
     """Train on inputs moved to where the loss is highest nearby, besides the plain ones.
 
@@ -56,28 +40,11 @@ class Adversarial(Technique[AdversarialSettings]):
     costs two forward and three backward passes.
     """
 
-    Settings = AdversarialSettings
     paper = (
         "T. Miyato, A. M. Dai and I. Goodfellow, Adversarial Training Methods for Semi-Supervised Text Classification, "
         "2017, section 3, equation 5"
     )
     order = 80
-    neutral = {"weight": 0.0}
-    needs_continuous = True
-
-    @classmethod
-    def check(cls, settings: AdversarialSettings, recipe: Recipe) -> None:
-        """See `Technique.check`."""
-        if recipe.train.mixed_precision == "fp16":
-            raise RecipeError(
-                "techniques: adversarial does not go with train.mixed_precision: fp16, in which gradients of inputs "
-                "vanish; use bf16 or no"
-            )
-        if recipe.train.torch_compile == "on":
-            raise RecipeError(
-                "techniques: adversarial does not go with train.torch_compile: on, which drops what the second "
-                "backward pass needs; use auto"
-            )
 
     def wrap_loss(self, loss: Loss, parts: LossParts) -> Loss:
         """Return (1 - w) L(x) + w L(x + r), where r is a constant for the optimizer."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from sft_hf.core.recipe.sections import TechniqueSettings
 from sft_hf.techniques.base import Loss, LossParts, Technique, TrainBatch
+from sft_hf.techniques.regularization.settings import CutmixSettings
 
 SALT = 2
 
@@ -63,16 +62,6 @@ def pasted(first: Tensor, second: Tensor, boxes: list[Box]) -> tuple[Tensor, Ten
     return torch.where(inside, second, first), own
 
 
-class CutmixSettings(TechniqueSettings):
-    """Settings of the technique."""
-
-    name: Literal["cutmix"] = "cutmix"
-    alpha: Annotated[float, Field(gt=0)] = Field(
-        1.0, description="The area that is kept is drawn from Beta(alpha, alpha); 1: all sizes are as likely."
-    )
-    probability: Annotated[float, Field(ge=0, le=1)] = Field(1.0, description="Part of the rows that get a box.")
-
-
 class Cutmix(Technique[CutmixSettings]):
     """Paste a box of another picture into each; the label is shared by area.
 
@@ -80,19 +69,11 @@ class Cutmix(Technique[CutmixSettings]):
     wants more epochs than plain training, as every stronger augmentation does.
     """
 
-    Settings = CutmixSettings
     paper = (
         "S. Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features, 2019, "
         "equations 1 and 2"
     )
     order = 90
-    excluded = {
-        "text_classification": "a text has no area to cut a box out of; mixup mixes the vectors of tokens",
-        "speech_recognition": "no part of a transcript belongs to a box of a spectrogram; mixup mixes spectrograms",
-        "mixup": "each mixes every row with another one already; use one of them",
-    }
-    neutral = {"probability": 0.0}
-    needs_partner = True
 
     def wrap_loss(self, loss: Loss, parts: LossParts) -> Loss:
         """Paste into the pictures, and share the labels."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple
+from typing import NamedTuple
 
-from pydantic import Field
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from sft_hf.core.errors import RecipeError
-from sft_hf.core.recipe.sections import TechniqueSettings
 from sft_hf.techniques.base import Technique
+from sft_hf.techniques.regularization.settings import DropoutSettings
 
 
 class Place(NamedTuple):
@@ -48,18 +47,6 @@ def _is_of_attention(kind: str, name: str) -> bool:
     return "Attention" in kind and "Output" not in kind and name in ("dropout", "pos_dropout", "dropout_p")
 
 
-class DropoutSettings(TechniqueSettings):
-    """Settings of the technique."""
-
-    name: Literal["dropout"] = "dropout"
-    probability: Annotated[float, Field(ge=0, lt=1)] | None = Field(
-        0.1, description="With which a number of the hidden states becomes 0; null: as the checkpoint has it."
-    )
-    attention_probability: Annotated[float, Field(ge=0, lt=1)] | None = Field(
-        None, description="The same for the weights of attention; null: the same as `probability`."
-    )
-
-
 class Dropout(Technique[DropoutSettings]):
     """Set every dropout probability of the model for training, whatever it is called.
 
@@ -68,10 +55,8 @@ class Dropout(Technique[DropoutSettings]):
     where the checkpoint says 0, as some of timm's do, are not put back: model.config_overrides can do that.
     """
 
-    Settings = DropoutSettings
     paper = "N. Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from Overfitting, 2014, section 4"
     order = 10
-    neutral = {"probability": None, "attention_probability": None}
     keeps_prefix = True
 
     def prepare_model(self, model: nn.Module) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
 
-from pydantic import Field
 from torch import Tensor, nn
 
-from sft_hf.core.recipe.sections import TechniqueSettings
 from sft_hf.models.freezing import trained_tensors
 from sft_hf.techniques._averaging import move_towards
 from sft_hf.techniques.base import Technique
+from sft_hf.techniques.regularization.settings import EmaSettings
 
 
 def decay_at(step: int, decay: float) -> float:
@@ -32,22 +30,10 @@ def update(average: dict[str, Tensor], weights: Mapping[str, Tensor], decay: flo
     move_towards(average, weights, 1 - decay)
 
 
-class EmaSettings(TechniqueSettings):
-    """Settings of the technique."""
-
-    name: Literal["ema"] = "ema"
-    decay: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.999, description="Part of the average that stays in a step; 0.999 looks back about 1,000 steps."
-    )
-
-
 class Ema(Technique[EmaSettings]):
     """Evaluate and save a moving average of the weights instead of the last ones."""
 
-    Settings = EmaSettings
     paper = "A. Tarvainen and H. Valpola, Mean teachers are better role models, 2017, update of the teacher's weights"
-    excluded = {"swa": "both decide which average of the weights is evaluated and saved; take one of the two"}
-    neutral = {"decay": 0.0}
     keeps_prefix = True
 
     def prepare_model(self, model: nn.Module) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-from pydantic import Field
 from torch import Tensor
 
-from sft_hf.core.recipe.sections import TechniqueSettings
 from sft_hf.techniques.base import Criterion, Technique
+from sft_hf.techniques.regularization.settings import LabelSmoothingSettings
 
 
 def smoothed(losses: Tensor, smoothing: float) -> Tensor:
@@ -23,23 +20,11 @@ def smoothed(losses: Tensor, smoothing: float) -> Tensor:
     return (1 - smoothing) * losses + smoothing * losses.mean(dim=1, keepdim=True)
 
 
-class LabelSmoothingSettings(TechniqueSettings):
-    """Settings of the technique."""
-
-    name: Literal["label_smoothing"] = "label_smoothing"
-    smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.1, description="How much of an item's label is spread over all classes."
-    )
-
-
 class LabelSmoothing(Technique[LabelSmoothingSettings]):
     """Spread a part of every label over all classes: less sure of itself, and less hurt by wrong labels."""
 
-    Settings = LabelSmoothingSettings
     paper = "C. Szegedy et al., Rethinking the Inception Architecture for Computer Vision, 2016, section 7"
     order = 40
-    neutral = {"smoothing": 0.0}
-    needs_items = True
     keeps_prefix = True
 
     def wrap_criterion(self, criterion: Criterion) -> Criterion:

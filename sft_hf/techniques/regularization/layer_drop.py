@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from sft_hf.core.errors import RecipeError
-from sft_hf.core.recipe.recipe import Recipe
-from sft_hf.core.recipe.sections import TechniqueSettings
 from sft_hf.models.blocks import block_stacks
 from sft_hf.techniques.base import Technique
+from sft_hf.techniques.regularization.settings import LayerDropSettings
 
 SALT = 7  # tells these draws from other techniques'
 
@@ -28,15 +26,6 @@ def dropped_layers(layers: int, probability: float, seed: int, step: int) -> np.
     return np.random.default_rng([SALT, seed, step]).random(layers) < probability
 
 
-class LayerDropSettings(TechniqueSettings):
-    """Settings of the technique."""
-
-    name: Literal["layer_drop"] = "layer_drop"
-    probability: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.1, description="With which a layer is left out of a step; 0.2 or more if layers are to be pruned later."
-    )
-
-
 class LayerDrop(Technique[LayerDropSettings]):
     """Leave whole layers out of a step at random, so that the model can do with fewer.
 
@@ -45,24 +34,12 @@ class LayerDrop(Technique[LayerDropSettings]):
     and that are trained, are left out.
     """
 
-    Settings = LayerDropSettings
     paper = (
         "A. Fan, E. Grave and A. Joulin, Reducing Transformer Depth on Demand with Structured Dropout, 2020, "
         "section 3.2"
     )
     order = 5  # before techniques that change gradients
-    excluded = {"stochastic_depth": "both skip layers at random; take one of the two"}
-    example = {"probability": 0.5}
-    neutral = {"probability": 0.0}
     keeps_prefix = True
-
-    @classmethod
-    def check(cls, settings: LayerDropSettings, recipe: Recipe) -> None:
-        """See `Technique.check`."""
-        if recipe.train.torch_compile == "on":
-            raise RecipeError(
-                "techniques: layer_drop does not go with train.torch_compile, which would compile each choice of layers"
-            )
 
     def prepare_model(self, model: nn.Module) -> None:
         """Put a switch on every layer that is trained. Raises RecipeError for a model without repeated layers."""

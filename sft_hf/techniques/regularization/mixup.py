@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from sft_hf.core.recipe.sections import TechniqueSettings
 from sft_hf.tasks.base import Batch
 from sft_hf.techniques.base import Loss, LossParts, Technique, TrainBatch
+from sft_hf.techniques.regularization.settings import MixupSettings
 
 SALT = 1
 
@@ -29,29 +26,14 @@ def mixed(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
     return w * first + (1 - w) * second
 
 
-class MixupSettings(TechniqueSettings):
-    """Settings of the technique."""
-
-    name: Literal["mixup"] = "mixup"
-    alpha: Annotated[float, Field(gt=0)] = Field(
-        0.2, description="The weights are drawn from Beta(alpha, alpha): small ones mix little, 1 mixes evenly."
-    )
-    probability: Annotated[float, Field(ge=0, le=1)] = Field(1.0, description="Part of the rows that are mixed.")
-
-
 class Mixup(Technique[MixupSettings]):
     """Train on mixtures of two rows and of their targets."""
 
-    Settings = MixupSettings
     paper = (
         "H. Zhang et al., mixup, 2018, section 2; of token vectors H. Guo et al., Augmenting Data with Mixup for "
         "Sentence Classification, 2019 (wordMixup); of spectrograms L. Meng et al., MixSpeech, 2021, the mixed loss"
     )
     order = 90
-    excluded = {"cutmix": "each mixes every row with another one already; use one of them"}
-    neutral = {"probability": 0.0}
-    needs_continuous = True
-    needs_partner = True
 
     def wrap_loss(self, loss: Loss, parts: LossParts) -> Loss:
         """Mix inputs, and the labels with them; or, for transcripts, the losses of both."""

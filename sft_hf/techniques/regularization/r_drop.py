@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from sft_hf.core.recipe.sections import TechniqueSettings
 from sft_hf.techniques.base import Criterion, Loss, LossParts, Technique, TrainBatch
+from sft_hf.techniques.regularization.settings import RDropSettings
 
 
 def divergence(first: Tensor, second: Tensor) -> Tensor:
@@ -39,16 +37,6 @@ def agreeing(first: Tensor, second: Tensor, criterion: Criterion, alpha: float) 
     return (criterion(first) + criterion(second)) / 2 + alpha / 2 * divergence(first, second)[:, None]
 
 
-class RDropSettings(TechniqueSettings):
-    """Settings of the technique."""
-
-    name: Literal["r_drop"] = "r_drop"
-    alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        1.0,
-        description="How strongly both passes have to agree: 0.1 to 1 for classifiers, up to 5; 0 is plain training.",
-    )
-
-
 class RDrop(Technique[RDropSettings]):
     """Send every row through the model twice, under different dropout, and let both answers agree.
 
@@ -57,11 +45,8 @@ class RDrop(Technique[RDropSettings]):
     model.config_overrides turns it on. A step takes twice the time and memory.
     """
 
-    Settings = RDropSettings
     paper = "X. Liang et al., R-Drop: Regularized Dropout for Neural Networks, 2021, equation 4"
     order = 10  # innermost: it makes the forward pass itself
-    neutral = {"alpha": 0.0}
-    needs_items = True
     keeps_prefix = True  # one pass, in which the rows stand twice
 
     def wrap_loss(self, loss: Loss, parts: LossParts) -> Loss:

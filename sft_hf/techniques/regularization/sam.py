@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from sft_hf.core.errors import RecipeError
-from sft_hf.core.recipe.recipe import Recipe
-from sft_hf.core.recipe.sections import TechniqueSettings
 from sft_hf.techniques.base import Technique
+from sft_hf.techniques.regularization.settings import SamSettings
 
 TINY = 1e-12
 
@@ -33,34 +29,14 @@ def perturbation(gradients: list[Tensor], weights: list[Tensor], rho: float, ada
     return [g * (rho / norm) for g in scaled]
 
 
-class SamSettings(TechniqueSettings):
-    """Settings of the technique."""
-
-    name: Literal["sam"] = "sam"
-    rho: Annotated[float, Field(ge=0)] = Field(
-        0.05, description="How far to look, in the weights' L2 norm; adaptive wants about ten times as much."
-    )
-    adaptive: bool = Field(False, description="ASAM: look further along larger weights.")
-
-
 class Sam(Technique[SamSettings]):
     """Take the gradient where the loss is highest nearby, for flat minima; every step costs two."""
 
-    Settings = SamSettings
     paper = (
         "P. Foret et al., Sharpness-Aware Minimization for Efficiently Improving Generalization, 2021, equation 2; "
         "adaptive J. Kwon et al., ASAM, 2021, step of ascent"
     )
-    neutral = {"rho": 0.0}
     keeps_prefix = True
-
-    @classmethod
-    def check(cls, settings: SamSettings, recipe: Recipe) -> None:
-        """See `Technique.check`."""
-        if recipe.train.mixed_precision == "fp16":
-            raise RecipeError(
-                "techniques: sam does not go with train.mixed_precision: fp16, whose gradients are scaled"
-            )
 
     def compute_gradients(self, model: nn.Module, compute: Callable[..., float]) -> float:
         """Climb by `perturbation`, compute the gradient there, and come back."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field, NonNegativeInt
 
 from sft_hf.core.errors import RecipeError
-from sft_hf.core.recipe.sections import TechniqueSettings
 from sft_hf.techniques.base import Context, Technique
+from sft_hf.techniques.regularization.settings import SpecAugmentSettings
 
 
 def masked(
@@ -41,20 +40,6 @@ def draw_masks(size: int, number: int, widest: int, generator: np.random.Generat
     return masks
 
 
-class SpecAugmentSettings(TechniqueSettings):
-    """Settings of the technique."""
-
-    name: Literal["spec_augment"] = "spec_augment"
-    num_time_masks: NonNegativeInt = Field(2, description="Spans of time that are masked in each clip.")
-    time_mask_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.1, description="How much of a clip the longest span may take."
-    )
-    num_frequency_masks: NonNegativeInt = Field(2, description="Spans of neighbouring bands that are masked.")
-    frequency_mask_width: NonNegativeInt = Field(
-        15, description="How many bands the widest span may take; Whisper has 80, or 128."
-    )
-
-
 class SpecAugment(Technique[SpecAugmentSettings]):
     """Mask spans of time and of frequency in every spectrogram, others in each epoch.
 
@@ -62,14 +47,7 @@ class SpecAugment(Technique[SpecAugmentSettings]):
     frames), whose models learned from nothing. It costs no time, and wants more epochs than plain training.
     """
 
-    Settings = SpecAugmentSettings
     paper = "D. S. Park et al., SpecAugment: A Simple Data Augmentation Method for Speech Recognition, 2019, section 2"
-    excluded = {
-        "image_classification": "a picture is no spectrogram; task.augmentation and cutmix hide parts of pictures",
-        "text_classification": "a text has no spectrogram; text_augmentation leaves out words",
-        "ctc": "the model reads samples; task.mask_time_prob and mask_feature_prob mask what it makes of them",
-    }
-    neutral = {"num_time_masks": 0, "num_frequency_masks": 0}
 
     def __init__(self, settings: SpecAugmentSettings, context: Context) -> None:
         super().__init__(settings, context)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from sft_hf.core.errors import RecipeError
-from sft_hf.core.recipe.sections import TechniqueSettings
 from sft_hf.models.blocks import block_stacks
 from sft_hf.techniques.base import Technique
+from sft_hf.techniques.regularization.settings import StochasticDepthSettings
 
 
 def drop_probability(block: int, blocks: int, last: float) -> float:
@@ -39,15 +38,6 @@ def thinned(before: Tensor, after: Tensor, kept: Tensor, probability: float) -> 
     return before + scale * (after - before)
 
 
-class StochasticDepthSettings(TechniqueSettings):
-    """Settings of the technique."""
-
-    name: Literal["stochastic_depth"] = "stochastic_depth"
-    probability: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.1, description="With which a row skips the last layer; of the layers below, in proportion to their depth."
-    )
-
-
 class StochasticDepth(Technique[StochasticDepthSettings]):
     """Let rows skip whole layers at random while training, the upper ones more often.
 
@@ -57,11 +47,7 @@ class StochasticDepth(Technique[StochasticDepthSettings]):
     It saves no time, as other rows go through the layer.
     """
 
-    Settings = StochasticDepthSettings
     paper = "G. Huang et al., Deep Networks with Stochastic Depth, 2016, equations 2 to 5"
-    excluded = {"layer_drop": "both skip layers at random; take one of the two"}
-    example = {"probability": 0.5}
-    neutral = {"probability": 0.0}
     keeps_prefix = True
 
     def prepare_model(self, model: nn.Module) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
 from sft_hf.core.errors import RecipeError
-from sft_hf.core.recipe.sections import TechniqueSettings
 from sft_hf.tasks.text.subwords import Subwords, beside_tokens
 from sft_hf.techniques.base import Context, Technique
+from sft_hf.techniques.regularization.settings import SubwordRegularizationSettings
 
 
 def chosen(possible: np.ndarray, probability: float, room: int, generator: np.random.Generator) -> np.ndarray:
@@ -24,15 +23,6 @@ def chosen(possible: np.ndarray, probability: float, room: int, generator: np.ra
     return found
 
 
-class SubwordRegularizationSettings(TechniqueSettings):
-    """Settings of the technique."""
-
-    name: Literal["subword_regularization"] = "subword_regularization"
-    probability: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.1, description="Part of the tokens that are split in two, of those that can be."
-    )
-
-
 class SubwordRegularization(Technique[SubwordRegularizationSettings]):
     """Split some tokens into two that spell the same, others in each epoch.
 
@@ -41,14 +31,7 @@ class SubwordRegularization(Technique[SubwordRegularizationSettings]):
     which serves WordPiece, BPE and Unigram alike. Rows become longer, up to task.max_length.
     """
 
-    Settings = SubwordRegularizationSettings
     paper = "I. Provilkov, D. Emelianenko and E. Voita, BPE-Dropout: Simple and Effective Subword Regularization, 2020"
-    excluded = {
-        "image_classification": "a picture has no tokens",
-        "speech_recognition": "tokens are what is to be written there, and evaluation writes the usual ones",
-    }
-    example = {"probability": 0.5}
-    neutral = {"probability": 0.0}
 
     def __init__(self, settings: SubwordRegularizationSettings, context: Context) -> None:
         super().__init__(settings, context)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from sft_hf.core.errors import RecipeError
-from sft_hf.core.recipe.sections import TechniqueSettings
 from sft_hf.models.freezing import trained_tensors
 from sft_hf.techniques._averaging import move_towards
 from sft_hf.techniques.base import Context, Schedule, Technique
+from sft_hf.techniques.regularization.settings import SwaSettings
 
 
 def update_mean(mean: dict[str, Tensor], weights: Mapping[str, Tensor], count: int) -> None:
@@ -31,21 +29,6 @@ def is_collected(step: int, first: int, every: int, num_steps: int) -> bool:
     return step > first and (step % every == 0 or step == num_steps)
 
 
-class SwaSettings(TechniqueSettings):
-    """Settings of the technique."""
-
-    name: Literal["swa"] = "swa"
-    fraction: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.25, description="The last part of training, in which weights are collected; 0.25 is the last quarter."
-    )
-    every: PositiveInt | None = Field(
-        None, description="Collect the weights every so many steps, and the last ones; default: at the end of an epoch."
-    )
-    learning_rate_factor: Annotated[float, Field(gt=0)] = Field(
-        0.5, description="The constant learning rate of that part, as a factor of optim.learning_rate."
-    )
-
-
 class Swa(Technique[SwaSettings]):
     """Evaluate and save the mean of the weights of several late epochs.
 
@@ -55,11 +38,7 @@ class Swa(Technique[SwaSettings]):
     memory of one more set of weights. Give it several epochs, or `every`.
     """
 
-    Settings = SwaSettings
     paper = "P. Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018, section 3.2"
-    excluded = {"ema": "both decide which average of the weights is evaluated and saved; take one of the two"}
-    example = {"fraction": 1.0, "every": 1}
-    neutral = {"fraction": 0.0}
     keeps_prefix = True
 
     def __init__(self, settings: SwaSettings, context: Context) -> None:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from functools import cached_property
 from itertools import compress
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
 from sft_hf.core.errors import RecipeError
-from sft_hf.core.recipe.sections import TechniqueSettings
 from sft_hf.tasks.text.subwords import Subwords, beside_tokens
 from sft_hf.techniques.base import Context, Technique
-
-Probability = Annotated[float, Field(ge=0, le=1)]
+from sft_hf.techniques.regularization.settings import TextAugmentationSettings
 
 
 def rearranged(words: int, deletion: float, swap: float, generator: np.random.Generator) -> list[int]:
@@ -35,17 +32,6 @@ def rearranged(words: int, deletion: float, swap: float, generator: np.random.Ge
     return [word for word in order if chances[1, word] >= deletion] or [int(generator.integers(words))]
 
 
-class TextAugmentationSettings(TechniqueSettings):
-    """Settings of the technique."""
-
-    name: Literal["text_augmentation"] = "text_augmentation"
-    deletion: Probability = Field(0.1, description="Part of the words that is left out.")
-    swap: Probability = Field(0.05, description="Part of the words that changes places with the next one.")
-    masking: Probability = Field(
-        0.0, description="Part of the words whose tokens become the tokenizer's mask (or unknown) token."
-    )
-
-
 class TextAugmentation(Technique[TextAugmentationSettings]):
     """Leave out, swap or mask some words of every text, others in each epoch.
 
@@ -53,16 +39,10 @@ class TextAugmentation(Technique[TextAugmentationSettings]):
     makes a wrong label: take a smaller probability. It costs no time.
     """
 
-    Settings = TextAugmentationSettings
     paper = (
         "J. Wei and K. Zou, EDA: Easy Data Augmentation Techniques for Boosting Performance on Text Classification "
         "Tasks, 2019, section 2"
     )
-    excluded = {
-        "image_classification": "a picture has no words; task.augmentation changes pictures",
-        "speech_recognition": "the words are what is to be recognized; spec_augment changes recordings",
-    }
-    neutral = {"deletion": 0.0, "swap": 0.0, "masking": 0.0}
 
     def __init__(self, settings: TextAugmentationSettings, context: Context) -> None:
         super().__init__(settings, context)

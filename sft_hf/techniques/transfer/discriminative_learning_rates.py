@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
 
-from pydantic import Field
 from torch import nn
 
-from sft_hf.core.recipe.sections import TechniqueSettings
 from sft_hf.models.freezing import matching
 from sft_hf.techniques.base import Technique
+from sft_hf.techniques.transfer.settings import DiscriminativeLearningRatesSettings
 
 KEY = "techniques: discriminative_learning_rates: scales"
 
@@ -29,17 +27,6 @@ def scales_by_name(model: nn.Module, scales: Mapping[str, float]) -> dict[str, f
     return found
 
 
-class DiscriminativeLearningRatesSettings(TechniqueSettings):
-    """Settings of the technique."""
-
-    name: Literal["discriminative_learning_rates"] = "discriminative_learning_rates"
-    scales: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
-        description="{pattern: factor of optim.learning_rate}, e.g. {'*.embeddings': 0.1, classifier: 10}; patterns as "
-        "in train.freeze, backbone among them. Where several fit, their factors are multiplied.",
-        min_length=1,
-    )
-
-
 class DiscriminativeLearningRates(Technique[DiscriminativeLearningRatesSettings]):
     """Learning rates of their own for parts of a model, by name: a faster head, say.
 
@@ -47,13 +34,10 @@ class DiscriminativeLearningRates(Technique[DiscriminativeLearningRatesSettings]
     change at all belongs into train.freeze, which saves time too.
     """
 
-    Settings = DiscriminativeLearningRatesSettings
     paper = (
         "J. Howard and S. Ruder, Universal Language Model Fine-tuning for Text Classification, 2018, section 3.2, "
         "equation 2"
     )
-    example = {"scales": {"*.bias": 10.0}}
-    neutral = {"scales": {"*": 1.0}}
     keeps_prefix = True
 
     def learning_rate_scales(self, model: nn.Module) -> dict[str, float]:

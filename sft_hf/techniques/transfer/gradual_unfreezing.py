@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-from pydantic import Field
 from torch import nn
 
-from sft_hf.core.errors import RecipeError
-from sft_hf.core.recipe.recipe import Recipe
-from sft_hf.core.recipe.sections import TechniqueSettings
 from sft_hf.models.freezing import set_trained
 from sft_hf.models.layers import layer_depths, names_at
 from sft_hf.techniques.base import Technique
+from sft_hf.techniques.transfer.settings import GradualUnfreezingSettings
 
 
 def groups_trained(step: int, groups: int, interval: float) -> int:
@@ -26,18 +21,6 @@ def groups_trained(step: int, groups: int, interval: float) -> int:
     return groups if interval <= 0 else min(groups, 1 + int(step / interval))
 
 
-class GradualUnfreezingSettings(TechniqueSettings):
-    """Settings of the technique."""
-
-    name: Literal["gradual_unfreezing"] = "gradual_unfreezing"
-    fraction: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.5, description="Part of all steps after which everything is trained; layers join at equal intervals."
-    )
-    epochs_per_layer: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
-        None, description="Instead of fraction: epochs until the next layer joins; the paper's is 1."
-    )
-
-
 class GradualUnfreezing(Technique[GradualUnfreezingSettings]):
     """Train the head first, then one more layer at a time, from the top down.
 
@@ -46,19 +29,8 @@ class GradualUnfreezing(Technique[GradualUnfreezingSettings]):
     come last; a model without a head (Whisper) begins with its top layers. What train.freeze names is never unfrozen.
     """
 
-    Settings = GradualUnfreezingSettings
     paper = "J. Howard and S. Ruder, Universal Language Model Fine-tuning for Text Classification, 2018, section 3.3"
-    excluded = {"lp_ft": "both decide which layers are trained in a step; lp_ft is the same in two stages"}
-    neutral = {"fraction": 0.0}
     keeps_prefix = True
-
-    @classmethod
-    def check(cls, settings: GradualUnfreezingSettings, recipe: Recipe) -> None:
-        """See `Technique.check`."""
-        if settings.epochs_per_layer and recipe.data.streaming:
-            raise RecipeError(
-                "techniques: gradual_unfreezing: epochs_per_layer: a stream has no known epochs; use fraction"
-            )
 
     def prepare_model(self, model: nn.Module) -> None:
         """Sort what is to be trained at all; the optimizer is built over all of it."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from sft_hf.core.recipe.sections import TechniqueSettings
 from sft_hf.models.freezing import backbone_names
 from sft_hf.techniques.base import Technique
+from sft_hf.techniques.transfer.settings import L2SpSettings
 
 
 def pull(weights: Tensor, start: Tensor, strength: float) -> Tensor:
@@ -22,27 +19,14 @@ def pull(weights: Tensor, start: Tensor, strength: float) -> Tensor:
     return strength * (weights - start)
 
 
-class L2SpSettings(TechniqueSettings):
-    """Settings of the technique."""
-
-    name: Literal["l2_sp"] = "l2_sp"
-    alpha: Annotated[float, Field(ge=0)] = Field(0.01, description="How strongly weights are held where they began.")
-    beta: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="The same towards zero, for the head, which began nowhere; optim.weight_decay does it as well."
-    )
-
-
 class L2Sp(Technique[L2SpSettings]):
     """Pull the pretrained weights back to where they began, instead of to zero."""
 
-    Settings = L2SpSettings
     paper = (
         "X. Li, Y. Grandvalet and F. Davoine, Explicit Inductive Bias for Transfer Learning with Convolutional "
         "Networks, 2018, L2-SP penalty"
     )
     order = 10
-    excluded = {"peft": "adapters begin at zero, so that optim.weight_decay does the same"}
-    neutral = {"alpha": 0.0, "beta": 0.0}
     keeps_prefix = True
 
     def prepare_model(self, model: nn.Module) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-from pydantic import Field
 from torch import nn
 
-from sft_hf.core.recipe.sections import TechniqueSettings
 from sft_hf.models.layers import layer_depths
 from sft_hf.techniques.base import Technique
+from sft_hf.techniques.transfer.settings import LayerwiseLearningRateDecaySettings
 
 
 def decayed(depths: dict[str, int], decay: float) -> dict[str, float]:
@@ -22,15 +19,6 @@ def decayed(depths: dict[str, int], decay: float) -> dict[str, float]:
     return {name: decay ** (top - depth) for name, depth in depths.items()}
 
 
-class LayerwiseLearningRateDecaySettings(TechniqueSettings):
-    """Settings of the technique."""
-
-    name: Literal["layerwise_learning_rate_decay"] = "layerwise_learning_rate_decay"
-    decay: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.9, description="Factor of the learning rate from each layer to the one below; 0.65 to 0.95 are usual."
-    )
-
-
 class LayerwiseLearningRateDecay(Technique[LayerwiseLearningRateDecaySettings]):
     """Lower learning rates for lower layers: they know what every task needs.
 
@@ -39,12 +27,10 @@ class LayerwiseLearningRateDecay(Technique[LayerwiseLearningRateDecaySettings]):
     their own top. It costs nothing; good for few rows and deep models. Raise optim.learning_rate a little with it.
     """
 
-    Settings = LayerwiseLearningRateDecaySettings
     paper = (
         "J. Howard and S. Ruder, Universal Language Model Fine-tuning for Text Classification, 2018, section 3.2; "
         "K. Clark et al., ELECTRA, 2020, fine-tuning; H. Bao et al., BEiT, 2021, fine-tuning"
     )
-    neutral = {"decay": 1.0}
     keeps_prefix = True
 
     def learning_rate_scales(self, model: nn.Module) -> dict[str, float]:

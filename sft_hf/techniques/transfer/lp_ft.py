@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-from pydantic import Field
 from torch import nn
 
 from sft_hf.core.errors import RecipeError
-from sft_hf.core.recipe.sections import TechniqueSettings
 from sft_hf.models.freezing import head_names, set_trained
 from sft_hf.models.head_rate import with_head_scale
 from sft_hf.techniques.base import Schedule, Technique
+from sft_hf.techniques.transfer.settings import LpFtSettings
 
 
 def two_stages(rest: Schedule, probe_steps: int, probe_factor: float) -> Schedule:
@@ -23,18 +20,6 @@ def two_stages(rest: Schedule, probe_steps: int, probe_factor: float) -> Schedul
     return lambda step: probe_factor if step < probe_steps else rest(step - probe_steps)
 
 
-class LpFtSettings(TechniqueSettings):
-    """Settings of the technique."""
-
-    name: Literal["lp_ft"] = "lp_ft"
-    probe_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.25, description="Part of all steps in which the head alone is trained."
-    )
-    probe_learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        1e-3, description="Constant learning rate of these steps; optim.learning_rate and its schedule follow them."
-    )
-
-
 class LpFt(Technique[LpFtSettings]):
     """Train the head alone first, then the whole model: its features are distorted less.
 
@@ -43,16 +28,11 @@ class LpFt(Technique[LpFtSettings]):
     optimizer knows of the head goes on into the second stage. train.freeze: [backbone] is a probe alone.
     """
 
-    Settings = LpFtSettings
     paper = (
         "A. Kumar et al., Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution, 2022, "
         "section 3.4"
     )
     order = 5  # innermost: its schedule is made of the recipe's, and others go around it
-    excluded = {"gradual_unfreezing": "both decide which layers are trained in a step; lp_ft is the same in two stages"}
-    example = {"probe_fraction": 0.5}
-    neutral = {"probe_fraction": 0.0}
-    needs_head = True
     keeps_prefix = True
 
     @property

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeInt
 from torch import nn
 
 from sft_hf.core.errors import RecipeError
-from sft_hf.core.recipe.sections import TechniqueSettings
 from sft_hf.models.freezing import note_new_weights
 from sft_hf.models.layers import Stack, layer_stacks
 from sft_hf.techniques.base import Technique
+from sft_hf.techniques.transfer.settings import ReinitLayersSettings
 
 SALT = 70
 
@@ -59,16 +58,6 @@ def _wholly_within(model: nn.Module, wanted: set[str]) -> Iterator[tuple[str, nn
             yield prefix, module
 
 
-class ReinitLayersSettings(TechniqueSettings):
-    """Settings of the technique."""
-
-    name: Literal["reinit_layers"] = "reinit_layers"
-    num_layers: NonNegativeInt = Field(
-        1, description="How many of the top layers begin anew; with BERT 1 to 6 were good, and it is worth a search."
-    )
-    pooler: bool = Field(True, description="The pooler too, where there is one, which BERT learned for another task.")
-
-
 class ReinitLayers(Technique[ReinitLayersSettings]):
     """Begin with new top layers: what pretraining put there serves its own task, not yours.
 
@@ -77,11 +66,8 @@ class ReinitLayers(Technique[ReinitLayersSettings]):
     nothing. New layers count as part of the head, for lp_ft and others.
     """
 
-    Settings = ReinitLayersSettings
     paper = "T. Zhang et al., Revisiting Few-sample BERT Fine-tuning, 2021, section 5"
     order = 1  # before others look at the pretrained weights, or ask what is new
-    excluded = {"peft": "an adapter is kept without the model's own layers, and would be lost without the new ones"}
-    neutral = {"num_layers": 0, "pooler": False}
     keeps_prefix = True
 
     def prepare_model(self, model: nn.Module) -> None:

@@ -78,7 +78,7 @@ def test_local_paths_become_absolute(recipe_file, tmp_path, monkeypatch):
         ),
         ("techniques=[{name: mixup, alfa: 1}]", ["techniques: mixup: alfa: unknown key", "did you mean alpha"]),
         ("techniques=[{name: mixup, alpha: -1}]", ["techniques: mixup: alpha", "greater than 0"]),
-        ("techniques=[mixup, {name: mixup}]", ["techniques", "mixup stands there twice"]),
+        ("techniques=[mixup, {name: mixup}]", ["techniques", "mixup is listed twice"]),
         ("techniques=[{alpha: 1}]", ["techniques", "number 1 has no name"]),
         ("techniques=[3]", ["techniques"]),
         ("techniques={name: mixup}", ["techniques", "[...]"]),

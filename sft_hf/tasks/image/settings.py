@@ -1,0 +1,36 @@
+"""What a recipe may set for image classification."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sft_hf.core.recipe.component_settings import TaskSettings
+
+
+class ImageClassificationSettings(TaskSettings):
+    """Settings of the task."""
+
+    modality = "image"
+
+    name: Literal["image_classification"] = "image_classification"
+    augmentation: Literal["none", "trivial", "rand", "evaluation"] = Field(
+        "none",
+        description="Of training images, besides cropping and flipping: none, TrivialAugment or RandAugment. "
+        "evaluation: no crop or flip either; training sees them as evaluation does.",
+    )
+    min_crop_area: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.35, description="The smallest part of a training image's area that a random crop keeps."
+    )
+    horizontal_flip: bool = Field(True, description="Mirror half of the training images; not where left is not right.")
+    crop_pct: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None,
+        description="How much of an image's shorter side evaluation keeps, in the middle; 1: all. For processors that "
+        "have it (timm, ConvNeXt); default: the checkpoint's.",
+    )
+    problem_type: Literal["auto", "single_label_classification", "multi_label_classification", "regression"] = Field(
+        "auto",
+        description="auto: multi-label if the label column holds lists, else one label per row. regression: the label "
+        "column holds numbers to predict, or lists of as many numbers in each row.",
+    )

@@ -1,0 +1,44 @@
+"""Settings of the techniques that make confidence mean something."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sft_hf.core.recipe.component_settings import TechniqueSettings
+
+
+class AbstentionSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    excluded = {
+        "regression": "a number has no confidence to abstain by",
+    }
+    neutral = {}
+    needs_validation = True
+
+    name: Literal["abstention"] = "abstention"
+    error_rate: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.05, description="How many of the answers given may be wrong, e.g. 0.05: one in twenty."
+    )
+    bound: Literal["clopper_pearson", "plain"] = Field(
+        "clopper_pearson",
+        description="Hold the upper bound of the error rate on validation to that, or (plain) the rate itself, which "
+        "is too hopeful where validation is small.",
+    )
+    confidence_level: Annotated[float, Field(gt=0.5, lt=1)] = Field(
+        0.95, description="Of the upper bound: how sure the error rate is to stay below it."
+    )
+
+
+class TemperatureScalingSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    excluded = {
+        "regression": "a number has no confidence to be scaled",
+    }
+    neutral = {}
+    needs_validation = True
+
+    name: Literal["temperature_scaling"] = "temperature_scaling"

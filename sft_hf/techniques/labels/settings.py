@@ -1,0 +1,122 @@
+"""Settings of the techniques for noisy and imbalanced labels."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from sft_hf.core.recipe.component_settings import TechniqueSettings
+
+
+def _named(value: Any) -> Any:
+    """Labels that YAML reads as numbers or truth values, as the text that they are in the data."""
+    if not isinstance(value, dict):
+        return value
+    return {str(key).lower() if isinstance(key, bool) else str(key): weight for key, weight in value.items()}
+
+
+class BalancedSamplingSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    claims = frozenset({"label_frequencies"})
+    excluded = {
+        "regression": "a number is no label whose rows could be counted",
+        "speech": "a transcript has no label whose rows could be counted",
+    }
+    neutral = {"strength": 0.0}
+    needs_label_counts = True
+
+    name: Literal["balanced_sampling"] = "balanced_sampling"
+    strength: Annotated[float, Field(ge=0, le=1)] = Field(
+        1.0, description="From 0, labels as frequent as they are, to 1, all equally; 0.5 is square-root sampling."
+    )
+
+
+class BootstrappingSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    claims = frozenset({"loss_function"})
+    neutral = {"beta": 1.0}
+    needs_items = True
+
+    name: Literal["bootstrapping"] = "bootstrapping"
+    mode: Literal["hard", "soft"] = Field(
+        "hard", description="What the model believes: hard, its likeliest class; soft, its probabilities."
+    )
+    beta: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.8,
+        description="How much the label counts; the paper has 0.8 with hard and 0.95 with soft, 1 is plain training.",
+    )
+
+
+class ClassWeightsSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    claims = frozenset({"label_frequencies"})
+    excluded = {
+        "speech": "a transcript has no label whose rows could be counted",
+        "multi_label": "every label is a question of its own, answered yes or no; focal_loss and balanced_sampling do",
+    }
+    neutral = {"method": "effective_number", "beta": 0.0}
+    needs_items = True
+    needs_label_counts = True
+
+    name: Literal["class_weights"] = "class_weights"
+    method: Literal["inverse_frequency", "effective_number"] = Field(
+        "inverse_frequency",
+        description="inverse_frequency: every label counts the same in sum; effective_number: less unequal weights.",
+    )
+    beta: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.999,
+        description="Of effective_number: 0 is equal weights, near 1 inverse_frequency; 0.9 to 0.9999 in the paper.",
+    )
+    weights: Annotated[
+        dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None, BeforeValidator(_named)
+    ] = Field(
+        None, description="Your own instead, {label: weight}; a label left out has 1, and only their ratios matter."
+    )
+
+
+class FocalLossSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    claims = frozenset({"loss_function"})
+    neutral = {"gamma": 0.0}
+    needs_items = True
+
+    name: Literal["focal_loss"] = "focal_loss"
+    gamma: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        2.0, description="How little items count that are answered right; 0 is cross-entropy."
+    )
+
+
+class GeneralizedCrossEntropySettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    claims = frozenset({"loss_function"})
+    neutral = {"q": 0.0}
+    needs_items = True
+
+    name: Literal["generalized_cross_entropy"] = "generalized_cross_entropy"
+    q: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.7, description="From 0, cross-entropy, to 1, the mean absolute error: little hurt by wrong labels, and slow."
+    )
+
+
+class LogitAdjustmentSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    claims = frozenset({"label_frequencies"})
+    excluded = {
+        "speech": "a transcript has no label whose rows could be counted",
+        "multi_label": "every label is a question of its own, answered yes or no; focal_loss and balanced_sampling do",
+    }
+    neutral = {"tau": 0.0}
+    needs_items = True
+    needs_label_counts = True
+
+    name: Literal["logit_adjustment"] = "logit_adjustment"
+    tau: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        1.0, description="Strength: 1 aims at the mean accuracy over labels, 0 is plain training."
+    )

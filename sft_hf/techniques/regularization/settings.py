@@ -1,0 +1,250 @@
+"""Settings of the techniques that regularize."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from sft_hf.core.errors import RecipeError
+from sft_hf.core.recipe.component_settings import RecipeSections, TechniqueSettings
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class AdversarialSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    neutral = {"weight": 0.0}
+    needs_continuous = True
+
+    name: Literal["adversarial"] = "adversarial"
+    epsilon: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="How far a row's inputs are moved, in their L2 norm as the model sees them."
+    )
+    weight: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5, description="Part of the loss that is the one of the moved inputs; the rest is that of the plain ones."
+    )
+
+    def check(self, recipe: RecipeSections) -> None:
+        """See `TechniqueSettings.check`."""
+        if recipe.train.mixed_precision == "fp16":
+            raise RecipeError(
+                "techniques: adversarial cannot be combined with train.mixed_precision: fp16, in which gradients of "
+                "inputs vanish; use bf16 or no"
+            )
+        if recipe.train.torch_compile == "on":
+            raise RecipeError(
+                "techniques: adversarial cannot be combined with train.torch_compile: on, which drops what the second "
+                "backward pass needs; use auto"
+            )
+
+
+class CutmixSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    claims = frozenset({"partner_rows"})
+    excluded = {
+        "text": "a text has no area to cut a box out of; mixup mixes the vectors of tokens",
+        "speech": "no part of a transcript belongs to a box of a spectrogram; mixup mixes spectrograms",
+    }
+    neutral = {"probability": 0.0}
+    needs_partner = True
+
+    name: Literal["cutmix"] = "cutmix"
+    alpha: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="The area that is kept is drawn from Beta(alpha, alpha); 1: all sizes are as likely."
+    )
+    probability: Annotated[float, Field(ge=0, le=1)] = Field(1.0, description="Part of the rows that get a box.")
+
+
+class DropoutSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    neutral = {"probability": None, "attention_probability": None}
+
+    name: Literal["dropout"] = "dropout"
+    probability: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        0.1, description="With which a number of the hidden states becomes 0; null: as the checkpoint has it."
+    )
+    attention_probability: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        None, description="The same for the weights of attention; null: the same as `probability`."
+    )
+
+
+class EmaSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    claims = frozenset({"evaluated_weights"})
+    neutral = {"decay": 0.0}
+
+    name: Literal["ema"] = "ema"
+    decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.999, description="Part of the average that stays in a step; 0.999 looks back about 1,000 steps."
+    )
+
+
+class LabelSmoothingSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    neutral = {"smoothing": 0.0}
+    needs_items = True
+
+    name: Literal["label_smoothing"] = "label_smoothing"
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1, description="How much of an item's label is spread over all classes."
+    )
+
+
+class LayerDropSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    claims = frozenset({"skipped_layers"})
+    example = {"probability": 0.5}
+    neutral = {"probability": 0.0}
+
+    name: Literal["layer_drop"] = "layer_drop"
+    probability: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1, description="With which a layer is left out of a step; 0.2 or more if layers are to be pruned later."
+    )
+
+    def check(self, recipe: RecipeSections) -> None:
+        """See `TechniqueSettings.check`."""
+        if recipe.train.torch_compile == "on":
+            raise RecipeError(
+                "techniques: layer_drop cannot be combined with train.torch_compile, which would compile each choice "
+                "of layers"
+            )
+
+
+class MixupSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    claims = frozenset({"partner_rows"})
+    neutral = {"probability": 0.0}
+    needs_continuous = True
+    needs_partner = True
+
+    name: Literal["mixup"] = "mixup"
+    alpha: Annotated[float, Field(gt=0)] = Field(
+        0.2, description="The weights are drawn from Beta(alpha, alpha): small ones mix little, 1 mixes evenly."
+    )
+    probability: Annotated[float, Field(ge=0, le=1)] = Field(1.0, description="Part of the rows that are mixed.")
+
+
+class RDropSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    neutral = {"alpha": 0.0}
+    needs_items = True
+
+    name: Literal["r_drop"] = "r_drop"
+    alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        1.0,
+        description="How strongly both passes have to agree: 0.1 to 1 for classifiers, up to 5; 0 is plain training.",
+    )
+
+
+class SamSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    neutral = {"rho": 0.0}
+
+    name: Literal["sam"] = "sam"
+    rho: Annotated[float, Field(ge=0)] = Field(
+        0.05, description="How far to look, in the weights' L2 norm; adaptive wants about ten times as much."
+    )
+    adaptive: bool = Field(False, description="ASAM: look further along larger weights.")
+
+    def check(self, recipe: RecipeSections) -> None:
+        """See `TechniqueSettings.check`."""
+        if recipe.train.mixed_precision == "fp16":
+            raise RecipeError(
+                "techniques: sam cannot be combined with train.mixed_precision: fp16, whose gradients are scaled"
+            )
+
+
+class SpecAugmentSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    excluded = {
+        "image": "a picture is no spectrogram; task.augmentation and cutmix hide parts of pictures",
+        "text": "a text has no spectrogram; text_augmentation leaves out words",
+        "ctc": "the model reads samples; task.mask_time_prob and mask_feature_prob mask what it makes of them",
+    }
+    neutral = {"num_time_masks": 0, "num_frequency_masks": 0}
+
+    name: Literal["spec_augment"] = "spec_augment"
+    num_time_masks: NonNegativeInt = Field(2, description="Spans of time that are masked in each clip.")
+    time_mask_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.1, description="How much of a clip the longest span may take."
+    )
+    num_frequency_masks: NonNegativeInt = Field(2, description="Spans of neighbouring bands that are masked.")
+    frequency_mask_width: NonNegativeInt = Field(
+        15, description="How many bands the widest span may take; Whisper has 80, or 128."
+    )
+
+
+class StochasticDepthSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    claims = frozenset({"skipped_layers"})
+    example = {"probability": 0.5}
+    neutral = {"probability": 0.0}
+
+    name: Literal["stochastic_depth"] = "stochastic_depth"
+    probability: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1, description="With which a row skips the last layer; of the layers below, in proportion to their depth."
+    )
+
+
+class SubwordRegularizationSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    excluded = {
+        "image": "a picture has no tokens",
+        "speech": "tokens are what is to be written there, and evaluation writes the usual ones",
+    }
+    example = {"probability": 0.5}
+    neutral = {"probability": 0.0}
+
+    name: Literal["subword_regularization"] = "subword_regularization"
+    probability: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.1, description="Part of the tokens that are split in two, of those that can be."
+    )
+
+
+class SwaSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    claims = frozenset({"evaluated_weights"})
+    example = {"fraction": 1.0, "every": 1}
+    neutral = {"fraction": 0.0}
+
+    name: Literal["swa"] = "swa"
+    fraction: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.25, description="The last part of training, in which weights are collected; 0.25 is the last quarter."
+    )
+    every: PositiveInt | None = Field(
+        None, description="Collect the weights every so many steps, and the last ones; default: at the end of an epoch."
+    )
+    learning_rate_factor: Annotated[float, Field(gt=0)] = Field(
+        0.5, description="The constant learning rate of that part, as a factor of optim.learning_rate."
+    )
+
+
+class TextAugmentationSettings(TechniqueSettings):
+    """Settings of the technique."""
+
+    excluded = {
+        "image": "a picture has no words; task.augmentation changes pictures",
+        "speech": "the words are what is to be recognized; spec_augment changes recordings",
+    }
+    neutral = {"deletion": 0.0, "swap": 0.0, "masking": 0.0}
+
+    name: Literal["text_augmentation"] = "text_augmentation"
+    deletion: Probability = Field(0.1, description="Part of the words that is left out.")
+    swap: Probability = Field(0.05, description="Part of the words that changes places with the next one.")
+    masking: Probability = Field(
+        0.0, description="Part of the words whose tokens become the tokenizer's mask (or unknown) token."
+    )
