@@ -87,6 +87,19 @@ def test_settings_import_core_alone():
         assert {folder_of(other) for other in IMPORTS[name]} == {"core"}, name
 
 
+TASK_NAMES = {"image_classification", "speech_recognition", "text_classification"}
+
+
+@pytest.mark.parametrize("name", sorted(set(MODULES) - {"sft_hf.core.recipe.registry"}))
+def test_nothing_outside_tasks_asks_for_a_task_by_name(name):
+    """It asks the task's settings for what it wants to know."""
+    if not name.startswith("sft_hf.tasks."):
+        found = {
+            node.value for node in ast.walk(ast.parse(MODULES[name].read_text())) if isinstance(node, ast.Constant)
+        }
+        assert not found & TASK_NAMES
+
+
 def test_the_imports_have_no_cycle():
     TopologicalSorter(IMPORTS).prepare()  # raises CycleError, which names the circle
 

@@ -393,7 +393,7 @@ class _Run:
 
         def save(folder: Path) -> None:
             self.task.save(savable(model, self.adapter), folder)
-            write_card(record, self.task, folder)
+            write_card(record, folder)
 
         if self.adapter is not None:
             with committed_folder(self.folder.adapter) as aside:

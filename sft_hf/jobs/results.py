@@ -112,9 +112,11 @@ def run_metrics(
     }
 
 
-def write_card(record: RunRecord, task: Task[Any], folder: Path) -> None:
+def write_card(record: RunRecord, folder: Path) -> None:
     """Write the model's README.md."""
-    (folder / "README.md").write_text(build_card(record, pipeline_tag=task.pipeline_tag), encoding="utf-8")
+    (folder / "README.md").write_text(
+        build_card(record, pipeline_tag=record.recipe.task.pipeline_tag), encoding="utf-8"
+    )
 
 
 def write_adapter(record: RunRecord, adapter: Adapter, folder: Path) -> None:

@@ -98,9 +98,6 @@ class Task(ABC, Generic[SettingsT]):
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss"})
     """The metrics that model selection minimises instead."""
 
-    pipeline_tag: ClassVar[str]
-    """The name of the `transformers.pipeline` that opens the saved model."""
-
     predict_precision: ClassVar[str] = "no"
     """Mixed precision of `sft-hf predict` where nobody says. auto: `close_calls` are found, and answers not changed."""
 

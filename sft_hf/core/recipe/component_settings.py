@@ -36,6 +36,12 @@ class TaskSettings(Section):
     modality: ClassVar[str] = ""
     """What a row is: text, image or speech; techniques name in `excluded` those that they cannot serve."""
 
+    pipeline_tag: ClassVar[str] = ""
+    """The name of the `transformers.pipeline` that opens the saved model."""
+
+    writes_transcripts: ClassVar[bool] = False
+    """Whether an answer is a text that is compared with its reference word by word."""
+
     @property
     def is_regression(self) -> bool:
         """Whether the model is to predict numbers."""

@@ -123,7 +123,7 @@ def _refuse_models(model: Any, config: Any, recipe: Recipe) -> None:
         raise RecipeError("peft: a model on word vectors is small, and is trained whole; leave the peft section out")
     if not config.is_prompt_learning:
         return
-    if recipe.task.name != "text_classification":
+    if recipe.task.modality != "text":
         raise RecipeError(
             f"peft.peft_type: {kind} puts virtual tokens before a text, and {recipe.task.name} has none; take LORA"
         )

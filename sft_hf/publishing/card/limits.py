@@ -120,7 +120,7 @@ def _reach(record: RunRecord) -> Iterable[str]:
             + "."
         )
     longest = finite(((data.get("splits") or {}).get("train", {}).get("lengths") or {}).get("max"))
-    if settings.name == "speech_recognition" and longest is not None:
+    if settings.modality == "speech" and longest is not None:
         yield f"Trained on recordings of at most {longest:.1f} s."
     for note in notes:
         yield _sentence(note) + (_WINDOW_ADVICE if _is_short_window(note) else "")

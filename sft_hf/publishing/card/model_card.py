@@ -28,7 +28,7 @@ def build_card(record: RunRecord, *, pipeline_tag: str, repo_id: str | None = No
 
     Args:
         record: the finished run.
-        pipeline_tag: the task's, see `Task.pipeline_tag`.
+        pipeline_tag: the task's, see `TaskSettings.pipeline_tag`.
         repo_id: the Hub repository that the model is pushed to; None: the card stands beside a local model.
     """
     title = plain(repo_id.rpartition("/")[2] if repo_id else record.name)

@@ -100,7 +100,7 @@ def _own_module(record: RunRecord) -> str | None:
     name = record.recipe.model.name
     settings = getattr(record.recipe.task, "embeddings", None)
     on_vectors = settings is not None or name.lower().endswith(_WORD_VECTOR_FILES)
-    return _OWN_MODULES["word_embeddings"] if record.recipe.task.name == "text_classification" and on_vectors else None
+    return _OWN_MODULES["word_embeddings"] if record.recipe.task.modality == "text" and on_vectors else None
 
 
 def _local_name(record: RunRecord) -> str:

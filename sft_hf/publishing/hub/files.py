@@ -16,7 +16,6 @@ from typing import Any
 
 from sft_hf.core.errors import RunFolderError, UserError
 from sft_hf.core.recipe.recipe import Recipe
-from sft_hf.core.recipe.registry import load_component
 from sft_hf.core.recipe.yaml_files import write_yaml
 from sft_hf.core.redaction import redact
 from sft_hf.core.run.folder import REMEDY, RunFolder, load_run_recipe
@@ -172,7 +171,7 @@ def with_named_cards(files: Files, folder: RunFolder, repo_id: str, *, keep: str
     Raises RunFolderError for results that cannot be read, UserError for a secret in the card.
     """
     record = read_record(folder.path, trust_remote_code=True)
-    pipeline_tag = load_component("tasks", record.recipe.task.name).pipeline_tag
+    pipeline_tag = record.recipe.task.pipeline_tag
     born = Path(record.recipe.output_dir or "").name  # the folder's name when the run wrote its card
     builders: dict[str, Callable[..., str]] = {"README.md": partial(build_card, pipeline_tag=pipeline_tag)}
     if f"adapter/{WEIGHTS}" in files:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LARGEST_MATRIX = 30  # labels of a confusion matrix that can still be read
 MOST_CONFUSIONS = 20  # of the list instead of it; beside it, FEW are enough
 FEW_CONFUSIONS = 8
-GALLERY = {"image_classification": 12, "speech_recognition": 6}  # rows of each kind, by task
+GALLERY = {"image": 12, "speech": 6}  # rows of each kind, by modality
 SHADES = 6  # of a heat map's cells, in the style sheet
 MOST_CONTENT = 2_000_000  # bytes of pictures and recordings on a page
 LONG_TEXT, LONGEST_TEXT = 420, 20_000  # characters of a row's text before it is folded, and at which it is cut
@@ -68,7 +68,7 @@ def gallery_rows(record: RunRecord, shown_already: Container[int]) -> dict[str, 
 
     Of regression there are none: no answer is simply right.
     """
-    limit = 0 if is_regression(record) else GALLERY.get(str(record.metrics.get("task")), 0)
+    limit = 0 if is_regression(record) else GALLERY.get(record.recipe.task.modality, 0)
     rows: dict[str, list[dict[str, Any]]] = {"wrong": [], "right": []}
     for row in sorted(record.predictions, key=lambda row: _by_confidence(row, 1.0)):
         kind = "wrong" if is_error(row) else "right"
@@ -104,7 +104,7 @@ def cards(
             "words": None,
             **_content(content, room >= 0),
         }
-        if record.metrics.get("task") == "speech_recognition":
+        if record.recipe.task.writes_transcripts:
             card["words"] = word_differences(str(row.get("reference")), str(row.get("prediction")))
         found.append(card)
     return found

@@ -133,7 +133,7 @@ def calibration(record: RunRecord) -> dict[str, Any] | None:
     title = f"Reliability diagram on {record.split}"
     bounds, heights = _confidence_histogram(found.bins)
     return {
-        "sentence": _calibration_sentence(found, record.metrics.get("task") == "speech_recognition"),
+        "sentence": _calibration_sentence(found, record.recipe.task.writes_transcripts),
         "chosen": " ".join(confidence_sentences(record)),
         "diagram": reliability_panel(
             title,

@@ -13,6 +13,7 @@ class ImageClassificationSettings(TaskSettings):
     """Settings of the task."""
 
     modality = "image"
+    pipeline_tag = "image-classification"
 
     name: Literal["image_classification"] = "image_classification"
     augmentation: Literal["none", "trivial", "rand", "evaluation"] = Field(

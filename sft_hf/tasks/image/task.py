@@ -81,7 +81,6 @@ class ImageRows(Sequence[dict[str, Any]]):
 class ImageClassification(ClassifierTask[ImageClassificationSettings]):
     """One image to one label or several."""
 
-    pipeline_tag = "image-classification"
     views: ImageViews
 
     def __init__(self, recipe: Recipe) -> None:

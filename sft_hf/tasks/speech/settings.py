@@ -15,6 +15,8 @@ class SpeechRecognitionSettings(TaskSettings):
     """Settings of the task."""
 
     modality = "speech"
+    pipeline_tag = "automatic-speech-recognition"
+    writes_transcripts = True
 
     name: Literal["speech_recognition"] = "speech_recognition"
     language: str | None = Field(

@@ -59,7 +59,6 @@ class Reference(NamedTuple):
 class SpeechRecognition(Task[SpeechRecognitionSettings]):
     """One recording to its transcript."""
 
-    pipeline_tag = "automatic-speech-recognition"
     primary_metric = "wer"
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "wer", "cer", "wer_normalized", "cer_normalized"})
     family: Family

@@ -38,6 +38,7 @@ class TextClassificationSettings(TaskSettings):
     """Settings of the task."""
 
     modality = "text"
+    pipeline_tag = "text-classification"
 
     name: Literal["text_classification"] = "text_classification"
     max_length: PositiveInt | None = Field(

@@ -71,7 +71,6 @@ PREDICT_ROWS, PREDICT_CHARACTERS = 8 * TOKENIZE_CHUNK, 2**24  # of the texts tha
 class TextClassification(ClassifierTask[TextClassificationSettings]):
     """One text, or a pair, to one label or several."""
 
-    pipeline_tag = "text-classification"
     predict_precision = "auto"
     peft_task_type = "SEQ_CLS"
     tokenizer: Any = None
