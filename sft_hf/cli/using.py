@@ -156,7 +156,7 @@ def report(runs: tuple[str, ...], output: str | None, trust_remote_code: bool) -
     sft-hf report runs/text
     sft-hf report runs/text runs/text_word_embeddings --output comparison.html
     """
-    from sft_hf.jobs.reporting import write_comparison, write_report
+    from sft_hf.jobs.results import write_comparison, write_report
 
     if len(runs) == 1:
         path = write_report(runs[0], output, trust_remote_code=trust_remote_code)

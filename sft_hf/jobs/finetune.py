@@ -40,8 +40,7 @@ from sft_hf.jobs.baselines.base import Run as BaselineRun
 from sft_hf.jobs.baselines.compare import baseline_metrics
 from sft_hf.jobs.inputs import data_findings, load_data, prepare_split, training_data
 from sft_hf.jobs.overview import data_overview
-from sft_hf.jobs.reporting import report_page
-from sft_hf.jobs.results import prediction_rows, run_metrics, write_adapter, write_card
+from sft_hf.jobs.results import prediction_rows, report_page, run_metrics, write_adapter, write_card
 from sft_hf.jobs.trackers import Trackers, check_installed
 from sft_hf.models.adapters.attach import attach
 from sft_hf.models.adapters.files import savable

@@ -1,26 +1,36 @@
-"""What a finished run tells: metrics.json, the lines of predictions.jsonl, the model card."""
+"""What a finished run leaves: metrics.json, the lines of predictions.jsonl, the model card, report.html."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from sft_hf.core.errors import SftError
+from sft_hf.core.filesystem import write_text
+from sft_hf.core.run.record import RunRecord, read_record
 from sft_hf.data.columns import column_values, texts_or_paths
 from sft_hf.data.examples import Examples
-from sft_hf.data.loading.roles import Splits
+from sft_hf.data.loading.roles import ROW_ID, Splits
 from sft_hf.engine import process
 from sft_hf.engine.epochs import WholeSet
+from sft_hf.jobs.inputs import load_data
 from sft_hf.publishing.card.adapter import adapter_card
 from sft_hf.publishing.card.model_card import build_card
-from sft_hf.tasks.base import Task
+from sft_hf.publishing.report.run_report import build_report, rows_to_show
+from sft_hf.tasks.base import Shown, Task, task_class
 
 if TYPE_CHECKING:
-    from sft_hf.core.run.record import RunRecord
+    from datasets import Dataset
+
     from sft_hf.core.sources.sources import Source
     from sft_hf.engine.state import Training, TrainState
     from sft_hf.models.adapters.files import Adapter
+
+log = logging.getLogger("sft_hf")
 
 
 def prediction_rows(
@@ -123,3 +133,52 @@ def write_adapter(record: RunRecord, adapter: Adapter, folder: Path) -> None:
     """Write the adapter alone, as plain PEFT opens it, and its README.md."""
     adapter.save(folder)
     (folder / "README.md").write_text(adapter_card(record), encoding="utf-8")
+
+
+# --- pages -------------------------------------------------------------------------------------------------------
+
+
+def write_report(run: str | Path, output: str | Path | None = None, *, trust_remote_code: bool = False) -> Path:
+    """Write a finished run's page to `output`, by default report.html in its folder, and return its path.
+
+    Data that are no longer where the recipe says leave only the rows' contents out. Raises RunFolderError, RecipeError,
+    StorageError.
+    """
+    record = read_record(run, trust_remote_code=trust_remote_code)
+    task: Task[Any] = task_class(record.recipe)(record.recipe)
+    try:
+        split = load_data(record.recipe, task, None).by_role.get(record.split)
+    except SftError as error:
+        log.warning("the report shows no rows, as the data cannot be read: %s", error)
+        split = None
+    path = Path(output or Path(run) / "report.html")
+    write_text(path, report_page(record, task, split))
+    return path
+
+
+def write_comparison(runs: Sequence[str | Path], output: str | Path, *, trust_remote_code: bool = False) -> Path:
+    """Write a page that compares finished runs, and return its path. Raises UserError for runs of different tasks."""
+    from sft_hf.publishing.report.comparison import build_comparison
+
+    records = [read_record(run, trust_remote_code=trust_remote_code) for run in runs]
+    path = Path(output)
+    write_text(path, build_comparison(records))
+    return path
+
+
+def report_page(record: RunRecord, task: Task[Any], split: Dataset | None) -> str:
+    """Return report.html, with the rows of `split` that the model was most wrong about, and a gallery."""
+    shown = {} if split is None else shown_rows(task, split, rows_to_show(record))
+    return build_report(record, shown)
+
+
+def shown_rows(task: Task[Any], split: Dataset, row_ids: Sequence[int]) -> dict[int, Shown]:
+    """Return rows by id as a person perceives them; those whose file is gone are left out, and told."""
+    places = {row_id: index for index, row_id in enumerate(split[ROW_ID])}
+    found: dict[int, Shown] = {}
+    for row_id in row_ids:
+        try:
+            (found[row_id],) = task.show(split, [places[row_id]])
+        except (SftError, KeyError) as error:
+            log.warning("the report leaves row %d out: %s", row_id, error)
+    return found

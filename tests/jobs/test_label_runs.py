@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from sft_hf.core.errors import DataError
 from sft_hf.jobs.finetune import finetune
 from sft_hf.jobs.inference import evaluate_run
-from sft_hf.jobs.reporting import write_report
+from sft_hf.jobs.results import write_report
 from sft_hf.studies.check import check
 
 

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import platform
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
+
+from filelock import FileLock, Timeout
 
 from sft_hf.core.errors import RunFolderError
 from sft_hf.core.filesystem import committed_folder, remove_leftovers, storage_errors, write_json, write_text
 from sft_hf.core.recipe.recipe import ABOUT_THE_RUN, Recipe, refuse_trust, validate_recipe
 from sft_hf.core.recipe.yaml_files import flatten, read_yaml
-from sft_hf.core.run.lock import LOCK, OWNER, RunLock
 
 # What a run writes; --overwrite removes these and nothing else.
 OWN_ENTRIES = (
     *("recipe.yaml", "model", "metrics.json", "predictions.jsonl", "log.jsonl", "report.html"),
     *("adapter", "checkpoints", "tensorboard"),
 )
+
+LOCK, OWNER = ".lock", ".lock.owner"
 
 # What a run that was killed before its first line may have left; no reason to refuse the folder.
 LEFTOVERS = (LOCK, OWNER, ".recipe.yaml.tmp")
@@ -176,6 +182,50 @@ class RunFolder:
         if report is not None:
             write_text(self.report_file, report)
         write_json(self.metrics_file, metrics)
+
+
+class RunLock:
+    """One run in a folder at a time: the second is refused, and told whose the first is. Reentrant.
+
+    The lock is the operating system's, so it ends with its process however that dies; a file beside it names the owner.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = FileLock(folder / LOCK, timeout=0)
+
+    def acquire(self) -> None:
+        """Take the lock; in a folder that does not exist yet, do nothing. Raises RunFolderError, StorageError."""
+        if self._lock.is_locked or not self.folder.is_dir():
+            return
+        with storage_errors(self.folder):
+            try:
+                self._lock.acquire()
+            except Timeout:
+                raise RunFolderError(
+                    f"{self.folder}: another run is working in it ({self._owner()}); wait for it, stop it, or choose "
+                    "another folder with --output-dir"
+                ) from None
+            (self.folder / OWNER).write_text(json.dumps(_myself()), encoding="utf-8")
+
+    def release(self) -> None:
+        """Give the lock back, and leave no file behind."""
+        if not self._lock.is_locked:
+            return
+        for name in (OWNER, LOCK):
+            (self.folder / name).unlink(missing_ok=True)
+        self._lock.release()
+
+    def _owner(self) -> str:
+        try:
+            owner = json.loads((self.folder / OWNER).read_text(encoding="utf-8"))
+            return f"process {int(owner['pid'])} on {owner['host']!s:.100}, since {owner['since']!s:.30}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "owner unknown"
+
+
+def _myself() -> dict[str, object]:
+    return {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S %Z")}
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
