@@ -18,10 +18,10 @@ from typing import Any
 import torch
 
 import sft_hf.engine.loop
-import sft_hf.jobs.finetune
 from sft_hf.core.recipe.recipe import Recipe, load_recipe
-from sft_hf.core.run.folder import RunFolder
 from sft_hf.engine import process
+from sft_hf.jobs.finetune import finetune
+from sft_hf.jobs.job import TrainingJob
 
 RECIPES = {"text": "text", "image": "image", "speech": "speech", "predict": "text"}
 
@@ -70,9 +70,7 @@ def recipe_of(settings: SimpleNamespace) -> Recipe:
 
 def prepared_run(settings: SimpleNamespace) -> Any:
     """Return the run that sft-hf would start, with model and rows, before its first step."""
-    recipe = recipe_of(settings)
-    accelerator = process.build_accelerator(recipe.train.mixed_precision, recipe.train.num_threads)
-    run = sft_hf.jobs.finetune._Run(recipe, RunFolder(Path(recipe.output_dir or "")), accelerator)
+    run = TrainingJob(recipe_of(settings))
     run.prepare()
     return run
 
@@ -150,7 +148,7 @@ def ours(settings: SimpleNamespace) -> dict[str, Any]:
 
     sft_hf.engine.loop.train_step = timed_step  # type: ignore[assignment]
     recipe = recipe_of(settings)
-    result = sft_hf.jobs.finetune.finetune(recipe, overwrite=True)
+    result = finetune(recipe, overwrite=True)
     log = [json.loads(line) for line in (result.output_dir / "log.jsonl").read_text().splitlines()]
     primary = result.metrics["primary_metric"]
     curve = [[line["step"], line[f"eval_{primary}"]] for line in log if f"eval_{primary}" in line]

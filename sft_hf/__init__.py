@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sft_hf.core.errors import SftError, UserError
     from sft_hf.core.recipe.recipe import Recipe, load_recipe
-    from sft_hf.jobs.finetune import RunResult, finetune
+    from sft_hf.jobs.finetune import finetune
     from sft_hf.jobs.inference import evaluate_run as evaluate
     from sft_hf.jobs.inference import predict_inputs as predict
+    from sft_hf.jobs.job import RunResult, TrainingJob
 
 __version__ = "0.1.0"
 
@@ -26,14 +27,25 @@ _HOMES = {
     "Recipe": "sft_hf.core.recipe.recipe",
     "load_recipe": "sft_hf.core.recipe.recipe",
     "finetune": "sft_hf.jobs.finetune",
-    "RunResult": "sft_hf.jobs.finetune",
+    "RunResult": "sft_hf.jobs.job",
     "evaluate": "sft_hf.jobs.inference:evaluate_run",
     "predict": "sft_hf.jobs.inference:predict_inputs",
     "SftError": "sft_hf.core.errors",
+    "TrainingJob": "sft_hf.jobs.job",
     "UserError": "sft_hf.core.errors",
 }
 
-__all__ = ["Recipe", "RunResult", "SftError", "UserError", "evaluate", "finetune", "load_recipe", "predict"]
+__all__ = [
+    "Recipe",
+    "RunResult",
+    "SftError",
+    "TrainingJob",
+    "UserError",
+    "evaluate",
+    "finetune",
+    "load_recipe",
+    "predict",
+]
 
 
 def __getattr__(name: str) -> Any:

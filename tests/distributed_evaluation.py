@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from sft_hf.core.recipe.recipe import Recipe, load_recipe
-from sft_hf.core.run.folder import RunFolder
 from sft_hf.data.examples import Examples
 from sft_hf.engine import process
 from sft_hf.engine.evaluation import predict
-from sft_hf.jobs.finetune import _Run
+from sft_hf.jobs.job import TrainingJob
 
 
 def first_rows(examples: Examples, count: int) -> Examples:
@@ -33,20 +32,19 @@ def first_rows(examples: Examples, count: int) -> Examples:
 
 def all_scores(recipe: Recipe) -> tuple[dict[str, Any], int]:
     """Metrics and predictions by "<rows>x<batch size>", and the number of processes."""
-    accelerator = process.build_accelerator(recipe.train.mixed_precision, recipe.train.num_threads)
-    run = _Run(recipe, RunFolder(Path(recipe.output_dir or "")), accelerator)
+    run = TrainingJob(recipe)
     run.prepare()
     found = {}
     for rows in range(1, 18):
         examples = first_rows(run.examples["test"], rows)
         for batch_size in range(1, 7):
-            outputs = predict(run.task, run.training.model, examples, accelerator, batch_size=batch_size)
+            outputs = predict(run.task, run.training.model, examples, run.accelerator, batch_size=batch_size)
             found[f"{rows}x{batch_size}"] = {
                 "metrics": run.task.score(outputs, examples),
                 "predictions": [row["prediction"] for row in run.task.decode(outputs)],
                 "losses": outputs["loss"].tolist(),
             }
-    return found, accelerator.num_processes
+    return found, run.accelerator.num_processes
 
 
 if __name__ == "__main__":

@@ -6,23 +6,19 @@ usage: distributed_gradients.py RECIPE OUTPUT
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 
 from sft_hf.core.recipe.recipe import Recipe, load_recipe
-from sft_hf.core.run.folder import RunFolder
-from sft_hf.engine import process
 from sft_hf.engine.state import TrainState
 from sft_hf.engine.step import train_step
-from sft_hf.jobs.finetune import _Run
+from sft_hf.jobs.job import TrainingJob
 
 
 def window_gradients(recipe: Recipe) -> tuple[dict[str, Any], int]:
     """Gradients by "<window>.<parameter>", and the number of processes."""
-    accelerator = process.build_accelerator(recipe.train.mixed_precision, recipe.train.num_threads)
-    run = _Run(recipe, RunFolder(Path(recipe.output_dir or "")), accelerator)
+    run = TrainingJob(recipe)
     run.prepare()
     examples, plan = run.training.data.epoch(0)
     assert len(plan[-1].rows()) < len(plan[0].rows()), "the last window is to be ragged"
@@ -30,10 +26,10 @@ def window_gradients(recipe: Recipe) -> tuple[dict[str, Any], int]:
     gradients = {}
     for name, window in (("first", plan[0]), ("last", plan[-1])):
         train_step(run.training, examples, window, TrainState())
-        for parameter, value in accelerator.unwrap_model(run.training.model).named_parameters():
+        for parameter, value in run.accelerator.unwrap_model(run.training.model).named_parameters():
             if value.grad is not None:  # a frozen one has none
                 gradients[f"{name}.{parameter}"] = value.grad.detach().clone()
-    return gradients, accelerator.num_processes
+    return gradients, run.accelerator.num_processes
 
 
 def relative_difference(left: dict[str, Any], right: dict[str, Any]) -> float:

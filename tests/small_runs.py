@@ -12,14 +12,14 @@ from safetensors.torch import load_file
 
 from sft_hf.core.errors import Terminated
 from sft_hf.core.recipe.recipe import Recipe
-from sft_hf.core.run.folder import RunFolder
-from sft_hf.engine import loop, process
-from sft_hf.jobs.finetune import RunResult, _Run, finetune
+from sft_hf.engine import loop
+from sft_hf.jobs.finetune import finetune
+from sft_hf.jobs.job import RunResult, TrainingJob
 
 
-def prepared(recipe: Recipe) -> _Run:
-    """A run before its first step."""
-    run = _Run(recipe, RunFolder(Path(recipe.output_dir)), process.build_accelerator("no", 1))
+def prepared(recipe: Recipe, **options: Any) -> TrainingJob:
+    """A run before its first step; `options` are those of `TrainingJob`."""
+    run = TrainingJob(recipe, **options)
     run.prepare()
     return run
 
@@ -40,8 +40,8 @@ def killed_and_resumed(recipe: Recipe, stop_at: int) -> RunResult:
     return finetune(recipe, resume=True)
 
 
-def stop(recipe: Recipe, stop_at: int, error: Exception) -> None:
-    """Run `stop_at` steps of a run, in the next of which it ends with the error."""
+def stop(recipe: Recipe, stop_at: int, error: Exception, **options: Any) -> None:
+    """Run `stop_at` steps of a run, in the next of which it ends with the error; `options` are those of `finetune`."""
     step = loop.train_step
 
     def stopping(training, examples, window, state):
@@ -52,7 +52,7 @@ def stop(recipe: Recipe, stop_at: int, error: Exception) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "train_step", stopping)
         with pytest.raises(type(error)):
-            finetune(recipe)
+            finetune(recipe, **options)
 
 
 def weights(folder: str | Path) -> dict[str, torch.Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any, Protocol
@@ -63,7 +63,7 @@ class TrainState:
 
 @dataclass
 class Training:
-    """Everything the loop works on, put together by `sft_hf.jobs.finetune`."""
+    """Everything the loop works on, put together by `sft_hf.jobs.build`."""
 
     recipe: Recipe
     task: Task[Any]
@@ -78,6 +78,8 @@ class Training:
     evaluate: Callable[[TrainState], bool]
     """Evaluate on validation, keep the weights if they are the best; True to stop early."""
     save: Callable[[TrainState], None]
+    callbacks: Sequence[Any] = ()
+    """What the caller of the run wants to be told while it trains."""
     upcoming: Window | None = None
     """The rows of the step after the one that is being computed, where they are known."""
     ahead: OneAhead[Any] = field(default_factory=OneAhead)

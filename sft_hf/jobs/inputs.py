@@ -10,12 +10,14 @@ from datasets import Dataset, IterableDataset
 
 from sft_hf.core.errors import RecipeError
 from sft_hf.core.recipe.recipe import Recipe
+from sft_hf.core.recipe.sections import MEMORY
 from sft_hf.core.sources.sources import Source, resolve
 from sft_hf.data.examples import Examples
 from sft_hf.data.findings import Finding
 from sft_hf.data.groups import speaker_findings
 from sft_hf.data.loading.loading import load_splits
 from sft_hf.data.loading.media import MEDIA_KEYS
+from sft_hf.data.loading.memory import splits_in_memory
 from sft_hf.data.loading.roles import Splits
 from sft_hf.data.preflight import find_duplicates
 from sft_hf.data.splits import fill_missing_splits, limit_splits
@@ -25,12 +27,34 @@ from sft_hf.tasks.base import Task
 log = logging.getLogger("sft_hf")
 
 
-def load_data(recipe: Recipe, task: Task[Any], model_source: Source | None) -> Splits:
-    """Load the splits, fit the task on all of train (given a checkpoint), hold out what is missing, limit rows."""
+def of_memory(recipe: Recipe) -> Recipe:
+    """Return the recipe of a run whose rows are given in memory: `data` no longer names a source."""
+    nothing = dict.fromkeys(("revision", "sha256", "config_name", "data_files"))
+    data = recipe.data.model_copy(update={"name": MEMORY, "streaming": False, **nothing})
+    return recipe.model_copy(update={"data": data})
+
+
+def load_data(
+    recipe: Recipe, task: Task[Any], model_source: Source | None, given: Mapping[str, Dataset] | None = None
+) -> Splits:
+    """Load the splits, fit the task on all of train (given a checkpoint), hold out what is missing, limit rows.
+
+    `given`: rows in memory by role, in place of those that the recipe names. Raises DataError, SourceError, and
+    RecipeError for a recipe of a run whose rows were in memory, where none are given.
+    """
     data = recipe.data
-    source = resolve(data.name, revision=data.revision, sha256=data.sha256, what="data set", key="data")
     columns = task.columns() | ({"data.split_by": data.split_by} if data.split_by else {})
-    splits = task.read_labels(load_splits(data, source, columns))
+    if given is not None:
+        loaded = splits_in_memory(data, given, columns)
+    elif data.name == MEMORY:
+        raise RecipeError(
+            f"data.name: {MEMORY!r} says that the rows were given in Python: give the same again (splits=), or name a "
+            f"file or folder (a folder of that name is ./{MEMORY})"
+        )
+    else:
+        source = resolve(data.name, revision=data.revision, sha256=data.sha256, what="data set", key="data")
+        loaded = load_splits(data, source, columns)
+    splits = task.read_labels(loaded)
     if model_source is not None:
         task.fit(splits.by_role["train"], splits.where["train"], model_source)
     splits = limit_splits(fill_missing_splits(splits, data, task.strata), data)

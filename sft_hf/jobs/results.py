@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from sft_hf.core.errors import SftError
-from sft_hf.core.filesystem import write_text
+from sft_hf.core.filesystem import committed_folder, write_text
+from sft_hf.core.run.folder import RunFolder
 from sft_hf.core.run.record import RunRecord, read_record
 from sft_hf.data.columns import column_values, texts_or_paths
 from sft_hf.data.examples import Examples
@@ -18,6 +19,7 @@ from sft_hf.data.loading.roles import ROW_ID, Splits
 from sft_hf.engine import process
 from sft_hf.engine.epochs import WholeSet
 from sft_hf.jobs.inputs import load_data
+from sft_hf.models.adapters.files import Adapter, savable
 from sft_hf.publishing.card.adapter import adapter_card
 from sft_hf.publishing.card.model_card import build_card
 from sft_hf.publishing.report.run_report import build_report, rows_to_show
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
     from sft_hf.core.sources.sources import Source
     from sft_hf.engine.state import Training, TrainState
-    from sft_hf.models.adapters.files import Adapter
 
 log = logging.getLogger("sft_hf")
 
@@ -122,17 +123,23 @@ def run_metrics(
     }
 
 
-def write_card(record: RunRecord, folder: Path) -> None:
-    """Write the model's README.md."""
-    (folder / "README.md").write_text(
-        build_card(record, pipeline_tag=record.recipe.task.pipeline_tag), encoding="utf-8"
-    )
+def write_model(
+    folder: RunFolder, record: RunRecord, task: Task[Any], model: Any, adapter: Adapter | None, *, card: bool
+) -> None:
+    """Write model/ and, of a parameter-efficient run, adapter/, as plain PEFT opens it; with a README.md if `card`.
 
-
-def write_adapter(record: RunRecord, adapter: Adapter, folder: Path) -> None:
-    """Write the adapter alone, as plain PEFT opens it, and its README.md."""
-    adapter.save(folder)
-    (folder / "README.md").write_text(adapter_card(record), encoding="utf-8")
+    Raises StorageError.
+    """
+    if adapter is not None:
+        with committed_folder(folder.adapter) as aside:
+            adapter.save(aside)
+            if card:
+                (aside / "README.md").write_text(adapter_card(record), encoding="utf-8")
+    with committed_folder(folder.model) as aside:
+        task.save(savable(model, adapter), aside)
+        if card:
+            page = build_card(record, pipeline_tag=record.recipe.task.pipeline_tag)
+            (aside / "README.md").write_text(page, encoding="utf-8")
 
 
 # --- pages -------------------------------------------------------------------------------------------------------

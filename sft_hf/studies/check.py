@@ -16,7 +16,6 @@ from sft_hf.core import signals
 from sft_hf.core.errors import RunFolderError, SftError
 from sft_hf.core.filesystem import free_bytes, human_bytes
 from sft_hf.core.recipe.recipe import Recipe
-from sft_hf.core.run.folder import RunFolder
 from sft_hf.data.examples import Examples
 from sft_hf.engine import process
 from sft_hf.engine.batches import Window
@@ -24,7 +23,7 @@ from sft_hf.engine.epochs import WholeSet
 from sft_hf.engine.resume import checkpoint
 from sft_hf.engine.state import TrainState
 from sft_hf.engine.step import train_step
-from sft_hf.jobs.finetune import _Run
+from sft_hf.jobs.job import TrainingJob
 from sft_hf.models.freezing import set_modes
 from sft_hf.publishing.hub.access import write_access
 
@@ -48,8 +47,7 @@ def check(recipe: Recipe, *, push_to: str | None = None) -> Report:
     Raises UserError for what would stop the run in its preparation. What would stop it later is in the report.
     """
     report = Report()
-    accelerator = process.build_accelerator(recipe.train.mixed_precision, recipe.train.num_threads)
-    run = _Run(recipe, RunFolder(Path(recipe.output_dir or "runs/run")), accelerator)
+    run = TrainingJob(recipe)
     with signals.listening():
         run.prepare()
         report.passed.append("recipe, checkpoint and data: every row can be used")
@@ -83,7 +81,7 @@ def _collect(report: Report, part: Callable[[Any], tuple[str, str | None]], subj
         report.warnings.append(warning)
 
 
-def _lengths(run: _Run) -> list[str]:
+def _lengths(run: TrainingJob) -> list[str]:
     lines = []
     for role, split in run.all_examples().items():
         if len(split) and split.lengths.max() > split.lengths.min():
@@ -94,7 +92,7 @@ def _lengths(run: _Run) -> list[str]:
     return lines
 
 
-def _folder(run: _Run) -> tuple[str, str | None]:
+def _folder(run: TrainingJob) -> tuple[str, str | None]:
     try:
         run.folder.refuse_if_taken(resume=False, overwrite=False)
     except RunFolderError as error:
@@ -102,7 +100,7 @@ def _folder(run: _Run) -> tuple[str, str | None]:
     return f"run folder: {run.folder.path} can be taken", None
 
 
-def longest_window(run: _Run) -> tuple[Examples, Window]:
+def longest_window(run: TrainingJob) -> tuple[Examples, Window]:
     """Return the update of the first epoch whose forward passes are the largest."""
     examples, plan = run.training.data.epoch(0)
     lengths = examples.lengths
@@ -114,7 +112,7 @@ def longest_window(run: _Run) -> tuple[Examples, Window]:
     return examples, max(plan, key=cost)
 
 
-def _longest_step(run: _Run) -> tuple[str, str | None]:
+def _longest_step(run: TrainingJob) -> tuple[str, str | None]:
     """Train on the longest rows: the memory that a run needs at most, and the time that it takes at least."""
     examples, window = longest_window(run)
     state, size = TrainState(), run.recipe.train.per_device_train_batch_size
@@ -134,7 +132,7 @@ def _longest_step(run: _Run) -> tuple[str, str | None]:
     )
 
 
-def _trial_save(run: _Run) -> tuple[str, str | None]:
+def _trial_save(run: TrainingJob) -> tuple[str, str | None]:
     """Commit a checkpoint on the file system of the run folder, read it back, and delete it."""
     parent = run.folder.path
     while not parent.is_dir():

@@ -351,9 +351,9 @@ def test_an_unknown_optimizer_is_found_before_the_data_is_read(recipe_file, tmp_
 
 
 def test_a_bug_shows_its_traceback_and_exits_1(recipe_file, monkeypatch, capsys):
-    from sft_hf.jobs import finetune as run_module
+    from sft_hf.jobs import build
 
-    monkeypatch.setattr(run_module, "build_optimizer", lambda *a: 1 / 0)
+    monkeypatch.setattr(build, "build_optimizer", lambda *a: 1 / 0)
     assert run(["finetune", str(recipe_file)]) == 1
     err = capsys.readouterr().err
     assert "ZeroDivisionError" in err and "bug in sft-hf" in err

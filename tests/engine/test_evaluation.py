@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import distributed_evaluation
 import numpy as np
 import pytest
 import torch
+from small_runs import prepared
 from two_processes import run_on_two_processes
 
 CASES = [f"{rows}x{batch}" for rows in range(1, 18) for batch in range(1, 7)]
@@ -24,12 +24,7 @@ def recipe(request, make_recipe, make_image_recipe):
 
 def reference(recipe):
     """Each row alone through the model, and plain means."""
-    from sft_hf.core.run.folder import RunFolder
-    from sft_hf.engine import process
-    from sft_hf.jobs.finetune import _Run
-
-    run = _Run(recipe, RunFolder(Path(recipe.output_dir)), process.build_accelerator("no", 1))
-    run.prepare()
+    run = prepared(recipe)
     examples, losses, correct = run.examples["test"], [], []
     for row in range(17):
         batch = run.task.collate([examples.features[row]])

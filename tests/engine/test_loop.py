@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import distributed_gradients
 import pytest
 import torch
 from distributed_gradients import relative_difference, window_gradients
 from safetensors.torch import load_file
+from small_runs import prepared
 from two_processes import run_on_two_processes
 
 from sft_hf.core.errors import TrainingError
-from sft_hf.core.run.folder import RunFolder
 from sft_hf.engine import process
 from sft_hf.engine.loop import train
 from sft_hf.engine.state import TrainState
-from sft_hf.jobs.finetune import _Run, finetune
+from sft_hf.jobs.finetune import finetune
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 # A learning rate of almost nothing: the second window meets the same weights as the first.
@@ -58,8 +57,7 @@ def test_the_reference_gradient_is_that_of_the_mean_loss(make_recipe, whole_batc
     """Against Transformers' own loss on the same rows: an independent reference."""
     whole = reference(make_recipe, whole_batch_gradients)
     recipe = make_recipe(**cut(16, 1))
-    run = _Run(recipe, RunFolder(Path(recipe.output_dir)), process.build_accelerator("no", 1))
-    run.prepare()
+    run = prepared(recipe)
     examples, plan = run.training.data.epoch(0)
     batch = run.task.collate([examples.features[row] for row in plan[-1].rows()])
     run.training.model(**batch).loss.backward()
@@ -115,8 +113,7 @@ def test_bf16_on_the_cpu_trains_too(make_recipe):
 
 def spoilt_run(make_recipe, spoil):
     recipe = make_recipe(**STILL, optim__weight_decay=0.0)
-    run = _Run(recipe, RunFolder(Path(recipe.output_dir)), process.build_accelerator("no", 1))
-    run.prepare()
+    run = prepared(recipe)
     before = {name: value.detach().clone() for name, value in run.training.model.named_parameters()}
     spoil(run)
     with pytest.raises(TrainingError) as caught:

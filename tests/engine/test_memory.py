@@ -173,8 +173,7 @@ def train(training, state):
     resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[1]) * 2**20, most[1]))
     plain(training, state)
     resource.setrlimit(resource.RLIMIT_AS, most)
-import sft_hf.jobs.finetune
-sft_hf.jobs.finetune.train = train
+loop.train = train
 from sft_hf.cli import main
 main(sys.argv[2:])
 """

@@ -115,13 +115,9 @@ def test_a_probe_is_logistic_regression_on_what_the_head_is_given(kind, make_rec
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    from sft_hf.core.run.folder import RunFolder
-    from sft_hf.engine import process
-    from sft_hf.jobs.finetune import _Run
-
     recipe = (make_recipe if kind == "text" else make_image_recipe)(eval__baseline="probe", train__max_steps=1)
-    run = _Run(recipe, RunFolder(finetune(recipe).output_dir), process.build_accelerator("no", 1))
-    run.prepare()
+    folder = finetune(recipe).output_dir
+    run = prepared(recipe)
     model = run.training.model.eval()
     model.classifier = torch.nn.Identity()  # what was the head's input is the output now
 
@@ -138,7 +134,7 @@ def test_a_probe_is_logistic_regression_on_what_the_head_is_given(kind, make_rec
     scaler = StandardScaler().fit(features(train))
     probe = LogisticRegression(max_iter=1000).fit(scaler.transform(features(train)), train.references)
     accuracy = probe.score(scaler.transform(features(test)), test.references)
-    baseline = json.loads((run.folder.path / "metrics.json").read_text())["baseline"]
+    baseline = json.loads((folder / "metrics.json").read_text())["baseline"]
     assert baseline["name"] == "frozen probe"
     assert baseline["metrics"]["accuracy"] == pytest.approx(accuracy, abs=1.5 / len(test))
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from small_runs import prepared
 
 from sft_hf.core.errors import RecipeError
-from sft_hf.core.run.folder import RunFolder
-from sft_hf.engine import process
-from sft_hf.jobs.finetune import _Run
 from sft_hf.techniques.transfer.layerwise_learning_rate_decay import decayed
 
 
 def rates(recipe):
     """Parameter -> its learning rate in the first step."""
-    run = _Run(recipe, RunFolder(Path(recipe.output_dir)), process.build_accelerator("no", 1))
-    run.prepare()
+    run = prepared(recipe)
     names = {id(parameter): name for name, parameter in run.training.model.named_parameters()}
     groups = run.training.optimizer.param_groups
     return {names[id(parameter)]: group["lr"] for group in groups for parameter in group["params"]}

@@ -6,18 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_runs import prepared
 
 from sft_hf.core.errors import RecipeError
-from sft_hf.core.run.folder import RunFolder
-from sft_hf.engine import process
-from sft_hf.jobs.finetune import _Run, finetune
+from sft_hf.jobs.finetune import finetune
 from sft_hf.models.freezing import head_names
 
 
 def state_of(recipe):
     """The model as training begins with it, and its state dict."""
-    run = _Run(recipe, RunFolder(Path(recipe.output_dir)), process.build_accelerator("no", 1))
-    run.prepare()
+    run = prepared(recipe)
     return run.training.model, {name: tensor.clone() for name, tensor in run.training.model.state_dict().items()}
 
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from small_runs import prepared
 from torch import nn
 
 from sft_hf.core.errors import RecipeError
-from sft_hf.core.run.folder import RunFolder
-from sft_hf.engine import process
 from sft_hf.engine.state import TrainState
 from sft_hf.engine.step import train_step
-from sft_hf.jobs.finetune import _Run
 from sft_hf.techniques.regularization.sam import Sam, perturbation
 from sft_hf.techniques.regularization.settings import SamSettings
 
@@ -77,9 +73,8 @@ def test_weights_come_back_where_the_second_pass_fails():
     assert model.weight.tolist() == [1.0, -2.0]
 
 
-def prepared(recipe):
-    run = _Run(recipe, RunFolder(Path(recipe.output_dir)), process.build_accelerator("no", 1))
-    run.prepare()
+def in_training(recipe):
+    run = prepared(recipe)
     run.training.model.train()
     examples, plan = run.training.data.epoch(0)
     return run, examples, plan[0]
@@ -91,7 +86,7 @@ def test_on_a_model_however_the_step_is_cut(make_recipe):
     options |= {"model__config_overrides": NO_DROPOUT, "data__max_train_samples": 16}
     rho = 0.5
 
-    run, examples, window = prepared(make_recipe(train__per_device_train_batch_size=16, **options))
+    run, examples, window = in_training(make_recipe(train__per_device_train_batch_size=16, **options))
     model = run.training.model
     batch = run.task.collate([examples.features[row] for row in window.rows()])
     model(**batch).loss.backward()
@@ -106,7 +101,7 @@ def test_on_a_model_however_the_step_is_cut(make_recipe):
 
     for size, accumulation in ((16, 1), (4, 4)):
         cut = {"train__per_device_train_batch_size": size, "train__gradient_accumulation_steps": accumulation}
-        run, examples, window = prepared(make_recipe(techniques=[{"name": "sam", "rho": rho}], **cut, **options))
+        run, examples, window = in_training(make_recipe(techniques=[{"name": "sam", "rho": rho}], **cut, **options))
         train_step(run.training, examples, window, TrainState())
         parameters = [parameter for parameter in run.training.model.parameters() if parameter.grad is not None]
         found = torch.cat([parameter.grad.flatten() for parameter in parameters])
@@ -128,7 +123,7 @@ def test_running_statistics_move_once(make_image_recipe, tmp_path):
             data__max_train_samples=8,
             train__gradient_accumulation_steps=1,
         )
-        run, examples, window = prepared(recipe)
+        run, examples, window = in_training(recipe)
         train_step(run.training, examples, window, TrainState())
         statistics.append(dict(run.training.model.named_buffers()))
     plain, sharp = statistics

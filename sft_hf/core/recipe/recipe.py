@@ -26,6 +26,7 @@ from sft_hf.core.errors import RecipeError, did_you_mean
 from sft_hf.core.recipe.component_settings import TaskSettings, TechniqueSettings
 from sft_hf.core.recipe.registry import component_names, load_settings
 from sft_hf.core.recipe.sections import (
+    MEMORY,
     CheckpointSection,
     DataSection,
     EvalSection,
@@ -277,6 +278,8 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     _refuse_secrets(recipe, str(path))
     for section in (recipe.model, recipe.data):
         local = os.path.expanduser(section.name)
+        if section is recipe.data and section.name == MEMORY:
+            continue
         if not section.name.startswith("pypi://") and os.path.exists(local):
             section.name = os.path.realpath(local)
     recipe.output_dir = os.path.realpath(os.path.expanduser(recipe.output_dir or f"runs/{path.stem}"))

@@ -16,6 +16,10 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
+MEMORY = "memory"
+"""`data.name` of a run whose rows were given in Python."""
+
+
 class Section(BaseModel):
     """Base of every section: unknown keys are errors, numbers given for text become text, assignments are validated."""
 
@@ -74,7 +78,8 @@ class DataSection(Section):
 
     name: str = Field(
         description="A Hub id, a local file (CSV, TSV, JSON, JSONL, Parquet, Arrow, XLSX, ODS, also .gz, .zst, .zip) "
-        "or folder, an archive of images or recordings (.zip, .tar, .tar.gz), or pypi://DISTRIBUTION==VERSION/path.",
+        "or folder, an archive of images or recordings (.zip, .tar, .tar.gz), or pypi://DISTRIBUTION==VERSION/path. "
+        "memory: the rows were given in Python.",
         min_length=1,
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub data set.")

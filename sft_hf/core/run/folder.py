@@ -15,7 +15,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from sft_hf.core.errors import RunFolderError
-from sft_hf.core.filesystem import committed_folder, remove_leftovers, storage_errors, write_json, write_text
+from sft_hf.core.filesystem import remove_leftovers, storage_errors, write_text
 from sft_hf.core.recipe.recipe import ABOUT_THE_RUN, Recipe, refuse_trust, validate_recipe
 from sft_hf.core.recipe.yaml_files import flatten, read_yaml
 
@@ -104,12 +104,11 @@ class RunFolder:
 
     def finished(self) -> dict[str, Any] | None:
         """Return the metrics of a run that is finished, None for one that is not. Raises RunFolderError."""
-        if not (self.metrics_file.is_file() and (self.model / "config.json").is_file()):
+        if not self.metrics_file.is_file():
             return None
-        try:
-            return json.loads(self.metrics_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunFolderError(f"{self.metrics_file}: cannot be read ({error}); {REMEDY}") from None
+        metrics: dict[str, Any] = whole(self.metrics_file, lambda file: json.loads(file.read_text(encoding="utf-8")))
+        without_model = "model" in metrics.get("not_written", ())
+        return metrics if without_model or (self.model / "config.json").is_file() else None
 
     def refuse_unfinished(self) -> None:
         """Raise RunFolderError for a run without metrics.json, which is written last."""
@@ -168,20 +167,9 @@ class RunFolder:
         """Return the lines of log.jsonl so far."""
         return read_json_lines(self.log_file)
 
-    def write_results(
-        self,
-        save_model: Callable[[Path], None],
-        metrics: dict[str, Any],
-        predictions: list[dict[str, Any]],
-        report: str | None,
-    ) -> None:
-        """Write all that a run leaves and, last, metrics.json: a folder that has it is a finished run. StorageError."""
-        with committed_folder(self.model) as aside:
-            save_model(aside)
-        write_text(self.predictions_file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions))
-        if report is not None:
-            write_text(self.report_file, report)
-        write_json(self.metrics_file, metrics)
+    def write_predictions(self, rows: list[dict[str, Any]]) -> None:
+        """Write predictions.jsonl. Raises StorageError."""
+        write_text(self.predictions_file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 class RunLock:
@@ -228,6 +216,14 @@ def _myself() -> dict[str, object]:
     return {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S %Z")}
 
 
+def whole(file: Path, read: Callable[[Path], Any]) -> Any:
+    """Return what `read` makes of a file of a finished run. Raises RunFolderError for one that is broken."""
+    try:
+        return read(file)
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{file}: cannot be read ({error}); {REMEDY}") from None
+
+
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Return the objects of a file with one a line; none of a file that is not there. Raises OSError, ValueError."""
     if not path.is_file():
@@ -237,14 +233,19 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
-def open_run(path: str | Path) -> RunFolder:
-    """Return the folder of a finished run. Raises RunFolderError for anything else."""
+def open_run(path: str | Path, *, with_model: bool = True) -> RunFolder:
+    """Return the folder of a finished run. Raises RunFolderError for anything else, and for a run without a model.
+
+    `with_model` False: it need not have one.
+    """
     folder = RunFolder(Path(path).expanduser())
     if not folder.path.is_dir():
         raise RunFolderError(f"{path}: no such run folder")
     if not folder.recipe_file.is_file():
         raise RunFolderError(f"{path}: is no run folder (it has no recipe.yaml)")
-    if not (folder.model / "config.json").is_file():
+    if with_model and not (folder.model / "config.json").is_file():
+        if folder.finished() is not None:
+            raise RunFolderError(f"{path}: the run was told not to save its model (outputs)")
         raise RunFolderError(f"{path}: the run has no model yet; continue it with: sft-hf finetune ... --resume")
     return folder
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sft_hf.core.errors import RunFolderError
 from sft_hf.core.recipe.recipe import Recipe
-from sft_hf.core.run.folder import REMEDY, load_run_recipe, open_run, read_json_lines
+from sft_hf.core.run.folder import load_run_recipe, open_run, read_json_lines, whole
 
 
 @dataclass(frozen=True)
@@ -52,21 +50,14 @@ class RunRecord:
 
 def read_record(path: str | Path, *, trust_remote_code: bool = False) -> RunRecord:
     """Read the record of a finished run. Raises RunFolderError, RecipeError."""
-    folder = open_run(path)
+    folder = open_run(path, with_model=False)
     folder.refuse_unfinished()
     recipe = load_run_recipe(folder.path, trust_remote_code=trust_remote_code)
-    metrics = _whole(folder.metrics_file, lambda file: json.loads(file.read_text(encoding="utf-8")))
-    predictions, log = (_whole(file, read_json_lines) for file in (folder.predictions_file, folder.log_file))
+    metrics = whole(folder.metrics_file, lambda file: json.loads(file.read_text(encoding="utf-8")))
+    predictions, log = (whole(file, read_json_lines) for file in (folder.predictions_file, folder.log_file))
     return RunRecord(folder.path.resolve().name, recipe, metrics, with_references(predictions), log)
 
 
 def with_references(predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows of predictions.jsonl that can be right or wrong."""
     return [row for row in predictions if "reference" in row]
-
-
-def _whole(file: Path, read: Callable[[Path], Any]) -> Any:
-    try:
-        return read(file)
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{file}: cannot be read ({error}); {REMEDY}") from None

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, IterableDataset, Value
 
 from sft_hf.core.errors import DataError, did_you_mean
+from sft_hf.data.columns import column_values
 from sft_hf.data.loading import media
 from sft_hf.data.loading.folders import from_archive, from_folder, from_layout, is_zip
 from sft_hf.data.loading.hub import Data, hub_name, load_from_hub
@@ -65,11 +66,21 @@ def load_splits(section: DataSection, source: Source, columns: Mapping[str, str]
         notes = []
         train = read_parts([source.path], section, "train", wanted, notes)
         loaded = Splits({"train": train}, {"train": source.path.name}, notes)
+    return checked(loaded, section, columns)
+
+
+def checked(loaded: Splits, section: DataSection, columns: Mapping[str, str], *, keep_row_ids: bool = False) -> Splits:
+    """Return splits whose columns are there, whose rows are numbered, and whose texts can be used. Raises DataError.
+
+    `keep_row_ids`: numbers of the rows' own stay, see `sft_hf.data.loading.memory`.
+    """
     by_role = {}
     texts = [column for key, column in columns.items() if key in TEXT_KEYS]
     for role, data in loaded.by_role.items():
         require_columns(data, _required(data, columns, role), loaded.where[role])
-        by_role[role] = data if isinstance(data, IterableDataset) else _number(data, loaded.where[role])
+        if isinstance(data, Dataset):
+            data = _number(data, loaded.where[role], keep=keep_row_ids)
+        by_role[role] = data
         if texts:
             by_role[role] = _usable_texts(by_role[role], texts, section, loaded.where[role], loaded.notes)
     meant = {*columns.values(), section.group_column, section.split_by, *section.label_columns.values()}
@@ -128,10 +139,21 @@ def require_columns(dataset: Data, columns: Mapping[str, str], where: str) -> No
             raise DataError(f"{where}: no column {column!r} ({key}); {hint}")
 
 
-def _number(dataset: Dataset, where: str) -> Dataset:
+def _number(dataset: Dataset, where: str, *, keep: bool) -> Dataset:
     if not len(dataset):
         raise DataError(f"{where}: holds no rows")
     dataset = dataset.with_format(None)
     if ROW_ID in dataset.column_names:
+        if keep and _are_row_ids(dataset):
+            return dataset
         dataset = dataset.remove_columns(ROW_ID)
     return dataset.add_column(ROW_ID, np.arange(len(dataset), dtype=np.int64))
+
+
+def _are_row_ids(dataset: Dataset) -> bool:
+    """Whether a column that is called `row_id` numbers the rows: distinct integers, none below 0."""
+    feature = dataset.features[ROW_ID]
+    if not (isinstance(feature, Value) and feature.dtype == "int64"):
+        return False
+    numbers = list(column_values(dataset, ROW_ID))
+    return None not in numbers and min(numbers) >= 0 and len(set(numbers)) == len(numbers)
