@@ -55,6 +55,7 @@ OUTPUTS = {
     "model": "model/, and adapter/ of a parameter-efficient run",
     "card": "README.md in model/ and adapter/; written with the model alone",
     "predictions": "predictions.jsonl, of the last split that was predicted: test, or validation without a test",
+    "outputs": "outputs/: what the model gave for every row of validation and test, see `sft_hf.core.run.outputs`",
     "report": "report.html",
     "baselines": "baselines, which take up to a tenth of the run's time, in metrics.json, card and report",
     "push": "pushed to the Hub where the recipe's push_to_hub says so; needs model and card",
@@ -324,18 +325,21 @@ class TrainingJob:
         return baseline_metrics(run, seconds)
 
     def _write(self, model: Any, metrics: dict[str, Any], scored: Scored) -> None:
+        folder, wanted = self.folder, self.outputs
         predictions = list(scored.predictions.values())[-1] if scored.predictions else []
-        record = RunRecord(
-            self.folder.path.name, self.recipe, metrics, with_references(predictions), self.folder.read_log()
-        )
-        if "model" in self.outputs:
-            write_model(self.folder, record, self.task, model, self.adapter, card="card" in self.outputs)
-        if "predictions" in self.outputs:
-            self.folder.write_predictions(predictions)
-        if "report" in self.outputs:
+        outputs = {role: self.task.saved_outputs(scored.outputs[role], rows, role) for role, rows in self.examples.items()}
+        record = RunRecord(folder.path.name, self.recipe, metrics, with_references(predictions), folder.read_log())
+        record = replace(record, outputs=outputs.get(record.split))
+        if "model" in wanted:
+            write_model(folder, record, self.task, model, self.adapter, card="card" in wanted)
+        if "predictions" in wanted:
+            folder.write_predictions(predictions)
+        if "outputs" in wanted:
+            folder.write_outputs(outputs)
+        if "report" in wanted:
             page = report_page(record, self.task, self.splits.by_role.get(record.split))
-            write_text(self.folder.report_file, page)
-        write_json(self.folder.metrics_file, metrics)  # last: a folder that has it is a finished run
+            write_text(folder.report_file, page)
+        write_json(folder.metrics_file, metrics)  # last: a folder that has it is a finished run
 
     @property
     def _pushes(self) -> bool:

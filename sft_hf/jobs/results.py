@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from sft_hf.core.errors import SftError
 from sft_hf.core.filesystem import committed_folder, write_text
 from sft_hf.core.run.folder import RunFolder
-from sft_hf.core.run.record import RunRecord, read_record
+from sft_hf.core.run.record import RunRecord, read_record, with_outputs
 from sft_hf.data.columns import column_values, texts_or_paths
 from sft_hf.data.examples import Examples
 from sft_hf.data.loading.roles import ROW_ID, Splits
@@ -148,19 +148,28 @@ def write_model(
 def write_report(run: str | Path, output: str | Path | None = None, *, trust_remote_code: bool = False) -> Path:
     """Write a finished run's page to `output`, by default report.html in its folder, and return its path.
 
-    Data that are no longer where the recipe says leave only the rows' contents out. Raises RunFolderError, RecipeError,
-    StorageError.
+    Everything comes from the run folder. Pictures and recordings, which it does not hold, are read again where the
+    recipe says; where they are gone, the page says so. Raises RunFolderError, RecipeError, StorageError.
     """
-    record = read_record(run, trust_remote_code=trust_remote_code)
-    task: Task[Any] = task_class(record.recipe)(record.recipe)
-    try:
-        split = load_data(record.recipe, task, None).by_role.get(record.split)
-    except SftError as error:
-        log.warning("the report shows no rows, as the data cannot be read: %s", error)
-        split = None
+    record = with_outputs(read_record(run, trust_remote_code=trust_remote_code), run)
+    texts = {row["id"]: Shown(_text_of(row)) for row in record.predictions if "text" in row}
+    if texts.keys() >= set(rows_to_show(record)):
+        page = build_report(record, texts)
+    else:
+        task: Task[Any] = task_class(record.recipe)(record.recipe)
+        try:
+            split = load_data(record.recipe, task, None).by_role.get(record.split)
+        except SftError as error:
+            log.warning("the report shows no rows, as the data cannot be read: %s", error)
+            split = None
+        page = report_page(record, task, split)
     path = Path(output or Path(run) / "report.html")
-    write_text(path, report_page(record, task, split))
+    write_text(path, page)
     return path
+
+
+def _text_of(row: Mapping[str, Any]) -> str:
+    return "\n".join(str(row[name]) for name in ("text", "text_pair") if name in row)
 
 
 def write_comparison(runs: Sequence[str | Path], output: str | Path, *, trust_remote_code: bool = False) -> Path:
@@ -175,8 +184,11 @@ def write_comparison(runs: Sequence[str | Path], output: str | Path, *, trust_re
 
 def report_page(record: RunRecord, task: Task[Any], split: Dataset | None) -> str:
     """Return report.html, with the rows of `split` that the model was most wrong about, and a gallery."""
-    shown = {} if split is None else shown_rows(task, split, rows_to_show(record))
-    return build_report(record, shown)
+    wanted = rows_to_show(record)
+    shown = {} if split is None else shown_rows(task, split, wanted)
+    gone = set(wanted) - shown.keys()
+    missing = f"{len(gone)} of {len(wanted)} rows are listed without their content, which could not be read."
+    return build_report(record, shown, missing if gone else "")
 
 
 def shown_rows(task: Task[Any], split: Dataset, row_ids: Sequence[int]) -> dict[int, Shown]:

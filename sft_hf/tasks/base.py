@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sft_hf.core.recipe.component_settings import TaskSettings
     from sft_hf.core.recipe.recipe import Recipe
     from sft_hf.core.recipe.sections import ModelSection
+    from sft_hf.core.run.outputs import SplitOutputs
     from sft_hf.core.sources.sources import Source
     from sft_hf.data.findings import Finding
     from sft_hf.data.loading.roles import Splits
@@ -304,6 +305,10 @@ class Task(ABC, Generic[SettingsT]):
     @abstractmethod
     def decode(self, outputs: dict[str, Tensor]) -> list[dict[str, Any]]:
         """One JSON-ready prediction per row."""
+
+    @abstractmethod
+    def saved_outputs(self, outputs: dict[str, Tensor], examples: Examples, split: str) -> SplitOutputs:
+        """What `predict_batch` gave for the rows of a split, as the run folder keeps it."""
 
     @abstractmethod
     def reference(self, value: Any) -> Any:

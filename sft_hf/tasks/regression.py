@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from sft_hf.core.errors import CheckpointError, RecipeError
 from sft_hf.core.recipe.component_settings import REGRESSION
+from sft_hf.core.run.outputs import SplitOutputs
 from sft_hf.data.examples import Examples
 from sft_hf.data.labels.label_map import LabelMap
 from sft_hf.data.labels.reading import is_unlabelled
@@ -324,6 +325,17 @@ class RegressionTask(ClassifierTask[SettingsT]):
     def decode(self, outputs: dict[str, Tensor]) -> list[dict[str, Any]]:
         """`prediction`: a number, or for several targets {target: number}."""
         return [{"prediction": self._told([_short(value) for value in row])} for row in outputs["logits"].tolist()]
+
+    def saved_outputs(self, outputs: dict[str, Tensor], examples: Examples, split: str) -> SplitOutputs:
+        """See `Task.saved_outputs`: the predictions, in the targets' own units."""
+        return SplitOutputs(
+            split,
+            REGRESSION,
+            examples.row_ids,
+            tuple(self.names),
+            values=outputs["logits"].numpy(),
+            references=self._array(examples.references) if examples.labelled else None,
+        )
 
     def reference(self, value: Any) -> Any:
         """The number, or {target: number}."""

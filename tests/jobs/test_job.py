@@ -98,7 +98,7 @@ def test_a_run_on_rows_in_memory_resumes_to_the_same_bits_with_the_same_rows_alo
     stop(recipe, 9, Terminated("here"), splits=splits)
     fewer = {**splits, "train": splits["train"].select(range(len(splits["train"]) - 1))}
     before = contents(tmp_path / "run")
-    with pytest.raises(RunFolderError, match="data.train"):
+    with pytest.raises(RunFolderError, match=r"data\.train"):
         finetune(recipe, splits=fewer, resume=True)
     assert contents(tmp_path / "run") == before
     resumed = finetune(recipe, splits=splits, resume=True)

@@ -8,21 +8,22 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
 from sft_hf.core.errors import RunFolderError
-from sft_hf.core.filesystem import remove_leftovers, storage_errors, write_text
+from sft_hf.core.filesystem import committed_folder, remove_leftovers, storage_errors, write_text
 from sft_hf.core.recipe.recipe import ABOUT_THE_RUN, Recipe, refuse_trust, validate_recipe
 from sft_hf.core.recipe.yaml_files import flatten, read_yaml
+from sft_hf.core.run.outputs import SplitOutputs, write_outputs
 
 # What a run writes; --overwrite removes these and nothing else.
 OWN_ENTRIES = (
     *("recipe.yaml", "model", "metrics.json", "predictions.jsonl", "log.jsonl", "report.html"),
-    *("adapter", "checkpoints", "tensorboard"),
+    *("adapter", "outputs", "checkpoints", "tensorboard"),
 )
 
 LOCK, OWNER = ".lock", ".lock.owner"
@@ -44,6 +45,7 @@ class RunFolder:
         self.adapter = path / "adapter"
         self.metrics_file = path / "metrics.json"
         self.predictions_file = path / "predictions.jsonl"
+        self.outputs = path / "outputs"
         self.log_file = path / "log.jsonl"
         self.report_file = path / "report.html"
         self.checkpoints = path / "checkpoints"
@@ -166,6 +168,16 @@ class RunFolder:
     def read_log(self) -> list[dict[str, Any]]:
         """Return the lines of log.jsonl so far."""
         return read_json_lines(self.log_file)
+
+    def outputs_file(self, split: str) -> Path:
+        """Return where the outputs of a split are, see `sft_hf.core.run.outputs`."""
+        return self.outputs / f"{split}.safetensors"
+
+    def write_outputs(self, outputs: Mapping[str, SplitOutputs]) -> None:
+        """Write outputs/, a file for each split. Raises StorageError."""
+        with committed_folder(self.outputs) as aside:
+            for split, found in outputs.items():
+                write_outputs(aside / self.outputs_file(split).name, found)
 
     def write_predictions(self, rows: list[dict[str, Any]]) -> None:
         """Write predictions.jsonl. Raises StorageError."""

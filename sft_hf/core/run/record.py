@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sft_hf.core.recipe.recipe import Recipe
-from sft_hf.core.run.folder import load_run_recipe, open_run, read_json_lines, whole
+from sft_hf.core.run.folder import RunFolder, load_run_recipe, open_run, read_json_lines, whole
+from sft_hf.core.run.outputs import SplitOutputs, read_outputs
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class RunRecord:
 
     `metrics` is metrics.json; `predictions` the rows of predictions.jsonl, of the split that was scored last: none for
     a test without labels, whose predictions cannot be right or wrong; `log` the lines of log.jsonl: those of training
-    have a `loss`, those of evaluations `eval_loss`.
+    have a `loss`, those of evaluations `eval_loss`. `outputs` is what the model gave for the rows of `split`, where the
+    run kept it, and whoever made the record read it.
     """
 
     name: str
@@ -25,6 +27,7 @@ class RunRecord:
     metrics: dict[str, Any]
     predictions: list[dict[str, Any]]
     log: list[dict[str, Any]]
+    outputs: SplitOutputs | None = None
 
     @property
     def split(self) -> str:
@@ -56,6 +59,12 @@ def read_record(path: str | Path, *, trust_remote_code: bool = False) -> RunReco
     metrics = whole(folder.metrics_file, lambda file: json.loads(file.read_text(encoding="utf-8")))
     predictions, log = (whole(file, read_json_lines) for file in (folder.predictions_file, folder.log_file))
     return RunRecord(folder.path.resolve().name, recipe, metrics, with_references(predictions), log)
+
+
+def with_outputs(record: RunRecord, path: str | Path) -> RunRecord:
+    """Return the record of the run at `path` with the outputs of its split, where it kept them. Raises RunFolderError."""
+    file = RunFolder(Path(path).expanduser()).outputs_file(record.split)
+    return replace(record, outputs=read_outputs(file)) if file.is_file() else record
 
 
 def with_references(predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:

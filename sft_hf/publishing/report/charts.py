@@ -133,7 +133,9 @@ def line_panel(
     *,
     from_zero: bool = True,
     mark: tuple[float, str] | None = None,
+    x_format: Callable[[float], str] = lambda value: f"{value:,.10g}",
     y_format: Callable[[float], str] = decimal,
+    y_range: tuple[float, float] | None = None,
     height: float = HEIGHT,
     right: float = 80,
 ) -> Markup | None:
@@ -145,15 +147,16 @@ def line_panel(
         x_range: lowest and highest x, the same for all panels of a row.
         from_zero: whether the y axis starts at 0.
         mark: an x to mark, and the word beside it.
-        y_format: how numbers of the y axis are written.
+        x_format, y_format: how numbers of the axes are written.
+        y_range: lowest and highest y; None: as the points have it.
         height: of the panel.
         right: room for the names at the lines' ends.
     """
     values = [y for line in lines for _, y in line.points if y is not None and math.isfinite(y)]
     if not values:
         return None
-    frame = _Frame(x_range, _y_range(values, from_zero), 50, right, 22 if mark else 10, height=height)
-    body = _axes(frame, ticks(*x_range), ticks(*frame.y), lambda value: f"{value:,.10g}", y_format)
+    frame = _Frame(x_range, y_range or _y_range(values, from_zero), 50, right, 22 if mark else 10, height=height)
+    body = _axes(frame, ticks(*x_range), ticks(*frame.y), x_format, y_format)
     if mark:
         x = frame.at_x(mark[0])
         body += f'<line class="mark" x1="{x}" x2="{x}" y1="{frame.top:g}" y2="{height - frame.bottom:g}"/>'

@@ -11,7 +11,7 @@ from sft_hf.publishing.names import source_name
 from sft_hf.publishing.numbers import interval, metric_name, metric_range, metric_value, percent, rows
 from sft_hf.publishing.public_recipe import public_recipe
 from sft_hf.publishing.regression import is_regression
-from sft_hf.publishing.report import mistakes, regression, sections
+from sft_hf.publishing.report import curves, mistakes, regression, sections
 from sft_hf.publishing.report.charts import small_bar
 from sft_hf.publishing.report.headline import headline
 from sft_hf.publishing.report.pages import render
@@ -34,13 +34,14 @@ def rows_to_show(record: RunRecord) -> list[int]:
     return worst + [row["id"] for rows in gallery.values() for row in rows]
 
 
-def build_report(record: RunRecord, shown: Mapping[int, Shown]) -> str:
+def build_report(record: RunRecord, shown: Mapping[int, Shown], missing: str = "") -> str:
     """Return the report of a run as HTML.
 
     Args:
-        record: the run.
+        record: the run; with its outputs, for curves.
         shown: the rows of `rows_to_show(record)` as a person perceives them, by id; an error without an entry is listed
             without its content.
+        missing: a sentence on why contents are missing.
     """
     worst = mistakes.worst_rows(record, WORST_ERRORS)
     return render(
@@ -59,7 +60,10 @@ def build_report(record: RunRecord, shown: Mapping[int, Shown]) -> str:
         group_rows=mistakes.group_rows(record),
         edits=mistakes.edit_split(record),
         word_confusions=_word_confusions(record),
+        ranking=curves.ranking(record),
         calibration=sections.calibration(record),
+        coverage=curves.coverage(record),
+        missing=missing,
         regression=regression.targets(record),
         errors=mistakes.cards(record, worst, shown),
         gallery=mistakes.gallery(record, shown, {row["id"] for row in worst}),

@@ -94,11 +94,12 @@ def ctc_losses(logits: Tensor, frames: Tensor, labels: Tensor, label_lengths: Te
         )
 
 
-def best_path(logits: Tensor, frames: Tensor, blank: int) -> tuple[Tensor, Tensor]:
-    """Return each frame's likeliest token, int64 [rows, longest], blank beyond the row's end, and its confidence.
+def best_path(logits: Tensor, frames: Tensor, blank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return each frame's likeliest token, int64 [rows, longest], blank beyond the row's end; its log-probability,
+    float32 [rows, longest]; and the confidence, float32 [rows].
 
-    The confidence, float32 [rows], is the geometric mean of the probabilities of the frames that say something; of all
-    real frames where none does. Repeats are collapsed and blanks dropped by the tokenizer.
+    The confidence is the geometric mean of the probabilities of the frames that say something; of all real frames where
+    none does. Repeats are collapsed and blanks dropped by the tokenizer.
     """
     log_probabilities, tokens = functional.log_softmax(logits.float(), dim=-1).max(dim=-1)
     real = torch.arange(tokens.shape[1], device=tokens.device) < frames[:, None]
@@ -106,7 +107,7 @@ def best_path(logits: Tensor, frames: Tensor, blank: int) -> tuple[Tensor, Tenso
     saying = tokens != blank
     counted = torch.where(saying.any(dim=1, keepdim=True), saying, real)
     mean = (log_probabilities * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
-    return tokens, mean.exp()
+    return tokens, log_probabilities, mean.exp()
 
 
 def word_times(tokenizer: Any, tokens: Sequence[int], seconds_per_frame: float) -> list[tuple[str, float, float]]:

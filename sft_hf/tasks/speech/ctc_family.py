@@ -16,7 +16,7 @@ from transformers import AutoModelForCTC, AutoTokenizer
 from sft_hf.core.errors import CheckpointError, RecipeError
 from sft_hf.models.loading import load_pretrained, open_checkpoint, quiet_transformers
 from sft_hf.tasks.speech import ctc
-from sft_hf.tasks.speech.family import MARKER, Family, mask_of, pad_rows
+from sft_hf.tasks.speech.family import IGNORED, MARKER, Family, mask_of, pad_rows
 from sft_hf.tasks.speech.languages import change_case
 from sft_hf.tasks.speech.normalization import nfc
 from sft_hf.tasks.speech.transcripts import Word
@@ -190,9 +190,11 @@ class CtcFamily(Family):
     def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """See `Family.predict`; `tokens` has one for each frame, repeats and blanks included."""
         logits, frames = self._forward(model, batch)
-        tokens, confidence = ctc.best_path(logits, frames, self.tokenizer.pad_token_id)
+        tokens, logprobs, confidence = ctc.best_path(logits, frames, self.tokenizer.pad_token_id)
         # Beyond a row's own end there are only blanks, so that rows of other batches can be stacked with these.
         outputs = {"tokens": tokens, "confidence": confidence, "seconds": batch["seconds"]}
+        real = torch.arange(tokens.shape[1], device=tokens.device) < frames[:, None]
+        outputs |= {"hypotheses": tokens.masked_fill(~real, IGNORED), "logprobs": logprobs}
         if "labels" in batch:
             outputs["loss"] = self._losses(logits, frames, batch["labels"])
         return outputs

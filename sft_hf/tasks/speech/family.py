@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 MARKER = re.compile(r"<\|[^|<>\s]*\|>")  # as Whisper writes its special tokens, whether the tokenizer has it or not
 
+IGNORED = -100
+"""What labels and hypotheses are padded with: a token whose loss does not count."""
+
 SPEC_AUGMENT_FIELDS = ("mask_time_prob", "mask_time_length", "mask_feature_prob", "mask_feature_length")
 
 
@@ -192,7 +195,13 @@ class Family(ABC):
 
     @abstractmethod
     def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """`tokens` int64 [rows, longest], `confidence` float32 [rows], and `loss` [rows] if the batch has labels."""
+        """Transcribe a batch.
+
+        Returns:
+            `tokens` int64 [rows, longest], as `text` and `words` take them; `confidence` float32 [rows]; `hypotheses`
+            int64 [rows, longest], the tokens that the confidence is of, and `logprobs` float32 [rows, longest], theirs;
+            `seconds` [rows], and `loss` [rows] if the batch has labels. Tokens below 0 are padding.
+        """
 
     @abstractmethod
     def text(self, tokens: Sequence[int]) -> str:

@@ -18,7 +18,7 @@ from sft_hf.core.errors import RecipeError
 from sft_hf.models.formats.whisper_vocabulary import FIRST_MULTILINGUAL
 from sft_hf.models.loading import load_pretrained, open_checkpoint, quiet_transformers
 from sft_hf.tasks.base import Items
-from sft_hf.tasks.speech.family import Family, mask_of, pad_rows
+from sft_hf.tasks.speech.family import IGNORED, Family, mask_of, pad_rows
 from sft_hf.tasks.speech.languages import language_hint, whisper_language
 from sft_hf.tasks.speech.transcripts import Word, spread_words
 from sft_hf.tasks.speech.whisper_window import (
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from sft_hf.core.sources.sources import Source
     from sft_hf.tasks.base import Batch
 
-IGNORED = -100
 SECONDS_PER_TIMESTAMP = 0.02
 
 
@@ -258,10 +257,10 @@ class Seq2SeqFamily(Family):
         found = [self._predict_part(model, part) for _, part in parts]
         if len(parts) == 1:
             return found[0]
-        width = max(outputs["tokens"].shape[1] for outputs in found)
-        for outputs in found:
-            missing = width - outputs["tokens"].shape[1]
-            outputs["tokens"] = functional.pad(outputs["tokens"], (0, missing), value=IGNORED)
+        for name in ("tokens", "hypotheses", "logprobs"):
+            width = max(outputs[name].shape[1] for outputs in found)
+            for outputs in found:
+                outputs[name] = functional.pad(outputs[name], (0, width - outputs[name].shape[1]), value=IGNORED)
         order = order_of(parts)
         return {name: torch.cat([outputs[name] for outputs in found])[order] for name in found[0]}
 
@@ -285,7 +284,7 @@ class Seq2SeqFamily(Family):
                 "tokens": pad_rows(
                     [np.asarray(row, dtype=np.int64) for row in tokens], _width(tokens), IGNORED, np.int64
                 ),
-                "confidence": self._score(model, known, texts, batch[name].device),
+                **self._score(model, known, texts, batch[name].device),
                 "seconds": batch["seconds"],
             }
             if "labels" in batch:
@@ -302,12 +301,16 @@ class Seq2SeqFamily(Family):
         logits = model(**known, decoder_input_ids=batch["decoder_input_ids"], use_cache=False).logits
         return token_losses(logits, batch["labels"]).sum(dim=1)
 
-    def _score(self, model: Any, known: dict[str, Any], rows: list[list[int]], device: torch.device) -> Tensor:
-        """The geometric mean of the probabilities of a row's tokens and of its end, float32 [rows]."""
+    def _score(
+        self, model: Any, known: dict[str, Any], rows: list[list[int]], device: torch.device
+    ) -> dict[str, Tensor]:
+        """`hypotheses`, a row's tokens and its end, their `logprobs`, and the geometric mean of their probabilities."""
         read = self._decoder_batch([row[: self._most_tokens - 1] for row in rows])
         labels = read["labels"].to(device)
         logits = model(**known, decoder_input_ids=read["decoder_input_ids"].to(device), use_cache=False).logits
-        return torch.exp(-token_losses(logits, labels).sum(dim=1) / (labels != IGNORED).sum(dim=1))
+        losses = token_losses(logits, labels)
+        confidence = torch.exp(-losses.sum(dim=1) / (labels != IGNORED).sum(dim=1))
+        return {"hypotheses": labels, "logprobs": -losses, "confidence": confidence}
 
     def _said(self, tokens: list[int]) -> list[int]:
         """The tokens before the end."""

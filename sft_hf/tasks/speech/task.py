@@ -21,6 +21,7 @@ from sft_hf.core.console import progress
 from sft_hf.core.errors import CheckpointError, DataError, UserError
 from sft_hf.core.recipe.recipe import ModelSection
 from sft_hf.core.recipe.registry import importing
+from sft_hf.core.run.outputs import SPEECH, SplitOutputs
 from sft_hf.data.examples import Examples
 from sft_hf.data.loading.media import file_name, skipped_rows
 from sft_hf.data.new_inputs.media import input_chunks, refuse_literal
@@ -247,7 +248,7 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
         return self.family.extractor.model_input_names[0], batch
 
     def predict_batch(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """`tokens` int64 [rows, longest]; `confidence`, `seconds` and, given labels, `loss` and `items` [rows]."""
+        """See `Family.predict`; also `items` [rows], given labels."""
         outputs = self.family.predict(model, batch)
         return {**outputs, "items": self.item_counts(batch)} if "labels" in batch else outputs
 
@@ -340,6 +341,20 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
         """`prediction`, the transcript, and `confidence`: the geometric mean of its tokens' probabilities."""
         pairs = zip(self._texts(outputs), self._confidences(outputs), strict=True)
         return [self.confidence.told({"prediction": text, "confidence": confidence}) for text, confidence in pairs]
+
+    def saved_outputs(self, outputs: dict[str, Tensor], examples: Examples, split: str) -> SplitOutputs:
+        """See `Task.saved_outputs`: the tokens of every hypothesis, and their log-probabilities."""
+        said = outputs["hypotheses"] >= 0
+        return SplitOutputs(
+            split,
+            SPEECH,
+            examples.row_ids,
+            temperature=self.confidence.temperature,
+            abstention_threshold=self.confidence.threshold,
+            token_ids=outputs["hypotheses"][said].numpy(),
+            logprobs=outputs["logprobs"][said].numpy(),
+            offsets=np.concatenate([[0], said.sum(dim=1).numpy().cumsum()]).astype(np.int64),
+        )
 
     def reference(self, value: Any) -> Any:
         """The transcript."""
