@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from sft_hf.jobs.finetune import finetune
     from sft_hf.jobs.inference import evaluate_run as evaluate
     from sft_hf.jobs.inference import predict_inputs as predict
-    from sft_hf.jobs.job import RunResult, TrainingJob
+    from sft_hf.jobs.job import TrainingJob
+    from sft_hf.jobs.results import RunResult
 
 __version__ = "0.1.0"
 
@@ -27,7 +28,7 @@ _HOMES = {
     "Recipe": "sft_hf.core.recipe.recipe",
     "load_recipe": "sft_hf.core.recipe.recipe",
     "finetune": "sft_hf.jobs.finetune",
-    "RunResult": "sft_hf.jobs.job",
+    "RunResult": "sft_hf.jobs.results",
     "evaluate": "sft_hf.jobs.inference:evaluate_run",
     "predict": "sft_hf.jobs.inference:predict_inputs",
     "SftError": "sft_hf.core.errors",

@@ -14,7 +14,8 @@ from sft_hf.core.errors import Terminated
 from sft_hf.core.recipe.recipe import Recipe
 from sft_hf.engine import loop
 from sft_hf.jobs.finetune import finetune
-from sft_hf.jobs.job import RunResult, TrainingJob
+from sft_hf.jobs.job import TrainingJob
+from sft_hf.jobs.results import RunResult
 
 
 def prepared(recipe: Recipe, **options: Any) -> TrainingJob:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from sft_hf.core import console
 from sft_hf.core.recipe.recipe import Recipe, load_recipe
 from sft_hf.engine.resume import checkpoint
-from sft_hf.jobs.job import ALL_OUTPUTS, RunResult, TrainingJob
+from sft_hf.jobs.job import TrainingJob
+from sft_hf.jobs.results import ALL_OUTPUTS, RunResult
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,7 +34,7 @@ def finetune(
     Args:
         recipe: a recipe, or the name or path of one.
         splits: rows in memory, by role ("train", "validation", "test"), in place of those that `data.name` names.
-        outputs: what to write, see `sft_hf.jobs.job.OUTPUTS`.
+        outputs: what to write, see `sft_hf.jobs.results.OUTPUTS`.
         callbacks: see `Training.callbacks`.
         resume: continue from the newest checkpoint in the folder that verifies; "auto": if a run has begun there, else
             start.

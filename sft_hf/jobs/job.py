@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -37,41 +36,18 @@ from sft_hf.jobs.baselines.compare import baseline_metrics
 from sft_hf.jobs.build import build_techniques, build_training, check_space
 from sft_hf.jobs.inputs import data_findings, load_data, of_memory, prepare_split, training_data
 from sft_hf.jobs.overview import data_overview
-from sft_hf.jobs.results import report_page, run_metrics, write_model
+from sft_hf.jobs.results import ALL_OUTPUTS, OUTPUTS, RunResult, push_run, report_page, run_metrics, write_model
 from sft_hf.jobs.scoring import Scored, choose_weights, chosen_model, metric_for_best_model, score_splits
 from sft_hf.jobs.trackers import Trackers, check_installed
 from sft_hf.models.adapters.settings import check_adapter
 from sft_hf.models.loading import pin
 from sft_hf.publishing.hub.access import check_access
-from sft_hf.publishing.hub.push import push
 from sft_hf.tasks.base import Task, task_class
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 log = logging.getLogger("sft_hf")
-
-OUTPUTS = {
-    "model": "model/, and adapter/ of a parameter-efficient run",
-    "card": "README.md in model/ and adapter/; written with the model alone",
-    "predictions": "predictions.jsonl, of the last split that was predicted: test, or validation without a test",
-    "outputs": "outputs/: what the model gave for every row of validation and test, see `sft_hf.core.run.outputs`",
-    "report": "report.html",
-    "baselines": "baselines, which take up to a tenth of the run's time, in metrics.json, card and report",
-    "push": "pushed to the Hub where the recipe's push_to_hub says so; needs model and card",
-}
-"""What a run leaves besides recipe.yaml, log.jsonl, checkpoints/ and metrics.json, which are always written."""
-
-ALL_OUTPUTS = frozenset(OUTPUTS)
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """A finished run: its folder, what metrics.json holds, and where it was pushed to."""
-
-    output_dir: Path
-    metrics: dict[str, Any]
-    hub_url: str | None = None
 
 
 class TrainingJob:
@@ -280,7 +256,7 @@ class TrainingJob:
         scored = score_splits(self.training, model, self.examples, self.splits)
         metrics = self._metrics(model, scored)
         self._on_main(self._write, model, metrics, scored)
-        self.trackers.log({"step": self.state.step} | _numbers(scored.scores))
+        self.trackers.log_scores(self.state.step, scored.scores)
         self._on_main(checkpoint.clean_up, self.folder.checkpoints, self.recipe.checkpoint.save_total_limit)
         if self._pushes:
             self._on_main(self._push)
@@ -325,20 +301,19 @@ class TrainingJob:
         return baseline_metrics(run, seconds)
 
     def _write(self, model: Any, metrics: dict[str, Any], scored: Scored) -> None:
-        folder, wanted = self.folder, self.outputs
+        folder, task = self.folder, self.task
         predictions = list(scored.predictions.values())[-1] if scored.predictions else []
-        outputs = {role: self.task.saved_outputs(scored.outputs[role], rows, role) for role, rows in self.examples.items()}
+        outputs = {role: task.saved_outputs(scored.outputs[role], rows, role) for role, rows in self.examples.items()}
         record = RunRecord(folder.path.name, self.recipe, metrics, with_references(predictions), folder.read_log())
         record = replace(record, outputs=outputs.get(record.split))
-        if "model" in wanted:
-            write_model(folder, record, self.task, model, self.adapter, card="card" in wanted)
-        if "predictions" in wanted:
+        if "model" in self.outputs:
+            write_model(folder, record, task, model, self.adapter, card="card" in self.outputs)
+        if "predictions" in self.outputs:
             folder.write_predictions(predictions)
-        if "outputs" in wanted:
+        if "outputs" in self.outputs:
             folder.write_outputs(outputs)
-        if "report" in wanted:
-            page = report_page(record, self.task, self.splits.by_role.get(record.split))
-            write_text(folder.report_file, page)
+        if "report" in self.outputs:
+            write_text(folder.report_file, report_page(record, task, self.splits.by_role.get(record.split)))
         write_json(folder.metrics_file, metrics)  # last: a folder that has it is a finished run
 
     @property
@@ -346,19 +321,7 @@ class TrainingJob:
         return self.recipe.push_to_hub and {"push", "model", "card"} <= self.outputs
 
     def _push(self) -> None:
-        recipe, run = self.recipe, self.folder.path
-        options: dict[str, Any] = {"private": recipe.hub_private_repo, "revision": recipe.hub_revision}
-        try:
-            self.hub_url = push(run, self.repo_id, **options).url
-        except UserError as error:
-            command = f"sft-hf push {shlex.quote(str(run))} {self.repo_id}"
-            raise UserError(f"the run is finished, and not pushed: {error}; then `{command}`") from error
+        self.hub_url = push_run(self.recipe, self.folder, self.repo_id)
 
     def _on_main(self, action: Callable[..., Any], *arguments: Any) -> None:
         process.on_main_process(self.accelerator, lambda: action(*arguments))
-
-
-def _numbers(scores: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """The plain metrics of each split, by names that trackers group."""
-    every = ((role, name, value) for role, metrics in scores.items() for name, value in metrics.items())
-    return {f"{role}/{name}": value for role, name, value in every if isinstance(value, (int, float))}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from sft_hf.core.errors import SftError
+from sft_hf.core.errors import SftError, UserError
 from sft_hf.core.filesystem import committed_folder, write_text
 from sft_hf.core.run.folder import RunFolder
 from sft_hf.core.run.record import RunRecord, read_record, with_outputs
@@ -22,16 +24,41 @@ from sft_hf.jobs.inputs import load_data
 from sft_hf.models.adapters.files import Adapter, savable
 from sft_hf.publishing.card.adapter import adapter_card
 from sft_hf.publishing.card.model_card import build_card
+from sft_hf.publishing.hub.push import push
 from sft_hf.publishing.report.run_report import build_report, rows_to_show
 from sft_hf.tasks.base import Shown, Task, task_class
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from sft_hf.core.recipe.recipe import Recipe
     from sft_hf.core.sources.sources import Source
     from sft_hf.engine.state import Training, TrainState
 
 log = logging.getLogger("sft_hf")
+
+
+OUTPUTS = {
+    "model": "model/, and adapter/ of a parameter-efficient run",
+    "card": "README.md in model/ and adapter/; written with the model alone",
+    "predictions": "predictions.jsonl, of the last split that was predicted: test, or validation without a test",
+    "outputs": "outputs/: what the model gave for every row of validation and test, see `sft_hf.core.run.outputs`",
+    "report": "report.html",
+    "baselines": "baselines, which take up to a tenth of the run's time, in metrics.json, card and report",
+    "push": "pushed to the Hub where the recipe's push_to_hub says so; needs model and card",
+}
+"""What a run leaves besides recipe.yaml, log.jsonl, checkpoints/ and metrics.json, which are always written."""
+
+ALL_OUTPUTS = frozenset(OUTPUTS)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: its folder, what metrics.json holds, and where it was pushed to."""
+
+    output_dir: Path
+    metrics: dict[str, Any]
+    hub_url: str | None = None
 
 
 def prediction_rows(
@@ -140,6 +167,15 @@ def write_model(
         if card:
             page = build_card(record, pipeline_tag=record.recipe.task.pipeline_tag)
             (aside / "README.md").write_text(page, encoding="utf-8")
+
+
+def push_run(recipe: Recipe, folder: RunFolder, repo_id: str) -> str:
+    """Push a finished run to the Hub as its recipe says, and return the address. Raises UserError."""
+    try:
+        return push(folder.path, repo_id, private=recipe.hub_private_repo, revision=recipe.hub_revision).url
+    except UserError as error:
+        command = f"sft-hf push {shlex.quote(str(folder.path))} {repo_id}"
+        raise UserError(f"the run is finished, and not pushed: {error}; then `{command}`") from error
 
 
 # --- pages -------------------------------------------------------------------------------------------------------

@@ -70,6 +70,15 @@ class Trackers:
         }
         self.accelerator.log(numbers, step=line["step"])
 
+    def log_scores(self, step: int, scores: Mapping[str, Mapping[str, Any]]) -> None:
+        """Send the metrics of each split at the end of a run, by names that trackers group: test/accuracy."""
+        self.log(
+            {
+                "step": step,
+                **{f"{role}/{name}": value for role, found in scores.items() for name, value in found.items()},
+            }
+        )
+
     def finish(self) -> None:
         """Let every tracker write what it still holds. Not `end_training`, which ends the process group too."""
         for tracker in self.accelerator.trackers:

@@ -17,19 +17,20 @@ from torch.nn import functional
 from sft_hf.core.errors import first_few
 from sft_hf.core.recipe.component_settings import TaskSettings
 from sft_hf.core.recipe.recipe import Recipe
-from sft_hf.core.run.outputs import MULTI_LABEL, SINGLE_LABEL, SplitOutputs
 from sft_hf.data.examples import Examples
 from sft_hf.data.findings import Finding
 from sft_hf.data.labels.label_map import LabelMap, build_label_map, encode_labels, is_multi_label
 from sft_hf.data.labels.reading import LabelReading, is_unlabelled, read_labels, read_rows
 from sft_hf.models.trained_heads import HeadRows, in_own_order, label_order, open_config
 from sft_hf.tasks.base import Batch, Items, Task
+from sft_hf.tasks.saved_outputs import of_classifier
 from sft_hf.tasks.scoring.confidence import CLOSEST, Confidence
 from sft_hf.tasks.scoring.inputs import apply_threshold
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from sft_hf.core.run.outputs import SplitOutputs
     from sft_hf.core.sources.sources import Source
     from sft_hf.data.loading.roles import Splits
 
@@ -127,7 +128,7 @@ class ClassifierTask(Task[SettingsT]):
             "num_labels": len(self.label_map.names),
             "id2label": self.label_map.id2label,
             "label2id": self.label_map.label2id,
-            "problem_type": MULTI_LABEL if self.multi_label else SINGLE_LABEL,
+            "problem_type": "multi_label_classification" if self.multi_label else "single_label_classification",
         }
 
     def identity(self) -> dict[str, Any]:
@@ -397,22 +398,9 @@ class ClassifierTask(Task[SettingsT]):
 
     def saved_outputs(self, outputs: dict[str, Tensor], examples: Examples, split: str) -> SplitOutputs:
         """See `Task.saved_outputs`: the logits, before any temperature."""
-        references = None
-        if examples.labelled and self.multi_label:
-            references = self._indicator(examples.references).astype(np.uint8)
-        elif examples.labelled:
-            references = np.asarray(examples.references, dtype=np.int64)
-        return SplitOutputs(
-            split,
-            MULTI_LABEL if self.multi_label else SINGLE_LABEL,
-            examples.row_ids,
-            tuple(self.label_map.names),
-            temperature=self.confidence.temperature,
-            threshold=self.threshold if self.multi_label else None,
-            abstention_threshold=self.confidence.threshold,
-            logits=outputs["logits"].numpy(),
-            references=references,
-        )
+        threshold = self.threshold if self.multi_label else None
+        names = self.label_map.names
+        return of_classifier(outputs["logits"], examples, split, names, self.confidence, threshold)
 
     def reference(self, value: Any) -> Any:
         """The label's name, or the list of names."""

@@ -28,6 +28,7 @@ from sft_hf.data.labels.targets import check_spread, check_targets, quintiles, r
 from sft_hf.models.output_layers import find_output_layers, have_bias, rescale, start_anew
 from sft_hf.tasks.base import Batch, Items
 from sft_hf.tasks.classification import ClassifierTask, SettingsT
+from sft_hf.tasks.saved_outputs import of_regression
 from sft_hf.tasks.scoring.regression import LOWER_IS_BETTER, METRICS, TOGETHER
 from sft_hf.tasks.target_scale import Scale, findings_on_scored, findings_on_train
 
@@ -328,14 +329,7 @@ class RegressionTask(ClassifierTask[SettingsT]):
 
     def saved_outputs(self, outputs: dict[str, Tensor], examples: Examples, split: str) -> SplitOutputs:
         """See `Task.saved_outputs`: the predictions, in the targets' own units."""
-        return SplitOutputs(
-            split,
-            REGRESSION,
-            examples.row_ids,
-            tuple(self.names),
-            values=outputs["logits"].numpy(),
-            references=self._array(examples.references) if examples.labelled else None,
-        )
+        return of_regression(outputs["logits"], examples, split, self.names)
 
     def reference(self, value: Any) -> Any:
         """The number, or {target: number}."""

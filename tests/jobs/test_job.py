@@ -14,7 +14,8 @@ from sft_hf.core.recipe.recipe import load_recipe
 from sft_hf.core.run.record import read_record
 from sft_hf.jobs.finetune import finetune
 from sft_hf.jobs.inference import evaluate_run
-from sft_hf.jobs.job import ALL_OUTPUTS, TrainingJob
+from sft_hf.jobs.job import TrainingJob
+from sft_hf.jobs.results import ALL_OUTPUTS
 
 
 @pytest.fixture

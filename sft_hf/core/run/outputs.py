@@ -21,7 +21,7 @@ from sft_hf.core.errors import RunFolderError
 
 FORMAT_VERSION = 1
 METADATA_KEY = "sft_hf"
-"""The one key of the file's metadata, with everything but the arrays as JSON. (The order of several would be random.)"""
+"""The only key of the file's metadata: everything but the arrays, as JSON. The order of several would be random."""
 
 SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"
 REGRESSION, SPEECH = "regression", "speech_recognition"
@@ -125,7 +125,9 @@ def read_outputs(path: str | Path) -> SplitOutputs:
             raise ValueError(f"unknown array {unknown[0]!r}")
         return SplitOutputs(**about, **arrays)
     except FileNotFoundError:
-        raise RunFolderError(f"{path}: no such file; outputs/ is written by every run that is not told otherwise") from None
+        raise RunFolderError(
+            f"{path}: no such file; outputs/ is written by every run that is not told otherwise"
+        ) from None
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
         raise RunFolderError(f"{path}: cannot be read as a run's outputs: {error}") from None
 

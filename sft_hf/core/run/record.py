@@ -62,7 +62,7 @@ def read_record(path: str | Path, *, trust_remote_code: bool = False) -> RunReco
 
 
 def with_outputs(record: RunRecord, path: str | Path) -> RunRecord:
-    """Return the record of the run at `path` with the outputs of its split, where it kept them. Raises RunFolderError."""
+    """Return the record of the run at `path` with the outputs of its split, if it kept any. Raises RunFolderError."""
     file = RunFolder(Path(path).expanduser()).outputs_file(record.split)
     return replace(record, outputs=read_outputs(file)) if file.is_file() else record
 

@@ -159,10 +159,10 @@ def ranking(record: RunRecord) -> dict[str, Any] | None:
         _line(number, curve.label, curve.average_precision, curve.precision) for number, curve in enumerate(found)
     ]
     return {
-        "roc": _panel(f"ROC curve on {record.split}", f"Recall against false positive rate. {told}.", roc[: 2 if two else None]),
-        "precision": _panel(
-            f"Precision and recall on {record.split}", f"Precision against recall. {told}.", precision
+        "roc": _panel(
+            f"ROC curve on {record.split}", f"Recall against false positive rate. {told}.", roc[: 2 if two else None]
         ),
+        "precision": _panel(f"Precision and recall on {record.split}", f"Precision against recall. {told}.", precision),
         "rows": [
             {
                 "label": curve.label,
@@ -258,7 +258,9 @@ def coverage(record: RunRecord) -> dict[str, Any] | None:
         return None
     confidences, right = found
     points, area = risk_by_coverage(confidences, right)
-    told = "; ".join(f"{percent(part)} answered: {percent(_risk_at(points, part))} wrong" for part in (0.5, 0.8, 0.9, 1.0))
+    told = "; ".join(
+        f"{percent(part)} answered: {percent(_risk_at(points, part))} wrong" for part in (0.5, 0.8, 0.9, 1.0)
+    )
     threshold = None if record.outputs is None else record.outputs.abstention_threshold
     answered = None if threshold is None else float((confidences >= threshold).mean())
     chart = line_panel(

@@ -21,13 +21,13 @@ from sft_hf.core.console import progress
 from sft_hf.core.errors import CheckpointError, DataError, UserError
 from sft_hf.core.recipe.recipe import ModelSection
 from sft_hf.core.recipe.registry import importing
-from sft_hf.core.run.outputs import SPEECH, SplitOutputs
 from sft_hf.data.examples import Examples
 from sft_hf.data.loading.media import file_name, skipped_rows
 from sft_hf.data.new_inputs.media import input_chunks, refuse_literal
 from sft_hf.models.formats.ctranslate2 import transformers_source
 from sft_hf.models.loading import open_checkpoint, opens
 from sft_hf.tasks.base import Batch, Items, Shown, Task, vocabulary_digest
+from sft_hf.tasks.saved_outputs import of_recogniser
 from sft_hf.tasks.scoring.confidence import Confidence, logits_of
 from sft_hf.tasks.speech.normalization import nfc
 from sft_hf.tasks.speech.rows import COSTS_PER_SECOND, batching_cost
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from sft_hf.core.recipe.recipe import Recipe
+    from sft_hf.core.run.outputs import SplitOutputs
     from sft_hf.core.sources.sources import Source
     from sft_hf.data.findings import Finding
     from sft_hf.data.new_inputs.inputs import Input
@@ -344,17 +345,7 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
 
     def saved_outputs(self, outputs: dict[str, Tensor], examples: Examples, split: str) -> SplitOutputs:
         """See `Task.saved_outputs`: the tokens of every hypothesis, and their log-probabilities."""
-        said = outputs["hypotheses"] >= 0
-        return SplitOutputs(
-            split,
-            SPEECH,
-            examples.row_ids,
-            temperature=self.confidence.temperature,
-            abstention_threshold=self.confidence.threshold,
-            token_ids=outputs["hypotheses"][said].numpy(),
-            logprobs=outputs["logprobs"][said].numpy(),
-            offsets=np.concatenate([[0], said.sum(dim=1).numpy().cumsum()]).astype(np.int64),
-        )
+        return of_recogniser(outputs["hypotheses"], outputs["logprobs"], examples, split, self.confidence)
 
     def reference(self, value: Any) -> Any:
         """The transcript."""

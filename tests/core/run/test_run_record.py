@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sft_hf.core.errors import RunFolderError
+from sft_hf.core.filesystem import write_json
 from sft_hf.core.recipe.recipe import validate_recipe
 from sft_hf.core.run.folder import REMEDY, RunFolder
 from sft_hf.core.run.record import read_record
@@ -22,7 +23,10 @@ def finished_run(path: Path, predictions: list[dict[str, Any]]) -> RunFolder:
     folder.start(validate_recipe(recipe), overwrite=False)
     folder.append_log({"step": 1, "loss": 0.5})
     metrics = {"primary_metric": "accuracy"}
-    folder.write_results(lambda model: (model / "config.json").write_text("{}"), metrics, predictions, None)
+    folder.model.mkdir()
+    (folder.model / "config.json").write_text("{}")
+    folder.write_predictions(predictions)
+    write_json(folder.metrics_file, metrics)
     folder.lock.release()
     return folder
 

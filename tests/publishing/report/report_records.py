@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from sft_hf.core.recipe.recipe import Recipe, validate_recipe
+from sft_hf.core.run.outputs import SplitOutputs
 from sft_hf.core.run.record import RunRecord
 from sft_hf.publishing.report.pages import POLICY
 from sft_hf.publishing.report.run_report import worst_errors
@@ -115,7 +116,16 @@ def single_label(labels: list[str] = LABELS, *, task: str = "text_classification
         {"id": index, "reference": labels[said], "prediction": labels[answer], "confidence": confidence}
         for index, (said, answer, confidence) in enumerate(zip(truth, answers, confidences, strict=True))
     ]
-    return RunRecord("reviews", recipe(task), metrics, predictions, training_log("accuracy"))
+    logits = np.random.default_rng(1).normal(size=(rows, len(labels))) + 3.0 * np.eye(len(labels))[answers]
+    outputs = SplitOutputs(
+        "test",
+        "single_label_classification",
+        np.arange(rows),
+        tuple(labels),
+        logits=logits.astype(np.float32),
+        references=truth,
+    )
+    return RunRecord("reviews", recipe(task), metrics, predictions, training_log("accuracy"), outputs)
 
 
 def multi_label() -> RunRecord:
@@ -131,7 +141,16 @@ def multi_label() -> RunRecord:
         predictions.append({"id": index, "reference": reference, "prediction": list(chosen), "scores": chosen})
         predictions[-1]["confidence"] = float(row.max())
     metrics = common("micro_f1") | {"task": "text_classification", "test": measured, "validation": measured}
-    return RunRecord("topics", recipe("text_classification"), metrics, predictions, training_log("micro_f1"))
+    outputs = SplitOutputs(
+        "test",
+        "multi_label_classification",
+        np.arange(60),
+        tuple(LABELS),
+        threshold=0.5,
+        logits=(4 * scores - 2).astype(np.float32),
+        references=truth.astype(np.uint8),
+    )
+    return RunRecord("topics", recipe("text_classification"), metrics, predictions, training_log("micro_f1"), outputs)
 
 
 def speech() -> RunRecord:
