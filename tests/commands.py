@@ -115,7 +115,7 @@ class Commands:
 
 
 def fingerprint(run: Path) -> dict[str, Any]:
-    """What two runs that are one have in common: weights, predictions, and metrics and log without times and memory."""
+    """What two runs that are one have in common: weights, predictions, outputs, metrics and log but for the costs."""
     metrics = json.loads((run / "metrics.json").read_text())
     train = {
         key: metrics["train"][key] for key in ("num_steps", "num_epochs", "final_loss", "best_step", "num_examples")
@@ -124,6 +124,9 @@ def fingerprint(run: Path) -> dict[str, Any]:
     return {
         "weights": hashlib.sha256((run / "model" / "model.safetensors").read_bytes()).hexdigest(),
         "predictions": hashlib.sha256((run / "predictions.jsonl").read_bytes()).hexdigest(),
+        "outputs": {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted((run / "outputs").iterdir())
+        },
         "metrics": {
             **{key: metrics.get(key) for key in ("test", "validation", "model", "data", "seed")},
             "train": train,

@@ -113,7 +113,15 @@ def test_two_hundred_kills(runs, capsys):
     while counts["inside a save"] < 50:
         counts["inside a save"] += runs.killed_at(generator.choice(SAVES), generator.randint(1, 18))
     if runs.ranks == 1:
-        for name in ("best-000005", "best-000010", "model", "metrics.json", "predictions.jsonl", "recipe.yaml"):
+        for name in (
+            "best-000005",
+            "best-000010",
+            "model",
+            "outputs",
+            "metrics.json",
+            "predictions.jsonl",
+            "recipe.yaml",
+        ):
             for point in range(1, POINTS):
                 if not runs.killed_at(name, point):
                     break

@@ -179,10 +179,11 @@ def _contents(folder: Path) -> dict[str, Any]:
     metrics["train"] = {key: value for key, value in metrics["train"].items() if key not in VOLATILE}
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     log_lines = [{key: value for key, value in line.items() if key not in VOLATILE} for line in lines]
-    model = {
+    binary = {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted((folder / "model").rglob("*"))
+        for part in ("model", "outputs")
+        for path in sorted((folder / part).rglob("*"))
         if path.is_file() and path.name != CARD
     }
     predictions = hashlib.sha256((folder / "predictions.jsonl").read_bytes()).hexdigest()
-    return {**model, "predictions.jsonl": predictions, "metrics.json": metrics, "log.jsonl": log_lines}
+    return {**binary, "predictions.jsonl": predictions, "metrics.json": metrics, "log.jsonl": log_lines}
