@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from sft_hf.core.run.outputs import MULTI_LABEL, REGRESSION, SINGLE_LABEL, SPEECH, SplitOutputs
+from sft_hf.core.recipe.component_settings import REGRESSION
+from sft_hf.core.run.outputs import MULTI_LABEL, SINGLE_LABEL, SPEECH, SplitOutputs
 from sft_hf.data.examples import Examples
 from sft_hf.tasks.scoring.confidence import Confidence
 

@@ -18,13 +18,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from sft_hf.core.errors import RunFolderError
+from sft_hf.core.recipe.component_settings import REGRESSION
 
 FORMAT_VERSION = 1
 METADATA_KEY = "sft_hf"
 """The only key of the file's metadata: everything but the arrays, as JSON. The order of several would be random."""
 
 SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"
-REGRESSION, SPEECH = "regression", "speech_recognition"
+SPEECH = "speech_recognition"
 
 _ARRAYS: dict[str, dict[str, tuple[str, int]]] = {
     SINGLE_LABEL: {"logits": ("float32", 2)},
