@@ -25,7 +25,7 @@ METADATA_KEY = "sft_hf"
 """The only key of the file's metadata: everything but the arrays, as JSON. The order of several would be random."""
 
 SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"
-SPEECH = "speech_recognition"
+SPEECH = "transcription"
 
 _ARRAYS: dict[str, dict[str, tuple[str, int]]] = {
     SINGLE_LABEL: {"logits": ("float32", 2)},
@@ -47,7 +47,7 @@ class SplitOutputs:
 
     Attributes:
         split: "validation" or "test".
-        problem_type: single_label_classification, multi_label_classification, regression or speech_recognition.
+        problem_type: single_label_classification, multi_label_classification, regression or transcription.
         row_id: int64 [rows], the rows' positions in their source, as predictions.jsonl has them in `id`.
         labels: names of the labels (regression: of the targets), in the order of the columns.
         temperature: what the run divides logits by before softmax or sigmoid. The saved logits are NOT divided.

@@ -242,7 +242,7 @@ def judged(record: RunRecord) -> tuple[Floats, NDArray[np.bool_]] | None:
         scores = outputs.probabilities()
         best = scores.argmax(axis=1)
         return scores.max(axis=1), _truth(outputs)[np.arange(len(best)), best]
-    if record.metrics.get("task") != "speech_recognition":
+    if not record.recipe.task.writes_transcripts:
         return None
     found = [(finite(row.get("confidence")), not is_error(row)) for row in record.predictions]
     known = [(confidence, right) for confidence, right in found if confidence is not None]

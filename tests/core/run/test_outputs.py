@@ -39,7 +39,7 @@ MULTI = SplitOutputs(
 NUMBERS = SplitOutputs("test", "regression", ROWS, ("price", "area"), values=LOGITS[:, :2].copy())
 SPEECH = SplitOutputs(
     "test",
-    "speech_recognition",
+    "transcription",
     ROWS,
     token_ids=np.array([5, 6, 1], dtype=np.int64),
     logprobs=np.array([-0.5, -0.25, 0.0], dtype=np.float32),
