@@ -15,8 +15,6 @@ from sft_hf.models.freezing import note_new_weights
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Layer = nn.Linear | nn.Conv2d
-
 
 def find_output_layers(model: nn.Module, outputs: int, forward: Callable[[], Tensor]) -> list[str]:
     """Return the names of the layers whose weights scale the model's outputs, and nothing else.

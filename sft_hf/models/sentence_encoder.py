@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import (
     MODEL_FOR_TEXT_ENCODING_MAPPING,
     MODEL_MAPPING,
@@ -33,6 +32,7 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from sft_hf.core.errors import CheckpointError
+from sft_hf.models.classifier_output import classifier_output
 from sft_hf.models.freezing import note_new_weights
 from sft_hf.models.loading import (
     apply_overrides,
@@ -165,14 +165,7 @@ class SentenceEncoderForSequenceClassification(PreTrainedModel):
         inputs.pop("return_dict", None)
         vectors = self.backbone(**{name: given}, attention_mask=attention_mask, **inputs)[0]
         logits = self.classifier(self.dropout(pool(vectors, attention_mask, self.config.pooling)))
-        loss = None
-        if labels is not None and self.config.problem_type == "multi_label_classification":
-            loss = functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
-        elif labels is not None and self.config.problem_type == "regression":
-            loss = functional.mse_loss(logits.squeeze(-1), labels.to(logits.dtype).view_as(logits.squeeze(-1)))
-        elif labels is not None:
-            loss = functional.cross_entropy(logits, labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+        return classifier_output(logits, labels, self.config.problem_type)
 
     @classmethod
     def from_encoder(

@@ -15,7 +15,7 @@ import numpy as np
 from sft_hf.core.errors import DataError
 from sft_hf.data.columns import READ_BATCH
 from sft_hf.data.labels.values import parse_list
-from sft_hf.data.loading.media import skipped_rows
+from sft_hf.data.tables.bad_rows import skipped_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset

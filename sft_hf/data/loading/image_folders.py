@@ -95,10 +95,6 @@ class _Folder:
     def is_labelled(self) -> bool:
         return self.has_classes or self.has_labels_beside
 
-    @property
-    def is_flat(self) -> bool:
-        return bool(self.pictures) and not self.is_labelled
-
 
 def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return the pictures below a folder, and the other files that are not the system's."""

@@ -25,8 +25,6 @@ MEDIA_KEYS = ("data.image_column", "data.audio_column")
 METADATA, FILE_NAME = "metadata", "file_name"
 """The table in a folder of files, and its column of paths, as `datasets` has them in its image and audio folders."""
 
-LISTED = 20  # rows left out that a note names
-
 AnyDataset = TypeVar("AnyDataset", "Dataset", "IterableDataset")
 
 
@@ -119,12 +117,3 @@ def undecoded(data: AnyDataset) -> AnyDataset:
             if isinstance(feature, kind) and feature.decode:
                 data = data.cast_column(name, kind(decode=False))
     return data
-
-
-def skipped_rows(where: str, problems: Sequence[str], total: int) -> list[str]:
-    """Return the note that says how many rows of a split were left out, and lists them; none if there are none."""
-    if not problems:
-        return []
-    more = f"; and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
-    listed = "; ".join(problems[:LISTED])
-    return [f"{where}: {len(problems)} of {total} rows skipped (data.on_bad_row): {listed}{more}"]

@@ -1,12 +1,25 @@
-"""Rows of a table that cannot be used: counted, and refused or left out as `data.on_bad_row` says."""
+"""Rows that cannot be used: counted, and refused or left out as `data.on_bad_row` says."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sft_hf.core.errors import DataError
 
 LISTED = 20  # rows left out that a note names
+
+
+def skipped_rows(where: str, problems: Sequence[str], total: int, count: int | None = None) -> list[str]:
+    """Return the note that says how many of `total` rows were left out, and lists some; none if there are none.
+
+    `count`: how many there are, where `problems` holds the first of them only.
+    """
+    count = len(problems) if count is None else count
+    if not count:
+        return []
+    more = f"; and {count - LISTED} more" if count > LISTED else ""
+    listed = "; ".join(problems[:LISTED])
+    return [f"{where}: {count} of {total} rows skipped (data.on_bad_row): {listed}{more}"]
 
 
 class BadRows:
@@ -37,11 +50,8 @@ class BadRows:
             return
         if not self.skip:
             raise DataError(self.refusal())
-        more = f"; and {self.count - LISTED} more" if self.count > LISTED else ""
-        notes.append(
-            f"{self.where}: {self.count} of {self.total + self.count} rows skipped (data.on_bad_row): "
-            f"{'; '.join(problem.partition(';')[0] for problem in self._problems)}{more}"
-        )
+        first = [problem.partition(";")[0] for problem in self._problems]
+        notes += skipped_rows(self.where, first, self.total + self.count, self.count)
 
     def refusal(self) -> str:
         """Return the message about the first row, with the number of others."""

@@ -1,8 +1,8 @@
 """A plain state dict - a file of named tensors, without a config - as the start of a Transformers model.
 
-The recipe says which architecture the tensors are of: a timm model, or a Transformers model type. Files of other
-codebases call the same layers by other names. Tensors are matched by name where the names agree, else by order where
-every shape agrees in order, else not at all.
+The recipe says which architecture the tensors are of: a timm model, or a Transformers model type. Tensors are matched
+by name and shape. Other libraries call the same layers by other names: those of EfficientNet-PyTorch are known, others
+are renamed by `model.key_mapping`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,24 @@ if TYPE_CHECKING:
 log = logging.getLogger("sft_hf")
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "weights", "state_dict_ema", "model_ema")
+_AROUND_BLOCKS = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+_SQUEEZE = {"_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
+_PLAIN_BLOCK = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2", **_SQUEEZE}
+_EXPANDED_BLOCK = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+    **_SQUEEZE,
+}
 _PREFIXES = ("module.", "_orig_mod.", "timm_model.", "model.", "net.")
 _TIMM_FIELDS = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
 MAX_MADE_UP = 0.1
@@ -103,7 +121,8 @@ def load_from_state_dict(
     inner = getattr(model, "timm_model", model)
     target = inner.state_dict()
     head_names = _head_names(model)
-    chosen, how = match(tensors, target, head_names, prefix=f"{model.base_model_prefix}.")
+    tensors = timm_efficientnet_names(tensors, target)
+    chosen = match(tensors, target, prefix=f"{model.base_model_prefix}.")
     missing = [name for name in target if name not in chosen and not name.endswith("num_batches_tracked")]
     backbone = [name for name in target if name not in head_names and not name.endswith("num_batches_tracked")]
     made_up = [name for name in missing if name not in head_names]
@@ -112,7 +131,7 @@ def load_from_state_dict(
     with torch.no_grad():
         for name, theirs in chosen.items():
             target[name].copy_(tensors[theirs])
-    log.info("%s: has %d of the model's %d weights, found by %s", source.path.name, len(chosen), len(target), how)
+    log.info("%s: has %d of the model's %d weights", source.path.name, len(chosen), len(target))
     if missing:
         log.info("new weights, to be learned: %s", ", ".join(missing))
     note_new_weights(model, [f"timm_model.{name}" if inner is not model else name for name in missing])
@@ -121,19 +140,13 @@ def load_from_state_dict(
     return model
 
 
-def match(
-    tensors: Mapping[str, Tensor], target: Mapping[str, Tensor], head: Sequence[str], prefix: str = ""
-) -> tuple[dict[str, str], str]:
-    """Decide which tensor goes where; shapes always agree.
+def match(tensors: Mapping[str, Tensor], target: Mapping[str, Tensor], prefix: str = "") -> dict[str, str]:
+    """Return {name in `target`: name in `tensors`} where names and shapes agree.
 
     Args:
         tensors: the state dict.
         target: the model's.
-        head: names in `target` that may stay unmatched, because the classes are others.
         prefix: what the names of one side may have in front of those of the other ("vit.").
-
-    Returns:
-        {name in target: name in tensors}, and by what: "name", or "order and shape".
     """
     found: dict[str, str] = {}
     for name, tensor in target.items():
@@ -141,28 +154,35 @@ def match(
             if theirs in tensors and tensors[theirs].shape == tensor.shape:
                 found[name] = theirs
                 break
-    wanted = [name for name in target if name not in head and not name.endswith("num_batches_tracked")]
-    if sum(name in found for name in wanted) >= (1 - MAX_MADE_UP) * len(wanted):
-        return found, "name"
-    in_order = _match_by_order(tensors, target, head)
-    return (in_order, "order and shape (the names differ)") if in_order else (found, "name")
-
-
-def _match_by_order(tensors: Mapping[str, Tensor], target: Mapping[str, Tensor], head: Sequence[str]) -> dict[str, str]:
-    theirs, ours = list(tensors), list(target)
-    if not any(name.endswith("num_batches_tracked") for name in theirs):  # written by torch since 0.4.1
-        ours = [name for name in ours if not name.endswith("num_batches_tracked")]
-    if len(theirs) == len(ours) - len([name for name in ours if name in head]):
-        ours = [name for name in ours if name not in head]
-    if len(theirs) != len(ours):
-        return {}
-    found = {}
-    for name, other in zip(ours, theirs, strict=True):
-        if tensors[other].shape == target[name].shape:
-            found[name] = other
-        elif name not in head:
-            return {}
     return found
+
+
+def timm_efficientnet_names(tensors: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of an EfficientNet of the EfficientNet-PyTorch library by timm's names; others as they are.
+
+    That library (github.com/lukemelas/EfficientNet-PyTorch, efficientnet_pytorch/model.py) numbers the blocks through,
+    where timm has stages. A block without an expansion has two normalizations, others three.
+
+    Args:
+        tensors: a state dict of any library.
+        target: that of the timm model.
+    """
+    if "_conv_stem.weight" not in tensors or "conv_stem.weight" not in target:
+        return dict(tensors)
+    blocks = list(dict.fromkeys(found[0] for name in target if (found := re.match(r"blocks\.\d+\.\d+\.", name))))
+    expanded = {found[1] for name in tensors if (found := re.match(r"_blocks\.(\d+)\._expand_conv\.", name))}
+
+    def ours(name: str) -> str:
+        block, rest, parts = "", name, _AROUND_BLOCKS
+        if inner := re.match(r"_blocks\.(\d+)\.", name):
+            if int(inner[1]) >= len(blocks):
+                return name
+            block, rest = blocks[int(inner[1])], name[inner.end() :]
+            parts = _EXPANDED_BLOCK if inner[1] in expanded else _PLAIN_BLOCK
+        part, _, kind = rest.rpartition(".")
+        return f"{block}{parts[part]}.{kind}" if part in parts else name
+
+    return {ours(name): value for name, value in tensors.items()}
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -255,13 +275,12 @@ def _misfit(
     made_up: Sequence[str],
     total: int,
 ) -> str:
-    first = made_up[0]
-    shape = list(target[first].shape)
-    theirs = next(iter(tensors))
+    wanted = first_few([f"{name} {list(target[name].shape)}" for name in made_up], 3)
+    unused = [f"{name} {list(value.shape)}" for name, value in tensors.items() if name not in target]
+    extra = f"; unmatched in the file: {first_few(unused, 3)}" if unused else ""
     return (
-        f"{source.name}: {len(made_up)} of {total} tensors of {architecture} are not in it, by name or by order (first "
-        f"{first} {shape}; the file has {len(tensors)} tensors, first {theirs} {list(tensors[theirs].shape)}); check "
-        "model.architecture, or rename by model.key_mapping"
+        f"{source.name}: {len(made_up)} of {total} tensors of {architecture} are not in it under that name and shape "
+        f"({wanted}){extra}; check model.architecture, or rename the file's tensors by model.key_mapping"
     )
 
 

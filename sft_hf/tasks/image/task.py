@@ -23,8 +23,9 @@ from sft_hf.core.recipe.sections import ModelSection
 from sft_hf.data.columns import Column
 from sft_hf.data.examples import Examples
 from sft_hf.data.loading.image_folders import find_images
-from sft_hf.data.loading.media import file_name, skipped_rows
+from sft_hf.data.loading.media import file_name
 from sft_hf.data.new_inputs.media import input_chunks, refuse_literal
+from sft_hf.data.tables.bad_rows import skipped_rows
 from sft_hf.models import image_inputs
 from sft_hf.models.formats.state_dicts import build_config, is_state_dict, load_from_state_dict, timm_preprocessing
 from sft_hf.models.loading import load_pretrained, open_checkpoint, opens, quiet_transformers

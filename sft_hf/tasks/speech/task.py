@@ -22,8 +22,9 @@ from sft_hf.core.errors import CheckpointError, DataError, UserError
 from sft_hf.core.recipe.recipe import ModelSection
 from sft_hf.core.recipe.registry import importing
 from sft_hf.data.examples import Examples
-from sft_hf.data.loading.media import file_name, skipped_rows
+from sft_hf.data.loading.media import file_name
 from sft_hf.data.new_inputs.media import input_chunks, refuse_literal
+from sft_hf.data.tables.bad_rows import skipped_rows
 from sft_hf.models.formats.ctranslate2 import transformers_source
 from sft_hf.models.loading import open_checkpoint, opens
 from sft_hf.tasks.base import Batch, Items, Shown, Task, vocabulary_digest

@@ -37,6 +37,7 @@ from transformers import (
 from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from sft_hf.models.classifier_output import classifier_output
 from sft_hf.tasks.text.embedding_files import EmbeddingSource, read_model2vec, read_vectors
 from sft_hf.tasks.text.settings import Encoder, Pooling, WordEmbeddingSettings
 
@@ -222,14 +223,7 @@ class WordEmbeddingsForSequenceClassification(PreTrainedModel):
         if not mask.shape[1]:  # no layer takes a text of no words at all
             mask, inputs_embeds = functional.pad(mask, (0, 0, 0, 1)), functional.pad(inputs_embeds, (0, 0, 0, 1))
         logits = self.classifier(self.backbone(inputs_embeds, mask))
-        loss = None
-        if labels is not None and self.config.problem_type == "multi_label_classification":
-            loss = functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
-        elif labels is not None and self.config.problem_type == "regression":
-            loss = functional.mse_loss(logits, labels.to(logits.dtype).reshape(logits.shape))
-        elif labels is not None:
-            loss = functional.cross_entropy(logits, labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+        return classifier_output(logits, labels, self.config.problem_type)
 
 
 # --- where training starts -----------------------------------------------------------------------------------
