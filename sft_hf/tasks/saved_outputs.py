@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from sft_hf.core.recipe.component_settings import REGRESSION
-from sft_hf.core.run.outputs import MULTI_LABEL, SINGLE_LABEL, SPEECH, SplitOutputs
+from sft_hf.core.run.outputs import MULTI_LABEL, SINGLE_LABEL, TRANSCRIPTION, SplitOutputs
 from sft_hf.data.examples import Examples
 from sft_hf.tasks.scoring.confidence import Confidence
 
@@ -68,7 +68,7 @@ def of_recogniser(
     said = hypotheses >= 0
     return SplitOutputs(
         split,
-        SPEECH,
+        TRANSCRIPTION,
         examples.row_ids,
         temperature=confidence.temperature,
         abstention_threshold=confidence.threshold,

@@ -167,7 +167,7 @@ def test_pictures_in_memory(make_image_recipe, image_folder):
     for role in ("train", "test"):
         files = sorted((image_folder / role).rglob("*.*g"))
         labels = [file.parent.name for file in files]
-        given[role] = Dataset.from_dict({"image": [Image.open(file) for file in files], "label": labels})
+        given[role] = Dataset.from_dict({"image": [Image.open(file).convert("RGB") for file in files], "label": labels})
     job = prepared(make_image_recipe(), splits=given)
     batch = job.task.collate([job.examples["test"].features[0]])
     assert batch["pixel_values"].shape[0] == 1 and len(job.examples["test"]) == len(given["test"])

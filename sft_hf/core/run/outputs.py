@@ -25,13 +25,13 @@ METADATA_KEY = "sft_hf"
 """The only key of the file's metadata: everything but the arrays, as JSON. The order of several would be random."""
 
 SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"
-SPEECH = "transcription"
+TRANSCRIPTION = "transcription"
 
 _ARRAYS: dict[str, dict[str, tuple[str, int]]] = {
     SINGLE_LABEL: {"logits": ("float32", 2)},
     MULTI_LABEL: {"logits": ("float32", 2)},
     REGRESSION: {"values": ("float32", 2)},
-    SPEECH: {"token_ids": ("int64", 1), "logprobs": ("float32", 1), "offsets": ("int64", 1)},
+    TRANSCRIPTION: {"token_ids": ("int64", 1), "logprobs": ("float32", 1), "offsets": ("int64", 1)},
 }
 _REFERENCES: dict[str, tuple[str, int]] = {
     SINGLE_LABEL: ("int64", 1),
@@ -164,7 +164,7 @@ def _problem(found: SplitOutputs) -> str | None:
             return f"{name} is {_described(array)}, and has to be {kind} with {dimensions} dimension(s)"
         if dimensions == 2 and array.shape != (len(found), len(found.labels)):
             return f"{name} is {_described(array)}, for {len(found)} rows and {len(found.labels)} labels"
-    if found.problem_type == SPEECH:
+    if found.problem_type == TRANSCRIPTION:
         return _problem_of_offsets(found)
     return _problem_of_references(found)
 

@@ -111,19 +111,19 @@ def _mean(every: Sequence[Curve], scores: Floats, truth: NDArray[np.bool_], labe
     """The mean of the labels' curves: of recall at each false positive rate, of precision at each recall."""
     from sklearn.metrics import precision_recall_curve, roc_curve
 
-    recalls, precisions = np.zeros_like(GRID), np.zeros_like(GRID)
+    recalls, precisions = [], []
     for label in labels:
         false, true, _ = roc_curve(truth[:, label], scores[:, label])
         precision, recall, _ = precision_recall_curve(truth[:, label], scores[:, label])
-        recalls += np.interp(GRID, false, true) / len(labels)
-        precisions += np.interp(GRID, recall[::-1], precision[::-1]) / len(labels)
+        recalls.append(np.interp(GRID, false, true))
+        precisions.append(np.interp(GRID, recall[::-1], precision[::-1]))
     return Curve(
         "mean of labels",
         None,
         float(np.mean([curve.auc for curve in every])),
         float(np.mean([curve.average_precision for curve in every])),
-        _points(GRID, recalls),
-        _points(GRID, precisions),
+        _points(GRID, np.mean(recalls, axis=0).clip(0, 1)),
+        _points(GRID, np.mean(precisions, axis=0).clip(0, 1)),
     )
 
 
