@@ -10,7 +10,6 @@ import torch
 from datasets import Dataset
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 from small_runs import killed_and_resumed, read_rows
-from test_regression_runs import TASK, write_splits
 from tiny_data import make_rows, write_csv
 
 from sft_hf.core.run.folder import load_run_recipe
@@ -25,7 +24,9 @@ def outputs_of(result, split="test"):
 
 
 def test_one_label_per_row(make_recipe):
-    result = finetune(make_recipe(techniques=["temperature_scaling"]))
+    result = finetune(
+        make_recipe(techniques=["temperature_scaling"], data__validation_fraction=0.4, train__max_steps=4)
+    )
     for split in ("validation", "test"):
         found, metrics = outputs_of(result, split), result.metrics[split]
         assert found.split == split and found.problem_type == "single_label_classification"
@@ -62,10 +63,11 @@ def test_any_number_of_labels(make_recipe, tmp_path):
 
 
 def test_numbers_in_their_own_units(make_recipe, tmp_path):
-    recipe = make_recipe(
-        task=TASK, data__name=write_splits(tmp_path / "years"), data__label_column="year", optim__learning_rate=5e-3
-    )
-    result = finetune(recipe)
+    for split, count in (("train", 60), ("test", 24)):
+        rows = [{"text": row["text"], "year": 1990 + 2.5 * len(row["text"].split())} for row in make_rows(count, count)]
+        write_csv(tmp_path / "years" / f"{split}.csv", rows)
+    task = {"name": "text_classification", "max_length": 32, "problem_type": "regression"}
+    result = finetune(make_recipe(task=task, data__name=str(tmp_path / "years"), data__label_column="year"))
     found = outputs_of(result)
     errors = found.values.astype(np.float64) - found.references
     assert float(np.sqrt((errors**2).mean())) == pytest.approx(result.metrics["test"]["rmse"], rel=1e-12)

@@ -173,7 +173,7 @@ def test_any_number_of_labels(count):
     has_matrix = any("matrix" in (values.get("class") or "").split() for tag, values in page.elements if tag == "table")
     assert has_matrix == (count <= mistakes.LARGEST_MATRIX)
     assert ("too many for a matrix" in page.text) == (count > mistakes.LARGEST_MATRIX)
-    shown = [row[0] for rows in page.tables if rows[0][:2] == ["Label", "Rows"] for row in rows[1:]]
+    shown = [row[0] for rows in page.tables if rows[0][:3] == ["Label", "Rows", "Precision"] for row in rows[1:]]
     assert sorted(shown) == sorted(f"label {index}" for index in range(count))
     assert len(html) < 1_500_000
 
