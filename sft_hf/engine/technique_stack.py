@@ -239,8 +239,8 @@ def _reason_against(settings: TechniqueSettings, task: Task[Any]) -> str | None:
     """Why a technique cannot serve the model that the task opened."""
     if settings.needs_items and task.no_items:
         return task.no_items
-    if settings.needs_continuous and task.no_continuous:
-        return task.no_continuous
+    if settings.needs_embeddings and task.no_embeddings:
+        return task.no_embeddings
     return settings.excluded.get(task.model_kind)
 
 

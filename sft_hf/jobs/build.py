@@ -42,7 +42,7 @@ def count_steps(recipe: Recipe, data: WholeSet | Stream) -> int:
 def build_techniques(recipe: Recipe, task: Task[Any], data: WholeSet | Stream, splits: Sequence[str]) -> TechniqueStack:
     """Return the recipe's techniques, which change the rows of `data` from now on. Raises RecipeError."""
     whole = data if isinstance(data, WholeSet) else None
-    counts = None if whole is None else task.label_counts(whole.examples.references)
+    counts = None if whole is None else task.scorer.label_counts(whole.examples.references)
     context = Context(
         recipe=recipe,
         task=task,

@@ -43,7 +43,7 @@ def load_data(
     RecipeError for a recipe of a run whose rows were in memory, where none are given.
     """
     data = recipe.data
-    columns = task.columns() | ({"data.split_by": data.split_by} if data.split_by else {})
+    columns = task.reader.columns() | ({"data.split_by": data.split_by} if data.split_by else {})
     if given is not None:
         loaded = splits_in_memory(data, given, columns)
     elif data.name == MEMORY:
@@ -72,7 +72,7 @@ TARGET_KEYS = ("data.label_column", "data.transcription_column", "data.group_col
 def data_findings(task: Task[Any], splits: Splits, examples: Mapping[str, Examples]) -> list[Finding]:
     """Return what is known of the rows before training: duplicates, contradictions, how labels are spread."""
     rows = {role: split for role, split in splits.by_role.items() if isinstance(split, Dataset)}
-    columns = task.loaded_columns()
+    columns = task.reader.loaded_columns()
     content = [column for key, column in columns.items() if key not in TARGET_KEYS]
     target = next((column for key, column in columns.items() if key in TARGET_KEYS), None)
     files = [column for key, column in columns.items() if key in MEDIA_KEYS]

@@ -221,7 +221,7 @@ class TrainingJob:
         """What there is to know of the data, beyond that every row can be used."""
         found = data_findings(self.task, self.splits, self.all_examples())
         rows = len(self.examples.get("validation", ()))
-        return [*found, *selection.small_validation(rows, self.task.primary_metric)]
+        return [*found, *selection.small_validation(rows, self.task.scorer.primary_metric)]
 
     # --- 2: train ------------------------------------------------------------------------------------------------
 
@@ -303,7 +303,9 @@ class TrainingJob:
     def _write(self, model: Any, metrics: dict[str, Any], scored: Scored) -> None:
         folder, task = self.folder, self.task
         predictions = list(scored.predictions.values())[-1] if scored.predictions else []
-        outputs = {role: task.saved_outputs(scored.outputs[role], rows, role) for role, rows in self.examples.items()}
+        outputs = {
+            role: task.scorer.saved_outputs(scored.outputs[role], rows, role) for role, rows in self.examples.items()
+        }
         record = RunRecord(folder.path.name, self.recipe, metrics, with_references(predictions), folder.read_log())
         record = replace(record, outputs=outputs.get(record.split))
         if "model" in self.outputs:

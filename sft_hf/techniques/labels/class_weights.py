@@ -70,7 +70,7 @@ class ClassWeights(Technique[ClassWeightsSettings]):
             if settings.method == "effective_number":
                 return effective_number(counts, settings.beta)
             return inverse_frequency(counts)
-        names = list(self.context.task.label_counts(()) or ())
+        names = list(self.context.task.scorer.label_counts(()) or ())
         if unknown := [name for name in settings.weights if name not in names]:
             raise RecipeError(
                 f"techniques: class_weights: weights: no label is called {unknown[0]!r:.80}; "
