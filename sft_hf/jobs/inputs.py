@@ -21,7 +21,7 @@ from sft_hf.data.loading.memory import splits_in_memory
 from sft_hf.data.loading.roles import Splits
 from sft_hf.data.preflight import find_duplicates
 from sft_hf.data.splits import fill_missing_splits, limit_splits
-from sft_hf.engine.epochs import BatchSizes, Stream, WholeSet
+from sft_hf.engine.epochs import BatchSizes, InMemoryEpochs, StreamEpochs
 from sft_hf.tasks.base import Task
 
 log = logging.getLogger("sft_hf")
@@ -88,7 +88,7 @@ def prepare_split(task: Task[Any], split: Dataset, where: str) -> Examples:
     return examples
 
 
-def training_data(recipe: Recipe, task: Task[Any], splits: Splits, num_processes: int) -> WholeSet | Stream:
+def training_data(recipe: Recipe, task: Task[Any], splits: Splits, num_processes: int) -> InMemoryEpochs | StreamEpochs:
     """Return where the loop's epochs come from. Raises RecipeError, DataError."""
     train, section, where = splits.by_role["train"], recipe.train, splits.where["train"]
     sizes = BatchSizes(
@@ -105,9 +105,9 @@ def training_data(recipe: Recipe, task: Task[Any], splits: Splits, num_processes
         def prepare(rows: Dataset) -> Examples:
             return task.prepare(task.read_rows(rows, where), where)
 
-        return Stream(train, recipe.data.stream_buffer_size, prepare, sizes, where)
-    data = WholeSet(prepare_split(task, train, where), sizes)
-    batches = [micro.rows for window in data.epoch(0)[1] for rank in window.micro_batches for micro in rank]
+        return StreamEpochs(train, recipe.data.stream_buffer_size, prepare, sizes, where)
+    data = InMemoryEpochs(prepare_split(task, train, where), sizes)
+    batches = [micro.rows for step in data.epoch(0)[1] for rank in step.micro_batches for micro in rank]
     padding = task.padding(data.examples, batches)
     if padding is not None:
         log.info("padding: %.1f%% of the training positions", 100 * padding)

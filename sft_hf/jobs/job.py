@@ -25,7 +25,7 @@ from sft_hf.core.sources.sources import resolve
 from sft_hf.data.examples import Examples
 from sft_hf.data.findings import Finding
 from sft_hf.engine import loop, process, selection
-from sft_hf.engine.epochs import WholeSet
+from sft_hf.engine.epochs import InMemoryEpochs
 from sft_hf.engine.frozen_features.build import with_prefix_cache
 from sft_hf.engine.optimization import check_optimizer
 from sft_hf.engine.resume import checkpoint
@@ -214,7 +214,7 @@ class TrainingJob:
 
     def all_examples(self) -> dict[str, Examples]:
         """The prepared rows by role, those of train too unless they are a stream."""
-        train = {"train": self.data.examples} if isinstance(self.data, WholeSet) else {}
+        train = {"train": self.data.examples} if isinstance(self.data, InMemoryEpochs) else {}
         return {**train, **self.examples}
 
     def _findings(self) -> list[Finding]:

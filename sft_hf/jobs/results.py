@@ -19,7 +19,7 @@ from sft_hf.data.columns import column_values, texts_or_paths
 from sft_hf.data.examples import Examples
 from sft_hf.data.loading.roles import ROW_ID, Splits
 from sft_hf.engine import process
-from sft_hf.engine.epochs import WholeSet
+from sft_hf.engine.epochs import InMemoryEpochs
 from sft_hf.jobs.inputs import load_data
 from sft_hf.models.adapters.files import Adapter, savable
 from sft_hf.publishing.card.adapter import adapter_card
@@ -121,7 +121,7 @@ def run_metrics(
     recipe, accelerator = training.recipe, training.accelerator
     parameters = list(model.parameters())
     trained = [p for group in training.optimizer.param_groups for p in group["params"]]  # adapters are merged by now
-    rows = len(training.data.examples) if isinstance(training.data, WholeSet) else None
+    rows = len(training.data.examples) if isinstance(training.data, InMemoryEpochs) else None
     return {
         "task": recipe.task.name,
         "primary_metric": training.task.scorer.primary_metric,
@@ -136,7 +136,7 @@ def run_metrics(
             "num_examples": rows,
             "final_loss": state.loss,
             "best_step": state.best_step,
-            "rows_per_forward_pass": -(-recipe.train.per_device_train_batch_size // 2**state.halvings),
+            "rows_per_forward_pass": -(-recipe.train.per_device_train_batch_size // 2**state.oom_splits),
             "peak_memory_bytes": process.peak_memory_bytes(accelerator.device),
         },
         "model": {

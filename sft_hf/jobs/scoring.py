@@ -120,7 +120,7 @@ def chosen_model(training: Training, adapter: Adapter | None, state: TrainState,
         checkpoint.load_best(folder.checkpoints, state.best_step, model)
         log.info("kept the weights of step %d, the best on validation", state.best_step)
     else:
-        training.techniques.adopt_evaluated(model)
+        training.techniques.load_averaged_weights(model)
     training.task.finish_model(model)
     return model if adapter is None else adapter.finish(model)
 

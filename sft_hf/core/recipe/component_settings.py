@@ -100,6 +100,9 @@ class TechniqueSettings(Section):
     needs_partner: ClassVar[bool] = False
     """Whether it needs `TrainBatch.partner`."""
 
+    needs_unlabeled: ClassVar[bool] = False
+    """Whether it needs `TrainBatch.unlabeled`."""
+
     needs_validation: ClassVar[bool] = False
     """Whether it needs a validation split."""
 

@@ -72,7 +72,7 @@ class Abstention(Technique[AbstentionSettings]):
 
     paper = "Y. Geifman and R. El-Yaniv, Selective Classification for Deep Neural Networks, 2017, section 3"
     order = 70
-    keeps_prefix = True
+    allows_frozen_features = True
 
     def after_training(self, task: Task[Any], outputs: dict[str, Tensor], examples: Examples) -> dict[str, Any]:
         """Choose the threshold; tell it, and what it means on validation."""

@@ -69,7 +69,7 @@ class TemperatureScaling(Technique[TemperatureScalingSettings]):
 
     paper = "C. Guo et al., On Calibration of Modern Neural Networks, 2017, section 4.2"
     order = 60
-    keeps_prefix = True
+    allows_frozen_features = True
 
     def after_training(self, task: Task[Any], outputs: dict[str, Tensor], examples: Examples) -> dict[str, Any]:
         """Fit the temperature; tell it, and loss and calibration error on validation before and after."""

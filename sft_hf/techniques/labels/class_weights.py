@@ -57,7 +57,7 @@ class ClassWeights(Technique[ClassWeightsSettings]):
 
     paper = "Y. Cui et al., Class-Balanced Loss Based on Effective Number of Samples, 2019, proposition 1 and section 4"
     order = 30
-    keeps_prefix = True
+    allows_frozen_features = True
 
     def __init__(self, settings: ClassWeightsSettings, context: Context) -> None:
         super().__init__(settings, context)
