@@ -31,7 +31,7 @@ from sft_hf.techniques.base import Context
 log = logging.getLogger("sft_hf")
 
 
-def count_steps(recipe: Recipe, data: InMemoryEpochs | Stream) -> int:
+def count_steps(recipe: Recipe, data: InMemoryEpochs | StreamEpochs) -> int:
     """Return the number of optimizer steps of a run."""
     train = recipe.train
     if train.max_steps or not isinstance(data, InMemoryEpochs):
