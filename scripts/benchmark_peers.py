@@ -89,7 +89,7 @@ def prepare(settings: SimpleNamespace) -> dict[str, Any]:
     run.task.save(run.accelerator.unwrap_model(run.training.model), work / "model")
     for role, split in run.splits.by_role.items():
         split.save_to_disk(str(work / "rows" / role))
-    columns = {key.removeprefix("data."): column for key, column in run.task.columns().items()}
+    columns = {key.removeprefix("data."): column for key, column in run.task.reader.columns().items()}
     model = run.training.model
     about = {
         "columns": columns,

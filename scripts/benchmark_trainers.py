@@ -218,5 +218,5 @@ def probe(settings: SimpleNamespace) -> dict[str, Any]:
     found = frozen_probe(parts, Budget(math.inf, run.accelerator), least=len(run.data.examples))
     clock.tick(len(run.data.examples))
     assert found is not None
-    primary = run.task.primary_metric
+    primary = run.task.scorer.primary_metric
     return finding(clock, settings, {primary: found.metrics[primary]}, [])

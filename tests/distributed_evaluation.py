@@ -40,8 +40,8 @@ def all_scores(recipe: Recipe) -> tuple[dict[str, Any], int]:
         for batch_size in range(1, 7):
             outputs = predict(run.task, run.training.model, examples, run.accelerator, batch_size=batch_size)
             found[f"{rows}x{batch_size}"] = {
-                "metrics": run.task.score(outputs, examples),
-                "predictions": [row["prediction"] for row in run.task.decode(outputs)],
+                "metrics": run.task.scorer.score(outputs, examples),
+                "predictions": [row["prediction"] for row in run.task.scorer.decode(outputs)],
                 "losses": outputs["loss"].tolist(),
             }
     return found, run.accelerator.num_processes

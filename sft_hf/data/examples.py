@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +22,8 @@ class Examples:
 
     `blank` has the same rows without the pictures or recordings: batches of the same shapes, and cheap, for when
     nothing looks at their content. None: `features` are cheap themselves.
+
+    `unlabeled` has the features of other rows, without labels, that go along with these in training, by view.
     """
 
     features: Sequence[dict[str, Any]]
@@ -31,6 +33,7 @@ class Examples:
     notes: list[str] = field(default_factory=list)
     views: Callable[[str, int], Sequence[dict[str, Any]]] | None = None
     blank: Sequence[dict[str, Any]] | None = None
+    unlabeled: Mapping[str, Sequence[dict[str, Any]]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -12,7 +12,7 @@ from datasets import Dataset, Features, Value
 
 from sft_hf.core.errors import DataError
 from sft_hf.data.loading.roles import ROW_ID
-from sft_hf.engine.batches import Window, plan_epoch
+from sft_hf.engine.batches import StepBatch, plan_epoch, unlabeled_order
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -30,7 +30,7 @@ class BatchSizes:
     seed: int
     group_by_length: bool
 
-    def plan(self, lengths: np.ndarray, epoch: int) -> list[Window]:
+    def plan(self, lengths: np.ndarray, epoch: int) -> list[StepBatch]:
         """Return the plan of an epoch over rows of these lengths."""
         return plan_epoch(
             lengths if self.group_by_length else np.ones_like(lengths),
@@ -47,13 +47,23 @@ Changed = Callable[["Examples", int], Sequence[dict[str, Any]]]
 """The rows of an epoch as training is to see them, given its number."""
 
 
-class WholeSet:
+@dataclass(frozen=True)
+class Unlabeled:
+    """Rows without labels to train on, besides the labeled ones: `per_row` for each labeled row of a step."""
+
+    examples: Examples
+    per_row: int = 1
+
+
+class InMemoryEpochs:
     """All rows are prepared before training; an epoch is one pass.
 
     `changed` and `sampled` are what techniques do to an epoch: other features, and other rows (their indices; None:
-    each row once).
+    each row once). `unlabeled_views` are the looks at `unlabeled` rows that they want.
     """
 
+    unlabeled: Unlabeled | None = None
+    unlabeled_views: tuple[str, ...] = ()
     changed: Changed | None = None
     sampled: Callable[[Examples, int], np.ndarray | None] | None = None
 
@@ -62,14 +72,28 @@ class WholeSet:
         self.sizes = sizes
         self.steps_per_epoch = len(sizes.plan(examples.lengths, 0))
 
-    def epoch(self, index: int) -> tuple[Examples, list[Window]]:
+    def epoch(self, index: int) -> tuple[Examples, list[StepBatch]]:
         """See `sft_hf.engine.loop.TrainingData`."""
         rows = self.sampled(self.examples, index) if self.sampled else None
         if rows is None:
             plan = self.sizes.plan(self.examples.lengths, index)
         else:
-            plan = [window.of(rows) for window in self.sizes.plan(self.examples.lengths[rows], index)]
-        return _seen(self.examples, index, self.changed), plan
+            plan = [step.of(rows) for step in self.sizes.plan(self.examples.lengths[rows], index)]
+        seen = _seen(self.examples, index, self.changed)
+        if self.unlabeled is None or not self.unlabeled_views:
+            return seen, plan
+        views = {name: self.unlabeled.examples.view(name, index).features for name in self.unlabeled_views}
+        return replace(seen, unlabeled=views), self._with_unlabeled(plan, index, self.unlabeled)
+
+    def _with_unlabeled(self, plan: list[StepBatch], epoch: int, unlabeled: Unlabeled) -> list[StepBatch]:
+        start, found = epoch * len(self.examples) * unlabeled.per_row, []
+        for step in plan:
+            labeled = len(step.rows())
+            count = labeled * unlabeled.per_row
+            rows = unlabeled_order(len(unlabeled.examples), start, count, self.sizes.seed)
+            found.append(step.with_unlabeled(rows.reshape(labeled, unlabeled.per_row)))
+            start += count
+        return found
 
 
 def _seen(examples: Examples, epoch: int, changed: Changed | None) -> Examples:
@@ -77,7 +101,7 @@ def _seen(examples: Examples, epoch: int, changed: Changed | None) -> Examples:
     return view if changed is None else replace(view, features=changed(view, epoch))
 
 
-class Stream:
+class StreamEpochs:
     """A streamed set: an "epoch" of the loop is one buffer of rows, read, shuffled and length-bucketed together.
 
     When the stream ends it starts again from its first row. Going back to buffer `n` after a restart reads the `n`
@@ -105,7 +129,7 @@ class Stream:
         self._next = 0
         self._read = 0
 
-    def epoch(self, index: int) -> tuple[Examples, list[Window]]:
+    def epoch(self, index: int) -> tuple[Examples, list[StepBatch]]:
         """See `sft_hf.engine.loop.TrainingData`. Raises DataError for an empty stream."""
         if index < self._next:
             self._rows, self._next, self._read = iter(()), 0, 0

@@ -1,4 +1,4 @@
-"""THE training loop. Folds, searches, ensembles, every technique and every task run through it."""
+"""The training loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sft_hf.core import console, signals
 from sft_hf.core.errors import Terminated
 from sft_hf.data.examples import Examples
 from sft_hf.engine import prefetch
-from sft_hf.engine.batches import Window
+from sft_hf.engine.batches import StepBatch
 from sft_hf.engine.process import on_any_rank
 from sft_hf.engine.state import Training, TrainState
 from sft_hf.engine.step import StepResult, train_step
@@ -34,20 +34,22 @@ def train(training: Training, state: TrainState) -> None:
             _evaluate(training, state)
         while not (state.stopped_early or state.step >= training.num_steps):
             examples, plan = training.data.epoch(state.epoch)
-            for place, window in enumerate(plan[state.window :], start=state.window + 1):
+            for place, step_batch in enumerate(plan[state.step_in_epoch :], start=state.step_in_epoch + 1):
                 more = place < len(plan) and state.step + 1 < training.num_steps
                 training.upcoming = plan[place] if more and prefetch.pays(training.accelerator.device) else None
-                _step(training, state, examples, window, len(plan), bar)
+                _step(training, state, examples, step_batch, len(plan), bar)
                 _after_step(training, state, clock)
                 if state.stopped_early or state.step >= training.num_steps:
                     break
 
 
-def _step(training: Training, state: TrainState, examples: Examples, window: Window, per_epoch: int, bar: Any) -> None:
+def _step(
+    training: Training, state: TrainState, examples: Examples, step_batch: StepBatch, per_epoch: int, bar: Any
+) -> None:
     started = time.perf_counter()
     training.techniques.before_step(training.model, state.step)
-    result = train_step(training, examples, window, state)
-    _advance(state, result, time.perf_counter() - started, end_of_epoch=state.window + 1 == per_epoch)
+    result = train_step(training, examples, step_batch, state)
+    _advance(state, result, time.perf_counter() - started, end_of_epoch=state.step_in_epoch + 1 == per_epoch)
     if state.step % _logging_steps(training) == 0 or state.step >= training.num_steps:
         _log_step(training, state, result, per_epoch, bar)
     bar.update()
@@ -106,7 +108,7 @@ class _Clock:
 
 def _advance(state: TrainState, result: StepResult, seconds: float, end_of_epoch: bool) -> None:
     state.step += 1
-    state.window = 0 if end_of_epoch else state.window + 1
+    state.step_in_epoch = 0 if end_of_epoch else state.step_in_epoch + 1
     state.epoch += int(end_of_epoch)
     state.examples_seen += result.rows
     state.loss = result.loss
@@ -119,14 +121,14 @@ def _advance(state: TrainState, result: StepResult, seconds: float, end_of_epoch
 
 def _due(every: int | None, state: TrainState, last: bool) -> bool:
     """Every so many steps; at the end of an epoch when no number is given; after the last step always."""
-    return last or (state.step % every == 0 if every else state.window == 0)
+    return last or (state.step % every == 0 if every else state.step_in_epoch == 0)
 
 
 def _log_step(training: Training, state: TrainState, result: StepResult, steps_per_epoch: int, bar: Any) -> None:
     interval = state.interval
     line = {
         "step": state.step,
-        "epoch": round(state.epoch + state.window / steps_per_epoch, 4),
+        "epoch": round(state.epoch + state.step_in_epoch / steps_per_epoch, 4),
         "loss": interval["loss"] / interval["steps"],
         "learning_rate": training.scheduler.get_last_lr()[0],
         "grad_norm": result.grad_norm,

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from sft_hf.core.recipe.recipe import Recipe
 from sft_hf.data.examples import Examples
-from sft_hf.engine.batches import Window
+from sft_hf.engine.batches import StepBatch
 from sft_hf.engine.prefetch import OneAhead
 from sft_hf.engine.technique_stack import TechniqueStack
 from sft_hf.tasks.base import Task
@@ -24,8 +24,12 @@ from sft_hf.tasks.base import Task
 class TrainingData(Protocol):
     """Where epochs come from: a set that is all there, or a stream read piece by piece."""
 
-    def epoch(self, index: int) -> tuple[Examples, list[Window]]:
+    def epoch(self, index: int) -> tuple[Examples, list[StepBatch]]:
         """Return the rows of epoch `index` and their batch plan, a pure function of the index."""
+
+
+_RENAMED = {"window": "step_in_epoch", "oom_splits": "oom_splits", "frozen_features": "frozen_features"}
+"""Fields by the names that checkpoints of 0.1.0 have; these have no `best_loss` either."""
 
 
 @dataclass
@@ -34,7 +38,7 @@ class TrainState:
 
     step: int = 0
     epoch: int = 0
-    window: int = 0
+    step_in_epoch: int = 0
     examples_seen: int = 0
     best_metric: float | None = None
     best_loss: float | None = None  # validation loss of the best step
@@ -42,8 +46,8 @@ class TrainState:
     evaluations_without_improvement: int = 0
     awaiting_evaluation: bool = False  # the evaluation due after this step has not been finished
     stopped_early: bool = False
-    halvings: int = 0  # how often memory ran out: see `sft_hf.engine.step`
-    prefix_cached: bool | None = None  # whether the frozen part is served: see `sft_hf.engine.frozen_features.build`
+    oom_splits: int = 0  # forward batches are split into 2**oom_splits: see `sft_hf.engine.step`
+    frozen_features: bool | None = None  # whether the frozen part is served: see `sft_hf.engine.frozen_features.build`
     loss: float = math.nan
     seconds: float = 0.0  # in training steps alone: no evaluation, no saving
     interval: dict[str, float] = field(default_factory=dict)
@@ -55,7 +59,7 @@ class TrainState:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TrainState:
         """Return the state that `to_json` wrote. Raises KeyError naming a field that is missing or unknown."""
-        data = {"best_loss": None, **data}  # checkpoints of earlier versions have none
+        data = {"best_loss": None, **{_RENAMED.get(name, name): value for name, value in data.items()}}
         if wrong := {name.name for name in fields(cls)} ^ data.keys():
             raise KeyError(f"train_state.{min(wrong)}")
         return cls(**{**data, "loss": math.nan if data["loss"] is None else data["loss"]})
@@ -80,7 +84,7 @@ class Training:
     save: Callable[[TrainState], None]
     callbacks: Sequence[Any] = ()
     """What the caller of the run wants to be told while it trains."""
-    upcoming: Window | None = None
+    upcoming: StepBatch | None = None
     """The rows of the step after the one that is being computed, where they are known."""
     ahead: OneAhead[Any] = field(default_factory=OneAhead)
 

@@ -1,7 +1,7 @@
-"""One optimizer update over a window of rows: the same gradient however the window is cut and spread over ranks.
+"""One optimizer update over the rows of a step: the same gradient however they are cut and spread over ranks.
 
 Nothing is exchanged between ranks until every one has been through its rows. So a rank that runs out of memory leaves
-no other waiting: all hear of it in the same exchange, cut their forward passes in half, and go through the window once
+no other waiting: all hear of it in the same exchange, cut their forward passes in half, and go through the step once
 more.
 """
 
@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from sft_hf.core.errors import TrainingError
 from sft_hf.data.examples import Examples
-from sft_hf.engine.batches import MicroBatch, Window
+from sft_hf.engine.batches import MicroBatch, StepBatch
 from sft_hf.engine.process import free_memory, is_out_of_memory, sum_over_ranks
 
 if TYPE_CHECKING:
@@ -46,19 +46,19 @@ class StepResult:
 
 @dataclass(frozen=True)
 class _Passes:
-    """What a rank's forward and backward passes over a window came to."""
+    """What a rank's forward and backward passes over a step came to."""
 
     losses: list[Tensor]  # of each pass, per row
-    items: Tensor  # of the window, over all ranks
+    items: Tensor  # of the step, over all ranks
     out_of_memory: bool
 
 
-def train_step(training: Training, examples: Examples, window: Window, state: TrainState) -> StepResult:
+def train_step(training: Training, examples: Examples, step_batch: StepBatch, state: TrainState) -> StepResult:
     """One optimizer update.
 
     The loss is the sum of the losses of all rows, over all forward passes and ranks, divided by the number of items in
-    that same window: how the window is cut into forward passes changes nothing. When memory runs out, the passes are
-    cut in half, here and from now on (`state.halvings`).
+    that same step: how its rows are cut into forward passes changes nothing. When memory runs out, the passes are
+    cut in half, here and from now on (`state.oom_splits`).
 
     Raises TrainingError when a loss or gradient is not finite, before the update that it would have spoilt, and when
     memory does not suffice for one row at a time.
@@ -66,37 +66,39 @@ def train_step(training: Training, examples: Examples, window: Window, state: Tr
     step = state.step
 
     def compute(keep_statistics: bool = True) -> float:
-        return _gradients(training, examples, window, state, keep_statistics)
+        return _gradients(training, examples, step_batch, state, keep_statistics)
 
     loss = training.techniques.compute_gradients(training.model, compute)
     training.techniques.change_gradients(training.model)
     grad_norm = float(_clip(training))
     scaler = training.accelerator.scaler
     if not math.isfinite(grad_norm) and scaler is None:  # a scaler skips such a step and shrinks its scale
-        rows = sorted(int(examples.row_ids[row]) for row in window.rows())
+        rows = sorted(int(examples.row_ids[row]) for row in step_batch.rows())
         raise TrainingError(f"the gradient of step {step + 1} is not finite (rows {rows}); nothing was updated")
     training.optimizer.step()
     if not training.accelerator.optimizer_step_was_skipped:
         training.scheduler.step()
         training.techniques.after_step(training.model, step + 1)
-    return StepResult(loss, grad_norm, len(window.rows()))
+    return StepResult(loss, grad_norm, len(step_batch.rows()))
 
 
 def _gradients(
-    training: Training, examples: Examples, window: Window, state: TrainState, keep_statistics: bool
+    training: Training, examples: Examples, step_batch: StepBatch, state: TrainState, keep_statistics: bool
 ) -> float:
-    """Go through the window on all ranks; leave the gradient of its mean loss in `.grad`, and return that loss."""
+    """Go through the step on all ranks; leave the gradient of its mean loss in `.grad`, and return that loss."""
     accelerator, step = training.accelerator, state.step
     statistics = _running_statistics(training.norms)
     before = [value.clone() for value in statistics]
     while True:
-        mine = cut(window.micro_batches[accelerator.process_index], state.halvings)
+        mine = cut(step_batch.micro_batches[accelerator.process_index], state.oom_splits)
         seed_step(training.recipe.seed, step, accelerator.process_index)
-        batches = training.ahead.take((step, state.halvings), partial(_collate, training, examples, window, state))
+        batches = training.ahead.take(
+            (step, state.oom_splits), partial(_collate, training, examples, step_batch, state)
+        )
         if training.upcoming is not None:
             following = replace(state, step=step + 1)
             make = partial(_collate, training, examples, training.upcoming, following)
-            training.ahead.start((step + 1, state.halvings), make)
+            training.ahead.start((step + 1, state.oom_splits), make)
         passes = _forward_backward(training, mine, batches)
         total, out_of_memory, has_gradient = _tell_all_ranks(training, passes)
         if not out_of_memory:
@@ -120,16 +122,11 @@ def _put_back(values: list[Tensor], before: list[Tensor]) -> None:
         value.copy_(old)
 
 
-def cut(batches: tuple[MicroBatch, ...], halvings: int) -> tuple[MicroBatch, ...]:
-    """Return the same rows in forward passes of a 2^halvings-th of the size."""
-    if not halvings:
+def cut(batches: tuple[MicroBatch, ...], oom_splits: int) -> tuple[MicroBatch, ...]:
+    """Return the same rows in forward passes of 1 / 2**oom_splits of the size."""
+    if not oom_splits:
         return batches
-    pieces = [
-        MicroBatch(tuple(int(row) for row in rows), batch.filler)
-        for batch in batches
-        for rows in np.array_split(batch.rows, min(2**halvings, len(batch.rows)))
-    ]
-    return tuple(pieces)
+    return tuple(piece for batch in batches for piece in batch.split(2**oom_splits))
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
@@ -147,12 +144,12 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     random.seed(int(words[1]))
 
 
-def _collate(training: Training, examples: Examples, window: Window, state: TrainState) -> list[TrainBatch]:
+def _collate(training: Training, examples: Examples, step_batch: StepBatch, state: TrainState) -> list[TrainBatch]:
     """Return this rank's forward passes of the step, a function of its arguments alone; any thread may make them."""
     techniques, device = training.techniques, training.accelerator.device
-    mine = cut(window.micro_batches[training.accelerator.process_index], state.halvings)
-    partners = techniques.partners(window.rows(), state.step)
-    batches = (techniques.collate(training.task, examples, one.rows, partners, state.step) for one in mine)
+    mine = cut(step_batch.micro_batches[training.accelerator.process_index], state.oom_splits)
+    partners = techniques.partners(step_batch.rows(), state.step)
+    batches = (techniques.collate(training.task, examples, one, partners, state.step) for one in mine)
     return [batch.pinned(device) for batch in batches]
 
 
@@ -179,7 +176,7 @@ def _forward_backward(training: Training, mine: tuple[MicroBatch, ...], batches:
 
 
 def _tell_all_ranks(training: Training, passes: _Passes) -> tuple[Tensor, bool, list[bool]]:
-    """Return the window's summed loss, whether a rank ran out of memory, and which parameters have a gradient."""
+    """Return the step's summed loss, whether a rank ran out of memory, and which parameters have a gradient."""
     device = training.accelerator.device
     loss = torch.cat(passes.losses).sum() if passes.losses else torch.zeros((), device=device)
     if training.accelerator.num_processes == 1:
@@ -194,17 +191,17 @@ def _halve(training: Training, state: TrainState) -> None:
     size = training.recipe.train.per_device_train_batch_size
     training.optimizer.zero_grad(set_to_none=True)
     free_memory(training.accelerator.device)
-    if 2**state.halvings >= size:
+    if 2**state.oom_splits >= size:
         raise TrainingError(
             f"out of memory in step {state.step + 1} with one row per forward pass; nothing was updated. Use a smaller "
             "model, shorter rows (task.max_length, task.max_seconds), or train.mixed_precision: bf16"
         )
-    state.halvings += 1
+    state.oom_splits += 1
     log.warning(
         "out of memory in step %d: from now on at most %d rows per forward pass instead of %d, with the same effective "
         "batch and gradients%s",
         state.step + 1,
-        -(-size // 2**state.halvings),
+        -(-size // 2**state.oom_splits),
         size,
         " (but for batch norm, which sees fewer rows at a time)" if _running_statistics(training.norms) else "",
     )

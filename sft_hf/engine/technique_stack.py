@@ -19,7 +19,8 @@ from sft_hf.core.recipe.component_settings import TechniqueSettings
 from sft_hf.core.recipe.recipe import Recipe
 from sft_hf.core.recipe.registry import load_component
 from sft_hf.data.examples import Examples
-from sft_hf.engine.epochs import Stream, WholeSet
+from sft_hf.engine.batches import MicroBatch
+from sft_hf.engine.epochs import InMemoryEpochs, StreamEpochs
 from sft_hf.models.freezing import head_names
 from sft_hf.tasks.base import Task
 from sft_hf.techniques.base import Context, Criterion, Loss, LossParts, Schedule, Technique, TrainBatch
@@ -56,18 +57,22 @@ class TechniqueStack:
         return bool(self.techniques)
 
     @property
-    def without_prefix(self) -> str | None:
-        """The name of a technique that cannot be used while a frozen part is served from the prefix cache."""
-        return next((one.settings.name for one in self.techniques if not one.keeps_prefix), None)
+    def forbids_frozen_features(self) -> str | None:
+        """The name of a technique that cannot be used while a frozen part is served from the cache."""
+        return next((one.settings.name for one in self.techniques if not one.allows_frozen_features), None)
 
     # --- rows ----------------------------------------------------------------------------------------------------
 
-    def use_data(self, data: WholeSet | Stream) -> None:
-        """Let the techniques choose and change the rows of every epoch."""
+    def use_data(self, data: InMemoryEpochs | StreamEpochs) -> None:
+        """Let the techniques choose and change the rows of every epoch. Raises RecipeError for missing rows."""
+        if wanting := [one for one in self.techniques if one.settings.needs_unlabeled]:
+            if not isinstance(data, InMemoryEpochs) or data.unlabeled is None:
+                raise RecipeError(f"techniques: {wanting[0].settings.name} needs unlabeled rows, and there are none")
+            data.unlabeled_views = tuple(sorted({view for one in wanting for view in one.unlabeled_views}))
         if _overriding(self.techniques, "change_row"):
             data.changed = self._changed
         if _overriding(self.techniques, "sample_rows"):
-            if not isinstance(data, WholeSet):
+            if not isinstance(data, InMemoryEpochs):
                 raise RecipeError("techniques: rows of a stream (data.streaming) cannot be sampled")
             data.sampled = self._sampled
 
@@ -121,18 +126,23 @@ class TechniqueStack:
         return dict(zip(unique, (unique[place] for place in generator.permutation(len(unique))), strict=True))
 
     def collate(
-        self, task: Task[Any], examples: Examples, rows: Sequence[int], partners: dict[int, int], step: int
+        self, task: Task[Any], examples: Examples, micro: MicroBatch, partners: dict[int, int], step: int
     ) -> TrainBatch:
-        """Collate the rows of a forward pass, and with them, to the same shapes, their partners."""
+        """Collate the rows of a forward pass, with them, to the same shapes, their partners, and unlabeled rows."""
+        rows = micro.rows
         if not self.techniques:
             return TrainBatch(task.collate([examples.features[row] for row in rows]))
+        unlabeled = {
+            view: task.collate([features[row] for row in micro.unlabeled])
+            for view, features in examples.unlabeled.items()
+        }
         second = [partners[row] for row in rows] if partners else []
         both = task.collate([examples.features[row] for row in (*rows, *second)])
         keys = tuple(_key(self.recipe.seed, step, row) for row in rows)
         if not second:
-            return TrainBatch(both, None, keys)
+            return TrainBatch(both, None, keys, unlabeled)
         first, last = ({name: tensor[part] for name, tensor in both.items()} for part in _halves(len(rows)))
-        return TrainBatch(first, last, keys)
+        return TrainBatch(first, last, keys, unlabeled)
 
     def losses(self, task: Task[Any], model: nn.Module, batch: TrainBatch) -> Tensor:
         """Return each row's loss, float32 [rows]."""
@@ -171,13 +181,13 @@ class TechniqueStack:
     @contextmanager
     def evaluated(self, model: nn.Module) -> Iterator[None]:
         """Put the weights that are evaluated and saved into the model, and the trained ones back afterwards."""
-        trained = self.adopt_evaluated(model)
+        trained = self.load_averaged_weights(model)
         try:
             yield
         finally:
             _copy_into(model, trained)
 
-    def adopt_evaluated(self, model: nn.Module) -> dict[str, Tensor]:
+    def load_averaged_weights(self, model: nn.Module) -> dict[str, Tensor]:
         """Put the weights that are evaluated and saved into the model; return those they replace."""
         replaced: dict[str, Tensor] = {}
         for technique in self.techniques:
@@ -239,8 +249,8 @@ def _reason_against(settings: TechniqueSettings, task: Task[Any]) -> str | None:
     """Why a technique cannot serve the model that the task opened."""
     if settings.needs_items and task.no_items:
         return task.no_items
-    if settings.needs_continuous and task.no_continuous:
-        return task.no_continuous
+    if settings.needs_embeddings and task.no_embeddings:
+        return task.no_embeddings
     return settings.excluded.get(task.model_kind)
 
 

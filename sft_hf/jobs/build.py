@@ -15,7 +15,7 @@ from sft_hf.core.filesystem import free_bytes, human_bytes
 from sft_hf.core.recipe.recipe import Recipe
 from sft_hf.core.run.folder import RunFolder
 from sft_hf.core.sources.sources import Source
-from sft_hf.engine.epochs import Stream, WholeSet
+from sft_hf.engine.epochs import InMemoryEpochs, StreamEpochs
 from sft_hf.engine.optimization import build_optimizer, build_scheduler, schedule
 from sft_hf.engine.resume import checkpoint
 from sft_hf.engine.state import Training, TrainState
@@ -31,18 +31,20 @@ from sft_hf.techniques.base import Context
 log = logging.getLogger("sft_hf")
 
 
-def count_steps(recipe: Recipe, data: WholeSet | Stream) -> int:
+def count_steps(recipe: Recipe, data: InMemoryEpochs | StreamEpochs) -> int:
     """Return the number of optimizer steps of a run."""
     train = recipe.train
-    if train.max_steps or not isinstance(data, WholeSet):
+    if train.max_steps or not isinstance(data, InMemoryEpochs):
         return train.max_steps or 0
     return max(1, math.ceil(train.num_train_epochs * data.steps_per_epoch))
 
 
-def build_techniques(recipe: Recipe, task: Task[Any], data: WholeSet | Stream, splits: Sequence[str]) -> TechniqueStack:
+def build_techniques(
+    recipe: Recipe, task: Task[Any], data: InMemoryEpochs | StreamEpochs, splits: Sequence[str]
+) -> TechniqueStack:
     """Return the recipe's techniques, which change the rows of `data` from now on. Raises RecipeError."""
-    whole = data if isinstance(data, WholeSet) else None
-    counts = None if whole is None else task.label_counts(whole.examples.references)
+    whole = data if isinstance(data, InMemoryEpochs) else None
+    counts = None if whole is None else task.scorer.label_counts(whole.examples.references)
     context = Context(
         recipe=recipe,
         task=task,
@@ -62,7 +64,7 @@ def build_training(
     task: Task[Any],
     source: Source,
     accelerator: Accelerator,
-    data: WholeSet | Stream,
+    data: InMemoryEpochs | StreamEpochs,
     techniques: TechniqueStack,
     *,
     log_line: Callable[[dict[str, Any]], None],

@@ -88,7 +88,7 @@ def evaluate_run(
         **batch_sizes(recipe, task, accelerator),
         description=f"evaluating {split}",
     )
-    return task.score(outputs, examples, CONFIDENCE_SAMPLES)
+    return task.scorer.score(outputs, examples, CONFIDENCE_SAMPLES)
 
 
 def predict_inputs(run: str | Path, inputs: Any, **options: Any) -> Iterator[dict[str, Any]]:
@@ -161,19 +161,21 @@ def answers(
     sizes = batch_sizes(recipe, task, accelerator, rows=batch_size)
 
     def answer(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        examples = task.prepare_inputs(rows)
+        examples = task.reader.prepare_inputs(rows)
         for note in examples.notes:
             log.info("%s", note)
         outputs = _outputs(task, model, examples, accelerator, sizes)
-        decoded = task.decode_inputs(outputs, examples)
+        decoded = task.scorer.decode_inputs(outputs, examples)
         if not probabilities:
             return decoded
-        classes = task.class_probabilities(outputs)
+        classes = task.scorer.class_probabilities(outputs)
         if classes is None:
             raise UserError(f"--probabilities (probabilities=True): {recipe.task.name} has no classes")
         return [{**row, "probabilities": found} for row, found in zip(decoded, classes, strict=True)]
 
-    numbered = enumerate(one for chunk in task.read_inputs(inputs, literal) for one in _answered(task, chunk, answer))
+    numbered = enumerate(
+        one for chunk in task.reader.read_inputs(inputs, literal) for one in _answered(task, chunk, answer)
+    )
     yield from _unless_all_failed({**one.described(number), **found} for number, (one, found) in numbered)
 
 
@@ -197,7 +199,7 @@ def _answered(
 def _problem(task: Task[Any], one: Input) -> str | None:
     """Return why an input cannot be made one of the model, if it cannot: all of its file is decoded."""
     try:
-        examples = task.prepare_inputs([one.columns])
+        examples = task.reader.prepare_inputs([one.columns])
         for index in range(len(examples)):
             task.collate([examples.features[index]])
     except DataError as error:
@@ -233,7 +235,7 @@ def _outputs(
 ) -> dict[str, Tensor]:
     """What the model says of the rows; where reduced precision might have changed an answer, in float32."""
     outputs = predict(task, model, examples, accelerator, **sizes, description="predicting")
-    close = None if accelerator.mixed_precision == "no" else task.close_calls(outputs)
+    close = None if accelerator.mixed_precision == "no" else task.scorer.close_calls(outputs)
     if close is None or not close.any():
         return outputs
     rows = close.nonzero()[:, 0].tolist()

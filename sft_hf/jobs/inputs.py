@@ -21,7 +21,7 @@ from sft_hf.data.loading.memory import splits_in_memory
 from sft_hf.data.loading.roles import Splits
 from sft_hf.data.preflight import find_duplicates
 from sft_hf.data.splits import fill_missing_splits, limit_splits
-from sft_hf.engine.epochs import BatchSizes, Stream, WholeSet
+from sft_hf.engine.epochs import BatchSizes, InMemoryEpochs, StreamEpochs
 from sft_hf.tasks.base import Task
 
 log = logging.getLogger("sft_hf")
@@ -43,7 +43,7 @@ def load_data(
     RecipeError for a recipe of a run whose rows were in memory, where none are given.
     """
     data = recipe.data
-    columns = task.columns() | ({"data.split_by": data.split_by} if data.split_by else {})
+    columns = task.reader.columns() | ({"data.split_by": data.split_by} if data.split_by else {})
     if given is not None:
         loaded = splits_in_memory(data, given, columns)
     elif data.name == MEMORY:
@@ -72,7 +72,7 @@ TARGET_KEYS = ("data.label_column", "data.transcription_column", "data.group_col
 def data_findings(task: Task[Any], splits: Splits, examples: Mapping[str, Examples]) -> list[Finding]:
     """Return what is known of the rows before training: duplicates, contradictions, how labels are spread."""
     rows = {role: split for role, split in splits.by_role.items() if isinstance(split, Dataset)}
-    columns = task.loaded_columns()
+    columns = task.reader.loaded_columns()
     content = [column for key, column in columns.items() if key not in TARGET_KEYS]
     target = next((column for key, column in columns.items() if key in TARGET_KEYS), None)
     files = [column for key, column in columns.items() if key in MEDIA_KEYS]
@@ -88,7 +88,7 @@ def prepare_split(task: Task[Any], split: Dataset, where: str) -> Examples:
     return examples
 
 
-def training_data(recipe: Recipe, task: Task[Any], splits: Splits, num_processes: int) -> WholeSet | Stream:
+def training_data(recipe: Recipe, task: Task[Any], splits: Splits, num_processes: int) -> InMemoryEpochs | StreamEpochs:
     """Return where the loop's epochs come from. Raises RecipeError, DataError."""
     train, section, where = splits.by_role["train"], recipe.train, splits.where["train"]
     sizes = BatchSizes(
@@ -105,9 +105,9 @@ def training_data(recipe: Recipe, task: Task[Any], splits: Splits, num_processes
         def prepare(rows: Dataset) -> Examples:
             return task.prepare(task.read_rows(rows, where), where)
 
-        return Stream(train, recipe.data.stream_buffer_size, prepare, sizes, where)
-    data = WholeSet(prepare_split(task, train, where), sizes)
-    batches = [micro.rows for window in data.epoch(0)[1] for rank in window.micro_batches for micro in rank]
+        return StreamEpochs(train, recipe.data.stream_buffer_size, prepare, sizes, where)
+    data = InMemoryEpochs(prepare_split(task, train, where), sizes)
+    batches = [micro.rows for step in data.epoch(0)[1] for rank in step.micro_batches for micro in rank]
     padding = task.padding(data.examples, batches)
     if padding is not None:
         log.info("padding: %.1f%% of the training positions", 100 * padding)

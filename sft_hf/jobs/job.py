@@ -25,7 +25,7 @@ from sft_hf.core.sources.sources import resolve
 from sft_hf.data.examples import Examples
 from sft_hf.data.findings import Finding
 from sft_hf.engine import loop, process, selection
-from sft_hf.engine.epochs import WholeSet
+from sft_hf.engine.epochs import InMemoryEpochs
 from sft_hf.engine.frozen_features.build import with_prefix_cache
 from sft_hf.engine.optimization import check_optimizer
 from sft_hf.engine.resume import checkpoint
@@ -214,14 +214,14 @@ class TrainingJob:
 
     def all_examples(self) -> dict[str, Examples]:
         """The prepared rows by role, those of train too unless they are a stream."""
-        train = {"train": self.data.examples} if isinstance(self.data, WholeSet) else {}
+        train = {"train": self.data.examples} if isinstance(self.data, InMemoryEpochs) else {}
         return {**train, **self.examples}
 
     def _findings(self) -> list[Finding]:
         """What there is to know of the data, beyond that every row can be used."""
         found = data_findings(self.task, self.splits, self.all_examples())
         rows = len(self.examples.get("validation", ()))
-        return [*found, *selection.small_validation(rows, self.task.primary_metric)]
+        return [*found, *selection.small_validation(rows, self.task.scorer.primary_metric)]
 
     # --- 2: train ------------------------------------------------------------------------------------------------
 
@@ -303,7 +303,9 @@ class TrainingJob:
     def _write(self, model: Any, metrics: dict[str, Any], scored: Scored) -> None:
         folder, task = self.folder, self.task
         predictions = list(scored.predictions.values())[-1] if scored.predictions else []
-        outputs = {role: task.saved_outputs(scored.outputs[role], rows, role) for role, rows in self.examples.items()}
+        outputs = {
+            role: task.scorer.saved_outputs(scored.outputs[role], rows, role) for role, rows in self.examples.items()
+        }
         record = RunRecord(folder.path.name, self.recipe, metrics, with_references(predictions), folder.read_log())
         record = replace(record, outputs=outputs.get(record.split))
         if "model" in self.outputs:

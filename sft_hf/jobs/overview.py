@@ -40,9 +40,9 @@ def _split(task: Task[Any], rows: Examples) -> dict[str, Any]:
         result |= {"length_unit": unit, "lengths": _lengths(lengths)}
     if len(rows) and not rows.labelled:
         return result | {"unlabelled": True}
-    if (counts := task.label_counts(rows.references)) is not None:
+    if (counts := task.scorer.label_counts(rows.references)) is not None:
         result["labels"] = counts
-    if len(rows) and (spread := task.target_spread(rows.references)) is not None:
+    if len(rows) and (spread := task.scorer.target_spread(rows.references)) is not None:
         result["targets"] = spread
     return result
 

@@ -19,14 +19,14 @@ from sft_hf.data.columns import column_values, texts_or_paths
 from sft_hf.data.examples import Examples
 from sft_hf.data.loading.roles import ROW_ID, Splits
 from sft_hf.engine import process
-from sft_hf.engine.epochs import WholeSet
+from sft_hf.engine.epochs import InMemoryEpochs
 from sft_hf.jobs.inputs import load_data
 from sft_hf.models.adapters.files import Adapter, savable
 from sft_hf.publishing.card.adapter import adapter_card
 from sft_hf.publishing.card.model_card import build_card
 from sft_hf.publishing.hub.push import push
 from sft_hf.publishing.report.run_report import build_report, rows_to_show
-from sft_hf.tasks.base import Shown, Task, task_class
+from sft_hf.tasks.base import Preview, Task, task_class
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -69,9 +69,11 @@ def prediction_rows(
     `split`: the data set that `examples` were made of, or more rows of it.
     """
     inputs = _inputs(task, examples, split)
-    rows = zip(examples.row_ids, inputs, examples.references, task.decode(outputs), strict=True)
+    rows = zip(examples.row_ids, inputs, examples.references, task.scorer.decode(outputs), strict=True)
     return [
-        {"id": int(row_id), **given} | ({"reference": task.reference(reference)} if examples.labelled else {}) | decoded
+        {"id": int(row_id), **given}
+        | ({"reference": task.scorer.reference(reference)} if examples.labelled else {})
+        | decoded
         for row_id, given, reference, decoded in rows
     ]
 
@@ -87,7 +89,7 @@ _INPUT_NAMES = {
 
 def _inputs(task: Task[Any], examples: Examples, split: Any) -> list[dict[str, Any]]:
     """Return {"text": ...} or {"path": ...} of every example; {} of a picture or recording without a path."""
-    columns = {_INPUT_NAMES[key]: column for key, column in task.columns().items() if key in _INPUT_NAMES}
+    columns = {_INPUT_NAMES[key]: column for key, column in task.reader.columns().items() if key in _INPUT_NAMES}
     cells = zip(*(texts_or_paths(split, column) for column in columns.values()), strict=True)
     given = [{name: cell for name, cell in zip(columns, row, strict=True) if cell is not None} for row in cells]
     of_row = dict(zip(column_values(split, "row_id"), given, strict=True))
@@ -119,10 +121,10 @@ def run_metrics(
     recipe, accelerator = training.recipe, training.accelerator
     parameters = list(model.parameters())
     trained = [p for group in training.optimizer.param_groups for p in group["params"]]  # adapters are merged by now
-    rows = len(training.data.examples) if isinstance(training.data, WholeSet) else None
+    rows = len(training.data.examples) if isinstance(training.data, InMemoryEpochs) else None
     return {
         "task": recipe.task.name,
-        "primary_metric": training.task.primary_metric,
+        "primary_metric": training.task.scorer.primary_metric,
         **{role: scores[role] for role in ("test", "validation") if role in scores},
         **({"baseline": baselines[0], "baselines": baselines} if baselines else {}),
         "train": {
@@ -134,7 +136,7 @@ def run_metrics(
             "num_examples": rows,
             "final_loss": state.loss,
             "best_step": state.best_step,
-            "rows_per_forward_pass": -(-recipe.train.per_device_train_batch_size // 2**state.halvings),
+            "rows_per_forward_pass": -(-recipe.train.per_device_train_batch_size // 2**state.oom_splits),
             "peak_memory_bytes": process.peak_memory_bytes(accelerator.device),
         },
         "model": {
@@ -188,7 +190,7 @@ def write_report(run: str | Path, output: str | Path | None = None, *, trust_rem
     recipe says; where they are gone, the page says so. Raises RunFolderError, RecipeError, StorageError.
     """
     record = with_outputs(read_record(run, trust_remote_code=trust_remote_code), run)
-    texts = {row["id"]: Shown(_text_of(row)) for row in record.predictions if "text" in row}
+    texts = {row["id"]: Preview(_text_of(row)) for row in record.predictions if "text" in row}
     if texts.keys() >= set(rows_to_show(record)):
         page = build_report(record, texts)
     else:
@@ -227,13 +229,13 @@ def report_page(record: RunRecord, task: Task[Any], split: Dataset | None) -> st
     return build_report(record, shown, missing if gone else "")
 
 
-def shown_rows(task: Task[Any], split: Dataset, row_ids: Sequence[int]) -> dict[int, Shown]:
+def shown_rows(task: Task[Any], split: Dataset, row_ids: Sequence[int]) -> dict[int, Preview]:
     """Return rows by id as a person perceives them; those whose file is gone are left out, and told."""
     places = {row_id: index for index, row_id in enumerate(split[ROW_ID])}
-    found: dict[int, Shown] = {}
+    found: dict[int, Preview] = {}
     for row_id in row_ids:
         try:
-            (found[row_id],) = task.show(split, [places[row_id]])
+            (found[row_id],) = task.reader.preview(split, [places[row_id]])
         except (SftError, KeyError) as error:
             log.warning("the report leaves row %d out: %s", row_id, error)
     return found

@@ -28,14 +28,14 @@ log = logging.getLogger("sft_hf")
 def metric_for_best_model(task: Task[Any], examples: Mapping[str, Examples]) -> str | None:
     """Return the metric that weights are chosen by; None without a validation split. Raises RecipeError."""
     section = task.recipe.eval
-    wanted, known = section.metric_for_best_model, task.metric_names()
+    wanted, known = section.metric_for_best_model, task.scorer.metric_names()
     if wanted and wanted not in known:
         raise RecipeError(f"eval.metric_for_best_model: no metric {wanted!r}; {did_you_mean(wanted, known)}")
     if "validation" not in examples:
         if section.early_stopping_patience:
             raise RecipeError("eval.early_stopping_patience: there is no validation split to watch")
         return None
-    return wanted or task.primary_metric
+    return wanted or task.scorer.primary_metric
 
 
 def split_outputs(
@@ -69,10 +69,10 @@ def choose_weights(
     """
     with training.techniques.evaluated(training.accelerator.unwrap_model(training.model)):
         outputs = split_outputs(training, training.model, validation, "validation", autocast=True)
-        training.task.tune(outputs, validation)
-        metrics = training.task.score(outputs, validation)
+        training.task.scorer.tune(outputs, validation)
+        metrics = training.task.scorer.score(outputs, validation)
         value = metrics[metric]
-        better = selection.choose(state, value, metrics["loss"], lower=metric in training.task.lower_is_better)
+        better = selection.choose(state, value, metrics["loss"], lower=metric in training.task.scorer.lower_is_better)
         if better and training.recipe.eval.load_best_model_at_end:
             save_best(state.step)
     training.log(
@@ -120,7 +120,7 @@ def chosen_model(training: Training, adapter: Adapter | None, state: TrainState,
         checkpoint.load_best(folder.checkpoints, state.best_step, model)
         log.info("kept the weights of step %d, the best on validation", state.best_step)
     else:
-        training.techniques.adopt_evaluated(model)
+        training.techniques.load_averaged_weights(model)
     training.task.finish_model(model)
     return model if adapter is None else adapter.finish(model)
 
@@ -131,9 +131,9 @@ def score_splits(training: Training, model: Any, examples: Mapping[str, Examples
     for role, rows in examples.items():  # validation before test
         outputs = found.outputs[role] = split_outputs(training, model, rows, role, autocast=False)
         if role == "validation":
-            task.tune(outputs, rows)
+            task.scorer.tune(outputs, rows)
             found.chosen = training.techniques.after_training(task, outputs, rows)
         if rows.labelled:
-            found.scores[role] = task.score(outputs, rows, CONFIDENCE_SAMPLES)
+            found.scores[role] = task.scorer.score(outputs, rows, CONFIDENCE_SAMPLES)
         found.predictions[role] = prediction_rows(task, outputs, rows, splits.by_role[role])
     return found

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from sft_hf.core.errors import RecipeError, UserError
-from sft_hf.core.recipe.recipe import ABOUT_THE_RUN, Recipe
+from sft_hf.core.recipe.recipe import NON_IDENTITY_KEYS, Recipe
 from sft_hf.core.recipe.yaml_files import flatten
 from sft_hf.core.redaction import redact
 
@@ -94,7 +94,7 @@ def _options(name: str, folder: Path) -> dict[str, Any]:
 
 def _settings(recipe: Recipe) -> dict[str, str | int | float | bool]:
     """The recipe by dotted key; what is no plain value as text, and without what is left open."""
-    settings = recipe.model_dump(mode="json", exclude=set(ABOUT_THE_RUN))
+    settings = recipe.model_dump(mode="json", exclude=set(NON_IDENTITY_KEYS))
     return {
         key: value if isinstance(value, (str, int, float, bool)) else str(value)
         for key, value in flatten(settings).items()

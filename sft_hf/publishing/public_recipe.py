@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from sft_hf.core.recipe.recipe import ABOUT_THE_RUN, Recipe
+from sft_hf.core.recipe.recipe import NON_IDENTITY_KEYS, Recipe
 from sft_hf.publishing.names import is_hub_id, last_part
 
 _LOCAL = re.compile(r"[/~\\]|[A-Za-z]:[/\\]|\.\.?(?:[/\\]|$)")
@@ -26,7 +26,7 @@ def public_recipe(recipe: Recipe) -> dict[str, Any]:
     A local checkpoint or data set `/home/me/reviews` becomes `./reviews`: a recipe finds that beside itself, and nobody
     takes it for a Hub id. The result validates as a recipe again.
     """
-    data = recipe.model_dump(mode="json", exclude=set(ABOUT_THE_RUN - {"license"}))
+    data = recipe.model_dump(mode="json", exclude=set(NON_IDENTITY_KEYS - {"license"}))
     for section in ("model", "data"):
         name = data[section]["name"]
         if not name.startswith("pypi://") and not is_hub_id(name):

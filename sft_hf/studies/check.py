@@ -18,8 +18,8 @@ from sft_hf.core.filesystem import free_bytes, human_bytes
 from sft_hf.core.recipe.recipe import Recipe
 from sft_hf.data.examples import Examples
 from sft_hf.engine import process
-from sft_hf.engine.batches import Window
-from sft_hf.engine.epochs import WholeSet
+from sft_hf.engine.batches import StepBatch
+from sft_hf.engine.epochs import InMemoryEpochs
 from sft_hf.engine.resume import checkpoint
 from sft_hf.engine.state import TrainState
 from sft_hf.engine.step import train_step
@@ -56,7 +56,7 @@ def check(recipe: Recipe, *, push_to: str | None = None) -> Report:
             (report.warnings if finding.level == "warning" else report.passed).append(finding.text)
         for split in run.examples.values():
             report.passed += split.notes
-        if isinstance(run.data, WholeSet):
+        if isinstance(run.data, InMemoryEpochs):
             report.passed += run.data.examples.notes
         report.passed += _lengths(run)
         for part in (_folder, _longest_step, _trial_save):
@@ -100,13 +100,13 @@ def _folder(run: TrainingJob) -> tuple[str, str | None]:
     return f"run folder: {run.folder.path} can be taken", None
 
 
-def longest_window(run: TrainingJob) -> tuple[Examples, Window]:
+def longest_step(run: TrainingJob) -> tuple[Examples, StepBatch]:
     """Return the update of the first epoch whose forward passes are the largest."""
     examples, plan = run.training.data.epoch(0)
     lengths = examples.lengths
 
-    def cost(window: Window) -> float:
-        passes = [micro.rows for rank in window.micro_batches for micro in rank]
+    def cost(step_batch: StepBatch) -> float:
+        passes = [micro.rows for rank in step_batch.micro_batches for micro in rank]
         return max(float(lengths[list(rows)].max()) * len(rows) for rows in passes)
 
     return examples, max(plan, key=cost)
@@ -114,17 +114,17 @@ def longest_window(run: TrainingJob) -> tuple[Examples, Window]:
 
 def _longest_step(run: TrainingJob) -> tuple[str, str | None]:
     """Train on the longest rows: the memory that a run needs at most, and the time that it takes at least."""
-    examples, window = longest_window(run)
+    examples, step_batch = longest_step(run)
     state, size = TrainState(), run.recipe.train.per_device_train_batch_size
     set_modes(run.training.model)
     started = time.perf_counter()
-    result = train_step(run.training, examples, window, state)
+    result = train_step(run.training, examples, step_batch, state)
     seconds = time.perf_counter() - started
     memory = human_bytes(process.peak_memory_bytes(run.accelerator.device))
     line = (
         f"one update on the {result.rows} longest rows: {seconds:.1f} s, peak memory {memory}, loss {result.loss:.3f}"
     )
-    if not state.halvings:
+    if not state.oom_splits:
         return line, None
     return (
         line,

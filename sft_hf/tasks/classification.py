@@ -16,28 +16,24 @@ from torch.nn import functional
 
 from sft_hf.core.errors import first_few
 from sft_hf.core.recipe.component_settings import TaskSettings
-from sft_hf.core.recipe.recipe import Recipe
 from sft_hf.data.examples import Examples
 from sft_hf.data.findings import Finding
 from sft_hf.data.labels.label_map import LabelMap, build_label_map, encode_labels, is_multi_label
 from sft_hf.data.labels.reading import LabelReading, is_unlabelled, read_labels, read_rows
 from sft_hf.models.trained_heads import HeadRows, in_own_order, label_order, open_config
 from sft_hf.tasks.base import Batch, Items, Task
-from sft_hf.tasks.saved_outputs import of_classifier
-from sft_hf.tasks.scoring.confidence import CLOSEST, Confidence
-from sft_hf.tasks.scoring.inputs import apply_threshold
+from sft_hf.tasks.classification_scorer import ClassificationScorer
+from sft_hf.tasks.scoring.confidence import Confidence
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from sft_hf.core.run.outputs import SplitOutputs
     from sft_hf.core.sources.sources import Source
     from sft_hf.data.loading.roles import Splits
 
 SettingsT = TypeVar("SettingsT", bound=TaskSettings)
 
 FEW_ROWS = 10  # training rows of a label, below which it is worth a word
-CLOSE = 1 / 8  # of the largest logit: bf16 moved a difference by up to 1/30 of it, in MiniLM-L6 on Reuters R8
 UNBALANCED = 10  # rows of the largest label to one of the smallest, likewise
 
 
@@ -62,21 +58,24 @@ def _listed(names: Sequence[str]) -> str:
 class ClassifierTask(Task[SettingsT]):
     """Labels in, labels out; subclasses say how a row becomes model inputs."""
 
-    label_map: LabelMap
-    multi_label: bool = False
-    threshold: float = 0.5
+    scorer: ClassificationScorer
     reading: LabelReading | None = None
     head_rows: HeadRows | None = None
 
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__(recipe)
-        self.set_multi_label(False)
+    @property
+    def label_map(self) -> LabelMap:
+        """The labels, in the order of the model's outputs; known after `fit`."""
+        return self.scorer.label_map
 
-    def set_multi_label(self, multi_label: bool) -> None:
-        """Choose between one label per row and any number."""
-        self.multi_label = multi_label
-        self.model_kind = "multi_label" if multi_label else ""
-        self.primary_metric = "micro_f1" if multi_label else "accuracy"
+    @property
+    def multi_label(self) -> bool:
+        """Whether a row has any number of labels; known after `fit`."""
+        return self.scorer.multi_label
+
+    @property
+    def model_kind(self) -> str:  # type: ignore[override]
+        """See `Task.model_kind`."""
+        return "multi_label" if self.multi_label else ""
 
     def read_labels(self, splits: Splits) -> Splits:
         """See `Task.read_labels`."""
@@ -108,18 +107,19 @@ class ClassifierTask(Task[SettingsT]):
         """
         data = self.recipe.data
         if kind != "auto":
-            self.set_multi_label(kind == "multi_label_classification")
+            multi_label = kind == "multi_label_classification"
         elif self.reading is not None:
-            self.set_multi_label(self.reading.several)
+            multi_label = self.reading.several
         else:
-            self.set_multi_label(is_multi_label(train, data.target_column))
+            multi_label = is_multi_label(train, data.target_column)
         if data.label_names is None and self.reading is not None and self.reading.names:
-            self.label_map = LabelMap(self.reading.names)
+            label_map = LabelMap(self.reading.names)
         else:
-            self.label_map = build_label_map(train, data.target_column, data.label_names, where, self.multi_label)
+            label_map = build_label_map(train, data.target_column, data.label_names, where, multi_label)
         own = label_order(config)
-        if data.label_names is None and (names := in_own_order(self.label_map.names, own)) != self.label_map.names:
-            self.label_map = LabelMap(names)
+        if data.label_names is None and (names := in_own_order(label_map.names, own)) != label_map.names:
+            label_map = LabelMap(names)
+        self.scorer = ClassificationScorer(label_map, multi_label)
         self._expect_head(own)
 
     def head_config(self) -> dict[str, Any]:
@@ -137,7 +137,7 @@ class ClassifierTask(Task[SettingsT]):
 
     def findings(self, examples: Mapping[str, Examples]) -> list[Finding]:
         """See `Task.findings`: how the labels are spread over the rows."""
-        counts = {role: self._counts(split.references) for role, split in examples.items() if split.labelled}
+        counts = {role: self.scorer.counts(split.references) for role, split in examples.items() if split.labelled}
         found = []
         if "train" in counts:
             found += self._rare_labels(counts["train"])
@@ -155,11 +155,6 @@ class ClassifierTask(Task[SettingsT]):
                 text = f"{role}: always answering {name!r}{whose} would have accuracy {share:.4f}"
                 found.append(Finding("note", text))
         return found
-
-    def _counts(self, references: Sequence[Any]) -> np.ndarray:
-        """Rows of each label."""
-        flat = [label for labels in references for label in labels] if self.multi_label else list(references)
-        return np.bincount(np.asarray(flat, dtype=np.int64), minlength=len(self.label_map.names))
 
     def _rare_labels(self, counts: np.ndarray) -> list[Finding]:
         found = []
@@ -190,10 +185,16 @@ class ClassifierTask(Task[SettingsT]):
     def read_head(self, config: Any) -> None:
         """Take labels, kind of problem and threshold from the config of a trained model."""
         names = tuple(config.id2label[index] for index in sorted(config.id2label))
-        self.label_map = LabelMap(names, "label_names" if self.recipe.data.label_names else "train")
-        self.set_multi_label(config.problem_type == "multi_label_classification")
-        self.threshold = float(getattr(config, "decision_threshold", 0.5))
-        self.confidence = Confidence.of(config)
+        label_map = LabelMap(names, "label_names" if self.recipe.data.label_names else "train")
+        multi_label = config.problem_type == "multi_label_classification"
+        self.scorer = ClassificationScorer(label_map, multi_label, float(getattr(config, "decision_threshold", 0.5)))
+        self.scorer.confidence = Confidence.of(config)
+
+    def write_decisions(self, config: Any) -> None:
+        """Put what was chosen on validation into the config of a trained model."""
+        if self.multi_label:
+            config.decision_threshold = self.scorer.threshold
+        self.scorer.confidence.write(config)
 
     def labelled_rows(self, split: Dataset, where: str) -> tuple[Dataset, list[Any] | None, list[str]]:
         """Return the rows of a split that can be used, their labels as `encode` has them, and notes on rows left out.
@@ -206,13 +207,7 @@ class ClassifierTask(Task[SettingsT]):
         """Encoded labels as a tensor: int64 [rows], or float [rows, labels] of 0 and 1 for multi-label."""
         if not self.multi_label:
             return torch.tensor(labels, dtype=torch.int64)
-        return torch.from_numpy(self._indicator(labels))
-
-    def _indicator(self, labels: Any) -> np.ndarray:
-        matrix = np.zeros((len(labels), len(self.label_map.names)), dtype=np.float32)
-        for row, indices in enumerate(labels):
-            matrix[row, list(indices)] = 1.0
-        return matrix
+        return torch.from_numpy(self.scorer.indicator(labels))
 
     def item_counts(self, batch: Batch) -> Tensor:
         """One item per row."""
@@ -260,149 +255,3 @@ class ClassifierTask(Task[SettingsT]):
         if "labels" in batch:
             outputs["loss"] = classification_losses(logits, batch["labels"], self.multi_label)
         return outputs
-
-    def close_calls(self, outputs: dict[str, Tensor]) -> Tensor | None:
-        """See `Task.close_calls`: what decides an answer is nearer to its border than `CLOSE` of the largest logit.
-
-        That is the two best labels, or each label and the decision threshold, or the confidence and that of abstention.
-        """
-        logits = outputs["logits"].double()
-        if self.multi_label:
-            margins = logits - self._border(self.threshold)
-        else:
-            best = logits.topk(min(2, logits.shape[1]), dim=1).values
-            margins = best[:, :1] - best[:, 1:]
-        abstains_below = self.confidence.threshold
-        if abstains_below is not None and abstains_below < 1:
-            confidences = torch.from_numpy(self.probabilities(outputs)).amax(dim=1, keepdim=True)
-            margins = torch.cat([margins, self._border(confidences) - self._border(abstains_below)], dim=1)
-        return (margins.abs() < CLOSE * logits.abs().amax(dim=1, keepdim=True)).any(dim=1)
-
-    def _border(self, probability: Tensor | float) -> Tensor:
-        """The logit at which a label of two has a probability."""
-        return torch.logit(torch.as_tensor(probability, dtype=torch.float64), CLOSEST) * self.confidence.temperature
-
-    def probabilities(self, outputs: dict[str, Tensor]) -> np.ndarray:
-        """Softmax (single label) or sigmoid (multi-label) of the logits over T, float32 [rows, labels]."""
-        logits = self.confidence.scaled(outputs["logits"])
-        scores = torch.sigmoid(logits) if self.multi_label else torch.softmax(logits, dim=-1)
-        return scores.numpy()
-
-    def class_probabilities(self, outputs: dict[str, Tensor]) -> list[dict[str, float]] | None:
-        """See `Task.class_probabilities`; multi-label, the probabilities of a row need not sum to 1."""
-        names = self.label_map.names
-        return [dict(zip(names, row, strict=True)) for row in self.probabilities(outputs).tolist()]
-
-    def metric_names(self) -> list[str]:
-        """See `Task.metric_names`."""
-        own = ["micro_f1", "macro_f1", "map", "subset_accuracy"] if self.multi_label else ["accuracy", "macro_f1"]
-        return [*own, "loss"]
-
-    def tune(self, outputs: dict[str, Tensor], examples: Examples) -> None:
-        """Multi-label: the threshold with the best micro-F1."""
-        if self.multi_label:
-            from sft_hf.tasks.scoring.classification import choose_threshold  # as in `score`
-
-            self.threshold = choose_threshold(self.probabilities(outputs), self._indicator(examples.references))
-
-    def score(self, outputs: dict[str, Tensor], examples: Examples, confidence_samples: int = 0) -> dict[str, Any]:
-        """Accuracy and macro-F1, or micro-F1, macro-F1 and mAP; `loss`; with intervals and per-class on request."""
-        # Two seconds, which neither `predict` nor the first step of a training need wait for.
-        from sft_hf.tasks.scoring.classification import multi_label_metrics, single_label_metrics
-
-        scores = self.probabilities(outputs)
-        names = list(self.label_map.names)
-        if self.multi_label:
-            metrics = multi_label_metrics(
-                scores,
-                self._indicator(examples.references),
-                self.threshold,
-                names,
-                confidence_samples=confidence_samples,
-            )
-        else:
-            references = np.asarray(examples.references, dtype=np.int64)
-            metrics = single_label_metrics(
-                scores.argmax(axis=1), references, names, confidence_samples=confidence_samples
-            )
-        if confidence_samples:
-            metrics |= self.confidence.metrics(*self._judged(scores, examples.references))
-        return {"loss": float(outputs["loss"].double().mean()), **metrics}
-
-    def judged(self, outputs: dict[str, Tensor], examples: Examples) -> tuple[np.ndarray, np.ndarray]:
-        """See `Task.judged`. Of the most probable label: whether it is the row's label, or one of its labels."""
-        return self._judged(self.probabilities(outputs), examples.references)
-
-    def _judged(self, scores: np.ndarray, references: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-        best = scores.argmax(axis=1)
-        confidences = np.take_along_axis(scores, best[:, None], axis=1)[:, 0].astype(np.float64)
-        if self.multi_label:
-            right = np.array([label in labels for label, labels in zip(best.tolist(), references, strict=True)])
-        else:
-            right = best == np.asarray(references)
-        return confidences, right
-
-    def set_temperature(self, temperature: float) -> None:
-        """See `Task.set_temperature`: multi-label, the decision threshold too."""
-        super().set_temperature(temperature)
-        if self.multi_label:
-            (scaled,) = self.confidence.of_probabilities(torch.tensor([self.threshold], dtype=torch.float64))
-            self.threshold = min(max(scaled, CLOSEST), 1 - CLOSEST)
-
-    def calibration_items(self, outputs: dict[str, Tensor], examples: Examples) -> tuple[Tensor, Tensor]:
-        """See `Task.calibration_items`: rows, or multi-label each label of each row, with the classes no and yes."""
-        logits = outputs["logits"]
-        if not self.multi_label:
-            return logits, torch.tensor(list(examples.references), dtype=torch.int64)
-        yes = logits.flatten()
-        right = torch.from_numpy(self._indicator(examples.references)).flatten().long()
-        return torch.stack([torch.zeros_like(yes), yes], dim=1), right
-
-    def constant_answer(self, train: Sequence[Any], references: Sequence[Any], confidence_samples: int) -> Any:
-        """See `Task.constant_answer`: the label that most training rows have."""
-        from sft_hf.tasks.scoring.classification import multi_label_metrics, single_label_metrics  # as in `score`
-
-        label = int(self._counts(train).argmax())
-        names, rows = list(self.label_map.names), len(references)
-        options = {"confidence_samples": confidence_samples}
-        if self.multi_label:
-            scores = np.zeros((rows, len(names)), dtype=np.float32)
-            scores[:, label] = 1.0
-            metrics = multi_label_metrics(scores, self._indicator(references), 0.5, names, **options)
-        else:
-            answers, truth = np.full(rows, label, dtype=np.int64), np.asarray(references, dtype=np.int64)
-            metrics = single_label_metrics(answers, truth, names, **options)
-        return f"always answering {names[label]!r}, the most frequent label of train", metrics
-
-    def label_counts(self, references: Sequence[Any]) -> dict[str, int] | None:
-        """See `Task.label_counts`."""
-        return dict(zip(self.label_map.names, self._counts(references).tolist(), strict=True))
-
-    def decode(self, outputs: dict[str, Tensor]) -> list[dict[str, Any]]:
-        """`prediction`, a label (or the list of labels above the threshold), and `confidence`, its probability.
-
-        Multi-label rows state the highest probability as confidence, and `scores` of the labels predicted.
-        """
-        names = self.label_map.names
-        rows = []
-        for scores in self.probabilities(outputs):
-            best = int(scores.argmax())
-            if not self.multi_label:
-                rows.append(self.confidence.told({"prediction": names[best], "confidence": float(scores[best])}))
-                continue
-            above = np.flatnonzero(apply_threshold(scores[None], self.threshold)[0])
-            chosen = {names[index]: float(scores[index]) for index in above}
-            row = {"prediction": list(chosen), "confidence": float(scores[best]), "scores": chosen}
-            rows.append(self.confidence.told(row))
-        return rows
-
-    def saved_outputs(self, outputs: dict[str, Tensor], examples: Examples, split: str) -> SplitOutputs:
-        """See `Task.saved_outputs`: the logits, before any temperature."""
-        threshold = self.threshold if self.multi_label else None
-        names = self.label_map.names
-        return of_classifier(outputs["logits"], examples, split, names, self.confidence, threshold)
-
-    def reference(self, value: Any) -> Any:
-        """The label's name, or the list of names."""
-        names = self.label_map.names
-        return [names[index] for index in value] if self.multi_label else names[value]

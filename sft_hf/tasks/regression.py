@@ -11,8 +11,8 @@ out, and it is the root mean square.)
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,16 +20,13 @@ from torch import Tensor, nn
 
 from sft_hf.core.errors import CheckpointError, RecipeError
 from sft_hf.core.recipe.component_settings import REGRESSION
-from sft_hf.core.run.outputs import SplitOutputs
 from sft_hf.data.examples import Examples
-from sft_hf.data.labels.label_map import LabelMap
 from sft_hf.data.labels.reading import is_unlabelled
 from sft_hf.data.labels.targets import check_spread, check_targets, quintiles, read_targets, target_names
 from sft_hf.models.output_layers import find_output_layers, have_bias, rescale, start_anew
 from sft_hf.tasks.base import Batch, Items
 from sft_hf.tasks.classification import ClassifierTask, SettingsT
-from sft_hf.tasks.saved_outputs import of_regression
-from sft_hf.tasks.scoring.regression import LOWER_IS_BETTER, METRICS, TOGETHER
+from sft_hf.tasks.regression_scorer import RegressionScorer
 from sft_hf.tasks.target_scale import Scale, findings_on_scored, findings_on_train
 
 if TYPE_CHECKING:
@@ -48,8 +45,9 @@ FAR_FROM_ZERO = 3.0  # standard deviations: a mean beyond is hard to learn witho
 class RegressionTask(ClassifierTask[SettingsT]):
     """Numbers instead of labels; put before a classifier in the bases of a class, it keeps what that reads."""
 
-    lower_is_better: ClassVar[frozenset[str]] = LOWER_IS_BETTER | {"loss"}
-    model_kind = REGRESSION
+    scorer: RegressionScorer  # type: ignore[assignment]
+    multi_label = False  # type: ignore[assignment]
+    model_kind = REGRESSION  # type: ignore[assignment]
     no_items = "regression has numbers to predict, and no classes"
     predict_precision = "no"
     scale: Scale
@@ -62,7 +60,7 @@ class RegressionTask(ClassifierTask[SettingsT]):
     @property
     def names(self) -> list[str]:
         """The names of the targets."""
-        return list(self.label_map.names)
+        return self.scorer.names
 
     # --- targets -------------------------------------------------------------------------------------------------
 
@@ -83,7 +81,7 @@ class RegressionTask(ClassifierTask[SettingsT]):
         names = target_names(label_column, data.label_names, found.values.shape[1])
         check_spread(found.values, names, where)
         self.scale = self.units = Scale.of(found.values)
-        self._use_names(names)
+        self.scorer = RegressionScorer(names, self.scale)
         spread = ", ".join(
             f"{name}: mean {mean:.4g}, standard deviation {deviation:.4g}"
             for name, mean, deviation in zip(names, self.scale.mean, self.scale.deviation, strict=True)
@@ -93,10 +91,6 @@ class RegressionTask(ClassifierTask[SettingsT]):
     @property
     def _skips(self) -> bool:
         return self.recipe.data.on_bad_row == "skip"
-
-    def _use_names(self, names: Sequence[str]) -> None:
-        self.label_map = LabelMap(tuple(names), "label_names")
-        self.primary_metric = "rmse" if len(names) == 1 else TOGETHER
 
     def head_config(self) -> dict[str, Any]:
         """See `ClassifierTask.head_config`."""
@@ -115,8 +109,8 @@ class RegressionTask(ClassifierTask[SettingsT]):
             raise CheckpointError(
                 f"config.json: problem_type is {config.problem_type!r}, and the run's is {REGRESSION}"
             )
-        self._use_names([config.id2label[index] for index in sorted(config.id2label)])
         self.scale = self.units = Scale.read(config)
+        self.scorer = RegressionScorer([config.id2label[index] for index in sorted(config.id2label)], self.scale)
         self.folded = True
 
     def labelled_rows(self, split: Dataset, where: str) -> tuple[Dataset, list[Any] | None, list[str]]:
@@ -144,29 +138,9 @@ class RegressionTask(ClassifierTask[SettingsT]):
         values = np.array(labels, dtype=np.float64).reshape(len(labels), len(self.names))
         return torch.from_numpy(((values - self.scale.mean) / self.scale.deviation).astype(np.float32))
 
-    def label_counts(self, references: Sequence[Any]) -> dict[str, int] | None:
-        """See `Task.label_counts`: there are no labels."""
-        return None
-
-    def target_spread(self, references: Sequence[Any]) -> dict[str, dict[str, Any]]:
-        """See `Task.target_spread`."""
-        values = self._array(references)
-        return {
-            name: {
-                "min": float(column.min()),
-                "mean": float(column.mean()),
-                "max": float(column.max()),
-                "standard_deviation": float(column.std()),
-            }
-            for name, column in zip(self.names, values.T, strict=True)
-        }
-
-    def _array(self, references: Sequence[Any]) -> np.ndarray:
-        return np.array(list(references), dtype=np.float64).reshape(len(references), len(self.names))
-
     def findings(self, examples: Mapping[str, Examples]) -> list[Finding]:
         """See `Task.findings`: how the targets are spread over the rows."""
-        values = {role: self._array(split.references) for role, split in examples.items() if split.labelled}
+        values = {role: self.scorer.array(split.references) for role, split in examples.items() if split.labelled}
         found: list[Finding] = []
         if "train" in values:
             found += findings_on_train(self.names, values["train"], examples["train"].row_ids)
@@ -270,74 +244,6 @@ class RegressionTask(ClassifierTask[SettingsT]):
             found["loss"] = self._losses(outputs, batch["labels"])
         return found
 
-    def close_calls(self, outputs: dict[str, Tensor]) -> Tensor | None:
-        """See `Task.close_calls`: a number has no border to be close to."""
-        return None
-
-    # --- scores and answers --------------------------------------------------------------------------------------
-
-    def metric_names(self) -> list[str]:
-        """See `Task.metric_names`."""
-        return [*([TOGETHER] if len(self.names) > 1 else []), *METRICS, "loss"]
-
-    def tune(self, outputs: dict[str, Tensor], examples: Examples) -> None:
-        """See `Task.tune`: nothing."""
-
-    def score(self, outputs: dict[str, Tensor], examples: Examples, confidence_samples: int = 0) -> dict[str, Any]:
-        """See `regression_metrics`; `loss` is in standard deviations of train, squared."""
-        found = self._metrics(outputs["logits"].numpy(), examples.references, confidence_samples)
-        return {"loss": float(outputs["loss"].double().mean()), **found}
-
-    def _metrics(self, predictions: np.ndarray, references: Sequence[Any], confidence_samples: int) -> dict[str, Any]:
-        from sft_hf.tasks.scoring.regression import regression_metrics
-
-        truth, scales = self._array(references), self.scale.deviation.tolist()
-        return regression_metrics(predictions, truth, self.names, scales, confidence_samples=confidence_samples)
-
-    def judged(self, outputs: dict[str, Tensor], examples: Examples) -> tuple[np.ndarray, np.ndarray]:
-        """See `Task.judged`: numbers have no confidence."""
-        raise NotImplementedError("regression has no confidence")
-
-    def calibration_items(self, outputs: dict[str, Tensor], examples: Examples) -> tuple[Tensor, Tensor]:
-        """See `Task.calibration_items`: there is no confidence to calibrate."""
-        raise NotImplementedError("regression has no confidence")
-
-    def probabilities(self, outputs: dict[str, Tensor]) -> np.ndarray:
-        """Raise RecipeError: there are none."""
-        raise RecipeError("task.problem_type: regression predicts numbers, and has no probabilities")
-
-    def constant_answer(self, train: Sequence[Any], references: Sequence[Any], confidence_samples: int) -> Any:
-        """See `Task.constant_answer`: the mean of each target in train."""
-        mean = self._array(train).mean(axis=0)
-        metrics = self._metrics(np.tile(mean, (len(references), 1)), references, confidence_samples)
-        said = (
-            f"always answering {mean[0]:.6g}, the mean of train"
-            if len(mean) == 1
-            else "always answering the means of train"
-        )
-        return said, metrics
-
-    constant_name = "mean of train"
-
-    def compared_metrics(self) -> list[str]:
-        """See `Task.compared_metrics`."""
-        return [name for name in self.metric_names() if name not in ("loss", "pearson", "spearman")]
-
-    def decode(self, outputs: dict[str, Tensor]) -> list[dict[str, Any]]:
-        """`prediction`: a number, or for several targets {target: number}."""
-        return [{"prediction": self._told([_short(value) for value in row])} for row in outputs["logits"].tolist()]
-
-    def saved_outputs(self, outputs: dict[str, Tensor], examples: Examples, split: str) -> SplitOutputs:
-        """See `Task.saved_outputs`: the predictions, in the targets' own units."""
-        return of_regression(outputs["logits"], examples, split, self.names)
-
-    def reference(self, value: Any) -> Any:
-        """The number, or {target: number}."""
-        return self._told(value)
-
-    def _told(self, numbers: Sequence[float]) -> Any:
-        return numbers[0] if len(self.names) == 1 else dict(zip(self.names, numbers, strict=True))
-
 
 def _like(outputs: Tensor, values: np.ndarray) -> Tensor:
     return torch.from_numpy(values).to(outputs.device, outputs.dtype)
@@ -345,8 +251,3 @@ def _like(outputs: Tensor, values: np.ndarray) -> Tensor:
 
 def _times(outputs: Tensor, values: np.ndarray) -> Tensor:
     return outputs * _like(outputs, values)
-
-
-def _short(value: float) -> float:
-    """The shortest number that is this float32: 3.2, not 3.200000047683716."""
-    return float(str(np.float32(value)))

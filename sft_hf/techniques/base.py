@@ -13,7 +13,7 @@ Whatever is drawn at random is a function of (seed, step or epoch, row), so that
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -60,11 +60,16 @@ class TrainBatch:
     `partner` holds as many rows again, padded to the same shapes, where a technique wants a second row for each
     (`needs_partner`): row i's partner is another row of the same optimizer step, drawn for that step. So it does not
     depend on how the step is cut into passes. `keys` [rows] are numbers that differ for each (seed, step, row).
+
+    `unlabeled` holds rows without labels by view (`Technique.unlabeled_views`), where a technique needs them: n for
+    each row of `inputs`, in its order, so that row i's are the rows i * n to i * n + n - 1 of every view. A loss of
+    theirs is added to that of their row.
     """
 
     inputs: Batch
     partner: Batch | None = None
     keys: tuple[int, ...] = ()
+    unlabeled: Mapping[str, Batch] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> TrainBatch:
         """Return the batch on `device`."""
@@ -76,7 +81,8 @@ class TrainBatch:
 
     def _each(self, move: Callable[[Batch, torch.device], Batch], device: torch.device) -> TrainBatch:
         partner = None if self.partner is None else move(self.partner, device)
-        return replace(self, inputs=move(self.inputs, device), partner=partner)
+        unlabeled = {name: move(batch, device) for name, batch in self.unlabeled.items()}
+        return replace(self, inputs=move(self.inputs, device), partner=partner, unlabeled=unlabeled)
 
     def with_inputs(self, inputs: Batch) -> TrainBatch:
         """Return the batch with other inputs, for the loss inside; it has no partner any more."""
@@ -112,9 +118,12 @@ class Technique(Generic[SettingsT]):
     order: ClassVar[int] = 50
     """Lower ones come first; of two that wrap the same thing, the higher one is outside."""
 
-    keeps_prefix: ClassVar[bool] = False
-    """Whether it may be used while a frozen part is served from the prefix cache: it changes neither the inputs nor the
-    frozen part, and makes one forward pass."""
+    unlabeled_views: ClassVar[tuple[str, ...]] = ("train",)
+    """The looks at unlabeled rows that it wants (`Examples.views`), if its settings say `needs_unlabeled`."""
+
+    allows_frozen_features: ClassVar[bool] = False
+    """Whether it may be used while a frozen part's outputs come from the cache of frozen features: it changes neither
+    the inputs nor the frozen part, makes one forward pass, and needs no unlabeled rows."""
 
     def __init__(self, settings: SettingsT, context: Context) -> None:
         self.settings, self.context = settings, context

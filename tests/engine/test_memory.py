@@ -124,10 +124,10 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(make_recipe, monkeypatc
 
 def test_cutting_keeps_every_row_once():
     batches = (MicroBatch((5, 3, 8, 1, 9)), MicroBatch((2,)), MicroBatch((7, 7), filler=True))
-    for halvings in range(5):
-        pieces = cut(batches, halvings)
+    for oom_splits in range(5):
+        pieces = cut(batches, oom_splits)
         assert [row for piece in pieces for row in piece.rows] == [5, 3, 8, 1, 9, 2, 7, 7]
-        assert max(len(piece.rows) for piece in pieces) == -(-5 // min(2**halvings, 5))
+        assert max(len(piece.rows) for piece in pieces) == -(-5 // min(2**oom_splits, 5))
         assert [row for piece in pieces if piece.filler for row in piece.rows] == [7, 7]
 
 

@@ -11,7 +11,7 @@ from small_runs import interrupted_and_resumed
 from sft_hf.engine import selection
 from sft_hf.engine.state import TrainState
 from sft_hf.jobs.finetune import finetune
-from sft_hf.tasks.text.task import TextClassification
+from sft_hf.tasks.classification_scorer import ClassificationScorer
 
 
 def chosen(evaluations, lower=False):
@@ -43,13 +43,17 @@ def test_the_best_evaluation(evaluations, lower, expected):
 def test_a_checkpoint_of_an_earlier_version_is_resumed():
     data = TrainState(best_metric=1.0, best_step=3).to_json()
     del data["best_loss"]
+    for new, old in {"step_in_epoch": "window", "oom_splits": "halvings", "frozen_features": "prefix_cached"}.items():
+        data[old] = data.pop(new)
+    data["halvings"] = 2
     state = TrainState.from_json(data)
+    assert state.oom_splits == 2
     state.step = 5
     assert selection.choose(state, 1.0, 0.7, lower=False) and state.best_loss == 0.7
 
 
 def test_a_resumed_run_breaks_ties_as_if_it_had_not_stopped(make_recipe, monkeypatch, tmp_path):
-    plain = TextClassification.score
+    plain = ClassificationScorer.score
     losses = {2: 0.3, 4: 0.2, 6: 0.25, 8: 0.9}  # the best is of the step before the interruption
     evaluated = []
 
@@ -60,7 +64,7 @@ def test_a_resumed_run_breaks_ties_as_if_it_had_not_stopped(make_recipe, monkeyp
         evaluated.append(1)
         return {**metrics, "accuracy": 0.5, "loss": losses[2 * len(evaluated)]}
 
-    monkeypatch.setattr(TextClassification, "score", score)
+    monkeypatch.setattr(ClassificationScorer, "score", score)
     settings = {"train__max_steps": 8, "eval__eval_steps": 2, "checkpoint__save_steps": 1}
     whole = finetune(make_recipe(**settings, output_dir=str(tmp_path / "whole")))
     evaluated.clear()

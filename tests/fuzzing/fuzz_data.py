@@ -55,9 +55,9 @@ def prepared(tools: Path, checkpoint: str, generator: random.Random, settings: d
                 task.collate([prepared_split.features[row]])
         whole = {role: split for role, split in splits.by_role.items() if isinstance(split, Dataset)}
         data_findings(task, splits, {role: examples[role] for role in whole})
-        files = [column for key, column in task.columns().items() if key in MEDIA_KEYS]
+        files = [column for key, column in task.reader.columns().items() if key in MEDIA_KEYS]
         for split in whole.values():
-            fingerprint(split, list(task.columns().values()), files)
+            fingerprint(split, list(task.reader.columns().values()), files)
     except SftError as error:
         if not str(error).strip() or len(str(error)) > 8000:
             raise AssertionError(f"not one line: {str(error)[:2000]!r}") from error

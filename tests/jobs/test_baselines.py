@@ -36,7 +36,7 @@ def untrained_run(recipe, split="test", answers=()):
 
 def answered(run, answer):
     """The same run, whose model gives one answer to all rows."""
-    rows = [{"reference": run.task.reference(value), "prediction": answer} for value in run.scored.references]
+    rows = [{"reference": run.task.scorer.reference(value), "prediction": answer} for value in run.scored.references]
     return replace(run, answers=rows)
 
 
@@ -210,9 +210,9 @@ def test_words_of_several_labels_have_a_threshold_of_their_own(make_recipe, tmp_
     for name, rows in splits.items():
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     run = untrained_run(make_recipe(data={"name": str(tmp_path), "validation_fraction": 0.0}))
-    run.task.threshold = 0.999  # the model's, which no baseline may use or change
+    run.task.scorer.threshold = 0.999  # the model's, which no baseline may use or change
     found = words(run, Budget(math.inf, run.accelerator))
-    assert found.metrics["threshold"] != 0.999 == run.task.threshold
+    assert found.metrics["threshold"] != 0.999 == run.task.scorer.threshold
     assert found.metrics["micro_f1"] > 0.75
     assert all(isinstance(labels, list) for labels in found.predictions)
     tuned_on = []
@@ -389,7 +389,7 @@ def test_a_model_that_is_worse_is_warned_of(make_recipe, caplog):
     assert f"{-baseline['metrics']['accuracy']:+.4f}" in warnings[1]
     assert baseline["difference"]["p_value"] < 0.05 and majority["difference"]["value"] < 0
     caplog.clear()
-    truth = [{"reference": run.task.reference(value)} for value in run.scored.references]
+    truth = [{"reference": run.task.scorer.reference(value)} for value in run.scored.references]
     baseline_metrics(replace(run, answers=[row | {"prediction": row["reference"]} for row in truth]), 1e6)
     assert "worse" not in caplog.text
 

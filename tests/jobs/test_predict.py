@@ -9,13 +9,15 @@ import pytest
 import torch
 from torch.nn import functional
 
+from sft_hf.data.labels.label_map import LabelMap
 from sft_hf.engine import evaluation, process
 from sft_hf.jobs.finetune import finetune
 from sft_hf.jobs.inference import evaluate_run, open_trained, predict_inputs
 from sft_hf.models.cpu import kernels as cpu_kernels
-from sft_hf.tasks import classification
+from sft_hf.tasks import classification_scorer
 from sft_hf.tasks.image.task import ImageClassification
 from sft_hf.tasks.speech.task import SpeechRecognition
+from sft_hf.tasks.text import reader as text_reader
 from sft_hf.tasks.text import task as text_classification
 
 MAX_LENGTH = 32  # of the recipe that `make_recipe` makes
@@ -62,7 +64,7 @@ def test_bf16_predicts_with_the_fast_kernels(run, file, monkeypatch):
         return layer_norm(*values, **named)
 
     monkeypatch.setitem(cpu_kernels.KERNELS, functional.layer_norm, counted)
-    monkeypatch.setattr(classification, "CLOSE", 0)
+    monkeypatch.setattr(classification_scorer, "CLOSE", 0)
     plain = list(predict_inputs(run, [file], mixed_precision="no"))
     assert not called
     fast = list(predict_inputs(run, [file], mixed_precision="bf16"))
@@ -77,30 +79,29 @@ def test_close_calls_are_computed_again_in_float32(run, file, monkeypatch):
     plain = list(predict_inputs(run, [file], mixed_precision="no"))
     fast = list(predict_inputs(run, [file], mixed_precision="bf16"))
     assert [row["prediction"] for row in fast] == [row["prediction"] for row in plain]
-    monkeypatch.setattr(classification, "CLOSE", 0)
+    monkeypatch.setattr(classification_scorer, "CLOSE", 0)
     hasty = list(predict_inputs(run, [file], mixed_precision="bf16"))
     assert [row["confidence"] for row in hasty] != [row["confidence"] for row in fast]
 
 
-def test_close_calls_are_those_near_a_border(make_recipe, monkeypatch):
+def test_close_calls_are_those_near_a_border(monkeypatch):
     """By hand: `CLOSE` of the largest logit, 0.25 x 8, is 2."""
-    monkeypatch.setattr(classification, "CLOSE", 0.25)
-    recipe = make_recipe()
-    task = text_classification.TextClassification(recipe)
-    task.set_multi_label(False)
+    monkeypatch.setattr(classification_scorer, "CLOSE", 0.25)
+    scorer = classification_scorer.ClassificationScorer(LabelMap(("a", "b", "c")), multi_label=False)
     logits = torch.tensor([[8.0, 6.5, -8], [8, 5.5, -8], [-8, 1, 0], [-8, 3, 0]])
-    assert task.close_calls({"logits": logits}).tolist() == [True, False, True, False]
+    assert scorer.close_calls({"logits": logits}).tolist() == [True, False, True, False]
     confidences = torch.softmax(logits, dim=1).amax(dim=1)
     for row in (1, 3):  # whether a model abstains is an answer, too
-        task.confidence.threshold = float(confidences[row])
-        assert task.close_calls({"logits": logits})[row]
-    task.confidence.threshold = 0.1  # far below all of these confidences, whose borders are above -0.6
-    assert task.close_calls({"logits": logits}).tolist() == [True, False, True, False]
-    task.confidence.threshold = None
-    task.set_multi_label(True)
-    task.threshold = 1 / (1 + math.exp(-3))  # where the logit is 3
+        scorer.confidence.threshold = float(confidences[row])
+        assert scorer.close_calls({"logits": logits})[row]
+    scorer.confidence.threshold = 0.1  # far below all of these confidences, whose borders are above -0.6
+    assert scorer.close_calls({"logits": logits}).tolist() == [True, False, True, False]
+    threshold = 1 / (1 + math.exp(-3))  # where the logit is 3
+    scorer = classification_scorer.ClassificationScorer(
+        LabelMap(("a", "b", "c")), multi_label=True, threshold=threshold
+    )
     logits = torch.tensor([[8.0, 1.5, -8], [8, 0.5, -8], [8, 5.5, 0]])
-    assert task.close_calls({"logits": logits}).tolist() == [True, False, False]
+    assert scorer.close_calls({"logits": logits}).tolist() == [True, False, False]
 
 
 def test_texts_are_predicted_in_what_the_hardware_multiplies_and_others_in_float32(run, file, monkeypatch):
@@ -165,11 +166,11 @@ def test_a_large_file_is_read_in_pieces(run, texts, tmp_path, monkeypatch):
     _, task, _ = open_trained(run)
 
     def pieces():
-        return [[one.columns["text"] for one in chunk] for chunk in task.read_inputs([str(path)])]
+        return [[one.columns["text"] for one in chunk] for chunk in task.reader.read_inputs([str(path)])]
 
     assert list(map(len, pieces())) == [3000]
-    monkeypatch.setattr(text_classification, "PREDICT_ROWS", 2000)
+    monkeypatch.setattr(text_reader, "PREDICT_ROWS", 2000)
     assert list(map(len, pieces())) == [2000, 1000]
-    monkeypatch.setattr(text_classification, "PREDICT_CHARACTERS", 1000)
+    monkeypatch.setattr(text_reader, "PREDICT_CHARACTERS", 1000)
     assert max(sum(map(len, piece[:-1])) for piece in pieces()) < 1000
     assert [text for piece in pieces() for text in piece] == texts * 10

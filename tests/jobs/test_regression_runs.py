@@ -245,15 +245,15 @@ def test_any_metric_chooses_the_weights(metric, make, years):
 
 
 def test_an_undefined_metric_is_worse_than_any_other(make, years, monkeypatch):
-    from sft_hf.tasks.regression import RegressionTask
+    from sft_hf.tasks.regression_scorer import RegressionScorer
 
-    score, values = RegressionTask.score, iter([None, -0.5, None, 0.5])
+    score, values = RegressionScorer.score, iter([None, -0.5, None, 0.5])
 
     def scored(self, outputs, examples, confidence_samples=0):
         found = score(self, outputs, examples, confidence_samples)
         return found if confidence_samples else {**found, "pearson": next(values)}
 
-    monkeypatch.setattr(RegressionTask, "score", scored)
+    monkeypatch.setattr(RegressionScorer, "score", scored)
     options = {"eval__metric_for_best_model": "pearson", "train__max_steps": 3, "eval__eval_steps": 1}
     result = finetune(make(years, **options))
     assert result.metrics["train"]["best_step"] == 2
@@ -317,7 +317,7 @@ def test_rows_without_a_target_are_skipped_and_counted(make, tmp_path):
 def test_numbers_are_not_regression_unless_asked_for(make_recipe, tmp_path):
     data = write_splits(tmp_path / "stars", stars=lambda words: 1 + words % 3)
     run = prepared(make_recipe(data__name=data, data__label_column="stars"))
-    assert run.task.metric_names()[0] == "accuracy"
+    assert run.task.scorer.metric_names()[0] == "accuracy"
 
 
 def test_a_probe_is_refused_before_training(make, years):

@@ -210,9 +210,9 @@ def test_nothing_in_the_folder_is_a_pickle(make_recipe, tmp_path):
 def test_the_best_weights_by_validation_are_kept(make_recipe, tmp_path, monkeypatch):
     """The rate is so high at the end that the last weights are worse: validation says which were best."""
     scores = iter([0.2, 0.9, 0.5, 0.4])
-    from sft_hf.tasks.text.task import TextClassification
+    from sft_hf.tasks.classification_scorer import ClassificationScorer
 
-    plain = TextClassification.score
+    plain = ClassificationScorer.score
     seen = []
 
     def score(self, outputs, examples, confidence_samples=0):
@@ -224,7 +224,7 @@ def test_the_best_weights_by_validation_are_kept(make_recipe, tmp_path, monkeypa
             seen.append(outputs["logits"].clone())
         return metrics
 
-    monkeypatch.setattr(TextClassification, "score", score)
+    monkeypatch.setattr(ClassificationScorer, "score", score)
     result = finetune(make_recipe(train__max_steps=8, eval__eval_steps=2))
     assert result.metrics["train"]["best_step"] == 4
     assert torch.allclose(seen[4], seen[1], atol=1e-5)  # the final validation is that of step 4
@@ -232,28 +232,28 @@ def test_the_best_weights_by_validation_are_kept(make_recipe, tmp_path, monkeypa
 
 
 def test_early_stopping_counts_evaluations_without_a_better_one(make_recipe, monkeypatch):
-    from sft_hf.tasks.text.task import TextClassification
+    from sft_hf.tasks.classification_scorer import ClassificationScorer
 
     scores = iter([0.5, 0.6, 0.6, 0.5, 0.9])
-    plain = TextClassification.score
+    plain = ClassificationScorer.score
 
     def score(self, outputs, examples, confidence_samples=0):
         metrics = plain(self, outputs, examples, confidence_samples)
         return metrics if confidence_samples else {**metrics, "accuracy": next(scores), "loss": 1.0}
 
-    monkeypatch.setattr(TextClassification, "score", score)
+    monkeypatch.setattr(ClassificationScorer, "score", score)
     result = finetune(make_recipe(train__max_steps=16, eval__eval_steps=2, eval__early_stopping_patience=2))
     assert result.metrics["train"]["num_steps"] == 8  # the tie is no better metric
     assert result.metrics["train"]["best_step"] == 6  # but the later of two
 
 
 def test_test_is_scored_once_and_after_every_choice(make_recipe, monkeypatch):
-    from sft_hf.tasks.text.task import TextClassification
+    from sft_hf.tasks.classification_scorer import ClassificationScorer
 
     order = []
-    plain_score, plain_tune = TextClassification.score, TextClassification.tune
+    plain_score, plain_tune = ClassificationScorer.score, ClassificationScorer.tune
     monkeypatch.setattr(
-        TextClassification,
+        ClassificationScorer,
         "score",
         lambda self, outputs, examples, confidence_samples=0: (
             order.append(("score", len(examples))),
@@ -261,7 +261,7 @@ def test_test_is_scored_once_and_after_every_choice(make_recipe, monkeypatch):
         )[1],
     )
     monkeypatch.setattr(
-        TextClassification,
+        ClassificationScorer,
         "tune",
         lambda self, outputs, examples: (order.append(("tune", len(examples))), plain_tune(self, outputs, examples))[1],
     )

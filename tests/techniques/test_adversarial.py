@@ -38,7 +38,7 @@ def test_no_other_step_of_that_length_raises_a_linear_loss_more():
 class Numbers:
     """A task whose rows are vectors of numbers already."""
 
-    def continuous(self, model, batch):
+    def as_embeddings(self, model, batch):
         return "x", batch
 
 

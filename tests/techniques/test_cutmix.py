@@ -57,7 +57,7 @@ def test_pixels_and_shares_against_a_loop():
 class Pictures:
     """A task of which only what CutMix asks is there."""
 
-    def continuous(self, model, batch):
+    def as_embeddings(self, model, batch):
         return "pixel_values", batch
 
     def mixed_labels(self, first, second, weights):

@@ -97,15 +97,15 @@ def test_the_average_is_evaluated_and_saved_and_training_goes_on_with_the_weight
 
 
 def test_the_best_model_is_an_average(run, monkeypatch):
-    from sft_hf.tasks.text.task import TextClassification
+    from sft_hf.tasks.classification_scorer import ClassificationScorer
 
-    plain, first = TextClassification.score, iter([0.9])
+    plain, first = ClassificationScorer.score, iter([0.9])
 
     def score(self, outputs, examples, confidence_samples=0):
         metrics = plain(self, outputs, examples, confidence_samples)
         return metrics if confidence_samples else {**metrics, "accuracy": next(first, 0.1)}
 
-    monkeypatch.setattr(TextClassification, "score", score)
+    monkeypatch.setattr(ClassificationScorer, "score", score)
     ema = run("ema", techniques=EMA)
     assert ema.metrics["train"]["best_step"] == 1
     saved = load_file(ema.output_dir / "model" / "model.safetensors")

@@ -28,7 +28,7 @@ def test_it_is_a_weighted_mean():
 class Vectors:
     """A task of which only what mixup asks is there."""
 
-    def continuous(self, model, batch):
+    def as_embeddings(self, model, batch):
         return "x", batch
 
     def mixed_labels(self, first, second, weights):

@@ -14,7 +14,7 @@ from sft_hf.core.errors import CheckpointError, RecipeError
 from sft_hf.data.examples import Examples
 from sft_hf.jobs.finetune import finetune
 from sft_hf.jobs.inference import evaluate_run, open_trained, predict_inputs
-from sft_hf.tasks.speech.task import Reference
+from sft_hf.tasks.speech.scorer import Reference
 from sft_hf.techniques.confidence.temperature_scaling import (
     HIGHEST,
     LOWEST,
@@ -122,13 +122,14 @@ def test_several_labels_keep_their_answers_with_a_threshold_that_is_scaled_too(m
     wanted = torch.randint(2, (60, 2), generator=generator)
     outputs = {"logits": 3 * wanted - 4 + 4 * torch.randn(60, 2, generator=generator)}  # too low, and too sure
     examples = Examples([], np.ones(60), np.arange(60), [row.nonzero()[:, 0].tolist() for row in wanted])
-    task.tune(outputs, examples)
-    threshold, before = task.threshold, task.decode(outputs)
+    task.scorer.tune(outputs, examples)
+    threshold, before = task.scorer.threshold, task.scorer.decode(outputs)
     told = TemperatureScaling(TemperatureScalingSettings(), None).after_training(task, outputs, examples)
     assert 1.5 < told["temperature"] < HIGHEST
     share = np.log(threshold / (1 - threshold)) / told["temperature"]
-    assert task.threshold == pytest.approx(1 / (1 + np.exp(-share)), rel=1e-5) != pytest.approx(threshold, abs=0.05)
-    assert [row["prediction"] for row in task.decode(outputs)] == [row["prediction"] for row in before]
+    scaled = 1 / (1 + np.exp(-share))
+    assert task.scorer.threshold == pytest.approx(scaled, rel=1e-5) != pytest.approx(threshold, abs=0.05)
+    assert [row["prediction"] for row in task.scorer.decode(outputs)] == [row["prediction"] for row in before]
 
 
 def transcript_outputs(task, right):
@@ -149,9 +150,9 @@ def test_of_transcripts_the_confidence_tells_how_often_one_is_right(make_speech_
     examples = Examples([], np.ones(40), np.arange(40), references)
     told = TemperatureScaling(TemperatureScalingSettings(), None).after_training(task, outputs, examples)
     expected = np.log(0.9 / 0.1) / np.log(0.6 / 0.4)
-    assert told["temperature"] == task.confidence.temperature == pytest.approx(expected, rel=1e-5)
+    assert told["temperature"] == task.scorer.confidence.temperature == pytest.approx(expected, rel=1e-5)
     assert told["validation_ece_before"] == pytest.approx(0.3) and told["validation_ece"] == pytest.approx(0, abs=1e-6)
-    assert [row["confidence"] for row in task.decode(outputs)] == pytest.approx([0.6] * 40)
+    assert [row["confidence"] for row in task.scorer.decode(outputs)] == pytest.approx([0.6] * 40)
 
     task.save(model, run.output_dir / "model")
     after = next(iter(predict_inputs(run.output_dir, [str(tmp_path / "clip.wav")])))["confidence"]
@@ -165,7 +166,7 @@ def test_where_every_answer_is_right_the_temperature_stays_one(make_speech_recip
     outputs, references = transcript_outputs(task, [True] * 6)
     examples = Examples([], np.ones(6), np.arange(6), references)
     told = TemperatureScaling(TemperatureScalingSettings(), None).after_training(task, outputs, examples)
-    assert told["temperature"] == task.confidence.temperature == 1.0
+    assert told["temperature"] == task.scorer.confidence.temperature == 1.0
     assert "no temperature is low enough for validation (6 rows)" in caplog.text
 
 

@@ -91,14 +91,17 @@ class TechniqueSettings(Section):
     needs_head: ClassVar[bool] = False
     """Whether it needs a new head on the backbone (`models.freezing.head_names`), which Whisper has not."""
 
-    needs_continuous: ClassVar[bool] = False
-    """Whether it works on `Task.continuous`, which some models of texts have not."""
+    needs_embeddings: ClassVar[bool] = False
+    """Whether it works on `Task.as_embeddings`, which some models of texts have not."""
 
     needs_label_counts: ClassVar[bool] = False
     """Whether it needs `Context.label_counts`."""
 
     needs_partner: ClassVar[bool] = False
     """Whether it needs `TrainBatch.partner`."""
+
+    needs_unlabeled: ClassVar[bool] = False
+    """Whether it needs `TrainBatch.unlabeled`."""
 
     needs_validation: ClassVar[bool] = False
     """Whether it needs a validation split."""

@@ -98,7 +98,7 @@ def _check_peft(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-ABOUT_THE_RUN = frozenset(
+NON_IDENTITY_KEYS = frozenset(
     "output_dir row_cache_gb report_to push_to_hub hub_model_id hub_private_repo hub_revision license".split()
 )
 """Keys that change where things lie, and not what comes out: a run may be resumed with others."""

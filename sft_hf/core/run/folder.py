@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from sft_hf.core.errors import RunFolderError
 from sft_hf.core.filesystem import committed_folder, remove_leftovers, storage_errors, write_text
-from sft_hf.core.recipe.recipe import ABOUT_THE_RUN, Recipe, refuse_trust, validate_recipe
+from sft_hf.core.recipe.recipe import NON_IDENTITY_KEYS, Recipe, refuse_trust, validate_recipe
 from sft_hf.core.recipe.yaml_files import flatten, read_yaml
 from sft_hf.core.run.outputs import SplitOutputs, write_outputs
 
@@ -94,7 +94,7 @@ class RunFolder:
             ),
             flatten(recipe.model_dump(mode="json")),
         )
-        changed = [key for key in {**old, **new} if key not in ABOUT_THE_RUN and old.get(key) != new.get(key)]
+        changed = [key for key in {**old, **new} if key not in NON_IDENTITY_KEYS and old.get(key) != new.get(key)]
         if changed:
             key = changed[0]
             change = f"{key} was {old.get(key)!r} and is now {new.get(key)!r}"

@@ -29,7 +29,7 @@ from sft_hf.core.filesystem import free_bytes, human_bytes
 from sft_hf.data.examples import Examples
 from sft_hf.data.row_store import RowStore
 from sft_hf.engine import process
-from sft_hf.engine.epochs import WholeSet
+from sft_hf.engine.epochs import InMemoryEpochs
 from sft_hf.engine.frozen_features.replay import Replay, record
 from sft_hf.engine.frozen_features.serve import ServedRows, ServedSet, ServedTask
 from sft_hf.engine.frozen_features.trace import Declined, Prefix, find_prefix
@@ -68,9 +68,9 @@ def with_prefix_cache(training: Training, state: TrainState) -> Training:
         log.info("the frozen part runs in every epoch (train.prefix_cache): %s", reason)
         served = training
     used = served is not training
-    if state.prefix_cached not in (None, used):
+    if state.frozen_features not in (None, used):
         log.warning("the run began with%s the cache: the last bits may differ", "out" if used else "")
-    state.prefix_cached = used
+    state.frozen_features = used
     return served
 
 
@@ -136,9 +136,9 @@ class _Builder:
     def _examples(self) -> Examples:
         """The training rows. Raises Declined where they are not the same in every epoch."""
         data = self.training.data
-        if name := self.training.techniques.without_prefix:
+        if name := self.training.techniques.forbids_frozen_features:
             raise Declined(f"the technique {name} needs the whole model in every epoch")
-        if not isinstance(data, WholeSet):
+        if not isinstance(data, InMemoryEpochs):
             raise Declined("data.streaming reads rows as they come")
         if self.training.recipe.train.torch_compile == "on":
             raise Declined("a compiled model cannot be cut (train.torch_compile: auto)")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sft_hf.core.errors import TrainingError
 from sft_hf.data.examples import Examples
-from sft_hf.engine.batches import Window
+from sft_hf.engine.batches import StepBatch
 from sft_hf.engine.frozen_features.replay import Replay
 from sft_hf.engine.frozen_features.trace import Declined
 from sft_hf.tasks.base import Batch, Items
@@ -38,7 +38,7 @@ class ServedSet:
     def __init__(self, data: Any, examples: Examples) -> None:
         self.data, self.examples = data, replace(examples, features=ServedRows(examples))
 
-    def epoch(self, index: int) -> tuple[Examples, list[Window]]:
+    def epoch(self, index: int) -> tuple[Examples, list[StepBatch]]:
         """See `sft_hf.engine.loop.TrainingData`."""
         return self.examples, self.data.epoch(index)[1]
 

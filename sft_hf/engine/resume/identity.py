@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sft_hf.core.errors import RunFolderError
-from sft_hf.core.recipe.recipe import ABOUT_THE_RUN
+from sft_hf.core.recipe.recipe import NON_IDENTITY_KEYS
 from sft_hf.core.recipe.yaml_files import flatten
 
 ENVIRONMENT = "environment"
@@ -36,7 +36,7 @@ def identity_of(
         model_revision: the commit of a Hub checkpoint.
         environment: `process.environment`; the platform's name does not count.
     """
-    settings = {key: value for key, value in recipe.items() if key not in ABOUT_THE_RUN}
+    settings = {key: value for key, value in recipe.items() if key not in NON_IDENTITY_KEYS}
     return {
         "recipe_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
         "data": dict(data),

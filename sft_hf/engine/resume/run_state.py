@@ -60,7 +60,7 @@ class RunState:
 
     @cached_property
     def _fingerprints(self) -> dict[str, str]:
-        columns = self.task.loaded_columns()
+        columns = self.task.reader.loaded_columns()
         files = [column for key, column in columns.items() if key in MEDIA_KEYS]
         return {
             role: fingerprint(split, list(columns.values()), files)

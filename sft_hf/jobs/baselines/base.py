@@ -134,12 +134,12 @@ def scored(
         rows: their numbers.
         tune: outputs and rows to make choices on (a decision threshold), which are the baseline's own.
     """
-    task = copy(run.task)
-    task.confidence = Confidence()
+    scorer = copy(run.task.scorer)
+    scorer.confidence = Confidence()
     if tune is not None:
-        task.tune(*tune)
-    metrics = task.score(outputs, run.scored.take(rows), CONFIDENCE_SAMPLES)
-    return Baseline(name, description, metrics, [row["prediction"] for row in task.decode(outputs)], rows)
+        scorer.tune(*tune)
+    metrics = scorer.score(outputs, run.scored.take(rows), CONFIDENCE_SAMPLES)
+    return Baseline(name, description, metrics, [row["prediction"] for row in scorer.decode(outputs)], rows)
 
 
 def predict_within(

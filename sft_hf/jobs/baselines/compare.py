@@ -63,7 +63,7 @@ def _usual(run: Run) -> list[Maker]:
     """The baselines of `auto` that take time."""
     if run.task.answers_untrained():
         return [untrained]
-    if run.train is None or run.task.label_counts(run.train.references) is None:
+    if run.train is None or run.task.scorer.label_counts(run.train.references) is None:
         return []
     return [frozen_probe if read_texts(run, run.split) is None else words]
 
@@ -86,10 +86,10 @@ def _tried(make: Maker) -> Maker:
 
 
 def _entry(run: Run, baseline: Baseline) -> dict[str, Any]:
-    primary, number, total = run.task.primary_metric, len(baseline.rows), len(run.scored)
+    primary, number, total = run.task.scorer.primary_metric, len(baseline.rows), len(run.scored)
     sampled = [*baseline.sampled, *([f"{number:,} of {total:,} {run.split} rows"] if number < total else [])]
     description = baseline.description + (f" (on {' and '.join(sampled)}, to save time)" if sampled else "")
-    compared = [key for name in run.task.compared_metrics() for key in (name, f"{name}_ci95")]
+    compared = [key for name in run.task.scorer.compared_metrics() for key in (name, f"{name}_ci95")]
     kept = {key: baseline.metrics[key] for key in compared if key in baseline.metrics}
     log.info("baseline, %s: %s %s %.4f", description, run.split, primary, kept[primary])
     entry: dict[str, Any] = {"name": baseline.name, "description": description, "split": run.split}
@@ -105,12 +105,12 @@ def _difference(run: Run, baseline: Baseline) -> Difference | None:
         return None
     rows = [run.answers[row] for row in baseline.rows.tolist()]
     references, answers = ([row[key] for row in rows] for key in ("reference", "prediction"))
-    return paired_difference(run.task.primary_metric, references, answers, baseline.predictions)
+    return paired_difference(run.task.scorer.primary_metric, references, answers, baseline.predictions)
 
 
 def _warn_if_worse(run: Run, description: str, difference: Difference) -> None:
-    primary = run.task.primary_metric
-    if difference.value > 0 if primary in run.task.lower_is_better else difference.value < 0:
+    primary = run.task.scorer.primary_metric
+    if difference.value > 0 if primary in run.task.scorer.lower_is_better else difference.value < 0:
         log.warning(
             "the model is worse than %s: %s %.4f against %.4f on the same %d %s rows; the difference is %+.4f (95 %% "
             "interval %+.4f to %+.4f, p = %.2g by %s)",

@@ -35,15 +35,15 @@ def most_frequent(run: Run) -> Baseline | None:
     """The answer that is right most often in train; None for a task that has none, and for a stream."""
     if run.train is None:
         return None
-    answer = run.task.constant_answer(run.train.references, run.scored.references, CONFIDENCE_SAMPLES)
+    answer = run.task.scorer.constant_answer(run.train.references, run.scored.references, CONFIDENCE_SAMPLES)
     if answer is None:
         return None
     sentence, metrics = answer
     predictions: list[Any] | None = None
-    if (counts := run.task.label_counts(run.train.references)) is not None:
+    if (counts := run.task.scorer.label_counts(run.train.references)) is not None:
         label = max(counts, key=lambda name: counts[name])
         predictions = [[label] if run.multi_label else label] * len(run.scored)
-    return Baseline(run.task.constant_name, sentence, metrics, predictions, np.arange(len(run.scored)))
+    return Baseline(run.task.scorer.constant_name, sentence, metrics, predictions, np.arange(len(run.scored)))
 
 
 def untrained(run: Run, budget: Budget) -> Baseline:
@@ -99,7 +99,7 @@ def _words(run: Run, budget: Budget) -> Baseline | None:
 def read_texts(run: Run, role: str) -> list[list[str]] | None:
     """The texts of the prepared rows, [columns][rows]; None for a task that does not read texts."""
     table = run.tables.get(role)
-    columns = None if table is None else run.task.texts(table)
+    columns = None if table is None else run.task.reader.texts(table)
     if columns is None:
         return None
     places = {row_id: place for place, row_id in enumerate(run.tables[role][ROW_ID])}
@@ -130,7 +130,7 @@ def frozen_probe(run: Run, budget: Budget, least: int = FIRST_ROWS) -> Baseline 
     train = run.train
     if train is None:
         raise RecipeError("eval.baseline: a probe needs all training rows, and data.streaming reads them as they come")
-    labels = run.task.label_counts(train.references)
+    labels = run.task.scorer.label_counts(train.references)
     if labels is None:
         raise RecipeError(f"eval.baseline: a probe needs labels, which {run.recipe.task.name} has not here; take auto")
     model = run.fresh_model()
@@ -179,7 +179,7 @@ class _Features:
 
 def _targets(run: Run, examples: Examples) -> np.ndarray:
     """0 or 1, [rows, labels]."""
-    counts = run.task.label_counts(examples.references) or {}
+    counts = run.task.scorer.label_counts(examples.references) or {}
     targets = np.zeros((len(examples), len(counts)), dtype=np.int64)
     for row, labels in enumerate(examples.references):
         targets[row, labels] = 1

@@ -18,7 +18,7 @@ from sft_hf.publishing.report.headline import scale_from_zero
 from sft_hf.publishing.report.pages import legible, wording
 
 if TYPE_CHECKING:
-    from sft_hf.tasks.base import Shown
+    from sft_hf.tasks.base import Preview
 
 LARGEST_MATRIX = 30  # labels of a confusion matrix that can still be read
 MOST_CONFUSIONS = 20  # of the list instead of it; beside it, FEW are enough
@@ -78,7 +78,7 @@ def gallery_rows(record: RunRecord, shown_already: Container[int]) -> dict[str, 
 
 
 def cards(
-    record: RunRecord, chosen: Sequence[dict[str, Any]], shown: Mapping[int, Shown], room: int = MOST_CONTENT
+    record: RunRecord, chosen: Sequence[dict[str, Any]], shown: Mapping[int, Preview], room: int = MOST_CONTENT
 ) -> list[dict[str, Any]]:
     """Return what a report shows of each row: content, reference, prediction, confidence.
 
@@ -111,7 +111,7 @@ def cards(
 
 
 def gallery(
-    record: RunRecord, shown: Mapping[int, Shown], shown_already: Container[int]
+    record: RunRecord, shown: Mapping[int, Preview], shown_already: Container[int]
 ) -> list[tuple[str, list[dict[str, Any]]]]:
     """Return the cards of `gallery_rows` below their titles; empty where no picture or recording can be shown."""
     titles = {"wrong": "Wrong, the least confident first", "right": "Right, the least confident first"}
@@ -129,7 +129,7 @@ def _answer(value: Any) -> Any:
     return decimal(value, 6) if isinstance(value, float) else value
 
 
-def _content(shown: Shown | None, fits: bool) -> dict[str, Any]:
+def _content(shown: Preview | None, fits: bool) -> dict[str, Any]:
     """The part of a card that shows the row itself: `kind` is text, image, audio or none."""
     if shown is None:
         return {"kind": "none", "text": "", "uri": ""}

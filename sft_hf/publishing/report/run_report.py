@@ -17,7 +17,7 @@ from sft_hf.publishing.report.headline import headline
 from sft_hf.publishing.report.pages import render
 
 if TYPE_CHECKING:
-    from sft_hf.tasks.base import Shown
+    from sft_hf.tasks.base import Preview
 
 WORST_ERRORS = 12
 
@@ -34,7 +34,7 @@ def rows_to_show(record: RunRecord) -> list[int]:
     return worst + [row["id"] for rows in gallery.values() for row in rows]
 
 
-def build_report(record: RunRecord, shown: Mapping[int, Shown], missing: str = "") -> str:
+def build_report(record: RunRecord, shown: Mapping[int, Preview], missing: str = "") -> str:
     """Return the report of a run as HTML.
 
     Args:

@@ -5,7 +5,7 @@ through Transformers' wrapper among them, or a plain state dict (see `sft_hf.mod
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,17 +22,15 @@ from sft_hf.core.errors import CheckpointError, DataError, RecipeError, UserErro
 from sft_hf.core.recipe.sections import ModelSection
 from sft_hf.data.columns import Column
 from sft_hf.data.examples import Examples
-from sft_hf.data.loading.image_folders import find_images
-from sft_hf.data.loading.media import file_name
-from sft_hf.data.new_inputs.media import input_chunks, refuse_literal
 from sft_hf.data.tables.bad_rows import skipped_rows
 from sft_hf.models import image_inputs
 from sft_hf.models.formats.state_dicts import build_config, is_state_dict, load_from_state_dict, timm_preprocessing
 from sft_hf.models.loading import load_pretrained, open_checkpoint, opens, quiet_transformers
 from sft_hf.models.trained_heads import settle_head
-from sft_hf.tasks.base import Batch, Shown, Task
+from sft_hf.tasks.base import Batch, Task
 from sft_hf.tasks.classification import ClassifierTask
-from sft_hf.tasks.image.brightness import UNKNOWN, Brightness, Depth
+from sft_hf.tasks.image.brightness import Brightness, Depth
+from sft_hf.tasks.image.reader import ImageReader, ImageRows
 from sft_hf.tasks.image.settings import ImageClassificationSettings
 from sft_hf.tasks.regression import RegressionTask
 
@@ -42,7 +40,6 @@ if TYPE_CHECKING:
 
     from sft_hf.core.recipe.recipe import Recipe
     from sft_hf.core.sources.sources import Source
-    from sft_hf.data.new_inputs.inputs import Input
     from sft_hf.tasks.image.image_store import ImageStore
     from sft_hf.tasks.image.views import ImageViews
 
@@ -50,38 +47,11 @@ log = logging.getLogger("sft_hf")
 
 STREAM_LOOK = 256  # rows of a stream that tell the scale of its pictures of more than 8 bits
 
-SHOWN_PIXELS = 240  # the longer side of a picture on a page
-
-
-class ImageRows(Sequence[dict[str, Any]]):
-    """Rows that say where their images are; `Task.collate` opens them, a batch at a time."""
-
-    def __init__(
-        self,
-        store: ImageStore,
-        labels: Sequence[Any] | None,
-        view: str = "eval",
-        seeds: Sequence[tuple[int, ...]] | None = None,
-    ) -> None:
-        self.store, self.labels, self.view, self.seeds = store, labels, view, seeds
-
-    def __len__(self) -> int:
-        return len(self.store)
-
-    def __getitem__(self, index: Any) -> dict[str, Any]:  # type: ignore[override]
-        row: dict[str, Any] = {"view": self.view}
-        if self.view != "blank":
-            row |= {"store": self.store, "index": int(index)}
-        if self.seeds is not None:
-            row["seed"] = self.seeds[index]
-        if self.labels is not None:
-            row["labels"] = self.labels[index]
-        return row
-
 
 class ImageClassification(ClassifierTask[ImageClassificationSettings]):
     """One image to one label or several."""
 
+    reader: ImageReader
     views: ImageViews
 
     def __init__(self, recipe: Recipe) -> None:
@@ -94,17 +64,12 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         from sft_hf.tasks.image.image_store import ImageBudget
 
         self.budget = ImageBudget()
-        self.brightness = UNKNOWN
+        self.reader = ImageReader(recipe.data)
 
     @classmethod
     def serving(cls, recipe: Recipe) -> type[Task[Any]]:
         """See `Task.serving`."""
         return ImageRegression if recipe.task.is_regression else cls
-
-    def columns(self) -> dict[str, str]:
-        """See `Task.columns`."""
-        data = self.recipe.data
-        return {"data.image_column": data.image_column, **data.label_columns}
 
     def fit(self, train: Dataset, where: str, source: Source) -> None:
         """See `Task.fit`."""
@@ -205,27 +170,13 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         references = [None] * len(row_ids) if labels is None else labels
         return Examples(rows, lengths, row_ids, references, [*skipped, *notes], None if same else views, blank)
 
-    def show(self, split: Dataset, indices: Sequence[int]) -> list[Shown]:
-        """See `Task.show`: JPEG of at most `SHOWN_PIXELS` a side."""
-        from sft_hf.tasks.image.images import open_image, thumbnail
-
-        images = Column(split, self.recipe.data.image_column)
-        return [
-            Shown(
-                file_name(images[index]),
-                thumbnail(open_image(images[index], "", self.brightness), SHOWN_PIXELS),
-                "image/jpeg",
-            )
-            for index in indices
-        ]
-
     def _without_bad_rows(self, split: Dataset, where: str) -> tuple[Dataset, ImageStore, list[str]]:
         from sft_hf.tasks.image.image_store import ImageStore
         from sft_hf.tasks.image.images import DEPTH, map_ahead
 
         column, skip = self.recipe.data.image_column, self.recipe.data.on_bad_row == "skip"
         places = _places(where, split["row_id"])
-        store = ImageStore(Column(split, column), places, self.budget.share(), self.brightness)
+        store = ImageStore(Column(split, column), places, self.budget.share(), self.reader.brightness)
 
         def looked_at(index: int) -> tuple[str | None, Depth | None]:
             try:
@@ -256,9 +207,9 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
 
     def _set_brightness(self, store: ImageStore, depths: Mapping[int, Depth], where: str) -> list[str]:
         """Choose the scale of pictures of more than 8 bits where there is none yet, and keep them on that."""
-        self.brightness, notes = self.brightness.learned(depths.values(), where)
-        if self.brightness is not store.brightness:
-            store.brightness = self.brightness
+        self.reader.brightness, notes = self.reader.brightness.learned(depths.values(), where)
+        if self.reader.brightness is not store.brightness:
+            store.brightness = self.reader.brightness
             for index in depths:
                 if store.nbytes >= store.budget:
                     break
@@ -273,7 +224,9 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         for row in train.take(STREAM_LOOK):
             with suppress(DataError):  # `prepare` names it
                 depths.append(open_image(row.get(self.recipe.data.image_column)).info.get(DEPTH))
-        self.brightness, notes = self.brightness.learned(filter(None, depths), f"{where}, first {STREAM_LOOK} rows")
+        self.reader.brightness, notes = self.reader.brightness.learned(
+            filter(None, depths), f"{where}, first {STREAM_LOOK} rows"
+        )
         for note in notes:
             log.info("%s", note)
 
@@ -306,8 +259,8 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         # The layout that convolutions are fastest in, on CPUs with oneDNN and on GPUs; the values are the same.
         return pixels.permute(0, 3, 1, 2)
 
-    def continuous(self, model: nn.Module, batch: Batch) -> tuple[str, Batch]:
-        """See `Task.continuous`: normalized pixels."""
+    def as_embeddings(self, model: nn.Module, batch: Batch) -> tuple[str, Batch]:
+        """See `Task.as_embeddings`: normalized pixels."""
         return "pixel_values", batch
 
     def _blank(self, rows: int) -> Tensor:
@@ -316,10 +269,8 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """See `Task.save`. timm's processor writes no file: it is made from config.json."""
-        if self.multi_label:
-            model.config.decision_threshold = self.threshold
-        self.confidence.write(model.config)
-        self.brightness.write(model.config)
+        self.write_decisions(model.config)
+        self.reader.brightness.write(model.config)
         with quiet_transformers():
             model.save_pretrained(folder)
             self.views.processor.save_pretrained(folder)
@@ -334,23 +285,9 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         task = cls(recipe)
         task.config = open_checkpoint(AutoConfig, source, "config.json")
         task.read_head(task.config)
-        task.brightness = Brightness.of(task.config)
+        task.reader.brightness = Brightness.of(task.config)
         task._use_processor(task._processor(source))
         return task, build_trained(task, recipe, source)
-
-    def read_inputs(self, inputs: Sequence[Any], literal: bool = False) -> Iterable[list[Input]]:
-        """Image files, folders of them, globs, and tables with the image column. Nothing is fetched from a URL."""
-        refuse_literal(literal, "images")
-        return input_chunks(inputs, self.recipe.data, self.recipe.data.image_column, _images_of, ("image",))
-
-    def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:
-        """See `Task.prepare_inputs`."""
-        from sft_hf.tasks.image.image_store import ImageStore
-
-        store = ImageStore(
-            [row[self.recipe.data.image_column] for row in rows], [""] * len(rows), brightness=self.brightness
-        )
-        return Examples(ImageRows(store, None), np.ones(len(rows), dtype=np.int64), np.arange(len(rows)), [])
 
 
 class ImageRegression(RegressionTask[ImageClassificationSettings], ImageClassification):
@@ -363,10 +300,3 @@ class ImageRegression(RegressionTask[ImageClassificationSettings], ImageClassifi
 
 def _places(where: str, row_ids: Iterable[int]) -> list[str]:
     return [f"{where} row {int(row_id)}" for row_id in row_ids]
-
-
-def _images_of(folder: Path) -> list[Path]:
-    found, _ = find_images(folder)
-    if not found:
-        raise DataError(f"{folder}: no images in this folder")
-    return found

@@ -4,16 +4,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCTC, AutoModelForSpeechSeq2Seq
 
@@ -22,48 +20,34 @@ from sft_hf.core.errors import CheckpointError, DataError, UserError
 from sft_hf.core.recipe.recipe import ModelSection
 from sft_hf.core.recipe.registry import importing
 from sft_hf.data.examples import Examples
-from sft_hf.data.loading.media import file_name
-from sft_hf.data.new_inputs.media import input_chunks, refuse_literal
 from sft_hf.data.tables.bad_rows import skipped_rows
 from sft_hf.models.formats.ctranslate2 import transformers_source
 from sft_hf.models.loading import open_checkpoint, opens
-from sft_hf.tasks.base import Batch, Items, Shown, Task, vocabulary_digest
-from sft_hf.tasks.saved_outputs import of_recogniser
-from sft_hf.tasks.scoring.confidence import Confidence, logits_of
-from sft_hf.tasks.speech.normalization import nfc
+from sft_hf.tasks.base import Batch, Items, Task, vocabulary_digest
+from sft_hf.tasks.scoring.confidence import Confidence
+from sft_hf.tasks.speech.reader import SpeechReader
 from sft_hf.tasks.speech.rows import COSTS_PER_SECOND, batching_cost
+from sft_hf.tasks.speech.scorer import Reference, TranscriptScorer
 from sft_hf.tasks.speech.settings import SpeechRecognitionSettings
-from sft_hf.tasks.speech.transcripts import Part, joined, parts_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
 
     from sft_hf.core.recipe.recipe import Recipe
-    from sft_hf.core.run.outputs import SplitOutputs
     from sft_hf.core.sources.sources import Source
     from sft_hf.data.findings import Finding
-    from sft_hf.data.new_inputs.inputs import Input
     from sft_hf.data.row_cache import RowCache
     from sft_hf.tasks.speech.family import Family
 
-SHOWN_SECONDS, SHOWN_RATE = 30.0, 16_000  # of a recording on a page
 STREAM_SAMPLE = 1000  # rows of a stream that say which letter case the transcripts have
-CTC_CHUNK_SECONDS = 20.0
-
-
-class Reference(NamedTuple):
-    """What was said in a row, and the group that the row belongs to."""
-
-    text: str
-    group: str | None = None
 
 
 class SpeechRecognition(Task[SpeechRecognitionSettings]):
     """One recording to its transcript."""
 
-    primary_metric = "wer"
-    lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "wer", "cer", "wer_normalized", "cer_normalized"})
+    reader: SpeechReader
+    scorer: TranscriptScorer
     family: Family
     learned_lengths: bool = False
     _train_where: str | None = None
@@ -78,16 +62,7 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
             raise UserError(
                 f"speech needs {getattr(error, 'name', None) or error}: pip install 'sft-hf[speech]'"
             ) from None
-
-    def columns(self) -> dict[str, str]:
-        """See `Task.columns`."""
-        data = self.recipe.data
-        group = {"data.group_column": data.group_column} if data.group_column else {}
-        return {
-            "data.audio_column": data.audio_column,
-            "data.transcription_column": data.transcription_column,
-            **group,
-        }
+        self.reader = SpeechReader(recipe.data, self.settings)
 
     # --- checkpoint ------------------------------------------------------------------------------------------
 
@@ -117,7 +92,8 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
                 f"{source.name}: a {self.config.model_type!r} checkpoint cannot recognize speech; give one that "
                 "AutoModelForSpeechSeq2Seq (Whisper, Moonshine, ...) or AutoModelForCTC (Wav2Vec2, HuBERT, ...) opens"
             )
-        self.family = kind(self.config, source, self.settings, trained)
+        self.family = self.reader.family = kind(self.config, source, self.settings, trained)
+        self.scorer = TranscriptScorer(self.family, self.settings, self.recipe.data.group_column is not None)
 
     def identity(self) -> dict[str, Any]:
         """See `Task.identity`."""
@@ -129,7 +105,7 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """See `Task.save`."""
-        self.confidence.write(model.config)
+        self.scorer.confidence.write(model.config)
         self.family.save(model, folder)
 
     @classmethod
@@ -142,7 +118,7 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
         task = cls(recipe)
         task._open(source, trained=True)
         task.family.recall(task.config)
-        task.confidence = Confidence.of(task.config)
+        task.scorer.confidence = Confidence.of(task.config)
         task.learned_lengths = True
         return task, build_trained(task, recipe, source)
 
@@ -245,63 +221,14 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
         """See `Task.items`: the tokens of the transcript and its end, each given those before it."""
         return self.family.items(model, batch)
 
-    def continuous(self, model: nn.Module, batch: Batch) -> tuple[str, Batch]:
-        """See `Task.continuous`: the spectrogram, or the samples."""
+    def as_embeddings(self, model: nn.Module, batch: Batch) -> tuple[str, Batch]:
+        """See `Task.as_embeddings`: the spectrogram, or the samples."""
         return self.family.extractor.model_input_names[0], batch
 
     def predict_batch(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """See `Family.predict`; also `items` [rows], given labels."""
         outputs = self.family.predict(model, batch)
         return {**outputs, "items": self.item_counts(batch)} if "labels" in batch else outputs
-
-    # --- scores ----------------------------------------------------------------------------------------------
-
-    def metric_names(self) -> list[str]:
-        """See `Task.metric_names`."""
-        return ["wer", "cer", "wer_normalized", "cer_normalized", "exact_match", "loss"]
-
-    def tune(self, outputs: dict[str, Tensor], examples: Examples) -> None:
-        """Nothing is chosen outside training."""
-
-    def normalizer(self) -> Callable[[str], str]:
-        """Whisper's English normalizer for English, or Whisper without a language; else see `normalization.basic`."""
-        from sft_hf.tasks.speech.normalization import normalizer
-
-        code = self.family.language
-        english = self.settings.task == "translate" or code == "en"
-        english = english or (not code and getattr(self.family, "is_whisper", False))
-        return normalizer(code, english, getattr(self.family.tokenizer, "english_spelling_normalizer", None))
-
-    def score(self, outputs: dict[str, Tensor], examples: Examples, confidence_samples: int = 0) -> dict[str, Any]:
-        """Word and character error rates, as written and normalized; `loss`, a token's; details on request."""
-        from sft_hf.tasks.scoring.word_errors import transcription_metrics
-
-        groups = [reference.group or "none" for reference in examples.references]
-        predictions = self._texts(outputs)
-        metrics = transcription_metrics(
-            predictions,
-            [reference.text for reference in examples.references],
-            normalize=self.normalizer(),
-            groups=groups if self.recipe.data.group_column else None,
-            confidence_samples=confidence_samples,
-        )
-        if confidence_samples:
-            metrics |= self.confidence.metrics(*self.judged(outputs, examples))
-        return {"loss": float(outputs["loss"].double().sum() / outputs["items"].double().sum()), **metrics}
-
-    def judged(self, outputs: dict[str, Tensor], examples: Examples) -> tuple[np.ndarray, np.ndarray]:
-        """See `Task.judged`: a transcript is right if it has no error at all."""
-        texts = [reference.text for reference in examples.references]
-        pairs = zip(self._texts(outputs), texts, strict=True)
-        exact = np.array([" ".join(said.split()) == " ".join(text.split()) for said, text in pairs])
-        return np.asarray(self._confidences(outputs), dtype=np.float64), exact
-
-    def calibration_items(self, outputs: dict[str, Tensor], examples: Examples) -> tuple[Tensor, Tensor]:
-        """See `Task.calibration_items`: transcripts, with the classes wrong and right."""
-        return logits_of(outputs["confidence"]), torch.from_numpy(self.judged(outputs, examples)[1]).long()
-
-    def _confidences(self, outputs: dict[str, Tensor]) -> list[float]:
-        return self.confidence.of_probabilities(outputs["confidence"])
 
     def answers_untrained(self) -> bool:
         """See `Task.answers_untrained`."""
@@ -322,87 +249,3 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
         seconds = self.measured_lengths(examples)[1]
         windows = self.family.window_lengths(seconds)
         return super().padding(examples, batches) if windows is None else 1.0 - float(seconds.sum() / windows.sum())
-
-    def show(self, split: Dataset, indices: Sequence[int]) -> list[Shown]:
-        """See `Task.show`: the first `SHOWN_SECONDS` as a compressed file that browsers play."""
-        from sft_hf.tasks.speech.audio import encode_audio, read_audio
-        from sft_hf.tasks.speech.rows import clip_of
-
-        shown = []
-        for index in indices:
-            clip = clip_of(split[int(index)][self.recipe.data.audio_column])
-            last = min(clip.start + SHOWN_SECONDS, math.inf if clip.end is None else clip.end)
-            samples = read_audio(clip.recording, SHOWN_RATE, start=clip.start, end=last)
-            shown.append(Shown(file_name(clip.recording), encode_audio(samples, SHOWN_RATE), "audio/ogg"))
-        return shown
-
-    def _texts(self, outputs: dict[str, Tensor]) -> list[str]:
-        return [nfc(self.family.text(row)) for row in outputs["tokens"].tolist()]
-
-    def decode(self, outputs: dict[str, Tensor]) -> list[dict[str, Any]]:
-        """`prediction`, the transcript, and `confidence`: the geometric mean of its tokens' probabilities."""
-        pairs = zip(self._texts(outputs), self._confidences(outputs), strict=True)
-        return [self.confidence.told({"prediction": text, "confidence": confidence}) for text, confidence in pairs]
-
-    def saved_outputs(self, outputs: dict[str, Tensor], examples: Examples, split: str) -> SplitOutputs:
-        """See `Task.saved_outputs`: the tokens of every hypothesis, and their log-probabilities."""
-        return of_recogniser(outputs["hypotheses"], outputs["logprobs"], examples, split, self.confidence)
-
-    def reference(self, value: Any) -> Any:
-        """The transcript."""
-        return value.text
-
-    # --- new recordings --------------------------------------------------------------------------------------
-
-    def read_inputs(self, inputs: Sequence[Any], literal: bool = False) -> Iterable[list[Input]]:
-        """Recordings, folders of them, and tables with the column of recordings, paths relative to the table."""
-        from sft_hf.tasks.speech.audio import find_audio
-
-        refuse_literal(literal, "recordings")
-        return input_chunks(inputs, self.recipe.data, self.recipe.data.audio_column, find_audio, ("audio", "video"))
-
-    def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:
-        """See `Task.prepare_inputs`. A long recording becomes several rows; `references` say which part each is."""
-        from sft_hf.tasks.speech.audio import audio_info
-        from sft_hf.tasks.speech.preparation import segment_seconds
-        from sft_hf.tasks.speech.rows import Clip, ClipStore, SpeechRows, clip_of
-
-        given = [clip_of(row[self.recipe.data.audio_column]) for row in rows]
-        lengths = [segment_seconds(clip, audio_info(clip.recording)) for clip in given]
-        parts = [
-            Part(part.input, given[part.input].start + part.start, given[part.input].start + part.end)
-            for part in parts_of(lengths, self.chunk_seconds())
-        ]
-        clips = [Clip(given[part.input].recording, part.start, part.end) for part in parts]
-        seconds = np.array([part.end - part.start for part in parts])
-        store = ClipStore(clips, self.family.rate, self.family.extract, budget=0)
-        speech = SpeechRows(store, seconds, None, windows=self._predict_windows())
-        return Examples(speech, batching_cost(seconds), np.arange(len(parts)), parts)
-
-    def _predict_windows(self) -> tuple[float, ...] | None:
-        from sft_hf.tasks.speech.whisper_window import whole_seconds
-
-        limit, wanted = self.family.max_seconds, self.settings.predict_window
-        if wanted == "buckets" and math.isfinite(limit):
-            return whole_seconds(limit)
-        return None if wanted == "auto" else (limit,)
-
-    def chunk_seconds(self) -> float:
-        """How long the parts are in which a long recording is transcribed.
-
-        For Whisper its whole window, though training may have used a shorter one: every cut goes through words.
-        """
-        limit = self.family.max_seconds
-        wanted = self.settings.chunk_seconds or (limit if math.isfinite(limit) else CTC_CHUNK_SECONDS)
-        return min(wanted, limit)
-
-    def decode_inputs(self, outputs: dict[str, Tensor], examples: Examples) -> list[dict[str, Any]]:
-        """One answer per recording: the parts of a long one joined, and with `task.timestamps` its `segments`."""
-        parts: list[Part] = list(examples.references)
-        tokens = outputs["tokens"].tolist()
-
-        def words(index: int) -> list[Any]:
-            return self.family.words(tokens[index], parts[index].end - parts[index].start)
-
-        answers = joined(parts, self._texts(outputs), self._confidences(outputs), words, self.settings.timestamps)
-        return [self.confidence.told(answer) for answer in answers]

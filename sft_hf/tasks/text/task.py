@@ -5,7 +5,7 @@ vectors (see `sft_hf.tasks.text.embedding_files`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain
@@ -27,8 +27,6 @@ from sft_hf.core.errors import CheckpointError, RecipeError
 from sft_hf.core.recipe.sections import ModelSection
 from sft_hf.data.examples import Examples
 from sft_hf.data.loading.text_rows import check_texts
-from sft_hf.data.new_inputs.inputs import Input, chunked
-from sft_hf.data.new_inputs.texts import text_inputs
 from sft_hf.data.row_cache import RowCache
 from sft_hf.models.loading import load_pretrained, open_checkpoint, opens, quiet_transformers
 from sft_hf.models.pooling import choose_pooling
@@ -43,12 +41,13 @@ from sft_hf.models.token_limits import (
     set_padding,
 )
 from sft_hf.models.trained_heads import settle_head
-from sft_hf.tasks.base import Batch, Shown, Task, vocabulary_digest
+from sft_hf.tasks.base import Batch, Task, vocabulary_digest
 from sft_hf.tasks.classification import ClassifierTask
 from sft_hf.tasks.regression import RegressionTask
 from sft_hf.tasks.text.embedding_files import EmbeddingSource, find_embeddings
+from sft_hf.tasks.text.reader import TextReader
 from sft_hf.tasks.text.settings import TextClassificationSettings, WordEmbeddingSettings
-from sft_hf.tasks.text.tokens import TOKENIZE_CHUNK, forget_last_call, open_token_cache, tokenize
+from sft_hf.tasks.text.tokens import forget_last_call, open_token_cache, tokenize
 from sft_hf.tasks.text.word_embeddings import (
     StartingPoint,
     build_classifier,
@@ -65,7 +64,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("sft_hf")
 
 PAD_TO_MULTIPLE_OF = 8
-PREDICT_ROWS, PREDICT_CHARACTERS = 8 * TOKENIZE_CHUNK, 2**24  # of the texts that are answered together, or so
 
 
 class TextClassification(ClassifierTask[TextClassificationSettings]):
@@ -73,29 +71,30 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
 
     predict_precision = "auto"
     peft_task_type = "SEQ_CLS"
-    tokenizer: Any = None
-    max_length: int
+    reader: TextReader
     word_vectors: EmbeddingSource | None = None
     start: StartingPoint
     train_where: str | None = None
     pooling: str | None = None  # of a new head on an encoder's token vectors; None: the architecture's own head
 
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        self.reader = TextReader(recipe.data)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's; None until it is known."""
+        return self.reader.tokenizer
+
+    @property
+    def max_length(self) -> int:
+        """Tokens per row; known with the tokenizer."""
+        return self.reader.max_length
+
     @classmethod
     def serving(cls, recipe: Recipe) -> type[Task[Any]]:
         """See `Task.serving`."""
         return TextRegression if recipe.task.is_regression else cls
-
-    def columns(self) -> dict[str, str]:
-        """See `Task.columns`."""
-        data = self.recipe.data
-        pair = {"data.text_pair_column": data.text_pair_column} if data.text_pair_column else {}
-        return {"data.text_column": data.text_column, **pair, **data.label_columns}
-
-    @property
-    def text_columns(self) -> list[str]:
-        """The text column, and the second one of a pair."""
-        data = self.recipe.data
-        return [data.text_column] + ([data.text_pair_column] if data.text_pair_column else [])
 
     def fit(self, train: Dataset, where: str, source: Source) -> None:
         """See `Task.fit`."""
@@ -145,16 +144,16 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         give_pad_token(tokenizer, self.config, name)
         if self.pooling is None:
             check_end_of_text(tokenizer, self.config, name)
-        self.tokenizer = tokenizer
+        self.reader.tokenizer = tokenizer
         table = None if self.config is None else position_table(self.config, self._without_weights)
         if self.config is not None:
             fit_inputs(tokenizer, self.config, table, decoder=self._is_decoder)
-        self.max_length = choose_max_length(self.settings.max_length, self.config, tokenizer, table, name)
-        marks = tokenizer.num_special_tokens_to_add(pair=len(self.text_columns) > 1)
-        if self.max_length < marks + len(self.text_columns):  # tokenizers would cut nothing then
+        self.reader.max_length = choose_max_length(self.settings.max_length, self.config, tokenizer, table, name)
+        marks = tokenizer.num_special_tokens_to_add(pair=len(self.reader.text_columns) > 1)
+        if self.max_length < marks + len(self.reader.text_columns):  # tokenizers would cut nothing then
             raise RecipeError(
                 f"task.max_length: {self.max_length} tokens leave no room for a text: the tokenizer of {name} adds "
-                f"{marks} of its own; set {marks + len(self.text_columns)} or more"
+                f"{marks} of its own; set {marks + len(self.reader.text_columns)} or more"
             )
 
     def _without_weights(self, config: Any) -> nn.Module:
@@ -187,11 +186,13 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
 
     def prepare(self, split: Dataset, where: str) -> Examples:
         """See `Task.prepare`."""
-        check_texts(split, self.text_columns, where)
+        check_texts(split, self.reader.text_columns, where)
         split, labels, skipped = self.labelled_rows(split, where)
         is_train = where == self.train_where
-        self._choose_vocabulary(chain.from_iterable(split[column] for column in self.text_columns) if is_train else ())
-        columns = [split[column] for column in self.text_columns]
+        self._choose_vocabulary(
+            chain.from_iterable(split[column] for column in self.reader.text_columns) if is_train else ()
+        )
+        columns = [split[column] for column in self.reader.text_columns]
         row_ids = np.asarray(split["row_id"], dtype=np.int64)
         table, notes = tokenize(self.tokenizer, columns, self.max_length, where, labels, self._token_cache, row_ids)
         references = [None] * len(row_ids) if labels is None else labels
@@ -205,15 +206,6 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
     def measured_lengths(self, examples: Examples) -> tuple[str, np.ndarray]:
         """See `Task.measured_lengths`: tokens, after cutting."""
         return "tokens", examples.lengths
-
-    def show(self, split: Dataset, indices: Sequence[int]) -> list[Shown]:
-        """See `Task.show`: the text, and the second one of a pair below it."""
-        rows = [split[int(index)] for index in indices]
-        return [Shown("\n".join(str(row[column]) for column in self.text_columns)) for row in rows]
-
-    def texts(self, table: Dataset) -> list[list[str]]:
-        """See `Task.texts`."""
-        return [list(map(str, table[column])) for column in self.text_columns]
 
     def longest_row(self) -> int | None:
         """See `Task.longest_row`: tokens."""
@@ -248,8 +240,8 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         return type(self.config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(self.config) not in MODEL_FOR_MASKED_LM_MAPPING
 
     @property
-    def no_continuous(self) -> str | None:  # type: ignore[override]
-        """See `Task.no_continuous`: some models read off the token ids where a text ends."""
+    def no_embeddings(self) -> str | None:  # type: ignore[override]
+        """See `Task.no_embeddings`: some models read off the token ids where a text ends."""
         if self.pooling is not None:
             return None
         if getattr(self.config, "is_encoder_decoder", False):
@@ -261,8 +253,8 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
             )
         return None
 
-    def continuous(self, model: nn.Module, batch: Batch) -> tuple[str, Batch]:
-        """See `Task.continuous`: the vectors of the tokens, float [rows, tokens, size], before positions are added."""
+    def as_embeddings(self, model: nn.Module, batch: Batch) -> tuple[str, Batch]:
+        """See `Task.as_embeddings`: the tokens' vectors, float [rows, tokens, size], before positions are added."""
         if "inputs_embeds" in batch:
             return "inputs_embeds", batch
         rest = {name: tensor for name, tensor in batch.items() if name != "input_ids"}
@@ -271,9 +263,7 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """See `Task.save`."""
-        if self.multi_label:
-            model.config.decision_threshold = self.threshold
-        self.confidence.write(model.config)
+        self.write_decisions(model.config)
         # Whoever opens the model cuts long texts where training did: a pipeline with `truncation=True`.
         self.tokenizer.model_max_length = self.max_length
         forget_last_call(self.tokenizer)
@@ -294,17 +284,6 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         task._use_tokenizer(open_checkpoint(AutoTokenizer, source, "tokenizer files"), source.name)
         return task, build_trained(task, recipe, source)
 
-    def read_inputs(self, inputs: Sequence[Any], literal: bool = False) -> Iterator[list[Input]]:
-        """See `Task.read_inputs`: texts as they are, tables and .txt files, open files of lines."""
-        found = text_inputs(inputs, self.recipe.data, self.text_columns, literal)
-        return chunked(found, PREDICT_ROWS, PREDICT_CHARACTERS)
-
-    def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:
-        """See `Task.prepare_inputs`."""
-        columns = [[row[column] for row in rows] for column in self.text_columns]
-        table, notes = tokenize(self.tokenizer, columns, self.max_length, "input")
-        return Examples(table, table.lengths, np.arange(len(rows)), [], notes)
-
 
 class TextRegression(RegressionTask[TextClassificationSettings], TextClassification):
     """One text, or a pair, to a number or several."""
@@ -313,4 +292,5 @@ class TextRegression(RegressionTask[TextClassificationSettings], TextClassificat
 
     def example_batch(self) -> Batch:
         """See `RegressionTask.example_batch`."""
-        return self.collate(list(self.prepare_inputs([dict.fromkeys(self.text_columns, "a text")]).features))
+        examples = self.reader.prepare_inputs([dict.fromkeys(self.reader.text_columns, "a text")])
+        return self.collate(list(examples.features))

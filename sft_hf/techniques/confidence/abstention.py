@@ -72,13 +72,13 @@ class Abstention(Technique[AbstentionSettings]):
 
     paper = "Y. Geifman and R. El-Yaniv, Selective Classification for Deep Neural Networks, 2017, section 3"
     order = 70
-    keeps_prefix = True
+    allows_frozen_features = True
 
     def after_training(self, task: Task[Any], outputs: dict[str, Tensor], examples: Examples) -> dict[str, Any]:
         """Choose the threshold; tell it, and what it means on validation."""
         settings = self.settings
         level = settings.confidence_level if settings.bound == "clopper_pearson" else None
-        confidences, right = task.judged(outputs, examples)
+        confidences, right = task.scorer.confidence_and_correctness(outputs, examples)
         found = choose_abstention(confidences, right, settings.error_rate, level)
         if found is None:
             log.warning(
@@ -89,8 +89,8 @@ class Abstention(Technique[AbstentionSettings]):
                 settings.error_rate,
                 ", or bound: plain" if level else "",
             )
-        task.confidence.threshold = NEVER if found is None else found
-        told = {"threshold": found, **selective_metrics(confidences, right, task.confidence.threshold)}
+        task.scorer.confidence.threshold = NEVER if found is None else found
+        told = {"threshold": found, **selective_metrics(confidences, right, task.scorer.confidence.threshold)}
         if found is not None:
             log.info("abstention below a confidence of %.4f: coverage %.4f on validation", found, told["coverage"])
         return told

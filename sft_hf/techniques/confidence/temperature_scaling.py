@@ -69,11 +69,11 @@ class TemperatureScaling(Technique[TemperatureScalingSettings]):
 
     paper = "C. Guo et al., On Calibration of Modern Neural Networks, 2017, section 4.2"
     order = 60
-    keeps_prefix = True
+    allows_frozen_features = True
 
     def after_training(self, task: Task[Any], outputs: dict[str, Tensor], examples: Examples) -> dict[str, Any]:
         """Fit the temperature; tell it, and loss and calibration error on validation before and after."""
-        logits, targets = task.calibration_items(outputs, examples)
+        logits, targets = task.scorer.calibration_items(outputs, examples)
         temperature = fit_temperature(logits, targets)
         if temperature == LOWEST:
             log.warning(
@@ -83,7 +83,7 @@ class TemperatureScaling(Technique[TemperatureScalingSettings]):
             )
             temperature = 1.0
         before = _calibration_error(task, outputs, examples)
-        task.set_temperature(temperature)
+        task.scorer.set_temperature(temperature)
         after = _calibration_error(task, outputs, examples)
         log.info("temperature %.4f: calibration error on validation %.4f, before %.4f", temperature, after, before)
         return {
@@ -96,5 +96,5 @@ class TemperatureScaling(Technique[TemperatureScalingSettings]):
 
 
 def _calibration_error(task: Task[Any], outputs: dict[str, Tensor], examples: Examples) -> float:
-    confidences, right = task.judged(outputs, examples)
+    confidences, right = task.scorer.confidence_and_correctness(outputs, examples)
     return float(calibration_metrics(confidences.tolist(), right.tolist())["ece"])

@@ -65,7 +65,7 @@ class BalancedSampling(Technique[BalancedSamplingSettings]):
         "B. Kang et al., Decoupling Representation and Classifier for Long-Tailed Recognition, 2020, equation 1; "
         "multi-label A. Gupta et al., LVIS, 2019 (repeat factor sampling)"
     )
-    keeps_prefix = True
+    allows_frozen_features = True
 
     def sample_rows(self, examples: Examples, generator: np.random.Generator) -> np.ndarray:
         """See `sampled`."""

@@ -44,7 +44,7 @@ class Bootstrapping(Technique[BootstrappingSettings]):
         "bootstrapping"
     )
     order = 10
-    keeps_prefix = True
+    allows_frozen_features = True
 
     def wrap_criterion(self, criterion: Criterion) -> Criterion:
         """See `soft` and `hard`."""

@@ -57,7 +57,7 @@ class ClassWeights(Technique[ClassWeightsSettings]):
 
     paper = "Y. Cui et al., Class-Balanced Loss Based on Effective Number of Samples, 2019, proposition 1 and section 4"
     order = 30
-    keeps_prefix = True
+    allows_frozen_features = True
 
     def __init__(self, settings: ClassWeightsSettings, context: Context) -> None:
         super().__init__(settings, context)
@@ -70,7 +70,7 @@ class ClassWeights(Technique[ClassWeightsSettings]):
             if settings.method == "effective_number":
                 return effective_number(counts, settings.beta)
             return inverse_frequency(counts)
-        names = list(self.context.task.label_counts(()) or ())
+        names = list(self.context.task.scorer.label_counts(()) or ())
         if unknown := [name for name in settings.weights if name not in names]:
             raise RecipeError(
                 f"techniques: class_weights: weights: no label is called {unknown[0]!r:.80}; "

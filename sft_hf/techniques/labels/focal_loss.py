@@ -34,7 +34,7 @@ class FocalLoss(Technique[FocalLossSettings]):
 
     paper = "T.-Y. Lin et al., Focal Loss for Dense Object Detection, 2017, equation 4"
     order = 10
-    keeps_prefix = True
+    allows_frozen_features = True
 
     def wrap_criterion(self, criterion: Criterion) -> Criterion:
         """See `focal`."""

@@ -35,7 +35,7 @@ class GeneralizedCrossEntropy(Technique[GeneralizedCrossEntropySettings]):
         "Labels, 2018, equation 6"
     )
     order = 10
-    keeps_prefix = True
+    allows_frozen_features = True
 
     def wrap_criterion(self, criterion: Criterion) -> Criterion:
         """See `generalized`."""

@@ -44,7 +44,7 @@ class LogitAdjustment(Technique[LogitAdjustmentSettings]):
 
     paper = "A. K. Menon et al., Long-tail Learning via Logit Adjustment, 2021, equation 10"
     order = 80  # outside of whatever is made of probabilities: they are those of the adjusted logits
-    keeps_prefix = True
+    allows_frozen_features = True
 
     def __init__(self, settings: LogitAdjustmentSettings, context: Context) -> None:
         super().__init__(settings, context)

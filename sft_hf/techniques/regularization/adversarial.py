@@ -51,7 +51,7 @@ class Adversarial(Technique[AdversarialSettings]):
         weight = self.settings.weight
 
         def adversarial(model: nn.Module, batch: TrainBatch) -> Tensor:
-            name, inputs = parts.task.continuous(model, batch.inputs)
+            name, inputs = parts.task.as_embeddings(model, batch.inputs)
             values = inputs[name]
             if not values.requires_grad:  # pictures, spectrograms, the vectors of frozen embeddings
                 values = values.detach().requires_grad_()

@@ -80,8 +80,8 @@ class Cutmix(Technique[CutmixSettings]):
 
         def cutting(model: nn.Module, batch: TrainBatch) -> Tensor:
             assert batch.partner is not None
-            name, own = parts.task.continuous(model, batch.inputs)
-            _, other = parts.task.continuous(model, batch.partner)
+            name, own = parts.task.as_embeddings(model, batch.inputs)
+            _, other = parts.task.as_embeddings(model, batch.partner)
             pictures, weights = pasted(own[name], other[name], self._boxes(batch, own[name]))
             labels = parts.task.mixed_labels(own["labels"], other["labels"], weights)
             assert labels is not None

@@ -57,7 +57,7 @@ class Dropout(Technique[DropoutSettings]):
 
     paper = "N. Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from Overfitting, 2014, section 4"
     order = 10
-    keeps_prefix = True
+    allows_frozen_features = True
 
     def prepare_model(self, model: nn.Module) -> None:
         """Set the probabilities. Raises RecipeError for a model without any."""

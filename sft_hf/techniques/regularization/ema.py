@@ -34,7 +34,7 @@ class Ema(Technique[EmaSettings]):
     """Evaluate and save a moving average of the weights instead of the last ones."""
 
     paper = "A. Tarvainen and H. Valpola, Mean teachers are better role models, 2017, update of the teacher's weights"
-    keeps_prefix = True
+    allows_frozen_features = True
 
     def prepare_model(self, model: nn.Module) -> None:
         """Begin with the weights that training begins with."""

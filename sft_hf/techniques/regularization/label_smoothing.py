@@ -25,7 +25,7 @@ class LabelSmoothing(Technique[LabelSmoothingSettings]):
 
     paper = "C. Szegedy et al., Rethinking the Inception Architecture for Computer Vision, 2016, section 7"
     order = 40
-    keeps_prefix = True
+    allows_frozen_features = True
 
     def wrap_criterion(self, criterion: Criterion) -> Criterion:
         """See `smoothed`."""

@@ -39,7 +39,7 @@ class LayerDrop(Technique[LayerDropSettings]):
         "section 3.2"
     )
     order = 5  # before techniques that change gradients
-    keeps_prefix = True
+    allows_frozen_features = True
 
     def prepare_model(self, model: nn.Module) -> None:
         """Put a switch on every layer that is trained. Raises RecipeError for a model without repeated layers."""

@@ -41,8 +41,8 @@ class Mixup(Technique[MixupSettings]):
         def mixing(model: nn.Module, batch: TrainBatch) -> Tensor:
             assert batch.partner is not None
             weights = self._weights(batch)
-            name, own = parts.task.continuous(model, batch.inputs)
-            _, other = parts.task.continuous(model, batch.partner)
+            name, own = parts.task.as_embeddings(model, batch.inputs)
+            _, other = parts.task.as_embeddings(model, batch.partner)
             inputs = {**own, **_masks(own, other, weights), name: mixed(own[name], other[name], weights)}
             labels = parts.task.mixed_labels(own["labels"], other["labels"], weights)
             if labels is not None:

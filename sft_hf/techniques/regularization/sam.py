@@ -36,7 +36,7 @@ class Sam(Technique[SamSettings]):
         "P. Foret et al., Sharpness-Aware Minimization for Efficiently Improving Generalization, 2021, equation 2; "
         "adaptive J. Kwon et al., ASAM, 2021, step of ascent"
     )
-    keeps_prefix = True
+    allows_frozen_features = True
 
     def compute_gradients(self, model: nn.Module, compute: Callable[..., float]) -> float:
         """Climb by `perturbation`, compute the gradient there, and come back."""

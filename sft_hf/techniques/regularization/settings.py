@@ -16,7 +16,7 @@ class AdversarialSettings(TechniqueSettings):
     """Settings of the technique."""
 
     neutral = {"weight": 0.0}
-    needs_continuous = True
+    needs_embeddings = True
 
     name: Literal["adversarial"] = "adversarial"
     epsilon: Annotated[float, Field(gt=0)] = Field(
@@ -122,7 +122,7 @@ class MixupSettings(TechniqueSettings):
 
     claims = frozenset({"partner_rows"})
     neutral = {"probability": 0.0}
-    needs_continuous = True
+    needs_embeddings = True
     needs_partner = True
 
     name: Literal["mixup"] = "mixup"

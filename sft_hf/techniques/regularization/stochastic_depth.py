@@ -48,7 +48,7 @@ class StochasticDepth(Technique[StochasticDepthSettings]):
     """
 
     paper = "G. Huang et al., Deep Networks with Stochastic Depth, 2016, equations 2 to 5"
-    keeps_prefix = True
+    allows_frozen_features = True
 
     def prepare_model(self, model: nn.Module) -> None:
         """Hook every block. Raises RecipeError for a model without repeated layers."""

@@ -39,7 +39,7 @@ class Swa(Technique[SwaSettings]):
     """
 
     paper = "P. Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018, section 3.2"
-    keeps_prefix = True
+    allows_frozen_features = True
 
     def __init__(self, settings: SwaSettings, context: Context) -> None:
         super().__init__(settings, context)

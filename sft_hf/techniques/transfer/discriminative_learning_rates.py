@@ -38,7 +38,7 @@ class DiscriminativeLearningRates(Technique[DiscriminativeLearningRatesSettings]
         "J. Howard and S. Ruder, Universal Language Model Fine-tuning for Text Classification, 2018, section 3.2, "
         "equation 2"
     )
-    keeps_prefix = True
+    allows_frozen_features = True
 
     def learning_rate_scales(self, model: nn.Module) -> dict[str, float]:
         """See `scales_by_name`."""

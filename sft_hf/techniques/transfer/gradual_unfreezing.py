@@ -30,7 +30,7 @@ class GradualUnfreezing(Technique[GradualUnfreezingSettings]):
     """
 
     paper = "J. Howard and S. Ruder, Universal Language Model Fine-tuning for Text Classification, 2018, section 3.3"
-    keeps_prefix = True
+    allows_frozen_features = True
 
     def prepare_model(self, model: nn.Module) -> None:
         """Sort what is to be trained at all; the optimizer is built over all of it."""

@@ -27,7 +27,7 @@ class L2Sp(Technique[L2SpSettings]):
         "Networks, 2018, L2-SP penalty"
     )
     order = 10
-    keeps_prefix = True
+    allows_frozen_features = True
 
     def prepare_model(self, model: nn.Module) -> None:
         """Remember the pretrained weights; a resumed run has loaded them anew by now."""

@@ -31,7 +31,7 @@ class LayerwiseLearningRateDecay(Technique[LayerwiseLearningRateDecaySettings]):
         "J. Howard and S. Ruder, Universal Language Model Fine-tuning for Text Classification, 2018, section 3.2; "
         "K. Clark et al., ELECTRA, 2020, fine-tuning; H. Bao et al., BEiT, 2021, fine-tuning"
     )
-    keeps_prefix = True
+    allows_frozen_features = True
 
     def learning_rate_scales(self, model: nn.Module) -> dict[str, float]:
         """See `decayed`."""

@@ -33,7 +33,7 @@ class LpFt(Technique[LpFtSettings]):
         "section 3.4"
     )
     order = 5  # innermost: its schedule is made of the recipe's, and others go around it
-    keeps_prefix = True
+    allows_frozen_features = True
 
     @property
     def probe_steps(self) -> int:

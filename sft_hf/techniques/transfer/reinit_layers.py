@@ -68,7 +68,7 @@ class ReinitLayers(Technique[ReinitLayersSettings]):
 
     paper = "T. Zhang et al., Revisiting Few-sample BERT Fine-tuning, 2021, section 5"
     order = 1  # before others look at the pretrained weights, or ask what is new
-    keeps_prefix = True
+    allows_frozen_features = True
 
     def prepare_model(self, model: nn.Module) -> None:
         """Draw the layers anew. Raises RecipeError where there are not as many, or where they are frozen."""

@@ -176,7 +176,7 @@ def rewrite_state(folder, change):
             ["environment.versions.torch was '1.0'", "--other-environment"],
         ),
         (lambda state: state.pop("scheduler"), ["scheduler"]),
-        (lambda state: state["train_state"].pop("window"), ["window"]),
+        (lambda state: state["train_state"].pop("step_in_epoch"), ["step_in_epoch"]),
         (lambda state: state["optimizer"]["param_groups"].pop(), ["does not fit"]),
     ],
 )

@@ -15,7 +15,7 @@ from adapted_models import KINDS, LORA, PREFIX, answers, opened_plainly, plain_b
 from safetensors.torch import load_file
 from small_runs import interrupted_and_resumed, prepared, weights
 
-from sft_hf.engine.batches import MicroBatch, Window
+from sft_hf.engine.batches import MicroBatch, StepBatch
 from sft_hf.engine.state import TrainState
 from sft_hf.engine.step import train_step
 from sft_hf.jobs.finetune import finetune
@@ -85,7 +85,7 @@ def test_gradients_are_the_same_however_a_step_is_cut_and_with_activations_recom
         run = prepared(make("text", {**LORA, "init_lora_weights": False}, **still, **changes))
         run.training.model.train()
         rows = torch.arange(8).chunk(pieces)
-        window = Window((tuple(MicroBatch(tuple(part.tolist()), False) for part in rows),))
+        window = StepBatch((tuple(MicroBatch(tuple(part.tolist()), False) for part in rows),))
         train_step(run.training, run.data.examples, window, TrainState())
         return {name: p.grad for name, p in run.training.model.named_parameters() if p.grad is not None}
 

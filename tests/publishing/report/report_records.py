@@ -18,7 +18,7 @@ from sft_hf.core.run.outputs import SplitOutputs
 from sft_hf.core.run.record import RunRecord
 from sft_hf.publishing.report.pages import POLICY
 from sft_hf.publishing.report.run_report import worst_errors
-from sft_hf.tasks.base import Shown
+from sft_hf.tasks.base import Preview
 from sft_hf.tasks.scoring.classification import multi_label_metrics, single_label_metrics
 from sft_hf.tasks.scoring.confidence import calibration_metrics
 from sft_hf.tasks.scoring.word_errors import transcription_metrics
@@ -203,14 +203,14 @@ def recording() -> bytes:
     return buffer.getvalue()
 
 
-def shown(record: RunRecord) -> dict[int, Shown]:
+def shown(record: RunRecord) -> dict[int, Preview]:
     """The rows of the worst errors, as their task shows them."""
     task = record.metrics["task"]
     if task == "image_classification":
-        return {row: Shown(f"{row:04}.jpg", picture(), "image/jpeg") for row in worst_errors(record)}
+        return {row: Preview(f"{row:04}.jpg", picture(), "image/jpeg") for row in worst_errors(record)}
     if task == "speech_recognition":
-        return {row: Shown(f"{row:04}.ogg", recording(), "audio/ogg") for row in worst_errors(record)}
-    return {row: Shown(f"Row {row}: " + "the coach & the bank " * (5 + row)) for row in worst_errors(record)}
+        return {row: Preview(f"{row:04}.ogg", recording(), "audio/ogg") for row in worst_errors(record)}
+    return {row: Preview(f"Row {row}: " + "the coach & the bank " * (5 + row)) for row in worst_errors(record)}
 
 
 # --- pages -----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from sft_hf.publishing.report import mistakes
 from sft_hf.publishing.report.comparison import build_comparison
 from sft_hf.publishing.report.pages import wording
 from sft_hf.publishing.report.run_report import build_report, worst_errors
-from sft_hf.tasks.base import Shown
+from sft_hf.tasks.base import Preview
 
 check, table = records.check, records.table
 
@@ -40,7 +40,7 @@ def test_hostile_labels_and_texts_stay_text(task):
     record.metrics["data"]["findings"] = [{"level": "warning", "text": text} for text in HOSTILE]
     record.metrics["data"]["notes"] = HOSTILE
     record.metrics["environment"] = {"python": HOSTILE[1], "versions": {HOSTILE[0]: HOSTILE[2]}}
-    shown = {row: Shown(HOSTILE[row % 10]) for row in worst_errors(record)}
+    shown = {row: Preview(HOSTILE[row % 10]) for row in worst_errors(record)}
     html = build_report(record, shown)
     page = check(html)
     assert "<script>alert(1)</script>" in page.text and "{{ 7 * 7 }}" in page.text
@@ -60,7 +60,7 @@ def test_hostile_words_and_groups_stay_text():
         {"id": index, "reference": text, "prediction": text + " <b>x", "confidence": 0.9}
         for index, text in enumerate(HOSTILE)
     ]
-    page = check(build_report(replace(record, predictions=predictions), {0: Shown(HOSTILE[0], b"x", "audio/ogg")}))
+    page = check(build_report(replace(record, predictions=predictions), {0: Preview(HOSTILE[0], b"x", "audio/ogg")}))
     assert not [tag for tag, _ in page.elements if tag == "b"]
 
 
@@ -69,7 +69,7 @@ def test_hostile_words_and_groups_stay_text():
 )
 def test_only_plain_media_types_are_embedded(media_type):
     record = records.single_label(task="image_classification")
-    page = check(build_report(record, {worst_errors(record)[0]: Shown("x.png", b"content", media_type)}))
+    page = check(build_report(record, {worst_errors(record)[0]: Preview("x.png", b"content", media_type)}))
     assert not [tag for tag, _ in page.elements if tag in ("img", "audio")]
     assert "x.png" in page.text
 
@@ -99,7 +99,7 @@ def test_a_label_cannot_turn_the_sentence_around_it():
 
 def test_pages_stay_small():
     record = records.single_label(task="image_classification")
-    shown = {row: Shown(f"{row}.jpg", bytes(300_000), "image/jpeg") for row in worst_errors(record)}
+    shown = {row: Preview(f"{row}.jpg", bytes(300_000), "image/jpeg") for row in worst_errors(record)}
     html = build_report(record, shown)
     assert len(html) < 3_000_000
     page = check(html)

@@ -13,7 +13,7 @@ from sft_hf.publishing.card.model_card import build_card
 from sft_hf.publishing.report.comparison import build_comparison
 from sft_hf.publishing.report.regression import _histogram
 from sft_hf.publishing.report.run_report import build_report, worst_errors
-from sft_hf.tasks.base import Shown
+from sft_hf.tasks.base import Preview
 from sft_hf.tasks.scoring.regression import regression_metrics
 
 TEXT, IMAGE = "text-classification", "image-classification"
@@ -63,7 +63,7 @@ def text_of(html):
 @pytest.mark.parametrize("names", [("score",), ("score", "length")])
 def test_a_report_shows_numbers(names):
     run = record(names)
-    html = build_report(run, {7: Shown("the row that is off most")})
+    html = build_report(run, {7: Preview("the row that is off most")})
     said = text_of(html)
     for words in ("RMSE", "Spearman", "Mean of train", "The largest errors", "Off by", "the row that is off most"):
         assert words in said

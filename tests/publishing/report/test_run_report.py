@@ -13,7 +13,7 @@ from publishing.report import report_records as records
 from sft_hf.publishing import numbers
 from sft_hf.publishing.report import charts, sections
 from sft_hf.publishing.report.run_report import build_report, rows_to_show, worst_errors
-from sft_hf.tasks.base import Shown
+from sft_hf.tasks.base import Preview
 
 check, table = records.check, records.table
 TASKS = {
@@ -161,7 +161,7 @@ def test_pictures_and_recordings_are_inside_the_page(name, kind):
 def test_long_texts_are_folded_and_rows_without_content_are_listed():
     record = records.single_label()
     ids = worst_errors(record)
-    page = check(build_report(record, {ids[0]: Shown("word " * 400 + "END"), ids[1]: Shown("short & sweet")}))
+    page = check(build_report(record, {ids[0]: Preview("word " * 400 + "END"), ids[1]: Preview("short & sweet")}))
     assert page.text.count("END") == 1 and "short & sweet" in page.text
     assert f"The whole text of row {ids[0]} (2,003 characters)" in page.text
     assert all(f"Row {row}" in page.text for row in ids)
@@ -244,7 +244,7 @@ def test_without_an_error_there_are_pictures_all_the_same():
     rows = [row | {"prediction": row["reference"]} for row in record.predictions]
     record = replace(record, predictions=rows)
     assert worst_errors(record) == [] and len(rows_to_show(record)) == 12
-    content = Shown("x.jpg", records.picture(), "image/jpeg")
+    content = Preview("x.jpg", records.picture(), "image/jpeg")
     page = check(build_report(record, dict.fromkeys(rows_to_show(record), content)))
     assert "Not one of the 200 rows is wrong" in page.text and "Wrong, the least" not in page.text
     assert sum(tag == "img" for tag, _ in page.elements) == 12
@@ -252,7 +252,7 @@ def test_without_an_error_there_are_pictures_all_the_same():
 
 def test_a_gallery_stays_small():
     record = records.single_label(task="image_classification")
-    content = Shown("x.jpg", b"x" * 400_000, "image/jpeg")
+    content = Preview("x.jpg", b"x" * 400_000, "image/jpeg")
     html = build_report(record, dict.fromkeys(rows_to_show(record), content))
     assert len(html) < 6_000_000 and "too large for this page" in html
 

@@ -233,7 +233,7 @@ def test_predict_in_buckets_hears_no_more_seconds_than_a_recording_needs(trained
 def test_writing_stops_when_every_row_of_a_batch_has_ended(trained, long_folder):
     _, task, model = open_trained(trained.output_dir, predict_window="auto")
     rows = [{"audio": str(path)} for path in sorted((long_folder / "test").glob("*.wav"))[:3]]
-    examples = task.prepare_inputs(rows)
+    examples = task.reader.prepare_inputs(rows)
     passes = []
     model.get_decoder().register_forward_hook(lambda *_: passes.append(1))
     with torch.inference_mode():

@@ -1,0 +1,63 @@
+"""Batches, and what a forward pass says of the items in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Batch = dict[str, Tensor]
+"""Tensors whose first dimension is the row, on the device of the model."""
+
+
+@dataclass(frozen=True)
+class Items:
+    """What a forward pass says of every item whose loss counts: a classified row, a token to be written.
+
+    Attributes:
+        logits: float32 [items, classes].
+        targets: int64 [items], or float32 [items, classes]: how much of the item is each class.
+        rows: int64 [items], the row that each item belongs to, ascending.
+        num_rows: rows of the batch.
+        scale: of every item's loss: one over the labels where a row's loss is the mean over labels.
+    """
+
+    logits: Tensor
+    targets: Tensor
+    rows: Tensor
+    num_rows: int
+    scale: float = 1.0
+
+    def row_losses(self, criterion: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the sum of the losses of each row's items, float32 [rows].
+
+        Args:
+            criterion: logits -> [items, classes], the loss that an item would have, were its class this one.
+        """
+        losses = criterion(self.logits)
+        if self.targets.ndim == 1:
+            chosen = losses.gather(1, self.targets[:, None])[:, 0]
+        else:
+            chosen = (losses * self.targets).sum(dim=1)
+        if len(self.rows) == self.num_rows:  # every row has an item of its own
+            return chosen * self.scale
+        return chosen.new_zeros(self.num_rows).index_add(0, self.rows, chosen) * self.scale
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Return the batch on `device`."""
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def pinned(batch: Batch, device: torch.device) -> Batch:
+    """Return the batch in page-locked memory, whence it goes to a GPU while the host goes on; for others as it is."""
+    if device.type != "cuda":
+        return batch
+    with torch.cuda.device(device):  # in a new thread it is the first, whichever is this process's
+        return {name: tensor if _is_expanded(tensor) else tensor.pin_memory() for name, tensor in batch.items()}
+
+
+def _is_expanded(tensor: Tensor) -> bool:
+    return tensor.untyped_storage().nbytes() < tensor.nbytes

@@ -1,0 +1,67 @@
+"""The reader of a task: which columns it reads, new inputs, and rows as a person sees them. It needs no model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sft_hf.core.recipe.sections import DataSection
+from sft_hf.data.examples import Examples
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from sft_hf.data.new_inputs.inputs import Input
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A small, displayable version of a row.
+
+    `text` is the text itself, or the name of a file; `content` the bytes of a picture or recording in the format that
+    `media_type` names (image/jpeg, audio/ogg, ...), empty for texts.
+    """
+
+    text: str
+    content: bytes = b""
+    media_type: str = "text/plain"
+
+
+class Reader(ABC):
+    """From what a user has to rows, and from rows to what a person sees."""
+
+    def __init__(self, data: DataSection) -> None:
+        self.data = data
+
+    @abstractmethod
+    def columns(self) -> dict[str, str]:
+        """The columns that the task reads from a source: {key of the recipe: column}."""
+
+    def loaded_columns(self) -> dict[str, str]:
+        """The columns that the task reads from loaded splits, in which several label columns are one."""
+        found: dict[str, str] = {}
+        for key, column in self.columns().items():
+            is_label = key.startswith("data.label_column")
+            found["data.label_column" if is_label else key] = self.data.target_column if is_label else column
+        return found
+
+    def texts(self, table: Dataset) -> list[list[str]] | None:
+        """Return the columns of text that the model reads, [columns][rows]; None where rows are no texts."""
+        return None
+
+    @abstractmethod
+    def preview(self, split: Dataset, indices: Sequence[int]) -> list[Preview]:
+        """The rows as a person perceives them. Raises DataError for a file that is no longer there."""
+
+    @abstractmethod
+    def read_inputs(self, inputs: Sequence[Any], literal: bool = False) -> Iterable[list[Input]]:
+        """Chunks of new rows for `predict`, from what a user gave: texts, files, folders; bad ones have an error.
+
+        `literal`: every input is a text, whatever files there are.
+        """
+
+    @abstractmethod
+    def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:
+        """Turn the columns of `read_inputs` into model inputs without references. Raises DataError, maybe later."""

@@ -1,0 +1,61 @@
+"""Reading texts, one a row or a pair of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sft_hf.data.examples import Examples
+from sft_hf.data.new_inputs.inputs import Input, chunked
+from sft_hf.data.new_inputs.texts import text_inputs
+from sft_hf.tasks.base import Preview, Reader
+from sft_hf.tasks.text.tokens import TOKENIZE_CHUNK, tokenize
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+PREDICT_ROWS, PREDICT_CHARACTERS = 8 * TOKENIZE_CHUNK, 2**24  # of the texts that are answered together, or so
+
+
+class TextReader(Reader):
+    """Texts to the tokens of at most `max_length`."""
+
+    tokenizer: Any = None
+    """Of the model; None until it is known."""
+
+    max_length: int
+    """Tokens per row; known with the tokenizer."""
+
+    def columns(self) -> dict[str, str]:
+        """See `Reader.columns`."""
+        data = self.data
+        pair = {"data.text_pair_column": data.text_pair_column} if data.text_pair_column else {}
+        return {"data.text_column": data.text_column, **pair, **data.label_columns}
+
+    @property
+    def text_columns(self) -> list[str]:
+        """The text column, and the second one of a pair."""
+        data = self.data
+        return [data.text_column] + ([data.text_pair_column] if data.text_pair_column else [])
+
+    def preview(self, split: Dataset, indices: Sequence[int]) -> list[Preview]:
+        """See `Reader.preview`: the text, and the second one of a pair below it."""
+        rows = [split[int(index)] for index in indices]
+        return [Preview("\n".join(str(row[column]) for column in self.text_columns)) for row in rows]
+
+    def texts(self, table: Dataset) -> list[list[str]]:
+        """See `Reader.texts`."""
+        return [list(map(str, table[column])) for column in self.text_columns]
+
+    def read_inputs(self, inputs: Sequence[Any], literal: bool = False) -> Iterator[list[Input]]:
+        """See `Reader.read_inputs`: texts as they are, tables and .txt files, open files of lines."""
+        found = text_inputs(inputs, self.data, self.text_columns, literal)
+        return chunked(found, PREDICT_ROWS, PREDICT_CHARACTERS)
+
+    def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:
+        """See `Reader.prepare_inputs`."""
+        columns = [[row[column] for row in rows] for column in self.text_columns]
+        table, notes = tokenize(self.tokenizer, columns, self.max_length, "input")
+        return Examples(table, table.lengths, np.arange(len(rows)), [], notes)
