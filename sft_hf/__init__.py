@@ -11,7 +11,13 @@ The names below are imported when they are first used, so that `import sft_hf` c
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.platform == "darwin":
+    # The few operations that torch lacks for Apple's GPUs, such as the CTC loss, run on the CPU. torch reads this once.
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 if TYPE_CHECKING:
     from sft_hf.core.errors import SftError, UserError

