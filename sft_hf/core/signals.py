@@ -18,7 +18,9 @@ from typing import Any
 
 from sft_hf.core.errors import Terminated
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGBREAK] if sys.platform == "win32" else []))
+SIGNALS: tuple[signal.Signals, ...] = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGBREAK") if hasattr(signal, name)
+)
 
 _received: signal.Signals | None = None
 
