@@ -11,7 +11,13 @@ The names below are imported when they are first used, so that `import sft_hf` c
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.platform == "darwin":
+    # The few operations that torch lacks for Apple's GPUs, such as the CTC loss, run on the CPU. torch reads this once.
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 if TYPE_CHECKING:
     from sft_hf.core.errors import SftError, UserError
@@ -22,7 +28,7 @@ if TYPE_CHECKING:
     from sft_hf.jobs.job import TrainingJob
     from sft_hf.jobs.results import RunResult
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "Recipe": "sft_hf.core.recipe.recipe",
@@ -55,7 +61,14 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     module, _, attribute = _HOMES[name].partition(":")
-    return getattr(importlib.import_module(module), attribute or name)
+    try:
+        return getattr(importlib.import_module(module), attribute or name)
+    except ModuleNotFoundError as error:
+        from sft_hf.core.extras import how_to_install
+
+        if (how := how_to_install(error)) is None:
+            raise
+        raise ModuleNotFoundError(f"sft_hf.{name}: {how}", name=error.name) from None
 
 
 def __dir__() -> list[str]:

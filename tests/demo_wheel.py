@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -24,6 +25,22 @@ FILES = {
 }
 INFO = "demo-1.0.dist-info"
 Entries = list[tuple[zipfile.ZipInfo | str, bytes]]
+
+
+def write_wheel(folder: Path, extra: Entries | None = None, version: str = "1.0") -> str:
+    """Write demo's wheel with some more entries into a folder, and return its SHA-256."""
+    info = f"demo-{version}.dist-info"
+    entries: Entries = [*FILES.items(), *(extra or [])]
+    entries += [
+        (f"{info}/METADATA", f"Metadata-Version: 2.1\nName: demo\nVersion: {version}\n".encode()),
+        (f"{info}/WHEEL", b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"),
+        (f"{info}/RECORD", b""),
+    ]
+    path = folder / f"demo-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries:
+            archive.writestr(name, content)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def refusal(name: str, error: type[Exception] = SourceError, **options: str) -> str:

@@ -19,6 +19,7 @@ from sft_hf.cli.training import check, finetune, recipes, schema, show, techniqu
 from sft_hf.cli.using import completion, evaluate, predict, push, report
 from sft_hf.core import console, redaction
 from sft_hf.core.errors import SftError, StorageError, Terminated, UserError, causes_of
+from sft_hf.core.extras import how_to_install
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -73,6 +74,7 @@ for command in (
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with the code of the contract: 0, 1, 2, 3, 74, 130 or 143."""
     redaction.guard_tracebacks()
+    console.write_utf8()
     code = run(arguments)
     if code and _has_launcher() and console.is_main_process():
         note = f"the reason is above; the launcher ends with 1, sft-hf finetune would with {code}"
@@ -107,13 +109,21 @@ def run(arguments: list[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt) as error:
         ended = next((cause for cause in causes_of(error) if isinstance(cause, Terminated)), None)  # a run, in order
         return _fail(str(ended or "interrupted"), ended.exit_code if ended else 130, in_json)
+    except ModuleNotFoundError as error:
+        if (how := how_to_install(error)) is None:
+            return _bug(in_json)
+        return _fail(how, UserError.exit_code, in_json)
     except OSError as error:
         message = f"{error.filename or 'file system'}: {error.strerror or error}"
         return _fail(message, StorageError.exit_code, in_json, everywhere=True)
     except Exception:
-        redaction.print_traceback()
-        return _fail("this is a bug in sft-hf; please report it with the lines above", 1, in_json, everywhere=True)
+        return _bug(in_json)
     return code if isinstance(code, int) else 0  # commands return nothing; click returns the code of `Context.exit`
+
+
+def _bug(in_json: bool) -> int:
+    redaction.print_traceback()
+    return _fail("this is a bug in sft-hf; please report it with the lines above", 1, in_json, everywhere=True)
 
 
 def _fail(message: str, code: int, in_json: bool, everywhere: bool = False) -> int:

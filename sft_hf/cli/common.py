@@ -120,7 +120,10 @@ def for_shell(word: str) -> str:
 
 def short_path(path: str | Path) -> str:
     """Return a path as it is shortest to type from here."""
-    relative = os.path.relpath(path)
+    try:
+        relative = os.path.relpath(path)
+    except ValueError:  # on another drive of Windows
+        return str(path)
     return str(path) if relative.startswith("..") else relative
 
 

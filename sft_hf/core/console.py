@@ -1,12 +1,18 @@
-"""What a person sees while a command runs: lines and progress bars on standard error, on one process only."""
+"""What a person sees while a command runs: lines and progress bars on standard error, on one process only.
+
+Bars are for terminals. Elsewhere, in the log of a job or of CI, a line every 30 seconds says how far the work is.
+"""
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, TypeVar
 
 from sft_hf.core import signals
@@ -16,13 +22,16 @@ T = TypeVar("T")
 
 log = logging.getLogger("sft_hf")
 
+LINE_SECONDS = 30.0
+"""Between two lines on the progress of work, where there is no terminal."""
+
 
 def is_main_process() -> bool:
     """Whether this process is the one that speaks: rank 0, by what the launcher set."""
     return os.environ.get("RANK", "0") == "0"
 
 
-class _Console(logging.StreamHandler[Any]):
+class _Console(logging.StreamHandler):
     """Writes to the standard error of the moment, above a progress bar if there is one, and never a secret.
 
     A run goes on when whoever read its log (head, a terminal) has gone.
@@ -41,6 +50,13 @@ def set_up(quiet: bool = False) -> None:
         log.addHandler(_Console())
         log.propagate = False
     log.setLevel(logging.WARNING if quiet or not is_main_process() else logging.INFO)
+
+
+def write_utf8() -> None:
+    """Have files and pipes that this program writes to be UTF-8 on Windows, too: its code pages lack most letters."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if os.name == "nt" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")
 
 
 def show_log() -> None:
@@ -66,31 +82,132 @@ def colours() -> bool | None:
 
 
 def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Iterate with a bar that shows up after two seconds, and only on a terminal.
+    """Iterate with a bar that appears after two seconds on a terminal; elsewhere, see `working`.
 
     Raises Terminated between two items when a signal has asked the process to stop.
     """
     from tqdm import tqdm
 
-    with tqdm(items, desc=description, total=total, delay=2, leave=False, disable=_bars_off()) as bar:
+    shown = tqdm(items, desc=description, total=total, delay=2, leave=False, disable=_bars_off())
+    with shown as bar, working(description, total) as counted:
         for item in bar:
             signals.poll()
             yield item
+            counted.update()
 
 
-def bar(description: str, total: int, initial: int = 0, unit: str = "step") -> Any:
-    """Return a tqdm bar of the training loop."""
+@contextmanager
+def bar(description: str, total: int, initial: int = 0, unit: str = "step") -> Iterator[Progress]:
+    """Show the progress of the training loop: a bar on a terminal; elsewhere, see `working`."""
     from tqdm import tqdm
 
-    return tqdm(
-        desc=description,
-        total=total,
-        initial=initial,
-        unit=unit,
-        leave=False,
-        dynamic_ncols=True,
-        disable=_bars_off(),
-    )
+    options: Any = {"unit": unit, "leave": False, "dynamic_ncols": True, "disable": _bars_off()}
+    with (
+        tqdm(desc=description, total=total, initial=initial, **options) as shown,
+        working(description, total, initial, unit, shown) as counted,
+    ):
+        yield counted
+
+
+@contextmanager
+def working(
+    description: str, total: int | None = None, initial: int = 0, unit: str = "", bar: Any = None
+) -> Iterator[Progress]:
+    """Log a line every LINE_SECONDS that says how far a piece of work is, where no bar can be shown.
+
+    Of nested pieces, the line is about the innermost. Nothing is logged with --quiet.
+    """
+    counted = Progress(description, total, initial, unit, bar)
+    with _lines.about(counted) if _bars_off() and not is_quiet() and is_main_process() else nullcontext():
+        yield counted
+
+
+class Progress:
+    """How far a piece of work is. `note` is what else there is to say, such as the loss."""
+
+    def __init__(self, description: str, total: int | None, initial: int = 0, unit: str = "", bar: Any = None) -> None:
+        self.description, self.total, self.unit = description, total, unit
+        self.initial = self.done = initial
+        self.note = ""
+        self._bar, self._started = bar, _lines.clock()
+
+    def update(self) -> None:
+        """Count one more."""
+        self.done += 1
+        if self._bar is not None:
+            self._bar.update()
+
+    def tell(self, note: str) -> None:
+        """Replace the note."""
+        self.note = note
+        if self._bar is not None:
+            self._bar.set_postfix_str(note, refresh=False)
+
+    def line(self) -> str:
+        """Return `training: step 120 of 822 (14 %), loss 0.4312, 55.0 examples/s, about 6 min 40 s left`."""
+        seconds, done = _lines.clock() - self._started, self.done - self.initial
+        facts = [self.note] if self.note else []
+        if self.total:
+            facts.insert(0, f"{self.unit} {self.done} of {self.total} ({self.done / self.total:.0%})".lstrip())
+        if self.total and done:
+            facts.append(f"about {_duration(seconds / done * (self.total - self.done))} left")
+        else:
+            facts.append(f"{_duration(seconds)} so far")
+        return f"{self.description}: {', '.join(facts)}"
+
+
+class _Lines:
+    """Logs progress from a thread: a single step, download or fit may take longer than LINE_SECONDS."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self._pieces: list[Progress] = []  # outermost first
+        self._due = 0.0
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def about(self, piece: Progress) -> Iterator[None]:
+        """Log lines until the end of the block, if there is nothing else to log them about."""
+        self._pieces.append(piece)
+        if self._thread is None:
+            self._due = self.clock() + LINE_SECONDS
+            self._ended = threading.Event()
+            self._thread = threading.Thread(target=self._watch, args=(self._ended,), name="progress", daemon=True)
+            self._thread.start()
+        try:
+            yield
+        finally:
+            self._pieces.remove(piece)
+            if not self._pieces:
+                self._ended.set()
+                self._thread = None
+
+    def _watch(self, ended: threading.Event) -> None:
+        while not ended.wait(1):
+            self.tick()
+
+    def tick(self) -> None:
+        """Log a line if one is due."""
+        now, pieces = self.clock(), self._pieces[-1:]
+        if pieces and now >= self._due:
+            self._due = now + LINE_SECONDS
+            log.info("%s", pieces[0].line())
+
+
+_lines = _Lines()
+
+
+def _duration(seconds: float) -> str:
+    """Return seconds in words.
+
+    >>> _duration(9.6), _duration(100), _duration(7300)
+    ('10 s', '1 min 40 s', '2 h 1 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def _bars_off() -> bool:

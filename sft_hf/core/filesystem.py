@@ -15,6 +15,8 @@ from typing import Any
 from sft_hf.core.errors import StorageError, did_you_mean
 from sft_hf.core.fail_points import reach
 
+WINDOWS = os.name == "nt"
+
 # A full, failing or read-only disk: nothing that the recipe could put right.
 STORAGE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
 
@@ -42,7 +44,7 @@ def write_text(path: Path, text: str) -> None:
     """Replace a file's content in one step: a reader, or a crash, sees the old text or the new."""
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(aside(path), "w", encoding="utf-8") as file:
+        with open(aside(path), "w", encoding="utf-8", newline="\n") as file:
             file.write(text)
             reach(path.name)
             file.flush()
@@ -68,8 +70,13 @@ def sha256_of(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Wait until a file, or a folder's list of names, is on the disk.
+
+    Windows flushes only files that are open for writing, and opens no folders: its file system journals their names.
+    """
+    if WINDOWS and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a wish that is noted at once and met at the next safe place.
+"""SIGTERM and SIGINT (on Windows Ctrl-Break, too) as a wish that is noted at once and met at the next safe place.
 
 A handler that raised would do so in the middle of anything, a save included. Here it only sets a flag; whatever takes
 long asks for it: preparation and evaluation by `poll`, the training loop by `requested`, so that it can save first.
@@ -18,7 +18,9 @@ from typing import Any
 
 from sft_hf.core.errors import Terminated
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS: tuple[signal.Signals, ...] = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGBREAK") if hasattr(signal, name)
+)
 
 _received: signal.Signals | None = None
 
@@ -52,7 +54,7 @@ def _note(number: int, frame: Any) -> None:
     global _received
     if _received is not None and number == signal.SIGINT:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # not os.kill, which on Windows is an exit with code 2, a user's mistake
     _received = signal.Signals(number)
     # Not through logging: the signal may have come while its lock was held.
     os.write(2, f"\n{_received.name}: stopping at the next safe place (SIGINT again: at once)\n".encode())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from contextlib import closing
-from typing import Any
 
 from sft_hf.core import console, signals
 from sft_hf.core.errors import Terminated
@@ -44,7 +43,12 @@ def train(training: Training, state: TrainState) -> None:
 
 
 def _step(
-    training: Training, state: TrainState, examples: Examples, step_batch: StepBatch, per_epoch: int, bar: Any
+    training: Training,
+    state: TrainState,
+    examples: Examples,
+    step_batch: StepBatch,
+    per_epoch: int,
+    bar: console.Progress,
 ) -> None:
     started = time.perf_counter()
     training.techniques.before_step(training.model, state.step)
@@ -52,6 +56,8 @@ def _step(
     _advance(state, result, time.perf_counter() - started, end_of_epoch=state.step_in_epoch + 1 == per_epoch)
     if state.step % _logging_steps(training) == 0 or state.step >= training.num_steps:
         _log_step(training, state, result, per_epoch, bar)
+    elif bar.done - bar.initial < _logging_steps(training):  # nothing better is known yet
+        bar.note = _speed(state)
     bar.update()
 
 
@@ -124,8 +130,11 @@ def _due(every: int | None, state: TrainState, last: bool) -> bool:
     return last or (state.step % every == 0 if every else state.step_in_epoch == 0)
 
 
-def _log_step(training: Training, state: TrainState, result: StepResult, steps_per_epoch: int, bar: Any) -> None:
+def _log_step(
+    training: Training, state: TrainState, result: StepResult, steps_per_epoch: int, bar: console.Progress
+) -> None:
     interval = state.interval
+    bar.tell(_speed(state))
     line = {
         "step": state.step,
         "epoch": round(state.epoch + state.step_in_epoch / steps_per_epoch, 4),
@@ -136,4 +145,10 @@ def _log_step(training: Training, state: TrainState, result: StepResult, steps_p
     }
     state.interval = {}
     training.log(line)
-    bar.set_postfix_str(f"loss {line['loss']:.4f}, {line['examples_per_second']:.1f} examples/s", refresh=False)
+
+
+def _speed(state: TrainState) -> str:
+    """Loss and speed since the last line of the log."""
+    interval = state.interval
+    speed = interval["rows"] / max(interval["seconds"], 1e-9)
+    return f"loss {interval['loss'] / interval['steps']:.4f}, {speed:.1f} examples/s"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from sft_hf.core import signals
+from sft_hf.core import console, signals
 from sft_hf.core.errors import RunFolderError, Terminated, UserError, did_you_mean
 from sft_hf.core.filesystem import write_json, write_text
 from sft_hf.core.recipe.recipe import Recipe
@@ -143,6 +143,7 @@ class TrainingJob:
         if self.check_folder() is not None:
             raise RunFolderError(f"{self.folder.path}: nothing to resume: the run is finished")
         with ExitStack() as stack:
+            stack.enter_context(console.working("still working"))
             stack.enter_context(signals.listening())
             stack.callback(self.folder.lock.release)
             stack.callback(self.trackers.finish)

@@ -99,9 +99,9 @@ def rescale(model: nn.Module, names: Iterable[str], scale: Tensor, shift: Tensor
         for layer in _layers(model, name):
             weight, bias = layer.weight, layer.bias
             shape = (-1, *[1] * (weight.ndim - 1))
-            weight.copy_((weight.double() * scale.to(weight.device).view(shape)).to(weight.dtype))
+            weight.copy_((weight.cpu().double() * scale.view(shape)).to(weight.dtype))  # Apple's GPUs have no double
             if bias is not None:
-                bias.copy_((bias.double() * scale.to(bias.device) + shift.to(bias.device)).to(bias.dtype))
+                bias.copy_((bias.cpu().double() * scale + shift).to(bias.dtype))
 
 
 @torch.no_grad()

@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from sft_hf.core.errors import SftError, UserError
+from sft_hf.core.filesystem import WINDOWS
 from sft_hf.core.recipe.recipe import TRUST, Recipe, validate_recipe
 from sft_hf.engine.resume.checkpoint import list_checkpoints
 
 log = logging.getLogger("sft_hf")
 
+KILLED = 1 if WINDOWS else -signal.SIGKILL  # what Popen.wait returns of a process after Popen.kill
 CARD = "README.md"  # made of metrics.json, times and all
 
 # Of metrics.json: what the clock, the memory and the machine's name say is not the run's doing.
@@ -150,11 +152,11 @@ class _Process:
 
     def kill(self) -> bool:
         """Kill the run; whether it was still running."""
-        self.process.send_signal(signal.SIGKILL)
+        self.process.kill()
         code = self.process.wait()
-        if code != -signal.SIGKILL:
+        if code != KILLED:
             self._check(code)
-        return code == -signal.SIGKILL
+        return code == KILLED
 
 
 def _lines(folder: Path) -> int:
@@ -180,7 +182,7 @@ def _contents(folder: Path) -> dict[str, Any]:
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     log_lines = [{key: value for key, value in line.items() if key not in VOLATILE} for line in lines]
     binary = {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for part in ("model", "outputs")
         for path in sorted((folder / part).rglob("*"))
         if path.is_file() and path.name != CARD

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from sft_hf.core.errors import RunFolderError
-from sft_hf.core.filesystem import committed_folder, remove_leftovers, storage_errors, write_text
+from sft_hf.core.filesystem import WINDOWS, committed_folder, remove_leftovers, storage_errors, write_text
 from sft_hf.core.recipe.recipe import NON_IDENTITY_KEYS, Recipe, refuse_trust, validate_recipe
 from sft_hf.core.recipe.yaml_files import flatten, read_yaml
 from sft_hf.core.run.outputs import SplitOutputs, write_outputs
@@ -142,7 +142,7 @@ class RunFolder:
         clean = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in line.items()
         }
-        with storage_errors(self.log_file), open(self.log_file, "a", encoding="utf-8") as file:
+        with storage_errors(self.log_file), open(self.log_file, "a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(clean) + "\n")
 
     def go_back_to(self, step: int, awaiting_evaluation: bool) -> None:
@@ -212,8 +212,9 @@ class RunLock:
         """Give the lock back, and leave no file behind."""
         if not self._lock.is_locked:
             return
-        for name in (OWNER, LOCK):
-            (self.folder / name).unlink(missing_ok=True)
+        (self.folder / OWNER).unlink(missing_ok=True)
+        if not WINDOWS:  # where no open file can be deleted, and `filelock` deletes this one when it has closed it
+            (self.folder / LOCK).unlink(missing_ok=True)
         self._lock.release()
 
     def _owner(self) -> str:

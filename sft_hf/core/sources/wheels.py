@@ -27,14 +27,14 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
 
-from sft_hf.core import signals
+from sft_hf.core import console, signals
 from sft_hf.core.errors import SourceError, StorageError, did_you_mean
-from sft_hf.core.filesystem import STORAGE_ERRNOS, sha256_of
+from sft_hf.core.filesystem import STORAGE_ERRNOS, human_bytes, sha256_of
 from sft_hf.core.redaction import redact
 
 logger = logging.getLogger("sft_hf")
@@ -130,9 +130,10 @@ def _fill(wanted: Wanted, sha256: str | None, stage: Path) -> tuple[Path, str]:
     try:
         with zipfile.ZipFile(wheel) as archive:
             members = _safe_members(archive, wanted)
-            if not is_kept:  # only a wheel that is pinned and sound gets here
-                kept.parent.mkdir(exist_ok=True)
-                os.replace(wheel, kept)
+        if not is_kept:  # only a wheel that is pinned and sound gets here; closed, since Windows moves no open file
+            kept.parent.mkdir(exist_ok=True)
+            os.replace(wheel, kept)
+        with zipfile.ZipFile(kept) as archive:
             _unpack(archive, _chosen(members, wanted), stage / "tree")
     except _BAD_ZIP as error:
         raise wanted.refused(f"it is damaged or no zip file ({error})") from error
@@ -182,14 +183,16 @@ def _download(wanted: Wanted, stage: Path) -> Path:
     ]
     # In parentheses a requirement is never taken for a file name, as demo==1+a.whl would be.
     requirement = f"{wanted.distribution} (=={wanted.version})"
-    done = _pip(["download", *options, "--dest", str(wheels), requirement], stage)
+    with console.working(f"fetching {wanted.label}") as shown:
+        done = _pip(["download", *options, "--dest", str(wheels), requirement], stage, shown)
     found = list(wheels.iterdir())
     if done.returncode == 0 and len(found) == 1 and found[0].suffix == ".whl":
         return found[0]
     raise _pip_error(wanted, done.stderr, stage)
 
 
-def _pip(arguments: list[str], stage: Path) -> subprocess.CompletedProcess[str]:
+def _pip(arguments: list[str], stage: Path, shown: console.Progress | None = None) -> subprocess.CompletedProcess[str]:
+    """Run pip; `shown` is told how much there is in `stage` so far."""
     options = ["--no-input", "--disable-pip-version-check"]
     # Safe path: a file json.py in the working folder is not pip's. TMPDIR: a big wheel may not fit in /tmp.
     environment = {**os.environ, "PYTHONSAFEPATH": "1", "TMPDIR": str(stage)}
@@ -209,6 +212,16 @@ def _pip(arguments: list[str], stage: Path) -> subprocess.CompletedProcess[str]:
             except subprocess.TimeoutExpired:
                 if signals.requested():  # a download may take longer than whoever asked to stop will wait
                     process.terminate()
+                if shown is not None:
+                    shown.tell(human_bytes(_bytes_below(stage)))
+
+
+def _bytes_below(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # pip moves and deletes what it works on
+            total += path.stat().st_size
+    return total
 
 
 def _pip_error(wanted: Wanted, stderr: str, stage: Path) -> SourceError | StorageError:

@@ -201,7 +201,7 @@ def _from_mapping(section: DataSection, folder: Path, data_files: Mapping[str, s
             raise DataError(f"data.data_files: {name}: {pattern!r} is not inside {folder}; name a file of that folder")
         found = _glob(folder, pattern)
         if not found:
-            files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+            files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
             raise DataError(f"data.data_files: {name}: no file {pattern!r} in {folder}; {did_you_mean(pattern, files)}")
         groups[name] = found
     return _read_groups(section, chosen, groups, notes + unused(chosen, list(data_files)), wanted, ordered=True)

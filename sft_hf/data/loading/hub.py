@@ -14,6 +14,7 @@ import datasets
 import huggingface_hub.constants
 from datasets import Dataset, IterableDataset
 
+from sft_hf.core import console
 from sft_hf.core.errors import DataError, SftError, StorageError, causes_of, did_you_mean
 from sft_hf.core.filesystem import STORAGE_ERRNOS
 
@@ -40,13 +41,14 @@ def load_from_hub(section: DataSection, source: Source) -> tuple[dict[str, Data]
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     try:
-        loaded = datasets.load_dataset(
-            source.name,
-            section.config_name,
-            revision=source.revision,
-            data_files=section.data_files,
-            streaming=section.streaming,
-        )
+        with console.working(f"loading {what}"):
+            loaded = datasets.load_dataset(
+                source.name,
+                section.config_name,
+                revision=source.revision,
+                data_files=section.data_files,
+                streaming=section.streaming,
+            )
         _refuse_other_commit(loaded, source, what)
         return dict(loaded), _commit_of(loaded)
     except MemoryError:

@@ -293,7 +293,10 @@ def _difference(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
     """The norm of all differences to the norm of `left`; infinite where there are not as many tensors."""
     if len(left) != len(right):
         return math.inf
-    pairs = [((a - b).double().square().sum(), a.double().square().sum()) for a, b in zip(left, right, strict=True)]
+    both = [
+        (a.cpu().double(), b.cpu().double()) for a, b in zip(left, right, strict=True)
+    ]  # Apple's GPUs have no double
+    pairs = [((a - b).square().sum(), a.square().sum()) for a, b in both]
     return math.sqrt(sum(float(apart) for apart, _ in pairs) / max(sum(float(size) for _, size in pairs), 1e-60))
 
 

@@ -190,7 +190,7 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.O
     state = read_state(checkpoint)
     with fitting(checkpoint):
         load_model(model, checkpoint / MODEL)
-        tensors = load_file(checkpoint / OPTIMIZER)
+        tensors = _load_tensors(checkpoint / OPTIMIZER)
         optimizer.load_state_dict(_join_optimizer(tensors, state.pop("optimizer")))
     return state
 
@@ -199,7 +199,12 @@ def load_techniques(checkpoint: Path) -> dict[str, Tensor]:
     """Return what techniques kept; empty where they kept nothing. Raises RunFolderError."""
     path = checkpoint / TECHNIQUES
     with fitting(checkpoint):
-        return load_file(path) if path.exists() else {}
+        return _load_tensors(path) if path.exists() else {}
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    """Return a file's tensors, copied: as they are loaded, they are the file, which Windows then does not delete."""
+    return {name: tensor.clone() for name, tensor in load_file(path).items()}
 
 
 @contextmanager

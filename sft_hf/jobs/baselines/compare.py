@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from sft_hf.core import console
 from sft_hf.core.errors import RecipeError, TrainingError
 from sft_hf.engine.process import is_out_of_memory
 from sft_hf.jobs.baselines.base import Baseline, Budget, Clock, Run
@@ -53,7 +54,8 @@ def baseline_metrics(run: Run, seconds: float, clock: Clock = time.perf_counter)
     budget = seconds * SHARE
     for number, make in enumerate(makers):
         started = clock()
-        found.append(make(run, Budget(budget / (len(makers) - number), run.accelerator, clock)))
+        with console.working("computing a baseline"):
+            found.append(make(run, Budget(budget / (len(makers) - number), run.accelerator, clock)))
         budget = max(0.0, budget - (clock() - started))
     ordered = [*found, *cheap] if asked else [*cheap, *found]
     return [_entry(run, baseline) for baseline in ordered if baseline is not None]

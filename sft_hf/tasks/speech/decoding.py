@@ -332,10 +332,11 @@ def _as_file(recording: Any) -> Iterator[str]:
     if not isinstance(held, (bytes, bytearray, memoryview)):
         yield os.path.abspath(held)
         return
-    with tempfile.NamedTemporaryFile(prefix="sft-hf-") as file:
-        file.write(held)
-        file.flush()
-        yield file.name
+    with tempfile.TemporaryDirectory(prefix="sft-hf-") as folder:  # Windows opens no file of tempfile a second time
+        path = os.path.join(folder, "recording")
+        with open(path, "wb") as file:
+            file.write(held)
+        yield path
 
 
 @contextmanager

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from demo_wheel import FILES, Entries
+from demo_wheel import Entries, write_wheel
 
 
 @pytest.fixture(autouse=True)
@@ -33,21 +31,7 @@ def make_wheel(tmp_path: Path) -> Callable[..., str]:
     """Write demo-1.0's wheel with some more entries, and return its SHA-256."""
 
     def make(extra: Entries | None = None, version: str = "1.0") -> str:
-        info = f"demo-{version}.dist-info"
-        entries: Entries = [*FILES.items(), *(extra or [])]
-        entries += [
-            (f"{info}/METADATA", f"Metadata-Version: 2.1\nName: demo\nVersion: {version}\n".encode()),
-            (
-                f"{info}/WHEEL",
-                b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-            ),
-            (f"{info}/RECORD", b""),
-        ]
-        path = tmp_path / "links" / f"demo-{version}-py3-none-any.whl"
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, content in entries:
-                archive.writestr(name, content)
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return write_wheel(tmp_path / "links", extra, version)
 
     return make
 

