@@ -27,6 +27,8 @@ autodoc_member_order = "bysource"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 
+smartquotes = False  # they would turn --option into a dash
+
 html_theme = "furo"
 html_title = f"sft-hf {version}"
 html_show_sourcelink = False

@@ -27,9 +27,14 @@ GROUPS = {
 """Folders of sft_hf/techniques/ and their headings; a folder that is not here is named by its own name."""
 
 
+def plain(text: Any) -> str:
+    """Return text on one line, with nothing that Markdown takes for HTML or emphasis."""
+    return " ".join(str(text).split()).replace("<", "&lt;").replace("*", "\\*")
+
+
 def cell(text: Any) -> str:
     """Return text for a cell of a Markdown table."""
-    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
+    return plain(text).replace("|", "\\|")
 
 
 def code(value: Any) -> str:
@@ -40,35 +45,37 @@ def code(value: Any) -> str:
 
 
 def kind_of(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
-    """Return a short name for what a JSON schema allows: `integer > 0`, `auto | off`, `list of string`."""
+    """Return a short name for what a JSON schema allows: `integer > 0`, `auto` or `off`, `list of string`."""
     if "$ref" in schema:
         return kind_of(definitions[schema["$ref"].rsplit("/", 1)[-1]], definitions)
     if "anyOf" in schema or "oneOf" in schema:
         kinds = [kind_of(option, definitions) for option in schema.get("anyOf", schema.get("oneOf"))]
-        return " \\| ".join(dict.fromkeys(kinds))
+        return " or ".join(dict.fromkeys(kinds))
     if "const" in schema:
         return f"`{schema['const']}`"
     if "enum" in schema:
-        return " \\| ".join(f"`{value}`" for value in schema["enum"])
+        return ", ".join(f"`{value}`" for value in schema["enum"][:-1]) + f" or `{schema['enum'][-1]}`"
     kind = str(schema.get("type", "any"))
     if kind == "array" and "items" in schema:
         return f"list of {kind_of(schema['items'], definitions)}"
     if kind == "object":
         return "mapping"
     signs = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
-    return ", ".join([kind, *(f"{sign} {schema[key]:g}" for key, sign in signs.items() if key in schema)])
+    limits = " and ".join(f"{sign} {schema[key]}" for key, sign in signs.items() if key in schema)
+    return f"{kind} {limits}".strip()
 
 
-def key_table(properties: dict[str, Any], prefix: str, required: list[str], definitions: dict[str, Any]) -> list[str]:
-    """Return a table of keys: name, type, default, description."""
-    lines = ["| key | type | default | description |", "|---|---|---|---|"]
+def key_list(properties: dict[str, Any], prefix: str, required: list[str], definitions: dict[str, Any]) -> list[str]:
+    """Return a definition list of keys: name, type and default, then the description."""
+    lines = []
     for name, schema in properties.items():
-        default = "required" if name in required else code(schema.get("default")) if "default" in schema else ""
-        lines.append(
-            f"| `{prefix}{name}` | {kind_of(schema, definitions)} | {cell(default)} | "
-            f"{cell(schema.get('description', ''))} |"
-        )
-    return [*lines, ""]
+        about = [kind_of(schema, definitions)]
+        if name in required:
+            about.append("required")
+        elif "default" in schema:
+            about.append(f"default {code(schema['default'])}")
+        lines += [f"`{prefix}{name}` — {', '.join(about)}", f": {plain(schema.get('description', ''))}", ""]
+    return lines
 
 
 def recipe_keys() -> Iterator[str]:
@@ -84,7 +91,7 @@ def recipe_keys() -> Iterator[str]:
     yield ""
     yield "## Top level"
     yield ""
-    yield from key_table(
+    yield from key_list(
         {name: value for name, value in properties.items() if name not in SECTIONS}, "", schema["required"], definitions
     )
     for section in SECTIONS[1:]:
@@ -93,18 +100,18 @@ def recipe_keys() -> Iterator[str]:
         yield ""
         yield body.get("description", "")
         yield ""
-        yield from key_table(body["properties"], f"{section}.", body.get("required", []), definitions)
+        yield from key_list(body["properties"], f"{section}.", body.get("required", []), definitions)
     for task in properties["task"]["oneOf"]:
         name = task["properties"]["name"]["const"]
         keys = {key: value for key, value in task["properties"].items() if key != "name"}
         yield f"## `task: {{name: {name}}}`"
         yield ""
-        yield from key_table(keys, "task.", [], definitions)
+        yield from key_list(keys, "task.", [], definitions)
     nested = definitions.get("WordEmbeddingSettings")
     if nested:
         yield "### `task.embeddings`"
         yield ""
-        yield from key_table(nested["properties"], "task.embeddings.", [], definitions)
+        yield from key_list(nested["properties"], "task.embeddings.", [], definitions)
 
 
 def technique_pages() -> Iterator[str]:
@@ -248,7 +255,9 @@ def api_page() -> Iterator[str]:
         yield ""
         yield "```{eval-rst}"
         yield f".. auto{kind if isinstance(thing, type) else 'function'}:: sft_hf.{name}"
-        if isinstance(thing, type) and not issubclass(thing, BaseException | BaseModel):
+        if isinstance(thing, type) and issubclass(thing, BaseModel):
+            yield "   :no-index:"  # its fields are the recipe's keys, which have their own page
+        elif isinstance(thing, type) and not issubclass(thing, BaseException):
             yield "   :members:"
         yield "```"
         yield ""
