@@ -82,7 +82,7 @@ class RowStore:
             array = np.load(path / f"{number}.npy", mmap_mode="r", allow_pickle=False)
             dtype = getattr(torch, str(file["dtype"]), None)
             if not isinstance(dtype, torch.dtype) or dtype.itemsize != array.itemsize or array.ndim != 1:
-                raise ValueError(f"{number}.npy is no flat array of {file['dtype']}")
+                raise ValueError(f"{number}.npy is not a flat array of {file['dtype']}")
             files.append((array, dtype))
         places = {}
         for row, tensors in index["rows"].items():

@@ -110,9 +110,9 @@ class Recipe(Section):
     task: Annotated[SerializeAsAny[TaskSettings], BeforeValidator(_validate_task)] = Field(
         description="The application scenario and its settings."
     )
-    model: ModelSection = Field(description="The pretrained checkpoint.")
-    data: DataSection = Field(description="The labelled data.")
-    train: TrainSection = Field(default_factory=TrainSection, description="The loop.")
+    model: ModelSection = Field(description="The pretrained model.")
+    data: DataSection = Field(description="The labeled data.")
+    train: TrainSection = Field(default_factory=TrainSection, description="The training loop.")
     optim: OptimSection = Field(default_factory=OptimSection, description="Optimizer and learning-rate schedule.")
     eval: EvalSection = Field(default_factory=EvalSection, description="Evaluation and model selection.")
     checkpoint: CheckpointSection = Field(default_factory=CheckpointSection, description="Checkpoints.")
@@ -131,22 +131,21 @@ class Recipe(Section):
     seed: int = Field(42, ge=0, lt=2**32, description="Seed of initial weights, data order and dropout.")
     row_cache_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         10.0,
-        description="GB of tokens, and of speech features, that runs keep in ~/.cache/sft-hf; 0: none.",
+        description="Limit in GB of the caches of tokens and of speech features in ~/.cache/sft-hf; 0: no caches.",
     )
     output_dir: str | None = Field(None, description="The run folder; default: runs/NAME.")
     report_to: list[Literal["tensorboard", "trackio", "wandb", "mlflow"]] = Field(
-        default_factory=list, description="Experiment trackers that hear of every line of log.jsonl."
+        default_factory=list, description="Experiment trackers to log to."
     )
     push_to_hub: bool = Field(False, description="Push the finished run to the Hub; checked before training.")
     hub_model_id: str | None = Field(
-        None, description="The repository (owner/name, or a name of your own); default: the run folder's name."
+        None,
+        description="The repository (owner/name, or name alone for your own account); default: the run folder's name.",
     )
-    hub_private_repo: bool = Field(True, description="Make a new repository private.")
-    hub_revision: str | None = Field(
-        None, description="The branch to push to, made where it is missing; default: main."
-    )
+    hub_private_repo: bool = Field(True, description="Create the repository as private.")
+    hub_revision: str | None = Field(None, description="The branch to push to, created if missing; default: main.")
     license: str | None = Field(
-        None, description="License of the resulting model, for its card: a Hub identifier such as apache-2.0."
+        None, description="License of the resulting model, for its model card: a Hub identifier such as apache-2.0."
     )
 
     @model_validator(mode="after")

@@ -99,7 +99,7 @@ def _construct(loader: _Loader, node: yaml.ScalarNode) -> Any:
     try:
         if pattern.match(text) or (kind == "float" and _INTEGER.match(text)):
             return _VALUES[kind](text)
-        problem = f"is no {kind}"
+        problem = f"is not a valid {kind}"
     except ValueError as error:  # Python reads no more than 4300 digits
         problem = "is too long for a number" if len(text) > 4300 else str(error)
     raise yaml.constructor.ConstructorError(None, None, f"{text[:40]!r} {problem}", node.start_mark)
@@ -178,7 +178,7 @@ def _check_text(text: str) -> None:
     if "\0" in text:
         raise ValueError(f"the text {text[:40]!r} holds a NUL character")
     if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise ValueError(f"the text {text[:40]!r} is no Unicode: half a surrogate pair")
+        raise ValueError(f"the text {text[:40]!r} is not valid Unicode: half a surrogate pair")
 
 
 def _line(mark: Any) -> str:
@@ -210,7 +210,7 @@ def _kind(data: Any) -> str:
 def parse_value(text: str, where: str, *, texts: bool = False) -> Any:
     """Return the value of a `KEY=VALUE` override, by the same rules as in a file.
 
-    With `texts`, plain values inside lists and mappings stay text: 001 is no number. Raises RecipeError, also for a
+    With `texts`, plain values inside lists and mappings stay text: 001 is not a number. Raises RecipeError, also for a
     value that YAML would cut at a `#`.
     """
     try:

@@ -254,10 +254,10 @@ def open_run(path: str | Path, *, with_model: bool = True) -> RunFolder:
     if not folder.path.is_dir():
         raise RunFolderError(f"{path}: no such run folder")
     if not folder.recipe_file.is_file():
-        raise RunFolderError(f"{path}: is no run folder (it has no recipe.yaml)")
+        raise RunFolderError(f"{path}: is not a run folder (it has no recipe.yaml)")
     if with_model and not (folder.model / "config.json").is_file():
         if folder.finished() is not None:
-            raise RunFolderError(f"{path}: the run was told not to save its model (outputs)")
+            raise RunFolderError(f"{path}: the run did not save its model (outputs)")
         raise RunFolderError(f"{path}: the run has no model yet; continue it with: sft-hf finetune ... --resume")
     return folder
 

@@ -64,7 +64,7 @@ def resolve(
     Raises SourceError for anything its author can put right, StorageError for a full or failing disk.
     """
     if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
-        raise SourceError(f"{key}.sha256: {sha256!r} is no SHA-256, which has 64 hexadecimal digits")
+        raise SourceError(f"{key}.sha256: {sha256!r} is not a SHA-256 digest (64 hexadecimal digits)")
     sha256 = sha256.lower() if sha256 else None
     if name.startswith("pypi://"):
         _refuse_revision(name, revision, key)

@@ -238,7 +238,7 @@ def _has_source_archive(wanted: Wanted, stage: Path) -> bool:
 
 
 def _unsafe_path(name: str) -> str | None:
-    """Why `name` is no plain relative path, or None."""
+    """Why `name` is not a plain relative path, or None."""
     if name.startswith("/") or re.match("[A-Za-z]:", name):
         return "is absolute"
     if "\\" in name or not name.isprintable():

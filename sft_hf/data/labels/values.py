@@ -189,7 +189,7 @@ def parse_list(text: str) -> list[Any] | None:
     """Return the list that a text is, as JSON, Python or NumPy write one; None for any other text.
 
     Python: lists, tuples and sets of quoted text and numbers, in brackets, with commas. NumPy: without commas, over
-    several lines. Items have one kind of separator: `['a', 'b' 'c']` has two meanings, and is no list here.
+    several lines. Items have one kind of separator: `['a', 'b' 'c']` is ambiguous, and is not read as a list.
     """
     text = text.strip()
     if text.startswith("["):

@@ -57,7 +57,7 @@ class FilePaths:
         self._cell_of: dict[str, str] = {}
 
     def path(self, value: Any, row: int | None = None) -> Any:
-        """Return the path of a cell; what is no path (missing, a URL, bytes) as it is.
+        """Return the path of a cell; anything else (missing, a URL, bytes) unchanged.
 
         A path that leads nowhere is returned too: whoever opens it says so. `row` is for messages.
         Raises DataError where several files, or several cells, fit.

@@ -121,7 +121,7 @@ def from_archive(section: DataSection, archive: Path, wanted: Wanted) -> Splits:
 
 
 def _only_table(groups: Mapping[str, list[Path]], section: DataSection) -> Path | None:
-    """The table of a folder that has but one, whatever its name, as long as it is no split's."""
+    """The table of a folder that has but one, whatever its name, as long as it is not a split's."""
     tables = [table for group in groups.values() for table in group]
     return tables[0] if len(tables) == 1 and not any(name in split_names(section) for name in groups) else None
 

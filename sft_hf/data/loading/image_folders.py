@@ -172,7 +172,7 @@ def image_layout(folder: Path, train_split: str, split_names: Collection[str]) -
 
 
 def one_flat_folder(folder: Path) -> bool:
-    """Whether all pictures are in one folder without folders of pictures: it is no class, there would be no other."""
+    """Whether all pictures are in one folder without folders of pictures: it cannot be the only class."""
     holding = [child for child in _Folder(folder).folders if child.holds_pictures]
     return len(holding) == 1 and not holding[0].has_classes
 
@@ -182,7 +182,7 @@ def _may_be_unlabelled(folder: _Folder) -> bool:
 
 
 def _unwrapped(root: _Folder, split_names: Collection[str]) -> tuple[_Folder, list[str]]:
-    """Pass folders that hold nothing but one folder, which is no split: archives are often made so."""
+    """Pass folders that hold nothing but one folder, which is not a split, as archives often have it."""
     outer = root
     while len(root.folders) == 1 and not root.pictures:
         (only,) = root.folders

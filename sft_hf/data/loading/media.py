@@ -85,7 +85,7 @@ def rows_by_folder(rows: Dataset, column: str, folder: Path) -> dict[str, list[i
 
 
 def file_column(names: Iterable[str], columns: Sequence[str]) -> dict[str, str]:
-    """Return {as it is called: as it should be called} of a table's column of paths; {} where that is no other name.
+    """Return {as it is called: as it should be called} of a table's column of paths; {} where nothing changes.
 
     In a metadata.csv it is called `file_name`.
     """

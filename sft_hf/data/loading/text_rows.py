@@ -22,7 +22,7 @@ def text_problem(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return "is empty; remove the row or fill it in"
     return (
-        f"holds {str(value)[:40]!r} ({type(value).__name__}), which is no text; choose another column, or write the "
+        f"holds {str(value)[:40]!r} ({type(value).__name__}), which is not text; choose another column, or write the "
         "values as text"
     )
 

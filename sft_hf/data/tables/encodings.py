@@ -125,7 +125,7 @@ def open_text(path: Path, encoding: str | None, notes: list[str]) -> TextFile:
 
 def _check_encoding(name: str) -> None:
     try:
-        "a".encode(name).decode(name)  # not rot13 or base64, which are no encodings of text
+        "a".encode(name).decode(name)  # not rot13 or base64, which are not text encodings
     except (LookupError, UnicodeError, ValueError):
         raise DataError(f"data.encoding: no encoding {name!r:.60}; {did_you_mean(name, _KNOWN)}") from None
 

@@ -67,7 +67,7 @@ def read_table(
     """Read a whole table into memory; nothing is written to a cache.
 
     CSV columns are text; JSON columns have the type of their values; Parquet keeps its types and, if `datasets` wrote
-    it, its features (the names of a ClassLabel). Blank lines are no rows.
+    it, its features (the names of a ClassLabel). Blank lines are not rows.
 
     Args:
         path: the file, or a member of an archive (`reviews.zip/train.csv`); its ending (see `TABLE_SUFFIXES`, and

@@ -96,7 +96,7 @@ def _value(text: str) -> tuple[Any, str]:
     try:
         value = json.loads(text)
         if "\\u" in text and "\\ud" in text.lower():
-            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is not text
     except (ValueError, RecursionError) as error:
         return None, one_line(error)
     return value, ""

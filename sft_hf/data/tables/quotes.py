@@ -36,7 +36,7 @@ def quoting_options(quoting: str) -> dict[str, Any]:
 
 
 class Lines:
-    """The lines of a file, without the `skip` ones after the header (without a header: the first) that are no data.
+    """The lines of a file, without the `skip` ones after the header (without a header: the first) that are not data.
 
     `number` is that of the last line read. A CR inside a line is hidden from `csv.reader`, which takes it for a line
     end; `odd` says that there was one, or a NUL character, and `restored` puts it back.
@@ -244,14 +244,14 @@ class _Survey:
     def judge(self) -> None:
         """Look for rows of several lines that begin and end with lines that are rows themselves.
 
-        That a line has enough fields is no proof: a text may hold a comma in each of its lines. In columns that repeat
+        Enough fields in a line prove nothing: a text may hold a comma in each of its lines. In columns that repeat
         themselves, such as labels or numbers, it must also hold what other rows hold there.
         """
         if self.width < 2 or not self._spans or self.wrong:
             return
         columns = self._repeating()
         for start, first, last in self._spans:
-            # Tabs in just the right places of every line are no accident.
+            # Tabs in exactly the right places of every line are not a coincidence.
             certain = self.ordinary and self.delimiter in "\t|"
             if certain or (self._looks_like_a_row(first, columns) and self._looks_like_a_row(last, columns)):
                 self._found(start, last)

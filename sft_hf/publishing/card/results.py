@@ -177,7 +177,7 @@ def _groups(split: str, groups: dict[str, dict[str, Any]]) -> str:
 
 
 def _confusions(split: str, scores: dict[str, Any]) -> str:
-    """Word errors that happened more than once: one that did not is no habit."""
+    """Word errors that happened more than once: a single one is not a pattern."""
     often = [entry for entry in scores.get("confusions") or [] if entry["count"] > 1]
     if not often:
         return ""

@@ -76,8 +76,8 @@ def check_name(repo_id: str) -> None:
         validate_repo_id(repo_id)
     except hub_errors.HFValidationError:
         raise UserError(
-            f"{redact(repo_id)[:200]!r}: is no repository id; valid is owner/name or name, of letters, digits, _ and "
-            "single - and . between them"
+            f"{redact(repo_id)[:200]!r}: is not a repository id; use owner/name or name, with letters, digits, _ "
+            "and single - and . between them"
         ) from None
 
 

@@ -40,7 +40,7 @@ MODEL_FILES = (
     *("vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "*.model"),
     *("*.safetensors", "*.safetensors.index.json"),
 )
-"""Of the model folder: what `from_pretrained` reads that is no code and no pickle."""
+"""Of the model folder: files that `from_pretrained` reads; no code, no pickle."""
 
 ADAPTER_CARD = "adapter/README.md"
 ADAPTER_FILES = (ADAPTER_CARD, f"adapter/{CONFIG}", f"adapter/{WEIGHTS}")
@@ -121,7 +121,7 @@ def public_adapter_config(path: Path) -> bytes:
         config = json.loads(_read(path))
         base, on_hub = str(config.get("base_model_name_or_path")), config.get("revision") is not None
     except (ValueError, RecursionError, AttributeError):
-        raise UserError(f"{path}: is no adapter's config that can be read; nothing was uploaded") from None
+        raise UserError(f"{path}: is not a readable adapter config; nothing was uploaded") from None
     if not (base.startswith("pypi://") or (on_hub and is_hub_id(base))):
         config["base_model_name_or_path"] = None
     return (json.dumps(_without_places(config), indent=2, sort_keys=True) + "\n").encode()
@@ -232,7 +232,7 @@ def _texts(name: str, content: bytes | Path) -> Iterator[str]:
     try:
         text = content.decode()
     except UnicodeDecodeError:
-        raise UserError(f"{name}: is no UTF-8 text; nothing was uploaded") from None
+        raise UserError(f"{name}: is not UTF-8 text; nothing was uploaded") from None
     if name.endswith(".json"):
         yield from _json_strings(text, name)
     else:
@@ -244,7 +244,7 @@ def _json_strings(text: str, name: str) -> Iterator[str]:
         # Pairs and not mappings: of a repeated key a mapping would show the last value alone.
         stack = [json.loads(text, object_pairs_hook=lambda pairs: [part for pair in pairs for part in pair])]
     except (ValueError, RecursionError):
-        raise UserError(f"{name}: is no JSON that can be read; nothing was uploaded") from None
+        raise UserError(f"{name}: is not readable JSON; nothing was uploaded") from None
     found = []
     while stack:
         value = stack.pop()
@@ -266,4 +266,4 @@ def _header(path: Path) -> str:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, struct.error):
-        raise UserError(f"{path}: is no safetensors file; {REMEDY}") from None
+        raise UserError(f"{path}: is not a safetensors file; {REMEDY}") from None

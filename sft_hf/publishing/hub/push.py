@@ -123,7 +123,7 @@ def _check_ref(name: str, key: str, what: str) -> str:
     """Return a branch's or tag's name. Raises UserError for one that git or the Hub would not take, or misread."""
     valid = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+/-]*(?<![./])", name) and not re.search(r"\.\.|//|\.lock$", name)
     if not valid or name.startswith("refs/") or re.fullmatch("[0-9a-f]{40}", name):
-        raise UserError(f"{key}: {redact(name)[:100]!r} is no name of a {what}; give one such as v1.0")
+        raise UserError(f"{key}: {redact(name)[:100]!r} is not a valid {what} name; give one such as v1.0")
     return name
 
 

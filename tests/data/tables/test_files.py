@@ -329,7 +329,7 @@ def test_unknown_endings(tmp_path):
 def test_missing_files(tmp_path, suffix):
     write(tmp_path, f"train{suffix}", "a")
     assert f"there is no such file; did you mean train{suffix}?" in refusal(tmp_path / f"trian{suffix}")
-    assert "there is no such file" in refusal(tmp_path / "nowhere" / f"a{suffix}")
+    assert "no such file" in refusal(tmp_path / "nowhere" / f"a{suffix}")
     (tmp_path / f"folder{suffix}").mkdir()
     assert f"folder{suffix}: " in refusal(tmp_path / f"folder{suffix}")
 

@@ -114,12 +114,12 @@ def test_an_adapter_with_a_secret_a_link_or_a_part_missing_is_refused(hub, pushe
 
     cases = {
         "secret": (f"adapter/{weights}: holds a token", with_secret),
-        "pickle": ("is no safetensors file", lambda folder: (folder / weights).write_bytes(b"\x80\x04")),
+        "pickle": ("is not a safetensors file", lambda folder: (folder / weights).write_bytes(b"\x80\x04")),
         "link": ("is a link to", link),
         "moved": ("is a link out of the run folder", move_out),
         "part": (f"has no {weights}", lambda folder: (folder / weights).unlink()),
         "gone": (f"has no {config}", shutil.rmtree),
-        "config": ("is no adapter's config", lambda folder: (folder / config).write_text("[]")),
+        "config": ("is not a readable adapter config", lambda folder: (folder / config).write_text("[]")),
     }
     for name, (words, change) in cases.items():
         run = tmp_path / name
@@ -273,12 +273,12 @@ def test_what_leads_out_of_the_run_and_what_is_no_run_is_refused(hub, pusher, te
 
 @pytest.mark.parametrize("name", ["a/b/c", "-x", "ann/x--y", "ann/x.git", "ann/", "a b"])
 def test_an_invalid_name_is_refused(pusher, text_run, name):
-    assert "is no repository id" in pusher.refused(text_run, name, ANN)
+    assert "is not a repository id" in pusher.refused(text_run, name, ANN)
 
 
 def test_names_of_branches_and_tags_are_looked_at(pusher, text_run):
     for key, name in (("tag", "a..b"), ("revision", "refs/pr/1"), ("revision", "0" * 40), ("tag", "-x")):
-        assert f"{key}: {name!r} is no name" in pusher.refused(text_run, "ann/x", ANN, **{key: name})
+        assert f"{key}: {name!r} is not a valid" in pusher.refused(text_run, "ann/x", ANN, **{key: name})
 
 
 # --- who may not ---------------------------------------------------------------------------------------------
