@@ -137,6 +137,6 @@ def no_such_file(path: str | Path) -> str:
         return f"is a link to {os.readlink(path)}, which is not there"
     folder = Path(path).parent
     if not folder.is_dir():
-        return f"there is no such file, nor is there such a folder ({folder})"
+        return f"no such file; the folder does not exist either ({folder})"
     hint = did_you_mean(Path(path).name, sorted(os.listdir(folder)), listing="The folder holds")
-    return f"there is no such file; {hint if any(folder.iterdir()) else 'the folder is empty'}"
+    return f"no such file; {hint if any(folder.iterdir()) else 'the folder is empty'}"

@@ -55,7 +55,7 @@ def _note(number: int, frame: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
     _received = signal.Signals(number)
     # Not through logging: the signal may have come while its lock was held.
-    os.write(2, f"\n{_received.name}: stopping at the next safe place (SIGINT again: at once)\n".encode())
+    os.write(2, f"\n{_received.name}: stopping at the next safe point (SIGINT again: immediately)\n".encode())
 
 
 def requested() -> bool:

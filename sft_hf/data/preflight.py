@@ -77,7 +77,7 @@ def _contradictions(keys: list[Any], train: Dataset, label: str) -> list[Finding
     return [
         Finding(
             "warning",
-            f"{len(found)} inputs stand in train more than once, with different values of {label!r}: rows {named}"
+            f"{len(found)} training inputs are duplicated with conflicting values of {label!r}: rows {named}"
             f"{', ...' if len(found) > EXAMPLES else ''}; one of each must be wrong",
         )
     ]

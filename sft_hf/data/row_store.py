@@ -70,7 +70,7 @@ class RowStore:
             try:
                 self._open_shard(path)
             except (OSError, ValueError, KeyError, TypeError) as error:
-                log.warning("%s: damaged, and made anew: %s", path, error)
+                log.warning("%s: corrupt; recomputing: %s", path, error)
                 shutil.rmtree(path, ignore_errors=True)
 
     def _open_shard(self, path: Path) -> None:

@@ -46,8 +46,8 @@ def _verdict(gap: float, error: float) -> str:
         word = "over-confident" if gap > 0 else "under-confident"
         return f"the model is {word}, by {abs(gap) * 100:.1f} points"
     if error > OFF_IN_PLACES:
-        return "right on average, but too sure of some answers and too unsure of others"
-    return "its confidence can be taken at its word"
+        return "calibrated on average, but overconfident on some rows and underconfident on others"
+    return "well calibrated"
 
 
 def confidence_sentences(record: RunRecord) -> list[str]:

@@ -105,7 +105,7 @@ ABOUT_THE_RUN = frozenset(
 
 
 class Recipe(Section):
-    """One run, whole."""
+    """A complete recipe: every setting of a run."""
 
     task: Annotated[SerializeAsAny[TaskSettings], BeforeValidator(_validate_task)] = Field(
         description="The application scenario and its settings."
@@ -113,7 +113,9 @@ class Recipe(Section):
     model: ModelSection = Field(description="The pretrained model.")
     data: DataSection = Field(description="The labeled data.")
     train: TrainSection = Field(default_factory=TrainSection, description="The training loop.")
-    optim: OptimSection = Field(default_factory=OptimSection, description="Optimizer and learning-rate schedule.")
+    optim: OptimSection = Field(
+        default_factory=OptimSection, description="The optimizer and its learning-rate schedule."
+    )
     eval: EvalSection = Field(default_factory=EvalSection, description="Evaluation and model selection.")
     checkpoint: CheckpointSection = Field(default_factory=CheckpointSection, description="Checkpoints.")
     peft: Annotated[dict[str, Any], AfterValidator(_check_peft)] = Field(
@@ -303,7 +305,7 @@ def _refuse_secrets(recipe: Recipe, where: str) -> None:
     for key, value in flatten(recipe.model_dump(mode="json")).items():
         if isinstance(value, str) and redact(value) != value:
             raise RecipeError(
-                f"{where}: {key}: holds a token or password; leave it in the environment, or `hf auth login`"
+                f"{where}: {key}: holds a token or password; use an environment variable, or `hf auth login`"
             )
 
 

@@ -252,10 +252,10 @@ class TrainSection(Section):
         [], description="Parameters or modules to freeze (glob patterns); backbone: everything but the head."
     )
     prefix_cache: Literal["auto", "off"] = Field(
-        "auto", description="auto: what lies below the trained parts runs once for each row, and is read from the disk."
+        "auto", description="auto: outputs of the frozen part are computed once per row and read from disk."
     )
     prefix_cache_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        4.0, description="GB that such results of all runs may take in the cache folder, ~/.cache/sft-hf/prefix."
+        4.0, description="Limit in GB of these outputs, for all runs, in ~/.cache/sft-hf/prefix."
     )
 
 

@@ -71,7 +71,7 @@ class _Loader(yaml.SafeLoader):
 def _plain_int(text: str) -> int:
     value = int(text, 0) if text.startswith(("0o", "0x")) else int(text)
     if abs(value) >= 2**63:
-        raise ValueError("has more than 64 bits; write a large number as 1e30")
+        raise ValueError("has more than 64 bits; write large numbers as 1e30")
     return value
 
 
@@ -144,7 +144,7 @@ def _parse(text: str, where: str, texts: bool = False) -> Any:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
         if isinstance(error, RecursionError):
-            problem = f"lists and mappings stand more than {MAX_DEPTH} deep inside each other"
+            problem = f"lists and mappings are nested more than {MAX_DEPTH} deep"
         raise RecipeError(f"{where}{_line(mark)}: not valid YAML: {problem[:300]}") from None
 
 
@@ -162,12 +162,12 @@ def check_plain(data: Any) -> None:
             held = f"{MAX_VALUES} values" if count > MAX_VALUES else f"{MAX_BYTES} letters"
             raise ValueError(f"its aliases (*name) stand for more than {held}")
         if depth > MAX_DEPTH:
-            raise ValueError(f"lists and mappings stand more than {MAX_DEPTH} deep inside each other")
+            raise ValueError(f"lists and mappings are nested more than {MAX_DEPTH} deep")
         if isinstance(value, str):
             letters += len(value)
             _check_text(value)
         elif isinstance(value, int) and abs(value) >= 2**63:
-            raise ValueError("a whole number has more than 64 bits; write a large number as 1e30")
+            raise ValueError("a whole number has more than 64 bits; write large numbers as 1e30")
         elif isinstance(value, dict):
             stack += ((part, depth + 1) for pair in value.items() for part in pair)
         elif isinstance(value, list):

@@ -229,7 +229,7 @@ def _say_similar(groups: Sequence[Mapping[str, int]]) -> list[Finding]:
     return [
         Finding(
             "warning",
-            f"labels differ only in letter case, blanks, hyphens or a mark at the end: {told}; they are taken for "
+            f"labels differ only in letter case, blanks, hyphens or a mark at the end: {told}; they are treated as "
             "different labels; data.merge_similar_labels: true takes them for the same",
         )
     ]

@@ -95,7 +95,7 @@ def build_label_map(
     elif declared is not None:
         label_map = LabelMap(tuple(map(normal, declared)), "features")
     elif isinstance(train, IterableDataset):
-        raise DataError(f"{where}: a stream does not tell its labels in advance; list them in data.label_names")
+        raise DataError(f"{where}: the labels of a stream are not known in advance; list them in data.label_names")
     else:
         several = is_multi_label(train, column) if multi_label is None else multi_label
         seen: dict[str, None] = {}

@@ -35,7 +35,7 @@ def hub_name(source: Source) -> str:
 def load_from_hub(section: DataSection, source: Source) -> tuple[dict[str, Data], str | None]:
     """Return a data set's splits by name, and its commit. Raises DataError, StorageError."""
     if source.name in _FORMATS:
-        raise DataError(f"data.name: {source.name!r} is a file format, no data set; name the file or folder itself")
+        raise DataError(f"data.name: {source.name!r} is a file format, not a data set; name the file or folder itself")
     what = hub_name(source)
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()

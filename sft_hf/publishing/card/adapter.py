@@ -30,7 +30,11 @@ def adapter_card(record: RunRecord, *, repo_id: str | None = None) -> str:
     facts, model = adapter_facts(record), record.metrics["model"]
     front = ModelCardData(library_name="peft", base_model=base_model(record)).to_yaml()
     trained, whole = finite(model.get("num_trainable_parameters")), finite(model.get("num_parameters"))
-    share = "" if trained is None or whole is None else f", {count(int(trained))} weights beside {count(int(whole))}"
+    share = (
+        ""
+        if trained is None or whole is None
+        else f", {count(int(trained))} weights in addition to {count(int(whole))}"
+    )
     sections = [
         f"---\n{front}\n---",
         f"# {escape(plain(record.name))}: the adapter alone",

@@ -21,7 +21,7 @@ _CUT = "and were cut"
 _HELD_OUT = "(held out for validation)"  # the rows of train say it already
 _WINDOW = re.compile(r"Whisper's window: (?:.* )?([\d.]+) of ([\d.]+) s")
 _WINDOW_ADVICE = (
-    " The scores are of this window; a pipeline hears the whole one, where words may differ, and that was not measured."
+    " The scores are of this window; a pipeline uses the full window, where words may differ; this was not measured."
 )
 
 
@@ -143,6 +143,6 @@ def _not_measured(record: RunRecord, noun: str) -> str:
         return f"Not measured: {others}."
     number = rows(record.scores.get("num_examples"), noun)
     return (
-        f"Not measured: {others} than those of the data. The 95 % interval tells how sure {number} make it, and "
+        f"Not measured: {others} than those of the data. The 95 % interval reflects the number of rows ({number}), and "
         "nothing of other seeds or other data."
     )

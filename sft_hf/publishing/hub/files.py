@@ -73,7 +73,9 @@ def files_of_run(folder: RunFolder) -> tuple[Files, list[str]]:
     folder.refuse_unfinished()
     for name in (*RUN_FILES, folder.adapter.name):
         if not (folder.path / name).resolve().is_relative_to(folder.path.resolve()):
-            raise RunFolderError(f"{folder.path / name}: is a link out of the run folder; copy the file here")
+            raise RunFolderError(
+                f"{folder.path / name}: is a link to a file outside the run folder; copy the file here"
+            )
     check_folder(folder.model)
     recipe = load_run_recipe(folder.path, trust_remote_code=True)  # nothing is run of it
     files: Files = {}
@@ -181,7 +183,7 @@ def with_named_cards(files: Files, folder: RunFolder, repo_id: str, *, keep: str
     for name, build in builders.items():
         own = [build(replace(record, name=run)).encode() for run in {record.name, born}]
         if name in files and files[name] not in own:
-            log.info("%s is not as the run wrote it, and is published as it is", name)
+            log.info("%s was edited after the run, and is published as it is", name)
         else:
             cards[name] = build(record, repo_id=repo_id).encode()
     refuse_secrets(cards)

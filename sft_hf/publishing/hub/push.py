@@ -78,7 +78,7 @@ def push(
         revision: the branch to commit to, created from main where it is not there. Default: main.
         tag: a name for the commit, set after it.
         message: the commit's first line.
-        card: README.md. Default: the run's, made anew with the repository's name; one that was edited stays as it is.
+        card: README.md. Default: the run's, rewritten with the repository's name; an edited card is kept.
         timeout: seconds of silence after which the Hub counts as unreachable.
 
     Raises:
@@ -111,9 +111,11 @@ def push(
             target.api.create_repo(target.repo_id, private=private, exist_ok=True)
         is_private = bool(target.api.repo_info(target.repo_id).private)
         if access.exists and private and not is_private:
-            log.info("%s is there already, and public: everybody sees what is pushed", target.repo_id)
+            log.info("%s already exists and is public: everyone can see what is pushed", target.repo_id)
         elif access.exists and not private and is_private:
-            log.warning("%s is there already, and private: it stays so; the Hub's settings can change that", repo_id)
+            log.warning(
+                "%s already exists and is private: it stays private; change this in the Hub's settings", repo_id
+            )
         commit, changed = target.update(files, tag, message)
     page = f"{target.api.endpoint}/{target.repo_id}" + ("" if branch == "main" else f"/tree/{branch}")
     return PushResult(target.repo_id, page, commit, tuple(files), changed, is_private)
@@ -180,14 +182,14 @@ class _Target:
         operations = _operations(files, state)
         if tag in state.tags and (operations or state.tags[tag] != state.head):
             raise UserError(
-                f"{self.repo_id}: there is a tag {tag!r} already, of commit {state.tags[tag][:8]}; choose another, or "
+                f"{self.repo_id}: the tag {tag!r} already exists, for commit {state.tags[tag][:8]}; choose another, or "
                 "delete it on the Hub; nothing was changed"
             )
         if operations or state.head is None:
             commit = self._commit(files, operations, state.head, message)
         else:
             commit = state.head
-            log.info("%s holds all of it already, in commit %s; no new commit was made", self.repo_id, commit[:12])
+            log.info("%s is up to date (commit %s); no new commit was made", self.repo_id, commit[:12])
         if tag is not None and tag not in state.tags:
             self._tag(tag, commit)
         return commit, bool(operations)

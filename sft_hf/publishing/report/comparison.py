@@ -126,11 +126,13 @@ def verdict(runs: Sequence[_Run]) -> str:
         why = "the runs were not scored on the same rows"
         if all(run.compared and run.compared.reason.startswith("no paired") for run in left):
             why = "there is no paired test of this metric"
-        return f"{best.mention} has the best score; {why}, so that it is not known whether that is more than chance."
+        return f"{best.mention} has the best score; {why}, so it is not known whether this is more than chance."
     close = [run for run in tested if run.compared and not run.compared.is_behind]
     behind = [run for run in tested if run not in close]
     if close:
-        sentence = f"No clear winner: {best.mention} scores best, but a test does not tell it from {_listed(close)}."
+        sentence = (
+            f"No clear winner: {best.mention} scores best, but does not differ significantly from {_listed(close)}."
+        )
         sentence += f" Clearly behind: {_listed(behind)}." if behind else ""
     else:
         of_what = "every other" if behind[1:] and not left else _listed(behind)

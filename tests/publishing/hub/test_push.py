@@ -116,7 +116,7 @@ def test_an_adapter_with_a_secret_a_link_or_a_part_missing_is_refused(hub, pushe
         "secret": (f"adapter/{weights}: holds a token", with_secret),
         "pickle": ("is not a safetensors file", lambda folder: (folder / weights).write_bytes(b"\x80\x04")),
         "link": ("is a link to", link),
-        "moved": ("is a link out of the run folder", move_out),
+        "moved": ("is a link to a file outside", move_out),
         "part": (f"has no {weights}", lambda folder: (folder / weights).unlink()),
         "gone": (f"has no {config}", shutil.rmtree),
         "config": ("is not a readable adapter config", lambda folder: (folder / config).write_text("[]")),
@@ -152,7 +152,7 @@ def test_a_new_repository_is_public_only_if_so_said_and_an_old_one_stays_as_it_i
     pusher.push(text_run, "ann/hidden", ANN)
     again = pusher.push(text_run, "ann/hidden", ANN, private=False)
     assert hub.repositories["models", "ann/hidden"].private and again["private"]
-    assert "is there already, and private: it stays so" in again["said"]
+    assert "it stays private" in again["said"]
 
 
 def test_every_task_opens_with_plain_transformers(
@@ -178,7 +178,7 @@ def test_the_same_again_makes_no_commit_and_sends_nothing(hub, pusher, text_run)
     first = pusher.push(text_run, "ann/again", ANN)
     before = len(hub.requests)
     again = pusher.push(text_run, "ann/again", ANN)
-    assert "holds all of it already" in again["said"] and not again["changed"]
+    assert "is up to date" in again["said"] and not again["changed"]
     assert again["commit"] == first["commit"]
     assert not [request for request in hub.requests[before:] if request.method in ("POST", "PUT")]
 
@@ -255,10 +255,13 @@ def test_what_leads_out_of_the_run_and_what_is_no_run_is_refused(hub, pusher, te
     (tmp_path / "outside.json").write_text("{}")
     cases = {
         "linked": ("is a link to", lambda run: (run / "model" / "vocab.json").symlink_to(tmp_path / "outside.json")),
-        "moved": ("is a link out", lambda run: (run / "metrics.json").rename(tmp_path / "m.json").exists()),
+        "moved": (
+            "is a link to a file outside",
+            lambda run: (run / "metrics.json").rename(tmp_path / "m.json").exists(),
+        ),
         "unfinished": ("is not finished", lambda run: (run / "metrics.json").unlink()),
         "weightless": ("has no weights", lambda run: (run / "model" / WEIGHTS).unlink()),
-        "empty": ("no run folder", lambda run: (run / "recipe.yaml").unlink()),
+        "empty": ("not a run folder", lambda run: (run / "recipe.yaml").unlink()),
     }
     for name, (words, change) in cases.items():
         run = tmp_path / name
@@ -290,7 +293,7 @@ def test_who_may_not_is_told_why(hub, pusher, text_run):
         ("", "ann/x", "ann/x: the Hub knows no token of yours"),
         ("hf_unknowntoken0123456789", "ann/x", "ann/x: the Hub does not accept your token"),
         (READS, "ann/x", "ann/x: your token may only read"),
-        (BOB, "ann/guarded", "ann/guarded: you may not write to it"),
+        (BOB, "ann/guarded", "ann/guarded: no write access"),
         (ANN, "bob/x", "bob/x: is not there, and you may not create it under 'bob'"),
         (ANN, "museum/x", "museum/x: is not there, and in 'museum' you may only read"),
         (NARROW, "ann/y", "ann/y: is not there, and your fine-grained token may not create it under 'ann'"),
