@@ -24,7 +24,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
 class _Commands(click.Group):
-    """The commands, whose output may be read by something that stops reading: head, less."""
+    """The command group; readers such as head or less may close its output early."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; a closed reader is not a failure. (click itself would exit with 1.)"""
@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _has_launcher() -> bool:
-    """Whether `accelerate launch` or torchrun started this process: they end with 1 and a traceback of their own."""
+    """Whether `accelerate launch` or torchrun started this process: they exit with 1 and print their own traceback."""
     return "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
 
 

@@ -1,4 +1,4 @@
-"""What all commands share: --quiet and --json, how they answer, and how a recipe is named."""
+"""Shared parts of the commands: --quiet and --json, output, and recipe arguments."""
 
 from __future__ import annotations
 
@@ -114,12 +114,12 @@ def suggest(next_step: str) -> None:
 
 
 def for_shell(word: str) -> str:
-    """Return a word as it is typed in a shell: quoted where it holds a blank or another special character."""
+    """Return a word quoted for the shell if necessary."""
     return subprocess.list2cmdline([word]) if os.name == "nt" else shlex.quote(word)
 
 
 def short_path(path: str | Path) -> str:
-    """Return a path as it is shortest to type from here."""
+    """Return a path relative to the working folder if it is inside it."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
 

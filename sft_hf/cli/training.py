@@ -1,4 +1,4 @@
-"""Commands on a recipe: train it, check it, prove that it can be resumed, show it."""
+"""Commands on a recipe: finetune, check, verify-resume, show."""
 
 from __future__ import annotations
 

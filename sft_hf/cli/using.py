@@ -1,4 +1,4 @@
-"""Commands on a finished run: score it, apply it, report on it, publish it."""
+"""Commands on a finished run: evaluate, predict, report, push."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing so that nothing is ever half there, and what the file system's errors mean."""
+"""Atomic writes, and errors of the file system."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def aside(target: Path) -> Path:
-    """Return the name under which `target` is written until it is whole."""
+    """Return the temporary name of `target` while it is written."""
     return target.with_name(f".{target.name}.tmp")
 
 
@@ -80,7 +80,7 @@ def sync(path: Path) -> None:
 def committed_folder(target: Path) -> Iterator[Path]:
     """Yield a folder to write into that becomes `target` in one rename, after every file is on the disk.
 
-    What stood at `target` before stays whole until then. Raises StorageError.
+    An existing `target` stays intact until then. Raises StorageError.
     """
     folder, old = aside(target), target.with_name(f".{target.name}.old")
     with storage_errors(target):
@@ -105,7 +105,7 @@ def committed_folder(target: Path) -> Iterator[Path]:
 
 
 def free_bytes(path: Path) -> int:
-    """Return the room on the file system that `path`, which need not exist, is or will be on."""
+    """Return the free bytes on the file system of `path`, which need not exist."""
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
@@ -125,14 +125,14 @@ def human_bytes(count: float) -> str:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what writers that died have left in a folder, unfinished or replaced."""
+    """Delete leftovers of interrupted writes in a folder."""
     for pattern in (".*.tmp", ".*.old"):
         for path in folder.glob(pattern):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def no_such_file(path: str | Path) -> str:
-    """What to say of a file that is not there: the nearest name in its folder, and what else the folder holds."""
+    """Return a hint for a missing file: the nearest name in its folder, and the folder's content."""
     if os.path.islink(path):
         return f"is a link to {os.readlink(path)}, which is not there"
     folder = Path(path).parent

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a wish that is noted at once and met at the next safe place.
+"""SIGTERM and SIGINT: recorded immediately, acted on at the next safe point.
 
 A handler that raised would do so in the middle of anything, a save included. Here it only sets a flag; whatever takes
 long asks for it: preparation and evaluation by `poll`, the training loop by `requested`, so that it can save first.
@@ -25,7 +25,7 @@ _received: signal.Signals | None = None
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Note signals instead of dying of them, until the end of the block; outside the main thread, do nothing.
+    """Record signals instead of dying until the end of the block; does nothing outside the main thread.
 
     Raises KeyboardInterrupt where SIGINT has ended the block with Terminated, which is its cause: what calls this in a
     loop, as a sweep does, and goes on after errors, has to stop, too.

@@ -1,4 +1,4 @@
-"""A recipe: what to train, on what, and how. YAML in, validated sections out, YAML back.
+"""A recipe: model, data and settings. Reads YAML into validated sections, and writes it back.
 
 The sections are in `sft_hf.core.recipe.sections`. A task's own settings live in its folder (see
 `sft_hf.core.recipe.registry`), and are validated there.
@@ -78,7 +78,7 @@ def _validate_techniques(value: Any) -> Any:
 
 
 def _about_settings(name: str, error: ValidationError) -> str:
-    """Return a line on the first wrong setting of a technique."""
+    """Return a one-line message on the first wrong setting of a technique."""
     settings = load_settings("techniques", name)
     problem = error.errors()[0]
     key = ".".join(str(part)[:100] for part in problem["loc"])
@@ -92,7 +92,7 @@ def _about_settings(name: str, error: ValidationError) -> str:
 
 
 def _check_peft(value: dict[str, Any]) -> dict[str, Any]:
-    """Only what needs no PEFT, which takes seconds to import: see `sft_hf.models.adapters.settings`."""
+    """Checks that work without importing PEFT, which takes seconds: see `sft_hf.models.adapters.settings`."""
     if value and not isinstance(value.get("peft_type"), str):
         raise ValueError("peft_type is missing; give one of PEFT's names: LORA, IA3, PREFIX_TUNING, ...")
     return value
@@ -178,7 +178,7 @@ def recipe_folders() -> list[Path]:
 
 
 def list_recipes() -> dict[str, Path]:
-    """Return the recipes that a name finds, name -> file; the first folder wins."""
+    """Return the available recipes, name -> file; the first folder takes precedence."""
     found: dict[str, Path] = {}
     for folder in recipe_folders():
         for path in sorted(folder.glob("*.yaml")):
@@ -269,8 +269,8 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """Load a recipe by name or path, with `KEY=VALUE` overrides applied before validation.
 
     Local paths in it are made absolute, and `output_dir` is filled in, so that the saved recipe gives the same run from
-    any folder. A name in the file that starts with `./` and is not there in the working folder is looked for beside the
-    recipe, so that a recipe can bring its data along. Raises RecipeError naming the file and the dotted key.
+    any folder. A name in the file that starts with `./` and does not exist in the working folder is looked for next to
+    the recipe, so that a recipe can come with its data. Raises RecipeError naming the file and the dotted key.
     """
     path = find_recipe(name)
     data = _find_beside(read_yaml(path), path.parent)

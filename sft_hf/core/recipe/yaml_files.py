@@ -149,9 +149,9 @@ def _parse(text: str, where: str, texts: bool = False) -> Any:
 
 
 def check_plain(data: Any) -> None:
-    """Raise ValueError for what cannot be written back as YAML, or would make a book of a page.
+    """Raise ValueError for data that cannot be written back as YAML, or that would expand without limit.
 
-    That are aliases that multiply or lead back to themselves, too many values or levels, and text that is none.
+    These are recursive or multiplying aliases, too many values or levels, and invalid text.
     """
     stack: list[tuple[Any, int]] = [(data, 0)]
     count = letters = 0

@@ -23,7 +23,7 @@ def adapter_facts(record: RunRecord) -> dict[str, Any]:
 
 
 def adapter_card(record: RunRecord, *, repo_id: str | None = None) -> str:
-    """Return README.md of the folder adapter/, beside a local model or in a Hub repository.
+    """Return README.md of the folder adapter/, next to a local model or in a Hub repository.
 
     The record is of a run with an adapter.
     """

@@ -127,7 +127,7 @@ def _reach(record: RunRecord) -> Iterable[str]:
 
 
 def _is_short_window(note: str) -> bool:
-    """Whether a note tells that Whisper heard less than its whole window, in training and in scoring."""
+    """Whether a note says that training and scoring used less than Whisper's full window."""
     found = _WINDOW.match(note)
     return found is not None and float(found[1]) < float(found[2])
 

@@ -63,7 +63,7 @@ def _interval_text(name: str, pair: tuple[float, float] | None) -> str:
 
 
 def _compared(record: RunRecord) -> str:
-    """The baselines, and whether the rows are enough to tell the model from them."""
+    """The baselines, and whether the model differs from them significantly."""
     found, own = baselines(record), interval(record.scores, record.primary)
     if not found:
         return "There is no baseline to compare it with."

@@ -44,7 +44,7 @@ MODEL_FILES = (
 
 ADAPTER_CARD = "adapter/README.md"
 ADAPTER_FILES = (ADAPTER_CARD, f"adapter/{CONFIG}", f"adapter/{WEIGHTS}")
-"""Of a trained adapter beside its merged model, with the folder."""
+"""Files of a trained adapter next to its merged model, with the folder."""
 
 BINARY = (".safetensors", ".model")
 MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
@@ -166,7 +166,7 @@ def _public_json(path: Path, recipe: Recipe) -> bytes:
 
 
 def with_named_cards(files: Files, folder: RunFolder, repo_id: str, *, keep: str | None = None) -> Files:
-    """Return the files with cards that tell how to use the repository; one that somebody has edited stays as it is.
+    """Return the files with cards that describe use from the repository; edited cards are kept.
 
     `keep`: the name of one that stays as it is in any case.
 

@@ -40,7 +40,7 @@ Operations = list["CommitOperationAdd | CommitOperationDelete"]
 
 @dataclass(frozen=True)
 class PushResult:
-    """What stands on the Hub now.
+    """The current state of the repository on the Hub.
 
     `url` is the page to look at, `commit` the 40 hex digits to load it by (`revision=`), `files` the run's files in it.
     `changed` is False if they were all there before, and no commit was made; `private` whether others cannot see them.

@@ -115,7 +115,7 @@ def _ranked(records: Sequence[RunRecord], metric: str) -> list[_Run]:
 
 
 def verdict(runs: Sequence[_Run]) -> str:
-    """Say which run is best, or that none can be told to be: only tests on the same rows show a winner."""
+    """Say which run is best, if any: only tests on the same rows show a winner."""
     scored = [run for run in runs if run.value is not None]
     if len(scored) < 2:
         return "Fewer than two of the runs have a score: there is nothing to rank."
@@ -157,7 +157,7 @@ def _listed(runs: Sequence[_Run], most: int = 4) -> str:
 
 
 def _leads(run: _Run) -> bool:
-    """Whether a run is the best, or a test does not tell it from the best."""
+    """Whether a run is the best or not significantly different from it."""
     return run.compared is None or (run.compared.difference is not None and not run.compared.is_behind)
 
 
