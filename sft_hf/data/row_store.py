@@ -1,4 +1,4 @@
-"""Rows' tensors on the disk: written in shards that are whole or not there, verified before use, read through a map.
+"""Tensors of rows on disk: written atomically in shards, verified before use, memory-mapped.
 
     ~/.cache/sft-hf/<kind>/<key>/<shard>/index.json    where each row lies, dtypes, size and SHA-256 of the files
     ~/.cache/sft-hf/<kind>/<key>/<shard>/<n>.npy       the n-th tensor of all its rows, one after the other, flat

@@ -1,4 +1,4 @@
-"""What a run was compared with, as card and report read it from metrics.json."""
+"""Baselines of a run, read from metrics.json for card and report."""
 
 from __future__ import annotations
 

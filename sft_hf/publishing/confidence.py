@@ -1,4 +1,4 @@
-"""A model's confidence: how far it can be believed, and what was made of it after training, in sentences."""
+"""Sentences on calibration, and on temperature scaling and abstention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: percentages, durations, names of metrics."""
+"""Formatting of numbers: percentages, durations, names of metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recipe as it is published with a model: without the paths and accounts of whoever ran it."""
+"""A recipe for publication: without local paths and accounts."""
 
 from __future__ import annotations
 

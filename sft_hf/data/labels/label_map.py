@@ -1,4 +1,4 @@
-"""Labels by name: which there are, in which order, and the number of each row's.
+"""The label map: names of the labels, their order, and the number of each row's label.
 
 Splits are matched by the names of their labels, never by numbers: two splits of one data set may number the same
 classes differently.
@@ -172,7 +172,7 @@ def _rows_of_names(dataset: Dataset, column: str, where: str, multi_label: bool)
 
 
 def _shown(name: str) -> str:
-    """A label as a message shows it: a column of whole texts may have been taken for labels."""
+    """A label, shortened for messages: a column of long texts may have been taken for labels."""
     return " ".join(name.split())[:80]
 
 

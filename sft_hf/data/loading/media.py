@@ -1,4 +1,4 @@
-"""Data whose rows name files: tables with a column of paths, and what is true of images and recordings alike.
+"""Tables with a column of paths, for images and recordings alike.
 
 Nothing is opened here: a row holds a path, or the bytes of a file.
 """

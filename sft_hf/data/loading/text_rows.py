@@ -44,7 +44,7 @@ def leave_out_bad_rows(dataset: Dataset, columns: Sequence[str], where: str, not
 
 
 def leave_out_of_stream(stream: IterableDataset, columns: Sequence[str], where: str) -> IterableDataset:
-    """Do the same for a stream; how many rows were left out is logged while it is read, ever more rarely."""
+    """The same for a stream; the number of skipped rows is logged while reading, at growing intervals."""
     count = 0
 
     def usable(row: dict[str, Any]) -> bool:

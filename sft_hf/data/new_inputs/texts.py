@@ -1,4 +1,4 @@
-"""What a user gives `predict` for texts: texts as they are, text files, tables, standard input."""
+"""Inputs of `predict` for texts: texts, text files, tables, standard input."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
     {"text": "a"}            [{"text": "a"},         {"version": 1,                     {"text": {"0": "a", "1": "b"}}
     {"text": "b"}             {"text": "b"}]          "data": [{"text": "a"}, ...]}     {"text": ["a", "b"]}
 
-What a document means is told by its content, not by the ending of the file.
+The kind of document is recognized by its content, not by the file extension.
 """
 
 from __future__ import annotations

@@ -21,13 +21,13 @@ MAX_KEPT = 2**20  # values of a column that are remembered
 QUOTE = '"'
 SINGLE = "'"
 ESCAPED = '\\"'
-"""A way of quoting in which a backslash stands before a quotation mark inside a field."""
+"""The quoting style in which a backslash precedes a quotation mark inside a field."""
 
 _CARRIAGE_RETURN = "\ufdd0"  # no character of any text
 
 
 def quoting_options(quoting: str) -> dict[str, Any]:
-    """Return what `csv.reader` is told about quotation marks."""
+    """Return the quoting options for `csv.reader`."""
     if not quoting:
         return {"quoting": csv.QUOTE_NONE}
     if quoting == ESCAPED:
@@ -148,7 +148,7 @@ def _single_quotes(lines: Lines, delimiter: str, names: Sequence[str] | None, no
 
 
 def _is_clean(lines: Lines, delimiter: str, quote: str = QUOTE) -> bool:
-    """Whether every row stands on one line and has as many fields as the first: nothing is in doubt then."""
+    """Whether every row is on one line and has as many fields as the first, so that quoting does not matter."""
     reader = csv.reader(lines, delimiter=delimiter, strict=True, quotechar=quote)
     count = width = 0
     try:
@@ -216,7 +216,7 @@ class _Survey:
         return self._source.number - len(lines) + 1
 
     def _take(self, start: int, lines: list[str], fields: list[str], failed: bool, width: int) -> None:
-        """Take in one row, from the lines it stands on."""
+        """Add one row, given its lines."""
         if len(lines) == 1 and QUOTE not in lines[0]:
             return
         self.backslashes |= any(ESCAPED in line for line in lines)

@@ -1,4 +1,4 @@
-"""What a model card says against its model: what the data did not hold, what goes wrong most, what nobody measured."""
+"""Limitations for the model card: gaps in the data, frequent errors, and what was not measured."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _groups(record: RunRecord) -> Iterable[str]:
 
 
 def _findings(record: RunRecord, named_rare_labels: bool) -> Iterable[str]:
-    """What the run's own look at the data warned of; the rows are for whoever has the data."""
+    """Warnings on the data from the run's own checks, without row numbers."""
     for finding in record.metrics.get("data", {}).get("findings") or []:
         if finding["level"] == "warning" and not (named_rare_labels and finding["text"].startswith("train has ")):
             yield _sentence(_ROWS.sub("", finding["text"]))

@@ -1,4 +1,4 @@
-"""The front matter of a model card: what the Hub sorts, filters and ranks models by."""
+"""The front matter of a model card: metadata by which the Hub sorts, filters and ranks models."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _NOUNS = {"text-classification": "text", "image-classification": "image", "autom
 
 
 def build_card(record: RunRecord, *, pipeline_tag: str, repo_id: str | None = None) -> str:
-    """Return README.md of a model: front matter and Markdown, made of the run's own facts alone.
+    """Return README.md of a model: front matter and Markdown, from the run's own records.
 
     Args:
         record: the finished run.

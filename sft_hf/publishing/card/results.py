@@ -1,4 +1,4 @@
-"""The results on a model card: how good, how sure, compared with what, and what the model's confidence means."""
+"""The results on a model card: scores, intervals, baselines and calibration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asking the Hub who the user is and what may be written, and saying in one line what each of its refusals means."""
+"""Access checks on the Hub, and one-line messages for its errors."""
 
 from __future__ import annotations
 

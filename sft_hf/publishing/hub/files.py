@@ -1,4 +1,4 @@
-"""What of a run is published: an allowlist of files, without the paths of the machine, and without secrets."""
+"""The files of a run that are published: an allowlist, without local paths and secrets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pushing a finished run to the Hub: one commit that holds the whole model, or nothing."""
+"""Pushing a finished run to the Hub in a single commit."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def _check_ref(name: str, key: str, what: str) -> str:
 
 @contextmanager
 def _quiet_hub() -> Iterator[None]:
-    """Show huggingface_hub's bars on terminals alone, its warnings in a line each and without signed addresses."""
+    """Show huggingface_hub's progress bars on terminals only, and its warnings on one line without signed URLs."""
 
     def show(warning: Warning | str, *_: Any) -> None:
         log.warning("%s", " ".join(str(warning).split()))

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: drawn for a phone's width, coloured by the page's style sheet, with their story as text.
+"""Charts as inline SVG: drawn for a phone's width, coloured by the page's style sheet, with a text description.
 
 Two kinds. Panels have a fixed drawing of 400 x 210 units, so that their text keeps its size in a column of a page.
 Strips have positions in percent of whatever width there is, and heights in pixels.

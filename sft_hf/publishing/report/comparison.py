@@ -1,4 +1,4 @@
-"""One page about several runs: which is best, how sure that is, and what was done differently."""
+"""The page that compares several runs: ranking, significance, and differences between recipes."""
 
 from __future__ import annotations
 

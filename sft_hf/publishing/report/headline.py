@@ -1,4 +1,4 @@
-"""The first thing to know of a run: how good, compared with what, how sure."""
+"""The headline of a report: score, interval and baselines."""
 
 from __future__ import annotations
 

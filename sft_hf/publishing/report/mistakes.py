@@ -1,4 +1,4 @@
-"""Where a model is right and wrong: confusions, classes, groups, and the rows that it got wrong most confidently."""
+"""Errors of a model: confusions, classes, groups, and the most confident errors."""
 
 from __future__ import annotations
 
