@@ -43,7 +43,7 @@ def measured_calibration(record: RunRecord) -> Calibration | None:
 def _verdict(gap: float, error: float) -> str:
     """Words for mean confidence minus share of right answers, and for the expected calibration error."""
     if abs(gap) > CALIBRATED:
-        word = "over-confident" if gap > 0 else "under-confident"
+        word = "overconfident" if gap > 0 else "underconfident"
         return f"the model is {word}, by {abs(gap) * 100:.1f} points"
     if error > OFF_IN_PLACES:
         return "calibrated on average, but overconfident on some rows and underconfident on others"

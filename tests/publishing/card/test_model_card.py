@@ -116,10 +116,10 @@ def test_lower_is_better_for_word_error_rates() -> None:
 @pytest.mark.parametrize(
     ("accuracies", "error", "words"),
     [
-        ((0.4, 0.9), 0.082, "over-confident, by 8.2 points"),
-        ((0.9, 1.0), 0.1, "under-confident, by 9.8 points"),
-        ((0.45, 0.99), 0.0, "can be taken at its word"),
-        ((0.45, 0.97), 0.016, "can be taken at its word"),
+        ((0.4, 0.9), 0.082, "overconfident, by 8.2 points"),
+        ((0.9, 1.0), 0.1, "underconfident, by 9.8 points"),
+        ((0.45, 0.99), 0.0, "well calibrated"),
+        ((0.45, 0.97), 0.016, "well calibrated"),
         ((0.85, 0.89), 0.16, "overconfident on some rows"),
     ],
 )
