@@ -20,10 +20,11 @@ def blocks(page: str, *languages: str) -> list[str]:
 
 
 def commands(page: str) -> list[list[str]]:
-    """The words of each command in the shell blocks of a page; `a && b` is two."""
+    """The words of each command in the shell blocks of a page; `a && b` is two, and redirections are left out."""
     found: list[list[str]] = []
     for line in "".join(blocks(page, "sh", "bash")).replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
+        words = words[: words.index(">")] if ">" in words else words
         while "&&" in words:
             found.append(words[: words.index("&&")])
             words = words[words.index("&&") + 1 :]
