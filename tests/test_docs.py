@@ -124,13 +124,18 @@ def test_recipes_of_the_results_exist():
 def test_the_technique_shown_is_the_one_in_the_package():
     """Complete except for docstrings; that of the class, which users see, is shown too."""
     (shown,) = (ast.parse(block) for block in blocks("docs/adding.md", "py"))
-    source = ROOT / "sft_hf" / "techniques" / "regularization" / "label_smoothing.py"
-    real = ast.parse(source.read_text(encoding="utf-8"))
+    folder = ROOT / "sft_hf" / "techniques" / "regularization"
     kinds = (ast.FunctionDef, ast.ClassDef)
-    for node in ast.walk(real):
-        if isinstance(node, kinds) and getattr(node, "name", "") != "LabelSmoothing" and ast.get_docstring(node):
+    real = [
+        node
+        for name in ("settings", "label_smoothing")
+        for node in ast.parse((folder / f"{name}.py").read_text(encoding="utf-8")).body
+        if isinstance(node, kinds) and (name == "label_smoothing" or node.name == "LabelSmoothingSettings")
+    ]
+    for node in (inner for outer in real for inner in ast.walk(outer)):
+        if isinstance(node, kinds) and node.name != "LabelSmoothing" and ast.get_docstring(node):
             node.body = node.body[1:]
-    assert [ast.dump(node) for node in shown.body] == [ast.dump(n) for n in real.body if isinstance(n, kinds)]
+    assert [ast.dump(node) for node in shown.body] == [ast.dump(node) for node in real]
 
 
 def test_the_readme_is_short():

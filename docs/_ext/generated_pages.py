@@ -127,9 +127,10 @@ def technique_pages() -> Iterator[str]:
     yield ""
     yield "Generated from the code; `sft-hf techniques NAME` prints the same. See [](../techniques.md) for use."
     yield ""
+    yield "A technique may claim something, such as the weights that are evaluated. Two techniques with the same claim cannot be"
+    yield "combined."
+    yield ""
     for group, pages in grouped.items():
-        if not pages:
-            continue
         yield f"## {GROUPS.get(group, group.capitalize())}"
         yield ""
         for page in pages:
@@ -146,15 +147,16 @@ def one_technique(page: Any) -> Iterator[str]:
         yield page.details.replace("``", "`")
         yield ""
     yield f"- Paper: {page.paper}"
-    tasks = ", ".join(f"`{task}`" for task in page.tasks)
-    if page.needs_items and "speech_recognition" in page.tasks:
-        tasks += " (speech: models with a decoder, such as Whisper; not CTC)"
-    if page.needs_head and "speech_recognition" in page.tasks:
-        tasks += " (speech: CTC; a model with a decoder has no new head)"
+    tasks = ", ".join(page.modalities)
+    if page.needs_items and "speech" in page.modalities:
+        tasks += " (models with a decoder, such as Whisper; not CTC)"
+    if page.needs_head and "speech" in page.modalities:
+        tasks += " (CTC; models with a decoder have no new head)"
     yield f"- Tasks: {tasks}"
-    claims = getattr(page, "claims", ())
-    if claims:
-        yield f"- Claims: {', '.join(f'`{claim}`' for claim in claims)} (one technique of a run may have each)"
+    if page.claims:
+        yield f"- Claims: {', '.join(f'`{claim}`' for claim in page.claims)}"
+    for name, both in page.rivals.items():
+        yield f"- Not with `{name}`: both {both}"
     for name, reason in page.excluded.items():
         yield f"- Not with `{name}`: {' '.join(reason.split())}"
     yield ""
@@ -162,8 +164,7 @@ def one_technique(page: Any) -> Iterator[str]:
         yield "| setting | default | description |"
         yield "|---|---|---|"
         for setting in page.settings:
-            default = "required" if setting.default is None and setting.name == "required" else code(setting.default)
-            yield f"| `{setting.name}` | {cell(default)} | {cell(setting.description)} |"
+            yield f"| `{setting.name}` | {cell(code(setting.default))} | {cell(setting.description)} |"
         yield ""
 
 

@@ -32,8 +32,11 @@ class TechniquePage:
     modalities: tuple[str, ...]
     """Of the tasks that it serves: text, image, speech."""
 
+    claims: tuple[str, ...]
+    """What no other technique of a recipe may do as well: keys of `CLAIMS`."""
+
     rivals: dict[str, str]
-    """Techniques that claim the same thing: what both do."""
+    """Other techniques with the same claim: what both do."""
 
     excluded: dict[str, str]
     needs_items: bool
@@ -99,6 +102,7 @@ def explain(name: str) -> TechniquePage:
         details=" ".join(details.split()),
         paper=cls.paper,
         modalities=tuple(task.modality for task in tasks if task.modality not in excluded),
+        claims=tuple(sorted(settings_class.claims)),
         rivals=_rivals(settings_class),
         excluded=dict(excluded),
         needs_items=settings_class.needs_items,
