@@ -298,7 +298,7 @@ def variable(shape: tuple[int, ...], type_id: int, data: bytes, name: str = "a")
 
 
 FILES = {
-    "no such version": (header(0, version=3), "unknown version of it \\(3; 4 to 6 are known\\)"),
+    "no such version": (header(0, version=3), "has an unknown version \\(3; 4 to 6 are known\\)"),
     "a pickle": (b"\x80\x02}q\x00." * 20, "is not a CTranslate2 file"),
     "another model": (header(0, spec=string("TransformerSpec")), "holds a 'TransformerSpec'"),
     "no UTF-8": (header(0, spec=struct.pack("<H", 3) + b"\xff\xfe\0"), "is not a name"),
@@ -331,9 +331,9 @@ JSON: dict[str, tuple[str, str | bytes | None, str]] = {
     "another tokenizer": (
         "tokenizer.json",
         '{"model": {"vocab": {}, "merges": []}, "added_tokens": []}',
-        "no tokenizer of",
+        "not a tokenizer of",
     ),
-    "strange tokenizer": ("tokenizer.json", '{"model": 3, "added_tokens": []}', "no tokenizer of Whisper"),
+    "strange tokenizer": ("tokenizer.json", '{"model": 3, "added_tokens": []}', "not a tokenizer of Whisper"),
     "a list": ("config.json", "[]", "holds no JSON object"),
     "a token too high": (
         "config.json",
