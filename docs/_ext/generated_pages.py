@@ -127,7 +127,7 @@ def technique_pages() -> Iterator[str]:
     yield ""
     yield "Generated from the code; `sft-hf techniques NAME` prints the same. See [](../techniques.md) for use."
     yield ""
-    yield "A technique may claim a role, such as deciding which weights are evaluated. Two techniques with the same claim"
+    yield "A technique may claim a role, such as choosing the weights to evaluate. Two techniques with the same claim"
     yield "cannot be combined."
     yield ""
     for group, pages in grouped.items():
