@@ -113,7 +113,7 @@ def test_write_access_to_the_hub(hub, tmp_path):
         ("hf_may", "ann/model", "Hub: ann/model can be written to"),
         ("hf_may", "lab/new", "Hub: lab/new is not there yet, and can be created"),
         ("hf_may", "new", "Hub: ann/new is not there yet, and can be created"),
-        ("hf_may", "other/new", "other/new: is not there, and you may not create it under 'other'"),
+        ("hf_may", "other/new", "other/new: does not exist, and you may not create it under 'other'"),
         ("hf_may_not", "ann/model", "ann/model: you or your token have no write access (403: "),
         ("hf_reads", "ann/model", "ann/model: your token may only read"),
         ("hf_unknown", "ann/model", "ann/model: the Hub does not accept your token"),

@@ -135,7 +135,7 @@ def test_an_edited_card_is_published_as_it_is(hub, pusher, text_run, tmp_path):
     (run / "model" / "README.md").write_text("My own words.\n")
     said = pusher.push(run, "ann/own-card", ANN)["said"].splitlines()
     assert at_head(hub, "ann/own-card")["README.md"] == b"My own words.\n"
-    assert "README.md is not as the run wrote it, and is published as it is" in said
+    assert "README.md was edited after the run, and is published as it is" in said
     # and what the Hub has to say of it is heard
     warned = "Warnings while validating metadata in README.md: - empty or missing yaml metadata in repo card"
     assert warned in said
@@ -148,7 +148,7 @@ def test_a_new_repository_is_public_only_if_so_said_and_an_old_one_stays_as_it_i
     assert not hub.repositories["models", "ann/public"].private
     again = pusher.push(text_run, "ann/public", ANN)
     assert not hub.repositories["models", "ann/public"].private and not again["private"]
-    assert "ann/public is there already, and public" in again["said"]
+    assert "ann/public already exists and is public" in again["said"]
     pusher.push(text_run, "ann/hidden", ANN)
     again = pusher.push(text_run, "ann/hidden", ANN, private=False)
     assert hub.repositories["models", "ann/hidden"].private and again["private"]
@@ -294,8 +294,8 @@ def test_who_may_not_is_told_why(hub, pusher, text_run):
         ("hf_unknowntoken0123456789", "ann/x", "ann/x: the Hub does not accept your token"),
         (READS, "ann/x", "ann/x: your token may only read"),
         (BOB, "ann/guarded", "ann/guarded: no write access"),
-        (ANN, "bob/x", "bob/x: is not there, and you may not create it under 'bob'"),
-        (ANN, "museum/x", "museum/x: is not there, and in 'museum' you may only read"),
+        (ANN, "bob/x", "bob/x: does not exist, and you may not create it under 'bob'"),
+        (ANN, "museum/x", "museum/x: does not exist, and you have only read access"),
         (NARROW, "ann/y", "ann/y: is not there, and your fine-grained token may not create it under 'ann'"),
     ]
     repositories = set(hub.repositories)
