@@ -1,4 +1,4 @@
-"""sft-hf against what people use instead, in turn, in one process tree: same checkpoint, rows, batch size, and seed.
+"""Benchmark of sft-hf against alternatives: same pretrained model, rows, batch size and seed.
 
     python scripts/benchmark.py text                      # training speed, median of 3 alternating runs
     python scripts/benchmark.py image --runs 5 --output image.json
@@ -65,7 +65,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--rows", type=int, help="training rows of a speed measurement; texts of `predict` (2000)")
     parser.add_argument("--runs", type=int, default=3, help="alternating runs")
-    parser.add_argument("--epochs", type=float, help="train so many epochs on all rows, and score")
+    parser.add_argument("--epochs", type=float, help="train this many epochs on all rows, and score")
     parser.add_argument("--peers", nargs="*", help=f"of {', '.join((*PEERS, 'probe'))}")
     parser.add_argument("--random-weights", metavar="CONFIG", help="bert-base, vit-base or whisper-small, untrained")
     parser.add_argument("--batch-size", type=int, help="rows per update [default: the recipe's]")

@@ -1,4 +1,4 @@
-"""One measurement of scripts/benchmark.py, in a process of its own: benchmark_peers.py PEER SETTINGS-AS-JSON
+"""One measurement of scripts/benchmark.py, in a separate process: benchmark_peers.py PEER SETTINGS-AS-JSON
 
 The last line of standard output is what was found, as JSON.
 """

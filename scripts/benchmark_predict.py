@@ -1,4 +1,4 @@
-"""`sft-hf predict` against `transformers.pipeline`, each timed as a user waits for it: from the command to its end.
+"""Benchmark of `sft-hf predict` against `transformers.pipeline`, each timed from the start of the command to its end.
 
 The recipe is trained first, and its test split's texts are what is predicted. Each peer is a process of its own that
 reads the same file of texts and writes a file of answers. Start-up (imports, loading the model, its first forward pass)

@@ -1,4 +1,4 @@
-"""How long a command takes to its first training step: all that comes before it, as a user waits for it.
+"""Time from the start of a command to its first training step.
 
     python scripts/benchmark_startup.py text image speech                          # recipes, by name; median of 3
     python scripts/benchmark_startup.py text image speech --set row_cache_gb=0     # as if no run had prepared the rows

@@ -1,4 +1,4 @@
-"""Does a technique help? The same recipe with and without it, at several seeds, compared in pairs.
+"""Compare a recipe with and without techniques at several seeds, in pairs.
 
     python scripts/compare_techniques.py text --seeds 5 --techniques '[r_drop]' '[{name: ema, decay: 0.99}]' \\
         --set 'data={name: banking77, max_train_samples: 1000}' train.num_train_epochs=20

@@ -236,7 +236,7 @@ FAULTS: dict[str, Callable[[Tool, str, float, int], str]] = {
 def main() -> None:
     """Put both through every fault and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20, help="SIGKILLs at random moments, and as many inside saves")
+    parser.add_argument("--kills", type=int, default=20, help="SIGKILLs at random times, and as many inside saves")
     parser.add_argument("--only", help="only the faults whose name contains this")
     options = parser.parse_args()
     os.environ |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}

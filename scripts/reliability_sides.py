@@ -1,4 +1,4 @@
-"""What `reliability.py` puts through faults: runs of sft-hf and of a plain Trainer script on a tiny model.
+"""The runs into which `reliability.py` injects faults: runs of sft-hf and of a plain Trainer script on a tiny model.
 
 Each run is a process of its own, forked from one that has imported everything, so that it takes a second.
 """

@@ -30,7 +30,7 @@ def test_a_file_that_is_not_there_lists_what_the_folder_holds(tmp_path, typed):
 
 
 def test_a_file_in_no_folder_and_in_an_empty_one(tmp_path):
-    assert "nor is there such a folder" in no_such_file(tmp_path / "none" / "a.csv")
+    assert "the folder does not exist either" in no_such_file(tmp_path / "none" / "a.csv")
     assert "the folder is empty" in no_such_file(tmp_path / "a.csv")
 
 

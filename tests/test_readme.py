@@ -1,39 +1,30 @@
-"""What the README shows works: its commands, its recipe, its Python."""
+"""What README and the guides show works: their commands in order, and their Python, on tiny models."""
 
 from __future__ import annotations
 
-import ast
 import json
-import re
-import shlex
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from pages import ROOT, blocks, commands
 
 from sft_hf.cli import run
-from sft_hf.core.recipe.recipe import load_recipe
 from sft_hf.jobs.finetune import finetune
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
-
-
-def shell_commands() -> list[list[str]]:
-    joined = "".join(blocks("sh")).replace("\\\n", " ")
-    return [shlex.split(line) for line in joined.splitlines()]
+RUN = ("README.md", "docs/text.md", "docs/images.md", "docs/speech.md", "docs/from_pytorch.md")
+"""Pages whose `sft-hf` commands are run here, one after the other; those of other pages are parsed in test_docs.py."""
 
 
 def tiny(command: list[str], checkpoints: dict[str, Path]) -> list[str]:
-    """What makes a recipe of the README small: its scenario's tiny model, two steps."""
+    """What makes a recipe of the pages small: its scenario's tiny model, two steps."""
     name = command[1]
+    settings = ["train.max_steps=2", "train.num_threads=1", "train.mixed_precision=no"]
+    if name not in (*checkpoints, "text_word_embeddings"):
+        return settings
     model = checkpoints["vectors" if name == "text_word_embeddings" else name]
-    settings = [f"model={{name: {model}}}", "train.max_steps=2", "train.num_threads=1", "train.mixed_precision=no"]
+    settings.append(f"model={{name: {model}}}")
     if name == "image":
         settings.append("task.crop_pct=null")  # a ViT's processor has none
     return [*settings, "task.max_length=32"] if name.startswith("text") else settings
@@ -50,7 +41,7 @@ def checkpoints(checkpoint, image_checkpoint, whisper_checkpoint, tmp_path) -> d
 
 @pytest.fixture
 def workspace(data_folder, image_folder, speech_folder, make_image, tmp_path, monkeypatch):
-    """A folder as the README assumes it, with a user's files; what the recipes would fetch is small and here."""
+    """A folder as the pages assume it, with a user's files; what the recipes would fetch is small and here."""
     texts = [line.split(",")[0] for line in (data_folder / "train.csv").read_text().splitlines()[1:]]
     (tmp_path / "reviews.csv").write_text(
         "review,stars\n" + "".join(f"{t},{i % 3}\n" for i, t in enumerate(texts[:60]))
@@ -66,82 +57,68 @@ def workspace(data_folder, image_folder, speech_folder, make_image, tmp_path, mo
     return tmp_path
 
 
+@pytest.fixture
+def classic(workspace) -> None:
+    """The recipe and the plain state dict of docs/from_pytorch.md."""
+    import timm
+    import torch
+
+    torch.save(timm.create_model("resnet18").state_dict(), workspace / "pretrained_model.pth")
+    (recipe,) = blocks("docs/from_pytorch.md", "yaml")
+    (workspace / "classic.yaml").write_text(recipe)
+
+
 def test_the_two_first_commands_are_those_of_the_contract():
-    first, second = shell_commands()[:2]
-    assert first[:4] == ["pip", "install", "-e", ".[all]"]
-    assert first[4:] == ["&&", "accelerate", "launch", "scripts/finetune.py", "--recipe", "text"]
-    assert second == ["pip", "install", "-e", ".[all,test]", "&&", "scripts/check"]
+    install, main, install_tests, check = commands("README.md")[:4]
+    assert install == ["pip", "install", "-e", ".[all]"]
+    assert main == ["accelerate", "launch", "scripts/finetune.py", "--recipe", "text"]
+    assert (install_tests, check) == (["pip", "install", "-e", ".[all,test]"], ["scripts/check"])
     assert "README.md" in (ROOT / ".ci" / "run").read_text()
 
 
-def test_every_sft_hf_command_runs(workspace, checkpoints, data_folder, image_folder, speech_folder, capsys):
+def test_every_sft_hf_command_runs(workspace, classic, checkpoints, data_folder, image_folder, speech_folder, capsys):
     """In order, on tiny models; a recipe's own data are replaced, a user's are not."""
     data = {"text": data_folder, "text_word_embeddings": data_folder, "image": image_folder, "speech": speech_folder}
-    commands = [command[1:] for command in shell_commands() if command[0] == "sft-hf"]
-    assert {tuple(command[:2]) for command in commands} >= {("finetune", name) for name in data}
-    for command in commands:
-        if command[0] == "finetune":
-            command += tiny(command, checkpoints)
-            if not any(argument.startswith("data=") for argument in command):
-                command.append(f"data={{name: {data[command[1]]}}}")
-        assert run(command) == 0, (command, capsys.readouterr().err)
+    shown = [tuple(command[1:]) for page in RUN for command in commands(page) if command[0] == "sft-hf"]
+    finetunes = {command[1] for command in shown if command[0] == "finetune"}
+    assert finetunes == {*data, "classic.yaml"}
+    for command in dict.fromkeys(shown):
+        arguments = list(command)
+        if arguments[0] == "finetune":
+            arguments += tiny(arguments, checkpoints)
+            if arguments[1] in data and not any(argument.startswith("data=") for argument in command):
+                arguments.append(f"data={{name: {data[arguments[1]]}}}")
+        assert run(arguments) == 0, (arguments, capsys.readouterr().err)
     assert len((workspace / "predictions.jsonl").read_text().splitlines()) == 5
     labels = (workspace / "labels.csv").read_text().splitlines()
     assert len(labels) == 1 + 4 and "probability_blue" in labels[0]
     assert (workspace / "dictation.srt").is_file()
-    for name, rows in {"reviews": 6, "animals": 12, "talks": 8}.items():
+    for name, rows in {"reviews": 6, "animals": 12, "talks": 8, "classic": 12}.items():
         metrics = json.loads((workspace / "runs" / name / "metrics.json").read_text())
         assert metrics["test"]["num_examples"] == rows
 
 
-def test_the_python_runs(workspace, make_recipe, capsys):
-    finetune(make_recipe(train__max_steps=2, output_dir="runs/text"))
-    for code in blocks("python"):
-        exec(compile(code, "README.md", "exec"), {})
-    assert "label" in capsys.readouterr().out
-
-
-def test_the_python_of_the_first_hour_runs(workspace, checkpoint):
-    """The page's own code, with a DataFrame of the user and a tiny model."""
-    page = (ROOT / "docs" / "first_hour.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+def run_python(code: str, names: dict[str, Any], checkpoint: Path) -> None:
+    """Run a page's own code with a tiny model in place of the recipe's."""
     settings = tiny(["finetune", "text"], {"text": checkpoint})
-    code = code.replace('"output_dir=runs/reviews"', f'"output_dir=runs/reviews", *{settings!r}')
+    code = code.replace('label_column: stars}"', f'label_column: stars}}", *{settings!r}')
+    exec(compile(code, "page", "exec"), names)
+
+
+def test_the_python_of_the_readme_runs(workspace, checkpoint, capsys):
+    names: dict[str, Any] = {}
+    for code in blocks("README.md", "python"):
+        run_python(code, names, checkpoint)
+    assert len(names["answers"]) == 2
+
+
+def test_the_python_of_the_first_hour_runs(workspace, checkpoint, make_recipe, capsys):
+    """The page's own code, with a DataFrame of the user; its pipeline opens the model of a run."""
+    train, pipeline = blocks("docs/first_hour.md", "python")
     names: dict[str, Any] = {"frame": pd.read_csv("reviews.csv")}
-    exec(compile(code, "first_hour.md", "exec"), names)
+    run_python(train, names, checkpoint)
     assert len(names["answers"]) == 60 and set(names["answers"][0]["probabilities"]) == {"0", "1", "2"}
     assert names["metrics"]["num_examples"] == 6
-
-
-def test_the_recipe_is_valid(workspace):
-    for text in blocks("yaml"):
-        (workspace / "mine.yaml").write_text(text)
-        assert load_recipe("mine.yaml").data.name.endswith("reviews.csv")
-
-
-def test_every_command_of_the_table_exists():
-    from sft_hf.cli import cli
-
-    named = set(re.findall(r"^\| `sft-hf ([\w-]+)", README, flags=re.MULTILINE))
-    assert named == set(cli.commands)
-
-
-def test_the_technique_shown_is_the_one_in_the_package():
-    """Whole, but for its docstrings; that of the class, which users see, is shown too."""
-    (shown,) = (ast.parse(block) for block in blocks("py"))
-    folder = ROOT / "sft_hf" / "techniques" / "regularization"
-    real = [
-        node
-        for name in ("settings", "label_smoothing")
-        for node in ast.parse((folder / f"{name}.py").read_text(encoding="utf-8")).body
-        if isinstance(node, ast.FunctionDef | ast.ClassDef)
-        and (name == "label_smoothing" or node.name == "LabelSmoothingSettings")
-    ]
-    for node in (inner for outer in real for inner in ast.walk(outer)):
-        if (
-            isinstance(node, ast.FunctionDef | ast.ClassDef)
-            and node.name != "LabelSmoothing"
-            and ast.get_docstring(node)
-        ):
-            node.body = node.body[1:]
-    assert [ast.dump(node) for node in shown.body] == [ast.dump(node) for node in real]
+    finetune(make_recipe(train__max_steps=2, output_dir="runs/text"))
+    exec(compile(pipeline, "first_hour.md", "exec"), {})
+    assert "label" in capsys.readouterr().out

@@ -40,13 +40,13 @@ def test_the_dockerfile_copies_what_is_there_and_runs_as_nobody_special():
 
 
 def test_no_index_is_named():
-    for name in ("Dockerfile", "constraints.txt", "docs/first_hour.md"):
+    for name in ("Dockerfile", "constraints.txt", "docs/installation.md"):
         assert not re.search(r"https?://", (ROOT / name).read_text()), name
 
 
 def test_the_page_on_predictions_names_every_field():
     from sft_hf.data.new_inputs.inputs import Input
 
-    page = (ROOT / "docs" / "first_hour.md").read_text()
+    page = (ROOT / "docs" / "predictions.md").read_text()
     described = Input({}, "a", 0, "t", "i").described(0)
     assert all(f"`{name}`" in page for name in (*described, "prediction", "confidence", "probabilities", "error"))

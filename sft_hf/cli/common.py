@@ -1,4 +1,4 @@
-"""What all commands share: --quiet and --json, how they answer, and how a recipe is named."""
+"""Shared parts of the commands: --quiet and --json, output, and recipe arguments."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _set_json(context: click.Context, _: click.Parameter, wanted: bool) -> None:
 
 
 class Command(click.Command):
-    """A command that can be told to be quiet, or to answer in JSON."""
+    """A command with --quiet and --json."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -37,14 +37,14 @@ class Command(click.Command):
                 is_flag=True,
                 expose_value=False,
                 callback=_set_quiet,
-                help="Say only warnings and results.",
+                help="Show only warnings and results.",
             ),
             click.Option(
                 ["--json"],
                 is_flag=True,
                 expose_value=False,
                 callback=_set_json,
-                help="Answer with one JSON value on standard output, an error too.",
+                help="Print one JSON value on standard output, also for errors.",
             ),
         ]
 
@@ -93,7 +93,7 @@ def wants_json() -> bool:
 
 
 def answer(data: Any, lines: Sequence[str] | str, next_step: str | None = None) -> None:
-    """Print what a command found out: `lines`, or with --json `data`; on standard error, what to do next.
+    """Print a command's result: `lines`, or with --json `data`; on standard error, the suggested next command.
 
     Only rank 0 answers.
     """
@@ -108,18 +108,18 @@ def answer(data: Any, lines: Sequence[str] | str, next_step: str | None = None) 
 
 
 def suggest(next_step: str) -> None:
-    """Name the next useful command, on standard error; nothing with --quiet or --json."""
+    """Suggest the next command on standard error; nothing with --quiet or --json."""
     if console.is_main_process() and not console.is_quiet() and not wants_json():
         click.echo(f"next:  {next_step}", err=True)
 
 
 def for_shell(word: str) -> str:
-    """Return a word as it is typed in a shell: quoted where it holds a blank or another special character."""
+    """Return a word quoted for the shell if necessary."""
     return subprocess.list2cmdline([word]) if os.name == "nt" else shlex.quote(word)
 
 
 def short_path(path: str | Path) -> str:
-    """Return a path as it is shortest to type from here."""
+    """Return a path relative to the working folder if it is inside it."""
     try:
         relative = os.path.relpath(path)
     except ValueError:  # on another drive of Windows
@@ -167,7 +167,7 @@ def recipe_arguments(command: Any) -> Any:
         "--recipe",
         "recipe_name",
         metavar="NAME",
-        help="The recipe, if not given as first word.",
+        help="The recipe, if not given as the first argument.",
         shell_complete=complete_recipe,
     )(command)
 
@@ -179,7 +179,7 @@ def run_argument(command: Any) -> Any:
 
 output_dir_option = click.option("--output-dir", metavar="DIR", help="The run folder. [default: runs/NAME]")
 trust_option = click.option(
-    "--trust-remote-code", is_flag=True, help="Run Python code that came with the run's checkpoint."
+    "--trust-remote-code", is_flag=True, help="Run Python code that came with the run's pretrained model."
 )
 PRECISIONS = click.Choice(["no", "bf16", "fp16", "auto"])
 

@@ -1,4 +1,4 @@
-"""What `sft-hf techniques` says: read off the techniques themselves."""
+"""The pages of `sft-hf techniques`, built from the technique classes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class TechniquePage:
-    """All that there is to say about a technique."""
+    """The documentation of a technique."""
 
     name: str
     summary: str
@@ -32,8 +32,11 @@ class TechniquePage:
     modalities: tuple[str, ...]
     """Of the tasks that it serves: text, image, speech."""
 
+    claims: tuple[str, ...]
+    """What no other technique of a recipe may do as well: keys of `CLAIMS`."""
+
     rivals: dict[str, str]
-    """Techniques that claim the same thing: what both do."""
+    """Other techniques with the same claim: what both do."""
 
     excluded: dict[str, str]
     needs_items: bool
@@ -45,12 +48,12 @@ class TechniquePage:
         return asdict(self)
 
     def tasks_line(self) -> str:
-        """Return the modalities; speech with a decoder alone, or without one alone, is marked."""
+        """Return the modalities; speech is marked if only models with (or without) a decoder qualify."""
         partly = self.needs_items or self.needs_head or "ctc" in self.excluded
         return ", ".join(f"{name}*" if name == "speech" and partly else name for name in self.modalities)
 
     def lines(self) -> list[str]:
-        """Return the page as a person reads it."""
+        """Return the page as lines of text."""
         lines = [f"{self.name}: {self.summary}", "", *textwrap.wrap(self.details, WIDTH)]
         lines += [""] if self.details else []
         lines += textwrap.wrap(f"Paper: {self.paper}", WIDTH, subsequent_indent="       ")
@@ -99,6 +102,7 @@ def explain(name: str) -> TechniquePage:
         details=" ".join(details.split()),
         paper=cls.paper,
         modalities=tuple(task.modality for task in tasks if task.modality not in excluded),
+        claims=tuple(sorted(settings_class.claims)),
         rivals=_rivals(settings_class),
         excluded=dict(excluded),
         needs_items=settings_class.needs_items,

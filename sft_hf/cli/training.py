@@ -1,4 +1,4 @@
-"""Commands on a recipe: train it, check it, prove that it can be resumed, show it."""
+"""Commands on a recipe: finetune, check, verify-resume, show."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from sft_hf.core.recipe.registry import importing
 @click.option(
     "--resume",
     is_flag=True,
-    help="Continue the run in the run folder from its newest checkpoint; with --output-dir, NAME can be left out.",
+    help="Continue the run in the run folder from its newest checkpoint; with --output-dir, NAME is optional.",
 )
 @click.option(
     "--auto-resume",
     is_flag=True,
-    help="Continue the run if one has begun in the run folder, else start it: one command for a job that is requeued.",
+    help="Continue the run in the run folder, or start it: one command for requeued jobs.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace a run that stands in the run folder.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing run in the run folder.")
 @click.option(
     "--other-environment",
     is_flag=True,
-    help="When resuming: continue although versions, threads or device are not those of the checkpoint.",
+    help="When resuming: accept versions, threads or a device other than the checkpoint's.",
 )
 def finetune(
     name: str | None,
@@ -52,7 +52,7 @@ def finetune(
     overwrite: bool,
     other_environment: bool,
 ) -> None:
-    """Train a model as recipe NAME says, with any KEY=VALUE changed.
+    """Train a model by recipe NAME; KEY=VALUE changes its settings.
 
     \b
     sft-hf finetune text
@@ -105,8 +105,8 @@ def _summary(result: Any, folder: str) -> list[str]:
 @click.command(cls=RecipeCommand)
 @recipe_arguments
 @output_dir_option
-@click.option("--strict", is_flag=True, help="Fail on warnings, such as test rows that are in train too.")
-@click.option("--push-to", metavar="REPO_ID", help="Check also that this Hub repository can be written to.")
+@click.option("--strict", is_flag=True, help="Fail on warnings, such as test rows that are also in train.")
+@click.option("--push-to", metavar="REPO_ID", help="Also check write access to this Hub repository.")
 def check(
     name: str | None,
     recipe_name: str | None,
@@ -115,10 +115,10 @@ def check(
     strict: bool,
     push_to: str | None,
 ) -> None:
-    """Find out everything that can be found out before training: minutes now instead of a failure hours later.
+    """Find problems before training.
 
-    Reads every row, looks for rows that two splits share and for labels with few rows, takes one step on the longest
-    rows (memory, time), saves a checkpoint and reads it back, and counts the free space. Nothing is left behind.
+    Reads every row, looks for rows shared by two splits and for labels with few rows, takes one step on the longest
+    rows (memory, time), saves a checkpoint and reads it back, and checks the free disk space. Nothing is left behind.
 
     \b
     sft-hf check text data='{name: mine.csv, text_column: review, label_column: stars}'
@@ -145,12 +145,12 @@ def check(
 
 @click.command("verify-resume", cls=RecipeCommand)
 @recipe_arguments
-@click.option("--kills", type=click.IntRange(min=1), default=3, show_default=True, help="How often the run is killed.")
+@click.option("--kills", type=click.IntRange(min=1), default=3, show_default=True, help="Number of kills.")
 @click.option(
-    "--steps", type=click.IntRange(min=2), default=20, show_default=True, help="Length of the runs, in updates."
+    "--steps", type=click.IntRange(min=2), default=20, show_default=True, help="Length of the runs, in optimizer steps."
 )
-@click.option("--whole", is_flag=True, help="Run the recipe as long as it says, instead of --steps.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the moments at which the run is killed.")
+@click.option("--whole", is_flag=True, help="Run the recipe to its end instead of --steps.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed for choosing the kill times.")
 def verify_resume(
     name: str | None,
     recipe_name: str | None,
@@ -160,10 +160,10 @@ def verify_resume(
     whole: bool,
     seed: int,
 ) -> None:
-    """Prove that recipe NAME, killed and resumed, gives the bits of a run that was not.
+    """Check that recipe NAME, killed and resumed, gives the same bits as an uninterrupted run.
 
-    Trains it twice in a temporary folder beside the run folder: in one go, and under SIGKILLs at random moments, and
-    compares weights, predictions, metrics and log. Exit code 1 if anything differs.
+    Trains it twice in a temporary folder next to the run folder, once uninterrupted and once with SIGKILLs at random
+    times, and compares weights, predictions, metrics and log. Exit code 1 if anything differs.
 
     \b
     sft-hf verify-resume text
@@ -175,19 +175,19 @@ def verify_resume(
     verdict = verify(recipe, kills=kills, steps=None if whole else steps, seed=seed)
     lines = [f"{'DIFFERENT' if file in verdict.differing else 'identical':10} {file}" for file in verdict.compared]
     if verdict.kills and verdict.exact:
-        lines.append(f"killed {verdict.kills} times in {verdict.steps} steps, and the same to the bit")
+        lines.append(f"killed {verdict.kills} times in {verdict.steps} steps; identical to the bit")
     found = {key: getattr(verdict, key) for key in ("exact", "compared", "differing", "kills", "steps")}
     proved = bool(verdict.kills) and verdict.exact
     answer(found, lines, _finetune(recipe_name, name, overrides) if proved else None)
     if not verdict.kills:
-        raise SftError("the run ended before it could be killed, so nothing is proved; give more --steps")
+        raise SftError("the run ended before it could be killed, so nothing was checked; give more --steps")
     if not verdict.exact:
         raise SftError(f"resuming is not exact: {', '.join(verdict.differing)} after {verdict.kills} kills")
 
 
 @click.command(cls=Command)
 def recipes() -> None:
-    """List the recipes that a name finds."""
+    """List the included recipes."""
     from sft_hf.core.recipe.recipe import list_recipes
 
     found = [{"name": name, "title": _title(path), "path": str(path)} for name, path in list_recipes().items()]
@@ -205,7 +205,7 @@ def _title(path: Path) -> str:
 @recipe_arguments
 @output_dir_option
 def show(name: str | None, recipe_name: str | None, overrides: tuple[str, ...], output_dir: str | None) -> None:
-    """Print a recipe as it would run: defaults filled in, KEY=VALUE applied."""
+    """Print the resolved recipe: defaults filled in, KEY=VALUE applied."""
     recipe = read_recipe(name, recipe_name, overrides, output_dir)
     answer(recipe.model_dump(mode="json"), recipe.to_yaml().rstrip("\n"), _finetune(recipe_name, name, overrides))
 
@@ -218,7 +218,7 @@ def _finetune(recipe_name: str | None, name: str | None, overrides: tuple[str, .
 @click.command(cls=Command)
 @click.argument("name", required=False)
 def techniques(name: str | None) -> None:
-    """List the techniques that modify training, or explain the one called NAME: settings, tasks, paper.
+    """List the techniques that modify training, or describe NAME: settings, tasks, paper.
 
     
     sft-hf techniques

@@ -1,4 +1,4 @@
-"""Commands on a finished run: score it, apply it, report on it, publish it."""
+"""Commands on a finished run: evaluate, predict, report, push."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ SOME_FAILED = 3  # the exit code of `predict` that has answered some inputs, and
     type=PRECISIONS,
     default="no",
     show_default=True,
-    help="no: float32, as the run was scored. auto: what the hardware multiplies.",
+    help="no: float32, as in the run. auto: the fastest precision of the hardware.",
 )
 @trust_option
 def evaluate(run: str, split: str, mixed_precision: str, trust_remote_code: bool) -> None:
-    """Score the model in run folder RUN again; the metrics go to standard output as JSON."""
+    """Score the model in run folder RUN again; prints the metrics as JSON."""
     with importing():
         from sft_hf.jobs.inference import evaluate_run
 
@@ -61,22 +61,24 @@ def evaluate(run: str, split: str, mixed_precision: str, trust_remote_code: bool
     "subtitles. "
     "[default: the ending of FILE, else jsonl; with --json, json]",
 )
-@click.option("--text", "literal", is_flag=True, help="Take every INPUT as a text, whatever files there are.")
+@click.option(
+    "--text", "literal", is_flag=True, help="Treat every INPUT as a text, even if a file of that name exists."
+)
 @click.option("--probabilities", is_flag=True, help="Classifiers: add the probability of every class.")
-@click.option("--timestamps", is_flag=True, help="Speech: say when what was said, as `segments`; subtitles imply it.")
+@click.option("--timestamps", is_flag=True, help="Speech: add times, as `segments`; implied by subtitles.")
 @click.option(
     "--window",
     type=click.Choice(["full", "auto", "buckets"]),
-    help="Whisper: hear a recording in the whole 30 s, like a pipeline, or (auto) in the window of training where it "
-    "fits: several times faster, and a word may come out differently; or (buckets: of models trained with task.window: "
-    "buckets) in the whole seconds that it needs. [default: the recipe's, else full]",
+    help="Whisper: full: the whole 30 s, like a pipeline. auto: the window of training where a recording fits; several "
+    "times faster, and words may differ. buckets: as many whole seconds as each recording needs; only for models "
+    "trained with task.window: buckets. [default: the recipe's, else full]",
 )
 @click.option("--batch-size", type=click.IntRange(min=1), help="Rows per forward pass. [default: the recipe's]")
 @click.option(
     "--mixed-precision",
     type=PRECISIONS,
-    help="no: float32, what a pipeline says. auto: what the hardware multiplies, several times faster; close calls "
-    "between classes are computed again in float32. [default: texts auto, images and speech no]",
+    help="no: float32, the results of a pipeline. auto: the fastest precision of the hardware, several times faster; "
+    "close calls between classes are recomputed in float32. [default: texts auto, images and speech no]",
 )
 @trust_option
 def predict(
@@ -95,13 +97,13 @@ def predict(
     """Apply the model in run folder RUN to new data; one JSON line per input.
 
     INPUT is, for a text model, a text, a file (.txt: one text a line; tables: the recipe's columns), or - for lines of
-    standard input; for images and speech, a file, a folder of them, a pattern, or a table with a column of paths. What
-    exists is taken as a file, unless --text is given. Files are read in pieces and may be larger than memory;
-    recordings may last hours.
+    standard input; for images and speech, a file, a folder, a pattern, or a table with a column of paths. An INPUT that
+    exists is read as a file, unless --text is given. Files are read in chunks and may be larger than memory;
+    recordings may be hours long.
 
     An answer starts with the input's id (its number, or the table's column of that name), path and row, counted from 0.
-    An input that cannot be answered is named on standard error and has an `error` in its place; the exit code is 3
-    then, or 2, and nothing is written, if no input at all can be answered.
+    An input that cannot be answered is reported on standard error and has an `error` in the output; the exit code is 3
+    then. If no input can be answered, it is 2, and nothing is written.
 
     \b
     sft-hf predict runs/text "oil prices rose again"
@@ -150,7 +152,7 @@ def predict(
 @click.option("--output", metavar="FILE", help="[default: RUN/report.html; for several runs, comparison.html]")
 @trust_option
 def report(runs: tuple[str, ...], output: str | None, trust_remote_code: bool) -> None:
-    """Write a page about run folder RUN, or one that compares several: one HTML file, no network needed to read it.
+    """Write a report on run folder RUN, or one that compares several: a self-contained HTML file.
 
     \b
     sft-hf report runs/text
@@ -172,16 +174,16 @@ def report(runs: tuple[str, ...], output: str | None, trust_remote_code: bool) -
 @click.command(cls=Command)
 @run_argument
 @click.argument("repo_id", metavar="REPO_ID")
-@click.option("--public", is_flag=True, help="Make a new repository public; it is private else.")
-@click.option("--revision", metavar="BRANCH", help="Push to this branch, made where it is missing. [default: main]")
-@click.option("--tag", help="Name the commit.")
-@click.option("--message", help="Of the commit.")
+@click.option("--public", is_flag=True, help="Create the repository as public (default: private).")
+@click.option("--revision", metavar="BRANCH", help="Push to this branch, created if missing. [default: main]")
+@click.option("--tag", help="Tag the commit.")
+@click.option("--message", help="Commit message.")
 def push(run: str, repo_id: str, public: bool, revision: str | None, tag: str | None, message: str | None) -> None:
     """Publish the model of run folder RUN on the Hugging Face Hub, as REPO_ID (owner/name), in one commit.
 
-    The model, its adapter if it has one, the card, the recipe and the metrics go; checkpoints, predictions and the
-    report stay. A push that was cut off leaves the repository as it was; the same command again goes on. The token
-    comes from HF_TOKEN or `hf auth login`.
+    The model, its adapter if it has one, the card, the recipe and the metrics are uploaded; checkpoints, predictions
+    and the report are not. An interrupted push leaves the repository unchanged; the same command continues it. The
+    token comes from HF_TOKEN or `hf auth login`.
 
     \b
     sft-hf push runs/text me/reuters-topics
@@ -202,7 +204,7 @@ def push(run: str, repo_id: str, public: bool, revision: str | None, tag: str | 
 @click.command(cls=Command)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print a script that has SHELL complete commands, recipes, keys and run folders.
+    """Print the completion script for SHELL: commands, recipes, keys and run folders.
 
     \b
     sft-hf completion bash >> ~/.bashrc

@@ -1,1 +1,1 @@
-"""What every other folder may use: recipes, run folders, sources, errors, files, the console."""
+"""Shared foundations: recipes, run folders, sources, errors, file access, console output."""

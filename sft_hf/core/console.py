@@ -1,6 +1,6 @@
-"""What a person sees while a command runs: lines and progress bars on standard error, on one process only.
+"""Console output: log lines and progress bars on standard error, from one process only.
 
-Bars are for terminals. Elsewhere, in the log of a job or of CI, a line every 30 seconds says how far the work is.
+Bars are for terminals. Without one (the log of a job or of CI), a line every 30 seconds reports the progress.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ LINE_SECONDS = 30.0
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that speaks: rank 0, by what the launcher set."""
+    """Whether this process prints: rank 0, from the launcher's environment variables."""
     return os.environ.get("RANK", "0") == "0"
 
 
-class _Console(logging.StreamHandler):
-    """Writes to the standard error of the moment, above a progress bar if there is one, and never a secret.
+class _Console(logging.StreamHandler[Any]):
+    """Writes to the current standard error, above a progress bar if there is one, with secrets removed.
 
-    A run goes on when whoever read its log (head, a terminal) has gone.
+    A run continues when the reader of its log (head, a terminal) has gone.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -45,7 +45,7 @@ class _Console(logging.StreamHandler):
 
 
 def set_up(quiet: bool = False) -> None:
-    """Send what this package says to standard error: one bare line a message; nothing but warnings if `quiet`."""
+    """Send the package's log to standard error, one line per message; only warnings if `quiet`."""
     if not any(isinstance(handler, _Console) for handler in log.handlers):
         log.addHandler(_Console())
         log.propagate = False
@@ -60,7 +60,7 @@ def write_utf8() -> None:
 
 
 def show_log() -> None:
-    """Set up the log for a program or notebook that has not: Python shows nothing but warnings then.
+    """Set up the log for a program or notebook that has not done so; Python would show only warnings.
 
     Handlers or a level of this logger, or handlers of the root logger, are the program's own choice, and left alone;
     but those of the root logger in a notebook, where the notebook has put them.
@@ -72,12 +72,12 @@ def show_log() -> None:
 
 
 def is_quiet() -> bool:
-    """Whether only warnings and results are to be said."""
+    """Whether only warnings and results are shown."""
     return not log.isEnabledFor(logging.INFO)
 
 
 def colours() -> bool | None:
-    """What click is told: False where NO_COLOR is set (see no-color.org), else None: colours on a terminal alone."""
+    """Return False if NO_COLOR is set (see no-color.org), else None, which is colors on terminals only."""
     return False if os.environ.get("NO_COLOR") else None
 
 

@@ -1,7 +1,7 @@
-"""What can go wrong, and how a user hears of it.
+"""The exceptions of this package and their exit codes.
 
     SftError                  exit 1
-    +-- UserError             exit 2    something the user can put right
+    +-- UserError             exit 2    a mistake that the user can correct
     |   +-- RecipeError                 a recipe, an override, an option
     |   +-- SourceError                 where a checkpoint or a data file comes from
     |   +-- DataError                   a file, a column, a row, a label
@@ -13,7 +13,7 @@
     |                                   cause); a checkpoint was committed first
     +-- FailedElsewhere       the other's  another process of the run failed, and says why
 
-The message of every one of them is a single line that names the file, the row or the key, and says what
+Each message is a single line that names the file, row or key, and says what
 would be right. The command line prints it as `error: <message>` and no traceback.
 """
 
@@ -24,15 +24,15 @@ from collections.abc import Iterable, Sequence
 
 
 class SftError(Exception):
-    """Base of everything this package raises on purpose."""
+    """Base of all exceptions that this package raises."""
 
     exit_code = 1
     on_every_rank = False
-    """Whether every process of a run raises it, so that one of them tells it for all."""
+    """Whether every process of a run raises it, so that one of them reports it for all."""
 
 
 class UserError(SftError):
-    """Something in the input that its author can put right."""
+    """A mistake in the user's input: recipe, data, model or options."""
 
     exit_code = 2
     on_every_rank = True
@@ -71,7 +71,7 @@ class StorageError(SftError):
 
 
 class Terminated(SftError):
-    """The process was asked to end, and did so in good order."""
+    """The process received a signal and ended in an orderly way."""
 
     exit_code = 143
     on_every_rank = True
@@ -88,7 +88,7 @@ class FailedElsewhere(SftError):
 
 
 def causes_of(error: BaseException) -> list[BaseException]:
-    """Return an exception, the one that it was raised from, and so on down to the first, as a traceback tells them."""
+    """Return an exception and its chain of causes, in the order of a traceback."""
     causes = [error]
     while cause := causes[-1].__cause__ or (None if causes[-1].__suppress_context__ else causes[-1].__context__):
         causes.append(cause)
@@ -96,7 +96,7 @@ def causes_of(error: BaseException) -> list[BaseException]:
 
 
 def did_you_mean(word: str, known: Iterable[str], limit: int = 12, listing: str = "Valid") -> str:
-    """The hint behind an unknown name: the nearest known one, then what is valid.
+    """Return a hint for an unknown name: the nearest known one, then the valid names.
 
     >>> did_you_mean("lable", ["text", "label"])
     'did you mean label? Valid: text, label'
@@ -109,7 +109,7 @@ def did_you_mean(word: str, known: Iterable[str], limit: int = 12, listing: str 
 
 
 def first_few(names: Sequence[str], limit: int, noun: str = "") -> str:
-    """Return the first of some names, and how many more there are.
+    """Return the first few names and the number of the others.
 
     >>> first_few(["a", "b", "c", "d"], 2, "labels")
     'a, b and 2 more labels'

@@ -1,4 +1,4 @@
-"""Dying on purpose at a given place, for the tests that prove that nothing is lost.
+"""Kill points for tests: the process dies at a given place.
 
 `SFT_HF_FAIL_POINT=step-000008:5` kills the process (SIGKILL: no handler runs, nothing is flushed) at the fifth point
 that is reached while `step-000008` is being written; `step-000008:5:SIGTERM` sends that signal instead. Without the

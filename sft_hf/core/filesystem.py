@@ -1,4 +1,4 @@
-"""Writing so that nothing is ever half there, and what the file system's errors mean."""
+"""Atomic writes, and errors of the file system."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def aside(target: Path) -> Path:
-    """Return the name under which `target` is written until it is whole."""
+    """Return the temporary name of `target` while it is written."""
     return target.with_name(f".{target.name}.tmp")
 
 
@@ -87,7 +87,7 @@ def sync(path: Path) -> None:
 def committed_folder(target: Path) -> Iterator[Path]:
     """Yield a folder to write into that becomes `target` in one rename, after every file is on the disk.
 
-    What stood at `target` before stays whole until then. Raises StorageError.
+    An existing `target` stays intact until then. Raises StorageError.
     """
     folder, old = aside(target), target.with_name(f".{target.name}.old")
     with storage_errors(target):
@@ -112,7 +112,7 @@ def committed_folder(target: Path) -> Iterator[Path]:
 
 
 def free_bytes(path: Path) -> int:
-    """Return the room on the file system that `path`, which need not exist, is or will be on."""
+    """Return the free bytes on the file system of `path`, which need not exist."""
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
@@ -132,18 +132,18 @@ def human_bytes(count: float) -> str:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what writers that died have left in a folder, unfinished or replaced."""
+    """Delete leftovers of interrupted writes in a folder."""
     for pattern in (".*.tmp", ".*.old"):
         for path in folder.glob(pattern):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def no_such_file(path: str | Path) -> str:
-    """What to say of a file that is not there: the nearest name in its folder, and what else the folder holds."""
+    """Return a hint for a missing file: the nearest name in its folder, and the folder's content."""
     if os.path.islink(path):
         return f"is a link to {os.readlink(path)}, which is not there"
     folder = Path(path).parent
     if not folder.is_dir():
-        return f"there is no such file, nor is there such a folder ({folder})"
+        return f"no such file; the folder does not exist either ({folder})"
     hint = did_you_mean(Path(path).name, sorted(os.listdir(folder)), listing="The folder holds")
-    return f"there is no such file; {hint if any(folder.iterdir()) else 'the folder is empty'}"
+    return f"no such file; {hint if any(folder.iterdir()) else 'the folder is empty'}"

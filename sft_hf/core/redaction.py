@@ -1,4 +1,4 @@
-"""Keeping secrets out of what is printed: tokens come from the environment or the Hub login, and stay there."""
+"""Removal of secrets from output; tokens come from the environment or the Hub login."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HUB_TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}")
 
 
 def redact(text: str) -> str:
-    """Return a text with every secret that is known, or looks like one, as `***`.
+    """Return a text with known secrets, and strings that look like secrets, replaced by `***`.
 
     Known are the values of environment variables whose name says what they are (HF_TOKEN, WANDB_API_KEY, ...),
     passwords inside URLs there (PIP_INDEX_URL), and the token of the Hub login.
@@ -61,7 +61,7 @@ def print_traceback() -> None:
 
 
 def guard_tracebacks() -> None:
-    """Have Python print the tracebacks of exceptions that nobody caught without secrets."""
+    """Install a hook that removes secrets from tracebacks of uncaught exceptions."""
 
     def hook(kind: Any, error: Any, trace: Any) -> None:
         sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT (on Windows Ctrl-Break, too) as a wish that is noted at once and met at the next safe place.
+"""SIGTERM and SIGINT (on Windows also Ctrl-Break): recorded immediately, acted on at the next safe point.
 
 A handler that raised would do so in the middle of anything, a save included. Here it only sets a flag; whatever takes
 long asks for it: preparation and evaluation by `poll`, the training loop by `requested`, so that it can save first.
@@ -27,7 +27,7 @@ _received: signal.Signals | None = None
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Note signals instead of dying of them, until the end of the block; outside the main thread, do nothing.
+    """Record signals instead of dying until the end of the block; does nothing outside the main thread.
 
     Raises KeyboardInterrupt where SIGINT has ended the block with Terminated, which is its cause: what calls this in a
     loop, as a sweep does, and goes on after errors, has to stop, too.
@@ -57,7 +57,7 @@ def _note(number: int, frame: Any) -> None:
         signal.raise_signal(signal.SIGINT)  # not os.kill, which on Windows is an exit with code 2, a user's mistake
     _received = signal.Signals(number)
     # Not through logging: the signal may have come while its lock was held.
-    os.write(2, f"\n{_received.name}: stopping at the next safe place (SIGINT again: at once)\n".encode())
+    os.write(2, f"\n{_received.name}: stopping at the next safe point (SIGINT again: immediately)\n".encode())
 
 
 def requested() -> bool:

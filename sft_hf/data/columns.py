@@ -1,4 +1,4 @@
-"""Columns of a data set, read without its other columns, and without all of its rows at once."""
+"""Read one column of a data set without loading its other columns, or all of its rows."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ FEW = 500  # rows whose pictures may be in memory together
 
 
 def column_values(split: Dataset, name: str) -> Iterator[Any]:
-    """Yield the values of a column in the order of the rows; files stay what the table says of them."""
+    """Yield the values of a column in the order of the rows; file cells are not opened."""
     view = split.with_format(None).select_columns([name])
     for start in range(0, len(view), READ_BATCH):
         yield from view[start : start + READ_BATCH][name]
 
 
 def texts_or_paths(split: Dataset, name: str) -> Iterator[str | None]:
-    """Yield what a column holds of each row that can be written down: its text, or the path of its file, if it has any.
+    """Yield a printable value for each row of a column: its text, or the path of its file, or None.
 
     The bytes of pictures and recordings are not read.
     """
@@ -38,7 +38,7 @@ def texts_or_paths(split: Dataset, name: str) -> Iterator[str | None]:
 
 
 class Column(Sequence[Any]):
-    """A column, read row by row: images and recordings of a Hub set stay on the disk until they are needed."""
+    """A column that is read row by row: images and recordings of a Hub data set stay on disk until needed."""
 
     def __init__(self, split: Dataset, name: str) -> None:
         self.table, self.name = split.with_format(None).select_columns([name]), name

@@ -50,7 +50,7 @@ class Examples:
         )
 
     def view(self, name: str, epoch: int) -> Examples:
-        """Return the rows as they look in an epoch: themselves where there is only one look."""
+        """Return the rows as augmented for an epoch; the same rows if there is no augmentation."""
         return self if self.views is None else replace(self, features=self.views(name, epoch))
 
 

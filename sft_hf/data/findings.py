@@ -1,4 +1,4 @@
-"""What a user should know about the data, as one line each."""
+"""Findings about the data, one line each."""
 
 from __future__ import annotations
 

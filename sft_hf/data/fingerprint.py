@@ -1,4 +1,4 @@
-"""What the rows of a split are, in 64 digits: the same wherever they lie, another when one of them changes."""
+"""Fingerprints of splits: 64 digits that depend on the content of the rows, not on their location."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def fingerprint(split: Dataset, columns: Sequence[str], files: Sequence[str] = (
 
 
 def _file(value: Any) -> Any:
-    """What counts of a cell that names a file or holds its bytes."""
+    """The content of a cell that names a file or holds its bytes."""
     if isinstance(value, dict):
         part = value.get("start"), value.get("end")
         if part != (None, None):

@@ -1,4 +1,4 @@
-"""What can be found out about data before training: rows that two splits share, rows that contradict each other."""
+"""Checks of the data before training: rows shared by two splits, and rows with conflicting labels."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _contradictions(keys: list[Any], train: Dataset, label: str) -> list[Finding
     return [
         Finding(
             "warning",
-            f"{len(found)} inputs stand in train more than once, with different values of {label!r}: rows {named}"
+            f"{len(found)} training inputs are duplicated with conflicting values of {label!r}: rows {named}"
             f"{', ...' if len(found) > EXAMPLES else ''}; one of each must be wrong",
         )
     ]
@@ -94,7 +94,7 @@ def _number(split: Dataset, row: int) -> int:
 
 
 def _keys(splits: Mapping[str, Dataset], content: Sequence[str], files: Sequence[str]) -> dict[str, list[Any]]:
-    """Return for every row of every split what two rows have in common that are the same; None for a row like no other.
+    """Return for every row of every split a key shared by equal rows; None for a unique row.
 
     Of files, only those are read whose size occurs more than once.
     """

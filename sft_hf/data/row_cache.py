@@ -1,7 +1,7 @@
-"""What is made of rows before training (tokens, speech features), kept on the disk for the runs to come.
+"""The disk cache of prepared rows (tokens, speech features), shared by runs.
 
 It is found again by what it was made from and by what made it, so that a run has the same bits with it and without.
-Nothing that goes wrong with it stops a run: it is said once, and rows are made anew.
+A problem with the cache never stops a run: it is reported once, and rows are recomputed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def qualified_name(thing: Any) -> str:
 
 
 class RowCache:
-    """The arrays that one and the same thing makes of rows; the main process writes them, every one reads them."""
+    """The arrays that one preparation makes of rows; written by the main process, read by all."""
 
     def __init__(self, kind: str, made_by: Mapping[str, Any], packages: Sequence[str], gigabytes: float) -> None:
         """Open it.

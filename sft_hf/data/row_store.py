@@ -1,4 +1,4 @@
-"""Rows' tensors on the disk: written in shards that are whole or not there, verified before use, read through a map.
+"""Tensors of rows on disk: written atomically in shards, verified before use, memory-mapped.
 
     ~/.cache/sft-hf/<kind>/<key>/<shard>/index.json    where each row lies, dtypes, size and SHA-256 of the files
     ~/.cache/sft-hf/<kind>/<key>/<shard>/<n>.npy       the n-th tensor of all its rows, one after the other, flat
@@ -70,7 +70,7 @@ class RowStore:
             try:
                 self._open_shard(path)
             except (OSError, ValueError, KeyError, TypeError) as error:
-                log.warning("%s: damaged, and made anew: %s", path, error)
+                log.warning("%s: corrupt; recomputing: %s", path, error)
                 shutil.rmtree(path, ignore_errors=True)
 
     def _open_shard(self, path: Path) -> None:
@@ -82,7 +82,7 @@ class RowStore:
             array = np.load(path / f"{number}.npy", mmap_mode="r", allow_pickle=False)
             dtype = getattr(torch, str(file["dtype"]), None)
             if not isinstance(dtype, torch.dtype) or dtype.itemsize != array.itemsize or array.ndim != 1:
-                raise ValueError(f"{number}.npy is no flat array of {file['dtype']}")
+                raise ValueError(f"{number}.npy is not a flat array of {file['dtype']}")
             files.append((array, dtype))
         places = {}
         for row, tensors in index["rows"].items():

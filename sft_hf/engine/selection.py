@@ -51,7 +51,7 @@ def small_validation(rows: int, metric: str = "accuracy") -> list[Finding]:
         return []
     if metric != "accuracy":
         text = (
-            f"validation has {rows} rows: a few of them decide the {metric}, so small differences between evaluations, "
+            f"with {rows} validation rows, a few decide the {metric}, so small differences between evaluations, "
             "or between settings, may be noise"
         )
         return [Finding("note", text)]

@@ -74,7 +74,7 @@ def train_step(training: Training, examples: Examples, step_batch: StepBatch, st
     scaler = training.accelerator.scaler
     if not math.isfinite(grad_norm) and scaler is None:  # a scaler skips such a step and shrinks its scale
         rows = sorted(int(examples.row_ids[row]) for row in step_batch.rows())
-        raise TrainingError(f"the gradient of step {step + 1} is not finite (rows {rows}); nothing was updated")
+        raise TrainingError(f"the gradient of step {step + 1} is not finite (rows {rows}); no update was made")
     training.optimizer.step()
     if not training.accelerator.optimizer_step_was_skipped:
         training.scheduler.step()

@@ -47,7 +47,7 @@ def refuse_to_replace(inputs: Iterable[str], output: str | None) -> None:
         return
     for name in inputs:
         if os.path.exists(name) and os.path.samefile(name, output):
-            raise UserError(f"--output {output}: is the input itself, which would be lost; name another file")
+            raise UserError(f"--output {output}: is the input itself, which would be overwritten; name another file")
 
 
 class Tally:

@@ -56,7 +56,7 @@ class Trackers:
                 del self.accelerator.trackers[before:]  # what has not started cannot be finished
                 reason = next(iter(str(error).splitlines()), "") or type(error).__name__
                 raise UserError(
-                    f"report_to: {name} cannot start: {redact(reason)}; mend that, or leave it out"
+                    f"report_to: {name} cannot start: {redact(reason)}; fix that, or leave it out"
                 ) from error
 
     def log(self, line: Mapping[str, Any]) -> None:

@@ -89,7 +89,7 @@ def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is no JSON that can be read ({str(error)[:100]})") from None
+        raise CheckpointError(f"{path}: is not readable JSON ({str(error)[:100]})") from None
 
 
 def _strings(data: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

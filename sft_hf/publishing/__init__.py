@@ -1,1 +1,1 @@
-"""What people do with a finished run: a model card, a report, the Hub. All of it reads records; nothing here trains."""
+"""Model card, report and Hub: everything that is made from the record of a finished run."""

@@ -1,4 +1,4 @@
-"""What a run was compared with, as card and report read it from metrics.json."""
+"""Baselines of a run, read from metrics.json for card and report."""
 
 from __future__ import annotations
 
@@ -121,5 +121,5 @@ def compared(base: Baseline, own: tuple[float, float] | None) -> str:
     how = "better" if base.model_is_better else "worse" if base.model_is_worse else "different"
     if clear:
         return f"{text}. The model is clearly {how}{base.by_how_much()}."
-    why = "The intervals overlap" if base.p_value is None else "These rows do not tell the two apart"
+    why = "The intervals overlap" if base.p_value is None else "The difference on these rows may be chance"
     return f"{text}. {why}: the model is not clearly {how}{base.by_how_much()}."

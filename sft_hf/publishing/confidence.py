@@ -1,4 +1,4 @@
-"""A model's confidence: how far it can be believed, and what was made of it after training, in sentences."""
+"""Sentences on calibration, and on temperature scaling and abstention."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def measured_calibration(record: RunRecord) -> Calibration | None:
 def _verdict(gap: float, error: float) -> str:
     """Words for mean confidence minus share of right answers, and for the expected calibration error."""
     if abs(gap) > CALIBRATED:
-        word = "over-confident" if gap > 0 else "under-confident"
+        word = "overconfident" if gap > 0 else "underconfident"
         return f"the model is {word}, by {abs(gap) * 100:.1f} points"
     if error > OFF_IN_PLACES:
-        return "right on average, but too sure of some answers and too unsure of others"
-    return "its confidence can be taken at its word"
+        return "calibrated on average, but overconfident on some rows and underconfident on others"
+    return "well calibrated"
 
 
 def confidence_sentences(record: RunRecord) -> list[str]:

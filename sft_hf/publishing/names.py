@@ -1,4 +1,4 @@
-"""Names and sentences as strangers may read them: without the paths and secrets of the machine that they come from."""
+"""Names and sentences for publication: without local paths and secrets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: percentages, durations, names of metrics."""
+"""Formatting of numbers: percentages, durations, names of metrics."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def metric_name(metric: str) -> str:
 
 
 def metric_mention(metric: str) -> str:
-    """Return a metric's name as it stands inside a sentence.
+    """Return a metric's name for use inside a sentence.
 
     >>> metric_mention("micro_f1")
     'micro-F1'
@@ -73,7 +73,7 @@ def finite(value: Any) -> float | None:
 def interval(scores: dict[str, Any], metric: str) -> tuple[float, float] | None:
     """Return the 95 % interval of a metric, None where there is none.
 
-    One without width is none: rows that all score the same (two clips without an error) do not tell how others vary.
+    One without width is none: rows that all score the same (two clips without an error) do not show how others vary.
     """
     pair = scores.get(f"{metric}_ci95")
     if not isinstance(pair, Sequence) or len(pair) != 2:
@@ -101,7 +101,7 @@ def percent(value: Any) -> str:
 
 
 def axis_percent(value: float) -> str:
-    """Return a fraction as it stands at an axis.
+    """Return a fraction as an axis label.
 
     >>> axis_percent(0.25).replace(NO_BREAK, " ")
     '25 %'
@@ -152,7 +152,7 @@ def count(value: Any) -> str:
 
 
 def decimal(value: Any, digits: int = 4) -> str:
-    """Return a number with so many significant digits, whole ones where these do not suffice, tiny ones as powers.
+    """Return a number with `digits` significant digits, whole ones where these do not suffice, tiny ones as powers.
 
     >>> decimal(1.96557), decimal(0.0001499), decimal(120.0), decimal(2e-5), decimal(6830.4, 3)
     ('1.966', '0.0001499', '120', '2e-05', '6,830')

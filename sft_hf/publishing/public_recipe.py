@@ -1,4 +1,4 @@
-"""A recipe as it is published with a model: without the paths and accounts of whoever ran it."""
+"""A recipe for publication: without local paths and accounts."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def public_recipe(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe's plain data without what is about its author's run (`output_dir`, `hub_model_id`, ...), and with
     local paths cut to their last part.
 
-    A local checkpoint or data set `/home/me/reviews` becomes `./reviews`: a recipe finds that beside itself, and nobody
-    takes it for a Hub id. The result validates as a recipe again.
+    A local checkpoint or data set `/home/me/reviews` becomes `./reviews`: a recipe finds that next to itself, and it
+    cannot be taken for a Hub id. The result validates as a recipe again.
     """
     data = recipe.model_dump(mode="json", exclude=set(NON_IDENTITY_KEYS - {"license"}))
     for section in ("model", "data"):

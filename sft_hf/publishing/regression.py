@@ -1,4 +1,4 @@
-"""What runs of regression predicted, target by target, as cards and reports tell it."""
+"""Results of regression per target, for cards and reports."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What makes several runs of one recipe."""
+"""Studies that run a recipe several times."""

@@ -1,4 +1,4 @@
-"""Everything that can be found out before a training that takes hours: `sft-hf check`."""
+"""`sft-hf check`: find problems before training."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from sft_hf.publishing.hub.access import write_access
 
 @dataclass
 class Report:
-    """What a check found, a line each."""
+    """The findings of a check, one line each."""
 
     passed: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -44,7 +44,7 @@ def check(recipe: Recipe, *, push_to: str | None = None) -> Report:
         recipe: what would be run.
         push_to: a Hub repository that the user wants to be able to write to.
 
-    Raises UserError for what would stop the run in its preparation. What would stop it later is in the report.
+    Raises UserError for a problem that stops preparation; later problems are in the report.
     """
     report = Report()
     run = TrainingJob(recipe)

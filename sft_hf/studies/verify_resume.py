@@ -1,4 +1,4 @@
-"""Proof, on a user's own recipe, that a run which was killed and resumed is the run that was not."""
+"""`sft-hf verify-resume`: check that a killed and resumed run equals an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ VOLATILE = ("runtime_seconds", "total_seconds", "examples_per_second", "peak_mem
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was compared, after how many kills, and which of it differs."""
+    """The files compared, the number of kills, and the files that differ."""
 
     compared: tuple[str, ...]
     differing: tuple[str, ...]
@@ -44,12 +44,12 @@ class Verdict:
 
     @property
     def exact(self) -> bool:
-        """Whether the two runs are one."""
+        """Whether the two runs are identical."""
         return not self.differing
 
 
 def shorten(recipe: Recipe, steps: int) -> Recipe:
-    """Return the recipe cut to so many steps, with saves and evaluations several times on the way."""
+    """Return the recipe cut to `steps`, with several saves and evaluations."""
     data: dict[str, Any] = recipe.model_dump(mode="json")
     data["train"] |= {"max_steps": steps, "logging_steps": max(1, steps // 10)}
     data["checkpoint"] |= {"save_steps": max(1, steps // 5), "save_total_limit": 2}
@@ -60,12 +60,12 @@ def shorten(recipe: Recipe, steps: int) -> Recipe:
 
 
 def verify_resume(recipe: Recipe, *, kills: int = 3, steps: int | None = 20, seed: int = 0) -> Verdict:
-    """Run a recipe in one go, and again under SIGKILLs at random moments, and compare the two run folders.
+    """Run a recipe uninterrupted, and again with SIGKILLs at random times, and compare the two run folders.
 
     Args:
         kills: how often the second run is killed, each time after its first checkpoint.
-        steps: length of both runs; None: as long as the recipe says.
-        seed: of the moments.
+        steps: length of both runs; None: the recipe's own length.
+        seed: of the kill times.
 
     Raises UserError for a recipe that does not run, SftError for a resumed run that fails.
     """
@@ -98,7 +98,7 @@ def _work_folder(output_dir: Path) -> Iterator[Path]:
 
 
 def _killed_and_resumed(file: Path, folder: Path, kills: int, generator: random.Random, trust: bool) -> int:
-    """Run to the end under so many kills; return how many there were."""
+    """Run to the end with up to `kills` kills; return their number."""
     # What is left of the training after its first checkpoint, divided so that every kill finds a run to kill.
     seconds = 0.7 * _training_seconds(file.parent / "whole") / kills
     for done in range(kills):
@@ -114,7 +114,7 @@ def _killed_and_resumed(file: Path, folder: Path, kills: int, generator: random.
 
 
 class _Process:
-    """A run in a process of its own, resumed where there is something to resume; `trust` remote code, if one did."""
+    """A run in a separate process, resumed if there is a checkpoint; `trust`: allow remote code."""
 
     def __init__(self, file: Path, folder: Path, trust: bool) -> None:
         self.folder, self.output = folder, folder.with_suffix(".txt")
@@ -128,7 +128,7 @@ class _Process:
             self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
 
     def finish(self) -> None:
-        """Wait for a good end. Raises what the run failed with."""
+        """Wait for the run to succeed. Raises the error that it failed with."""
         try:
             self._check(self.process.wait())
         finally:

@@ -48,7 +48,7 @@ def test_counts_are_those_of_comparing_all_pairs():
 def test_contradictions_are_named():
     train = split(["a", "b", "A", "c", "b"], ["1", "2", "2", "1", "2"])
     (text,) = texts_of(find_duplicates({"train": train}, ["text"], "label"))
-    assert text.startswith("1 inputs stand in train more than once, with different values of 'label': rows 0 and 2;")
+    assert text.startswith("1 training inputs are duplicated with conflicting values of 'label': rows 0 and 2;")
 
 
 def test_pairs_are_the_same_only_if_both_texts_are():

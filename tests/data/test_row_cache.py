@@ -124,7 +124,7 @@ def test_damaged_rows_are_made_anew(folder, caplog):
     content[-1] ^= 1
     file.write_bytes(content)
     cache = kept("a")
-    assert "damaged, and made anew" in caplog.text
+    assert "corrupt; recomputing" in caplog.text
     assert np.array_equal(cache.find("a")[0], ROW[0])
 
 

@@ -1,4 +1,4 @@
-"""A recipe: what to train, on what, and how. YAML in, validated sections out, YAML back.
+"""A recipe: model, data and settings. Reads YAML into validated sections, and writes it back.
 
 The sections are in `sft_hf.core.recipe.sections`. A task's own settings live in its folder (see
 `sft_hf.core.recipe.registry`), and are validated there.
@@ -78,7 +78,7 @@ def _validate_techniques(value: Any) -> Any:
 
 
 def _about_settings(name: str, error: ValidationError) -> str:
-    """Return a line on the first wrong setting of a technique."""
+    """Return a one-line message on the first wrong setting of a technique."""
     settings = load_settings("techniques", name)
     problem = error.errors()[0]
     key = ".".join(str(part)[:100] for part in problem["loc"])
@@ -92,7 +92,7 @@ def _about_settings(name: str, error: ValidationError) -> str:
 
 
 def _check_peft(value: dict[str, Any]) -> dict[str, Any]:
-    """Only what needs no PEFT, which takes seconds to import: see `sft_hf.models.adapters.settings`."""
+    """Checks that work without importing PEFT, which takes seconds: see `sft_hf.models.adapters.settings`."""
     if value and not isinstance(value.get("peft_type"), str):
         raise ValueError("peft_type is missing; give one of PEFT's names: LORA, IA3, PREFIX_TUNING, ...")
     return value
@@ -105,15 +105,17 @@ NON_IDENTITY_KEYS = frozenset(
 
 
 class Recipe(Section):
-    """One run, whole."""
+    """A complete recipe: every setting of a run."""
 
     task: Annotated[SerializeAsAny[TaskSettings], BeforeValidator(_validate_task)] = Field(
         description="The application scenario and its settings."
     )
-    model: ModelSection = Field(description="The pretrained checkpoint.")
-    data: DataSection = Field(description="The labelled data.")
-    train: TrainSection = Field(default_factory=TrainSection, description="The loop.")
-    optim: OptimSection = Field(default_factory=OptimSection, description="Optimizer and learning-rate schedule.")
+    model: ModelSection = Field(description="The pretrained model.")
+    data: DataSection = Field(description="The labeled data.")
+    train: TrainSection = Field(default_factory=TrainSection, description="The training loop.")
+    optim: OptimSection = Field(
+        default_factory=OptimSection, description="The optimizer and its learning-rate schedule."
+    )
     eval: EvalSection = Field(default_factory=EvalSection, description="Evaluation and model selection.")
     checkpoint: CheckpointSection = Field(default_factory=CheckpointSection, description="Checkpoints.")
     peft: Annotated[dict[str, Any], AfterValidator(_check_peft)] = Field(
@@ -131,22 +133,21 @@ class Recipe(Section):
     seed: int = Field(42, ge=0, lt=2**32, description="Seed of initial weights, data order and dropout.")
     row_cache_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         10.0,
-        description="GB of tokens, and of speech features, that runs keep in ~/.cache/sft-hf; 0: none.",
+        description="Limit in GB of the caches of tokens and of speech features in ~/.cache/sft-hf; 0: no caches.",
     )
     output_dir: str | None = Field(None, description="The run folder; default: runs/NAME.")
     report_to: list[Literal["tensorboard", "trackio", "wandb", "mlflow"]] = Field(
-        default_factory=list, description="Experiment trackers that hear of every line of log.jsonl."
+        default_factory=list, description="Experiment trackers to log to."
     )
     push_to_hub: bool = Field(False, description="Push the finished run to the Hub; checked before training.")
     hub_model_id: str | None = Field(
-        None, description="The repository (owner/name, or a name of your own); default: the run folder's name."
+        None,
+        description="The repository (owner/name, or name alone for your own account); default: the run folder's name.",
     )
-    hub_private_repo: bool = Field(True, description="Make a new repository private.")
-    hub_revision: str | None = Field(
-        None, description="The branch to push to, made where it is missing; default: main."
-    )
+    hub_private_repo: bool = Field(True, description="Create the repository as private.")
+    hub_revision: str | None = Field(None, description="The branch to push to, created if missing; default: main.")
     license: str | None = Field(
-        None, description="License of the resulting model, for its card: a Hub identifier such as apache-2.0."
+        None, description="License of the resulting model, for its model card: a Hub identifier such as apache-2.0."
     )
 
     @model_validator(mode="after")
@@ -177,7 +178,7 @@ def recipe_folders() -> list[Path]:
 
 
 def list_recipes() -> dict[str, Path]:
-    """Return the recipes that a name finds, name -> file; the first folder wins."""
+    """Return the available recipes, name -> file; the first folder takes precedence."""
     found: dict[str, Path] = {}
     for folder in recipe_folders():
         for path in sorted(folder.glob("*.yaml")):
@@ -268,8 +269,8 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """Load a recipe by name or path, with `KEY=VALUE` overrides applied before validation.
 
     Local paths in it are made absolute, and `output_dir` is filled in, so that the saved recipe gives the same run from
-    any folder. A name in the file that starts with `./` and is not there in the working folder is looked for beside the
-    recipe, so that a recipe can bring its data along. Raises RecipeError naming the file and the dotted key.
+    any folder. A name in the file that starts with `./` and does not exist in the working folder is looked for next to
+    the recipe, so that a recipe can come with its data. Raises RecipeError naming the file and the dotted key.
     """
     path = find_recipe(name)
     data = _find_beside(read_yaml(path), path.parent)
@@ -304,7 +305,7 @@ def _refuse_secrets(recipe: Recipe, where: str) -> None:
     for key, value in flatten(recipe.model_dump(mode="json")).items():
         if isinstance(value, str) and redact(value) != value:
             raise RecipeError(
-                f"{where}: {key}: holds a token or password; leave it in the environment, or `hf auth login`"
+                f"{where}: {key}: holds a token or password; use an environment variable, or `hf auth login`"
             )
 
 

@@ -41,9 +41,9 @@ def component_names(kind: str) -> list[str]:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Look for no garbage while heavy modules are imported: they make a million objects, all to stay.
+    """Disable garbage collection while heavy modules are imported: they create a million long-lived objects.
 
-    Python would go through them again and again, which takes a quarter of the time.
+    Repeated collections would take a quarter of the import time.
     """
     enabled = gc.isenabled()
     gc.disable()

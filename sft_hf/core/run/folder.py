@@ -1,4 +1,4 @@
-"""The run folder: what stands where, and whose it is."""
+"""The run folder: its files, and rules for writing to it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ REMEDY = "put it back, or train again (--overwrite; in Python: overwrite=True)"
 
 
 class RunFolder:
-    """Paths of a run, and the few rules of touching them."""
+    """The paths of a run, with the checks that precede changes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -56,7 +56,7 @@ class RunFolder:
         return self.recipe_file.is_file()
 
     def refuse_if_taken(self, resume: bool | Literal["auto"], overwrite: bool) -> None:
-        """Raise RunFolderError if something is in the way; look only, touch nothing.
+        """Raise RunFolderError if the folder cannot be used; changes nothing.
 
         `resume` "auto": if a run has begun here.
         """
@@ -146,7 +146,7 @@ class RunFolder:
             file.write(json.dumps(clean) + "\n")
 
     def go_back_to(self, step: int, awaiting_evaluation: bool) -> None:
-        """Drop what dead runs left unfinished, and the log's lines from after `step`: each will be written once.
+        """Remove leftovers of killed runs, and log lines from after `step`, which will be written again.
 
         `awaiting_evaluation`: that of `step` itself will be made again. Raises StorageError.
         """
@@ -185,9 +185,10 @@ class RunFolder:
 
 
 class RunLock:
-    """One run in a folder at a time: the second is refused, and told whose the first is. Reentrant.
+    """A lock, so that only one run at a time uses a folder; a second one is refused and the owner named. Reentrant.
 
-    The lock is the operating system's, so it ends with its process however that dies; a file beside it names the owner.
+    The lock is the operating system's, so it ends with its process however that dies; a file next to it names
+    the owner.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -255,10 +256,10 @@ def open_run(path: str | Path, *, with_model: bool = True) -> RunFolder:
     if not folder.path.is_dir():
         raise RunFolderError(f"{path}: no such run folder")
     if not folder.recipe_file.is_file():
-        raise RunFolderError(f"{path}: is no run folder (it has no recipe.yaml)")
+        raise RunFolderError(f"{path}: is not a run folder (it has no recipe.yaml)")
     if with_model and not (folder.model / "config.json").is_file():
         if folder.finished() is not None:
-            raise RunFolderError(f"{path}: the run was told not to save its model (outputs)")
+            raise RunFolderError(f"{path}: the run did not save its model (outputs)")
         raise RunFolderError(f"{path}: the run has no model yet; continue it with: sft-hf finetune ... --resume")
     return folder
 

@@ -1,4 +1,4 @@
-"""What a run has to tell, in one piece: recipe, metrics, predictions and log, as its folder holds them."""
+"""The record of a run: recipe, metrics, predictions and log, as read from its folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sft_hf.core.run.outputs import SplitOutputs, read_outputs
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A finished run on paper: what model cards and reports are made of.
+    """The record of a finished run, from which model cards and reports are written.
 
     `metrics` is metrics.json; `predictions` the rows of predictions.jsonl, of the split that was scored last: none for
     a test without labels, whose predictions cannot be right or wrong; `log` the lines of log.jsonl: those of training

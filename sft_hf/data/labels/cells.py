@@ -1,4 +1,4 @@
-"""The label column of a split as values with their places, before anything is known of what they mean."""
+"""The label column of a split as raw values with their places."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOOK_AT = 100  # rows of a stream that tell what the labels of all are
 
 
 def _key(value: Any) -> Any:
-    """Return what only the same value has: 1, 1.0 and true are three values."""
+    """Return a key that identifies a value and its type: 1, 1.0 and true differ."""
     if isinstance(value, str):
         return value
     if isinstance(value, list):
@@ -52,7 +52,7 @@ class Cells:
     whole: bool
 
     def place(self, index: int) -> str:
-        """Return what messages call a cell."""
+        """Return the name of a cell for messages."""
         return f"{self.where} row {self.rows[index]} (label column {self.column!r})"
 
     def name_declared(self, value: Any) -> Any:
@@ -62,7 +62,7 @@ class Cells:
 
     @cached_property
     def keys(self) -> list[Any]:
-        """For each row what all rows with the same value have in common."""
+        """Return for each row a key that rows with the same value share."""
         return [_key(value) for value in self.values]
 
     @cached_property

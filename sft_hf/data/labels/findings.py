@@ -76,7 +76,7 @@ def joined_labels(
 
 
 def _recurring(names: Sequence[str], separator: str, label_names: Sequence[str] | None) -> bool:
-    """Whether what stands between separators occurs in other names, too, as it would in combinations of labels."""
+    """Whether the parts between separators occur in other names too, as they would in combinations of labels."""
     parts_of = {name: split_labels(name, separator) for name in names}
     joined = {name: parts for name, parts in parts_of.items() if len(parts) > 1}
     if not joined:
@@ -229,7 +229,7 @@ def _say_similar(groups: Sequence[Mapping[str, int]]) -> list[Finding]:
     return [
         Finding(
             "warning",
-            f"labels differ only in letter case, blanks, hyphens or a mark at the end: {told}; they are taken for "
+            f"labels differ only in letter case, blanks, hyphens or a mark at the end: {told}; they are treated as "
             "different labels; data.merge_similar_labels: true takes them for the same",
         )
     ]

@@ -1,4 +1,4 @@
-"""Which form the labels of a data set have, decided from the values of all splits.
+"""The form of the labels of a data set, decided from the values of all splits.
 
 A row's labels may be written as
 
@@ -64,7 +64,7 @@ AS_TEXT = f"task.problem_type: {SINGLE} takes each text as one label"
 
 @dataclass(frozen=True)
 class LabelReading:
-    """What a cell of the label column means, in every split.
+    """The interpretation of cells of the label column, for all splits.
 
     Attributes:
         form: see the module.
@@ -162,7 +162,7 @@ def _plain_number(value: Any) -> float | None:
 
 
 def decide(cells: Mapping[str, Cells], data: DataSection, kind: str) -> tuple[LabelReading, list[Finding]]:
-    """Decide what the labels of these splits (train first) mean; findings say so where it is not the obvious.
+    """Decide how to read the labels of these splits (train first); findings report choices that are not obvious.
 
     Raises DataError naming the row for a label that cannot be read, and the key that decides where two readings are
     possible.

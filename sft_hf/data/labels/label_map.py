@@ -1,4 +1,4 @@
-"""Labels by name: which there are, in which order, and the number of each row's.
+"""The label map: names of the labels, their order, and the number of each row's label.
 
 Splits are matched by the names of their labels, never by numbers: two splits of one data set may number the same
 classes differently.
@@ -95,7 +95,7 @@ def build_label_map(
     elif declared is not None:
         label_map = LabelMap(tuple(map(normal, declared)), "features")
     elif isinstance(train, IterableDataset):
-        raise DataError(f"{where}: a stream does not tell its labels in advance; list them in data.label_names")
+        raise DataError(f"{where}: the labels of a stream are not known in advance; list them in data.label_names")
     else:
         several = is_multi_label(train, column) if multi_label is None else multi_label
         seen: dict[str, None] = {}
@@ -172,7 +172,7 @@ def _rows_of_names(dataset: Dataset, column: str, where: str, multi_label: bool)
 
 
 def _shown(name: str) -> str:
-    """A label as a message shows it: a column of whole texts may have been taken for labels."""
+    """A label, shortened for messages: a column of long texts may have been taken for labels."""
     return " ".join(name.split())[:80]
 
 

@@ -1,4 +1,4 @@
-"""From the label columns that people have to the one column that is trained on, the same way in every split.
+"""Conversion of label columns to the column that is trained on, in the same way for every split.
 
 `read_labels` looks at all splits before anything is held out or left away, decides what a cell means
 (`sft_hf.data.labels.forms`), and rewrites the label column where it is not that already: one name per row, a list of
@@ -158,7 +158,7 @@ def _read(cells: Cells, reading: LabelReading, role: str) -> _Read:
 
 
 def _same(value: Any, label: Any, declared: Sequence[str] | None) -> bool:
-    """Whether a cell means its label as it is, without another look at its column."""
+    """Whether a cell is its label as it is, independent of the rest of its column."""
     if label is None:
         return value is None
     if isinstance(value, list) != isinstance(label, list):

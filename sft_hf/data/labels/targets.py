@@ -1,4 +1,4 @@
-"""Targets of regression: the numbers of a column, as files write them, one or several for each row."""
+"""Regression targets: one or several numbers per row, in the notations that files use."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _INFINITE = re.compile(r"[+-]?inf(?:inity)?")
 
 
 class Missing(DataError):
-    """There is no number, as opposed to something that is not a number."""
+    """Raised for a missing number, as opposed to an invalid one."""
 
 
 def parse_number(value: Any) -> float:

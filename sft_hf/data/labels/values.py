@@ -1,4 +1,4 @@
-"""What one cell of a label column holds: a name, a list of names, a 0 or 1 for each label, or nothing.
+"""Cells of a label column: a name, a list of names, a 0 or 1 for each label, or nothing.
 
 Functions of a single value. What a whole column means is decided by `sft_hf.data.labels.reading`.
 """
@@ -44,7 +44,7 @@ def is_missing(value: Any) -> bool:
 
 
 def missing_word(value: Any) -> str | None:
-    """Return the one of `MISSING_WORDS` that a text is; None for anything else."""
+    """Return the text if it is one of `MISSING_WORDS`, else None."""
     word = value.strip().lower() if isinstance(value, str) and len(value) < 10 else ""
     return word if word in MISSING_WORDS else None
 
@@ -97,7 +97,7 @@ NUMBERS_ADVICE = (
 
 
 def exact_name(value: Any) -> str:
-    """Return the name of a number that is a class of its own: 1.5 is "1.5", 2.0 is "2"; of others, see `name_of`."""
+    """Return the class name of a number: 1.5 is "1.5", 2.0 is "2"; see also `name_of`."""
     if isinstance(value, (float, Decimal)) and math.isfinite(value) and value != int(value):
         return str(value)
     return name_of(value)
@@ -109,7 +109,7 @@ def normal(name: str) -> str:
 
 
 def whole_number(name: str) -> int | None:
-    """Return the whole number that a name is, "1.0" and "1e0" included; None for any other name."""
+    """Return the whole number that a name denotes, "1.0" and "1e0" included, else None."""
     text = name.strip()
     if found := WHOLE.fullmatch(text):
         return int(found[1])
@@ -119,7 +119,7 @@ def whole_number(name: str) -> int | None:
 
 
 def similar_key(name: str) -> str:
-    """Return what names have in common that probably mean the same label.
+    """Return a key shared by names that probably mean the same label.
 
     They differ only in letter case, blanks, hyphens or underscores between words, width of letters, invisible
     characters, or a comma, point, colon or semicolon at the end. Of numbers, every sign counts.
@@ -189,7 +189,7 @@ def parse_list(text: str) -> list[Any] | None:
     """Return the list that a text is, as JSON, Python or NumPy write one; None for any other text.
 
     Python: lists, tuples and sets of quoted text and numbers, in brackets, with commas. NumPy: without commas, over
-    several lines. Items have one kind of separator: `['a', 'b' 'c']` has two meanings, and is no list here.
+    several lines. Items have one kind of separator: `['a', 'b' 'c']` is ambiguous, and is not read as a list.
     """
     text = text.strip()
     if text.startswith("["):
@@ -254,13 +254,13 @@ def split_labels(text: str, separator: str) -> list[str]:
 
 
 def in_brackets(text: str) -> bool:
-    """Whether a text stands in brackets."""
+    """Whether a text is in brackets."""
     text = text.strip()
     return len(text) > 1 and _BRACKETS.get(text[0]) == text[-1]
 
 
 def looks_like_list(text: str) -> bool:
-    """Whether a text stands in brackets and holds more than one word: a list that is written in some other way."""
+    """Whether a text is in brackets and holds more than one word: a list that is written in some other way."""
     return in_brackets(text) and re.search(r"[,;'\"]|\s", text.strip()[1:-1].strip()) is not None
 
 

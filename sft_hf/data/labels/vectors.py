@@ -1,4 +1,4 @@
-"""Lists of 0 and 1: a place for each label (indicators), or class numbers; the rule is that of `label_forms`."""
+"""Lists of 0 and 1: indicators (one value per label) or class numbers."""
 
 from __future__ import annotations
 

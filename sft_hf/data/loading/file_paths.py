@@ -1,4 +1,4 @@
-"""From the cells of a table that name files to paths: relative to the table, and however else tables are written.
+"""Resolution of table cells that name files to paths, relative to the table or in other common forms.
 
 A cell is `data.file_prefix` + its text + `data.file_suffix`, relative to the table's folder. Where there is no such
 file and the recipe has neither key, these are tried in order, and what is found is counted and said:
@@ -46,7 +46,7 @@ _MANNERS = {
 
 
 class FilePaths:
-    """The paths that a table's cells mean; see the module. `prefix` and `suffix` are the recipe's."""
+    """Resolves the paths in a table's cells; see the module. `prefix` and `suffix` are the recipe's."""
 
     def __init__(self, table: Path, prefix: str = "", suffix: str = "") -> None:
         self.table, self.folder = table, table.parent
@@ -57,7 +57,7 @@ class FilePaths:
         self._cell_of: dict[str, str] = {}
 
     def path(self, value: Any, row: int | None = None) -> Any:
-        """Return the path of a cell; what is no path (missing, a URL, bytes) as it is.
+        """Return the path of a cell; anything else (missing, a URL, bytes) unchanged.
 
         A path that leads nowhere is returned too: whoever opens it says so. `row` is for messages.
         Raises DataError where several files, or several cells, fit.
@@ -81,7 +81,7 @@ class FilePaths:
         return exact
 
     def notes(self) -> list[str]:
-        """Return a sentence on every manner in which cells were understood."""
+        """Return a sentence on each way in which cells were resolved."""
         return [
             f"{self.table.name}: {len(found)} {_MANNERS[manner]}, "
             f"such as {found[0][0]} -> {os.path.relpath(found[0][1], self.folder)}"

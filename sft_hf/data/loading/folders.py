@@ -81,7 +81,7 @@ def from_folder(section: DataSection, folder: Path, wanted: Wanted, images: bool
 
 
 def _group(path: Path, groups: dict[str, list[Path]]) -> None:
-    """Put a table among the files of the split that it is called like."""
+    """Add a table to the files of the split that it is named after."""
     stem = table_stem(path.name)
     if stem is None and is_zip(path) and len(tables := _tables_in(path)) == 1:  # train.zip, train.csv.zip
         stem, path = table_stem(path.stem) or path.stem, tables[0]
@@ -121,7 +121,7 @@ def from_archive(section: DataSection, archive: Path, wanted: Wanted) -> Splits:
 
 
 def _only_table(groups: Mapping[str, list[Path]], section: DataSection) -> Path | None:
-    """The table of a folder that has but one, whatever its name, as long as it is no split's."""
+    """The table of a folder that has but one, whatever its name, as long as it is not a split's."""
     tables = [table for group in groups.values() for table in group]
     return tables[0] if len(tables) == 1 and not any(name in split_names(section) for name in groups) else None
 
@@ -238,7 +238,7 @@ def _read_groups(
 
 
 def _check_shards(name: str, paths: list[Path]) -> list[Path]:
-    """Return the files of a split in order. Raises DataError if they are rivals, or if a shard is missing."""
+    """Return the files of a split in order. Raises DataError if they conflict, or if a shard is missing."""
     shards = [_SHARD.fullmatch(table_stem(path.name) or "") for path in paths]
     if len(paths) == 1 and shards[0] is None:
         return paths

@@ -1,4 +1,4 @@
-"""Data sets of the Hub, through `datasets`, with errors that a user understands."""
+"""Hub data sets, read with `datasets`, with one-line errors."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _NETWORK_MODULES = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "url
 
 
 def hub_name(source: Source) -> str:
-    """Return what messages call a data set."""
+    """Return the name of a data set for messages."""
     return f"Hub data set {source.name!r}"
 
 
 def load_from_hub(section: DataSection, source: Source) -> tuple[dict[str, Data], str | None]:
     """Return a data set's splits by name, and its commit. Raises DataError, StorageError."""
     if source.name in _FORMATS:
-        raise DataError(f"data.name: {source.name!r} is a file format, no data set; name the file or folder itself")
+        raise DataError(f"data.name: {source.name!r} is a file format, not a data set; name the file or folder itself")
     what = hub_name(source)
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
@@ -59,7 +59,7 @@ def load_from_hub(section: DataSection, source: Source) -> tuple[dict[str, Data]
 
 
 def _refuse_other_commit(loaded: Mapping[str, Data], source: Source, what: str) -> None:
-    """Where the Hub cannot be asked, `datasets` takes the newest copy in its cache, of whatever revision."""
+    """If the Hub cannot be reached, `datasets` uses the newest cached copy, whatever its revision."""
     wanted = source.revision or "main"
     if not re.fullmatch("[0-9a-f]{40}", wanted):
         cache = Path(huggingface_hub.constants.HF_HUB_CACHE, f"datasets--{source.name.replace('/', '--')}")
@@ -83,7 +83,7 @@ def _commit_of(loaded: Mapping[str, Data]) -> str | None:
 
 
 def refuse(error: Exception, what: str, name: str = "") -> NoReturn:
-    """Raise what `error` means: StorageError for a disk, else a DataError of one line."""
+    """Re-raise `error` as StorageError for a disk failure, else as a one-line DataError."""
     causes = causes_of(error)
     for cause in causes:
         if isinstance(cause, SftError):
@@ -95,7 +95,7 @@ def refuse(error: Exception, what: str, name: str = "") -> NoReturn:
 
 
 def _local_hint(name: str) -> str:
-    """Whether a name of no data set might be a local one, misspelled."""
+    """Whether an unknown name may be a misspelled local path."""
     folder, last = os.path.split(os.path.expanduser(name))
     names = sorted(os.listdir(folder or ".")) if last and os.path.isdir(folder or ".") else []
     near = difflib.get_close_matches(last, names, n=1, cutoff=0.6)

@@ -172,7 +172,7 @@ def image_layout(folder: Path, train_split: str, split_names: Collection[str]) -
 
 
 def one_flat_folder(folder: Path) -> bool:
-    """Whether all pictures are in one folder without folders of pictures: it is no class, there would be no other."""
+    """Whether all pictures are in one folder without folders of pictures: it cannot be the only class."""
     holding = [child for child in _Folder(folder).folders if child.holds_pictures]
     return len(holding) == 1 and not holding[0].has_classes
 
@@ -182,7 +182,7 @@ def _may_be_unlabelled(folder: _Folder) -> bool:
 
 
 def _unwrapped(root: _Folder, split_names: Collection[str]) -> tuple[_Folder, list[str]]:
-    """Pass folders that hold nothing but one folder, which is no split: archives are often made so."""
+    """Pass folders that hold nothing but one folder, which is not a split, as archives often have it."""
     outer = root
     while len(root.folders) == 1 and not root.pictures:
         (only,) = root.folders
@@ -193,7 +193,7 @@ def _unwrapped(root: _Folder, split_names: Collection[str]) -> tuple[_Folder, li
 
 
 def refuse_flat(folder: Path, tables: Sequence[str] = ()) -> None:
-    """Raise DataError for a folder that holds pictures of which no class can be told; `tables` are those beside."""
+    """Raise DataError for a folder of pictures without recognizable classes; `tables`: the tables next to it."""
     pictures = list_pictures(folder).pictures
     if pictures:
         beside = f" ({first_few(tables, 3)})" if tables else ""
@@ -310,12 +310,12 @@ def _left_out(
 
 
 def _parts(path: Path) -> list[str]:
-    """As paths are ordered, which they do slowly themselves."""
+    """Sort key with the order of paths; comparing the paths themselves is slow."""
     return str(path).split(os.sep)
 
 
 def is_system_path(path: Path) -> bool:
-    """Whether a file is one that systems leave behind, or is in a folder of such files."""
+    """Whether a file is a hidden or system file, or is in a folder of such files."""
     return _is_system_file(path.name) or any(_is_system_folder(part) for part in path.parts[:-1])
 
 

@@ -44,7 +44,7 @@ def all_formats() -> tuple[str, ...]:
 
 @lru_cache
 def formats_with_magic() -> tuple[str, ...]:
-    """Return those that the first bytes of a file tell; the others are only tried where the ending is theirs."""
+    """Return the formats recognized by the first bytes of a file; others are tried only for their own extensions."""
     return tuple(name for name in all_formats() if Image.OPEN[name][1] is not None)
 
 

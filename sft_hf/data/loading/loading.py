@@ -1,4 +1,4 @@
-"""From a recipe's data section to the splits it names: a file, a folder, or a data set of the Hub."""
+"""Loading of the splits that a recipe's data section names: from a file, a folder or the Hub."""
 
 from __future__ import annotations
 

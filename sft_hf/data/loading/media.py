@@ -1,4 +1,4 @@
-"""Data whose rows name files: tables with a column of paths, and what is true of images and recordings alike.
+"""Tables with a column of paths, for images and recordings alike.
 
 Nothing is opened here: a row holds a path, or the bytes of a file.
 """
@@ -85,7 +85,7 @@ def rows_by_folder(rows: Dataset, column: str, folder: Path) -> dict[str, list[i
 
 
 def file_column(names: Iterable[str], columns: Sequence[str]) -> dict[str, str]:
-    """Return {as it is called: as it should be called} of a table's column of paths; {} where that is no other name.
+    """Return {as it is called: as it should be called} of a table's column of paths; {} where nothing changes.
 
     In a metadata.csv it is called `file_name`.
     """

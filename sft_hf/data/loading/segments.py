@@ -134,6 +134,6 @@ def _seconds(value: Any, column: str, where: str) -> float | None:
     if not 0 <= number < float("inf"):
         raise DataError(
             f"{where}: {value!r} (column {column!r}) is not a time in seconds; correct it, or set "
-            "data.segment_columns: none if these are no parts of recordings"
+            "data.segment_columns: none if these are not parts of recordings"
         )
     return number / 1000 if _MILLISECONDS.fullmatch(column) else number

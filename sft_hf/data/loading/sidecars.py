@@ -1,4 +1,4 @@
-"""Labels in files beside the pictures, as WebDataset has them: 17.jpg with 17.cls, or 17.json with a label in it.
+"""Labels in files next to the pictures, as in WebDataset: 17.jpg with 17.cls, or 17.json with a label in it.
 
 Files belong together that have the same folder and the same name up to its first dot.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 ENDINGS = (".cls", ".json")
 MAX_BYTES = 2**20  # of a file with one label
-LOOK_AT = 20  # pictures that tell whether labels are beside them
+LOOK_AT = 20  # pictures that are checked for label files
 
 _KEYS = ("label", "cls", "class", "category")
 
@@ -28,7 +28,7 @@ def is_sidecar(path: Path) -> bool:
 
 
 def has_labels(pictures: Sequence[Path]) -> bool:
-    """Whether labels are beside the pictures: the first of them tell."""
+    """Whether label files are next to the pictures, judged by the first of them."""
     return any(_sidecar_of(path) is not None for path in pictures[:LOOK_AT])
 
 
@@ -48,7 +48,7 @@ def read(folder: Path, pictures: Sequence[Path], image_column: str, label_column
     several = any(isinstance(label, list) for label in rows[label_column])
     if several:
         rows[label_column] = [label if isinstance(label, list) else [label] for label in rows[label_column]]
-    notes = [f"{folder}: labels of {len(rows[image_column])} pictures are in the files beside them (.cls, .json)"]
+    notes = [f"{folder}: labels of {len(rows[image_column])} pictures are in the files next to them (.cls, .json)"]
     if without:
         notes.append(f"{folder}: {len(without)} picture(s) without a label left out: {first_few(without, 10)}")
     return Dataset.from_dict(rows), notes

@@ -117,7 +117,7 @@ def _name_features(
 
 
 def _refuse_segments(path: Path, section: DataSection, options: dict[str, Any]) -> None:
-    """Parts of recordings are no stream: what is read as it comes would be the whole recording for each of them."""
+    """Parts of recordings cannot be streamed: the whole recording would be read for each part."""
     columns = list(next(iter_rows(path, batch_size=1, **options), {}))
     if found := segment_names(columns, section, path.name):
         raise DataError(

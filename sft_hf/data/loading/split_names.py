@@ -1,4 +1,4 @@
-"""What splits are called: names that stand for each other, in any letter case."""
+"""Names of splits: synonyms, in any letter case."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def split_names(section: DataSection) -> SplitNames:
 
 
 def find_split(name: str, available: Collection[str]) -> str | None:
-    """Return the split that is called `name`, or by a name that stands for it, or so in another letter case."""
+    """Return the split with this name, a synonym of it, or either in another letter case."""
     names = (name, *_same(name))
     folded = {other.casefold(): other for other in sorted(available, reverse=True)}
     exact = next((other for other in names if other in available), None)

@@ -22,7 +22,7 @@ def text_problem(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return "is empty; remove the row or fill it in"
     return (
-        f"holds {str(value)[:40]!r} ({type(value).__name__}), which is no text; choose another column, or write the "
+        f"holds {str(value)[:40]!r} ({type(value).__name__}), which is not text; choose another column, or write the "
         "values as text"
     )
 
@@ -44,7 +44,7 @@ def leave_out_bad_rows(dataset: Dataset, columns: Sequence[str], where: str, not
 
 
 def leave_out_of_stream(stream: IterableDataset, columns: Sequence[str], where: str) -> IterableDataset:
-    """Do the same for a stream; how many rows were left out is logged while it is read, ever more rarely."""
+    """The same for a stream; the number of skipped rows is logged while reading, at growing intervals."""
     count = 0
 
     def usable(row: dict[str, Any]) -> bool:

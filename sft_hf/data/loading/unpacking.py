@@ -73,7 +73,7 @@ def unpacked(archive: Path) -> tuple[Path, list[str]]:
 
 
 def unpacked_together(folder: Path, archives: Sequence[Path]) -> tuple[Path, list[str]]:
-    """Return a folder with what several archives hold, and the tables beside them: train.zip is train/ in it.
+    """Return a folder with what several archives hold, and the tables next to them: train.zip becomes train/.
 
     Shards (train-000.tar, train-001.tar) are folders in that of their split. Raises DataError, StorageError.
     """
@@ -100,7 +100,7 @@ def _place(archive: Path, archives: Sequence[Path]) -> str:
 
 
 def _flatten(folder: Path, names: Sequence[str]) -> None:
-    """Take a folder's content out of the one folder it consists of, if that is called like the archive."""
+    """Move a folder's content up out of its only subfolder, if that is named like the archive."""
     children = list(folder.iterdir())
     if len(children) == 1 and children[0].is_dir() and children[0].name in names:
         inner = children[0].rename(folder.parent / f".{folder.name}-inner")
@@ -220,7 +220,7 @@ def _safe(name: str, archive: Path) -> Path:
 
 @contextmanager
 def _plain_errors(archive: Path) -> Iterator[None]:
-    """Turn what a damaged archive raises into DataError."""
+    """Turn the exceptions of corrupt archives into DataError."""
     try:
         yield
     except _BROKEN as error:

@@ -1,1 +1,1 @@
-"""What `predict` is given: texts, files, folders, tables."""
+"""Inputs of `predict`: texts, files, folders, tables."""

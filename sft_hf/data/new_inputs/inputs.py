@@ -1,4 +1,4 @@
-"""Inputs of `predict`: what each one is, where it came from, and why it cannot be used, if it cannot.
+"""Inputs of `predict`: their values, origin and problems.
 
 A bad input is an `Input` with an error, never an exception: the others are answered all the same.
 """
@@ -44,7 +44,7 @@ class Input:
     error: str | None = None
 
     def described(self, number: int) -> dict[str, Any]:
-        """Return what an answer starts with: id (`number` where the input has none), path, row, table, columns.
+        """Return the first fields of an answer: id (`number` where the input has none), path, row, table, columns.
 
         A part of a recording has its `start` and `end` too, in seconds.
         """

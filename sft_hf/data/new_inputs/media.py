@@ -1,4 +1,4 @@
-"""What a user gives `predict` for images or recordings: files, folders, globs, tables with a column of paths."""
+"""Inputs of `predict` for images or recordings: files, folders, globs, tables with a column of paths."""
 
 from __future__ import annotations
 

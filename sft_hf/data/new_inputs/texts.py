@@ -1,4 +1,4 @@
-"""What a user gives `predict` for texts: texts as they are, text files, tables, standard input."""
+"""Inputs of `predict` for texts: texts, text files, tables, standard input."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _literal(text: str, index: int, columns: Sequence[str]) -> Input:
 
 
 def _not_unicode(where: str, text: str) -> str | None:
-    """Return what is wrong with a text that no tokenizer takes: half of a surrogate pair, or bytes that are no text."""
+    """Return the problem of a text that no tokenizer takes: half of a surrogate pair, or bytes that are not text."""
     try:
         text.encode()
     except UnicodeEncodeError:

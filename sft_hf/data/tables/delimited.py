@@ -93,7 +93,7 @@ class _Reader:
                     continue  # a blank line
                 self._ragged(lines.number - reader.line_num + before + 1, fields)
             elif lines.odd and any("\0" in field for field in fields):
-                self.bad.add(f"line {lines.number} holds a NUL character, which is no text; the file may be damaged")
+                self.bad.add(f"line {lines.number} holds a NUL character, which is not text; the file may be corrupt")
             elif width > 1 and [field.strip("\ufeff ") for field in fields] == plain:
                 repeated += 1  # of another file that was appended; with data.column_names, a header after all
             elif not self.bad or self.bad.skip:  # after a bad row, the others are only counted

@@ -46,7 +46,7 @@ _KNOWN = ("utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1", "cp1
 
 @dataclass(frozen=True)
 class TextFile:
-    """How the text of a file is written. `newline` ends its lines: a line feed, also after a CR, or a CR alone."""
+    """The encoding of a text file. `newline` ends its lines: a line feed, also after a CR, or a CR alone."""
 
     path: Path
     encoding: str
@@ -90,7 +90,7 @@ class TextFile:
 
 
 def open_text(path: Path, encoding: str | None, notes: list[str]) -> TextFile:
-    """Find out how the text of a file is written.
+    """Detect the encoding of a text file.
 
     Args:
         path: the file, or a member of an archive.
@@ -125,7 +125,7 @@ def open_text(path: Path, encoding: str | None, notes: list[str]) -> TextFile:
 
 def _check_encoding(name: str) -> None:
     try:
-        "a".encode(name).decode(name)  # not rot13 or base64, which are no encodings of text
+        "a".encode(name).decode(name)  # not rot13 or base64, which are not text encodings
     except (LookupError, UnicodeError, ValueError):
         raise DataError(f"data.encoding: no encoding {name!r:.60}; {did_you_mean(name, _KNOWN)}") from None
 

@@ -67,7 +67,7 @@ def read_table(
     """Read a whole table into memory; nothing is written to a cache.
 
     CSV columns are text; JSON columns have the type of their values; Parquet keeps its types and, if `datasets` wrote
-    it, its features (the names of a ClassLabel). Blank lines are no rows.
+    it, its features (the names of a ClassLabel). Blank lines are not rows.
 
     Args:
         path: the file, or a member of an archive (`reviews.zip/train.csv`); its ending (see `TABLE_SUFFIXES`, and
@@ -130,7 +130,7 @@ def text_lines(path: str | Path, encoding: str | None = None) -> Iterator[str]:
 
 
 def table_features(path: str | Path, keep: Sequence[str] | None = None, **options: Any) -> Features | None:
-    """Return the features of a table without reading it whole; None for JSON, which only its rows tell.
+    """Return the features of a table without reading it whole; None for JSON, which has to be read for that.
 
     Raises what `read_table` does.
     """
@@ -163,7 +163,7 @@ def _table(
 
 
 def _kind(table: Table) -> str:
-    """Return the ending that fits a file. Raises DataError for a file that nobody can read."""
+    """Return the extension that fits a file. Raises DataError for a file that cannot be read."""
     if table_stem(table.path.name) is not None:
         return table.suffix
     if table.path.suffix.lower() in (ARCHIVE, *COMPRESSED) and not table.suffix:
@@ -177,7 +177,7 @@ _MAGIC = {b"PAR1": ".parquet", b"ARROW1": ".arrow", b"PK\x03\x04": ".xlsx", b"\x
 
 
 def _sniffed(table: Table) -> str:
-    """Tell by its content what a file is that has no table's ending (.txt, .data, none)."""
+    """Recognize the format of a file without a table's extension (.txt, .data, none) by its content."""
     is_text = table.suffix in (".txt", ".text")
     if is_text and not (table.keep or table.columns) and table.options.delimiter is None:
         return ".txt"

@@ -56,7 +56,7 @@ class JsonShape:
         where = f"the objects in {'.'.join(place)[:80]!r}" if place else "the rows"
         return (
             f"is one too many: {where} have {len(self._keys[place])} different keys so far, and each is a column; a "
-            "key says what kind of value stands there (text, label): put what differs from row to row into values"
+            "key names the kind of its value (text, label): put what differs from row to row into values"
         )
 
     def _slots(self) -> int:

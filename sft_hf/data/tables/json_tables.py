@@ -3,7 +3,7 @@
     {"text": "a"}            [{"text": "a"},         {"version": 1,                     {"text": {"0": "a", "1": "b"}}
     {"text": "b"}             {"text": "b"}]          "data": [{"text": "a"}, ...]}     {"text": ["a", "b"]}
 
-What a document means is told by its content, not by the ending of the file.
+The kind of document is recognized by its content, not by the file extension.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _value(text: str) -> tuple[Any, str]:
     try:
         value = json.loads(text)
         if "\\u" in text and "\\ud" in text.lower():
-            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is not text
     except (ValueError, RecursionError) as error:
         return None, one_line(error)
     return value, ""

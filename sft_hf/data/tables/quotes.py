@@ -21,13 +21,13 @@ MAX_KEPT = 2**20  # values of a column that are remembered
 QUOTE = '"'
 SINGLE = "'"
 ESCAPED = '\\"'
-"""A way of quoting in which a backslash stands before a quotation mark inside a field."""
+"""The quoting style in which a backslash precedes a quotation mark inside a field."""
 
 _CARRIAGE_RETURN = "\ufdd0"  # no character of any text
 
 
 def quoting_options(quoting: str) -> dict[str, Any]:
-    """Return what `csv.reader` is told about quotation marks."""
+    """Return the quoting options for `csv.reader`."""
     if not quoting:
         return {"quoting": csv.QUOTE_NONE}
     if quoting == ESCAPED:
@@ -36,7 +36,7 @@ def quoting_options(quoting: str) -> dict[str, Any]:
 
 
 class Lines:
-    """The lines of a file, without the `skip` ones after the header (without a header: the first) that are no data.
+    """The lines of a file, without the `skip` ones after the header (without a header: the first) that are not data.
 
     `number` is that of the last line read. A CR inside a line is hidden from `csv.reader`, which takes it for a line
     end; `odd` says that there was one, or a NUL character, and `restored` puts it back.
@@ -148,7 +148,7 @@ def _single_quotes(lines: Lines, delimiter: str, names: Sequence[str] | None, no
 
 
 def _is_clean(lines: Lines, delimiter: str, quote: str = QUOTE) -> bool:
-    """Whether every row stands on one line and has as many fields as the first: nothing is in doubt then."""
+    """Whether every row is on one line and has as many fields as the first, so that quoting does not matter."""
     reader = csv.reader(lines, delimiter=delimiter, strict=True, quotechar=quote)
     count = width = 0
     try:
@@ -216,7 +216,7 @@ class _Survey:
         return self._source.number - len(lines) + 1
 
     def _take(self, start: int, lines: list[str], fields: list[str], failed: bool, width: int) -> None:
-        """Take in one row, from the lines it stands on."""
+        """Add one row, given its lines."""
         if len(lines) == 1 and QUOTE not in lines[0]:
             return
         self.backslashes |= any(ESCAPED in line for line in lines)
@@ -244,14 +244,14 @@ class _Survey:
     def judge(self) -> None:
         """Look for rows of several lines that begin and end with lines that are rows themselves.
 
-        That a line has enough fields is no proof: a text may hold a comma in each of its lines. In columns that repeat
+        Enough fields in a line prove nothing: a text may hold a comma in each of its lines. In columns that repeat
         themselves, such as labels or numbers, it must also hold what other rows hold there.
         """
         if self.width < 2 or not self._spans or self.wrong:
             return
         columns = self._repeating()
         for start, first, last in self._spans:
-            # Tabs in just the right places of every line are no accident.
+            # Tabs in exactly the right places of every line are not a coincidence.
             certain = self.ordinary and self.delimiter in "\t|"
             if certain or (self._looks_like_a_row(first, columns) and self._looks_like_a_row(last, columns)):
                 self._found(start, last)

@@ -96,7 +96,7 @@ def table_options(section: DataSection) -> dict[str, Any]:
 
 
 def table_stem(name: str) -> str | None:
-    """Return a table's name without its ending (`train` for train.csv.gz); None if `name` is no table's."""
+    """Return a table's name without its ending (`train` for train.csv.gz); None if `name` is not a table's."""
     path = Path(name)
     plain = plain_name(path)
     suffix = plain.suffix.lower()

@@ -75,7 +75,7 @@ def _choose(table: Table, sheets: dict[str, list[list[str]]]) -> tuple[str, list
     if len(splits) > 1:
         raise DataError(
             f"{table.path}: its sheets {' and '.join(map(repr, splits))} look like splits, and a workbook is read as "
-            "one; save each as a file of its own (train.xlsx, test.xlsx) and give their folder, or choose one by "
+            "one; save each as a separate file (train.xlsx, test.xlsx) and give their folder, or choose one by "
             "data.sheet"
         )
     if len(filled) > 1:

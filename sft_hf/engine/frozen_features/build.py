@@ -205,7 +205,7 @@ class _Builder:
             if not difference <= allowed:
                 raise Declined(
                     f"a row's {name} would not be the same ({difference:.1e} off): what the frozen part makes of a row "
-                    "depends on the rows beside it"
+                    "depends on the other rows of its batch"
                 )
 
     def _gradients(self, losses: Callable[[], Tensor]) -> list[Tensor]:

@@ -181,7 +181,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     with fitting(checkpoint):
         state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
         if not isinstance(state, dict):
-            raise ValueError(f"{STATE} is no mapping")
+            raise ValueError(f"{STATE} is not a mapping")
         return state
 
 

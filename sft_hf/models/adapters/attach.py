@@ -83,7 +83,7 @@ def attach(
     if not trained:
         _freeze_within(learner, frozen, recipe.train.freeze)
         count = sum(parameter.numel() for parameter in learner.parameters() if parameter.requires_grad)
-        log.info("trained: %d weights, beside %d of the model (%.2f %%)", count, size, 100 * count / size)
+        log.info("trained: %d weights, in addition to %d of the model (%.2f %%)", count, size, 100 * count / size)
     return learner, adapter
 
 
@@ -239,7 +239,7 @@ def _check_names(model: nn.Module, wanted: Any, key: str) -> None:
         try:
             found = any(re.fullmatch(wanted, name) for name in names)
         except re.error as error:
-            raise RecipeError(f"peft.{key}: {wanted!r} is no regular expression ({error})") from None
+            raise RecipeError(f"peft.{key}: {wanted!r} is not a regular expression ({error})") from None
         if not found:
             raise RecipeError(
                 f"peft.{key}: no module's whole name matches {wanted!r}; names are like {names[len(names) // 2]}; for "
@@ -318,7 +318,7 @@ def _why_not_merged(wrapper: Any) -> str | None:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     if wrapper.peft_config["default"].is_prompt_learning:
-        return "virtual tokens are no part of any weight"
+        return "virtual tokens are not part of any weight"
     if tied := wrapper.base_model._get_tied_target_modules(wrapper.get_base_model()):
         return f"{tied[0]} shares its weight with another layer"
     tried = set()

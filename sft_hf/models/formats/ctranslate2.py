@@ -149,7 +149,7 @@ class _Variables:
         version = self._number("I")
         if version not in VERSIONS:
             known = f"{VERSIONS[0]} to {VERSIONS[-1]} are known"
-            self.refuse(f"is no file of CTranslate2, or of an unknown version of it ({version}; {known})")
+            self.refuse(f"is not a CTranslate2 file, or has an unknown version ({version}; {known})")
         spec, _revision = self._string(), self._number("I")
         if spec != "WhisperSpec":
             self.refuse(f"holds a {spec[:60]!r}; only WhisperSpec is converted")
@@ -189,7 +189,7 @@ class _Variables:
             return default
         dtype, array = self._find(name)
         if array.ndim or not dtype.startswith("int"):
-            self.refuse(f"variable {name!r} is no whole number, but {dtype} of shape {list(array.shape)}")
+            self.refuse(f"variable {name!r} is not a whole number, but {dtype} of shape {list(array.shape)}")
         return int(array)
 
     def float32(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
@@ -211,7 +211,7 @@ class _Variables:
 
     def _find(self, name: str) -> tuple[str, npt.NDArray[Any]]:
         if name not in self._arrays:
-            self.refuse(f"variable {name!r} is missing; it is no whole Whisper model")
+            self.refuse(f"variable {name!r} is missing; the Whisper model is incomplete")
         return self._arrays[name]
 
     def _take(self, size: int) -> memoryview:
@@ -233,7 +233,7 @@ class _Variables:
         except UnicodeDecodeError:
             text = ""
         if not text.endswith("\0") or not text[:-1].isprintable():
-            self.refuse(f"is damaged: {raw[:60]!r} is no name")
+            self.refuse(f"is damaged: {raw[:60]!r} is not a name")
         return text[:-1]
 
     def _variable(self) -> tuple[str, str, npt.NDArray[Any]]:
@@ -272,7 +272,7 @@ def _config(variables: _Variables) -> WhisperConfig:
         dims[f"{side}_ffn_dim"] = variables.shape(f"{side}/layer_0/ffn/linear_0/weight", 2)[0]
         dims[positions] = variables.shape(f"{side}/position_encodings/encodings", 2)[0]
     if dims["max_source_positions"] % _FRAMES_PER_SECOND:
-        why = f"{dims['max_source_positions']} encoder positions are no whole number of seconds"
+        why = f"{dims['max_source_positions']} encoder positions are not a whole number of seconds"
         variables.refuse(f"{why} ({_FRAMES_PER_SECOND} are one second)")
     multilingual = int(vocab_size >= FIRST_MULTILINGUAL)
     end = 50256 + multilingual

@@ -260,7 +260,7 @@ def _refuse(error: Exception, path: Path) -> NoReturn:
         what = re.search(r"(?:GLOBAL|Unsupported (?:class|global):?(?: GLOBAL)?) ([\w.]+)", text)
         held = f" ({what[1]})" if what else ""
         raise CheckpointError(
-            f"{path}: is no plain state dict but pickled objects{held}, and opening those would run code from the "
+            f"{path}: is not a plain state dict but pickled objects{held}, and opening those would run code from the "
             "file; where it was made, save the tensors alone: torch.save(model.state_dict(), 'weights.pth')"
         ) from error
     kind = "safetensors file" if isinstance(error, SafetensorError) or path.suffix == ".safetensors" else "PyTorch file"

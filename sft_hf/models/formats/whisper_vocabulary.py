@@ -24,7 +24,7 @@ def read_json(path: Path, hint: str = "") -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is no JSON file: {error}") from error
+        raise CheckpointError(f"{path}: is not a JSON file: {error}") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path}: holds no JSON object")
     return data
@@ -48,9 +48,9 @@ def read_tokenizer(path: Path, vocab_size: int) -> WhisperTokenizer:
         tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in timestamps])
         same = tokenizer.get_vocab() == expected
     except KeyError as error:
-        raise CheckpointError(f"{path}: is no tokenizer of Whisper: it has no {error}") from error
+        raise CheckpointError(f"{path}: is not a tokenizer of Whisper: it has no {error}") from error
     except Exception as error:  # tokenizers raises bare Exception
-        raise CheckpointError(f"{path}: is no tokenizer of Whisper: {error}") from error
+        raise CheckpointError(f"{path}: is not a tokenizer of Whisper: {error}") from error
     if not same or sorted(expected.values()) != list(range(vocab_size)):
         why = f"its {len(expected)} tokens, timestamps included, are not the {vocab_size} that model.bin has"
         raise CheckpointError(f"{path}: {why}; it is the tokenizer of another model")
@@ -66,13 +66,13 @@ def read_generation_config(path: Path, config: WhisperConfig, tokenizer: Whisper
         if value is None:
             return None
         if not isinstance(value, list) or not all(type(one) is int and 0 <= one < config.vocab_size for one in value):
-            raise CheckpointError(f"{path}: {key} is no list of token ids below {config.vocab_size}")
+            raise CheckpointError(f"{path}: {key} is not a list of token ids below {config.vocab_size}")
         return value
 
     heads = data.get("alignment_heads")
     limits = (config.decoder_layers, config.decoder_attention_heads)
     if heads is not None and not (isinstance(heads, list) and all(_is_place(head, limits) for head in heads)):
-        raise CheckpointError(f"{path}: alignment_heads is no list of [layer, head] below {list(limits)}")
+        raise CheckpointError(f"{path}: alignment_heads is not a list of [layer, head] below {list(limits)}")
     known = tokenizer.get_vocab()
     start = config.decoder_start_token_id
     wanted = {END: config.eos_token_id, "<|startoftranscript|>": start}

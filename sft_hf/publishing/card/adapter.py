@@ -23,14 +23,18 @@ def adapter_facts(record: RunRecord) -> dict[str, Any]:
 
 
 def adapter_card(record: RunRecord, *, repo_id: str | None = None) -> str:
-    """Return README.md of the folder adapter/, beside a local model or in a Hub repository.
+    """Return README.md of the folder adapter/, next to a local model or in a Hub repository.
 
     The record is of a run with an adapter.
     """
     facts, model = adapter_facts(record), record.metrics["model"]
     front = ModelCardData(library_name="peft", base_model=base_model(record)).to_yaml()
     trained, whole = finite(model.get("num_trainable_parameters")), finite(model.get("num_parameters"))
-    share = "" if trained is None or whole is None else f", {count(int(trained))} weights beside {count(int(whole))}"
+    share = (
+        ""
+        if trained is None or whole is None
+        else f", {count(int(trained))} weights in addition to {count(int(whole))}"
+    )
     sections = [
         f"---\n{front}\n---",
         f"# {escape(plain(record.name))}: the adapter alone",

@@ -1,4 +1,4 @@
-"""What a model card says against its model: what the data did not hold, what goes wrong most, what nobody measured."""
+"""Limitations for the model card: gaps in the data, frequent errors, and what was not measured."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CUT = "and were cut"
 _HELD_OUT = "(held out for validation)"  # the rows of train say it already
 _WINDOW = re.compile(r"Whisper's window: (?:.* )?([\d.]+) of ([\d.]+) s")
 _WINDOW_ADVICE = (
-    " The scores are of this window; a pipeline hears the whole one, where words may differ, and that was not measured."
+    " The scores are of this window; a pipeline uses the full window, where words may differ; this was not measured."
 )
 
 
@@ -93,7 +93,7 @@ def _groups(record: RunRecord) -> Iterable[str]:
 
 
 def _findings(record: RunRecord, named_rare_labels: bool) -> Iterable[str]:
-    """What the run's own look at the data warned of; the rows are for whoever has the data."""
+    """Warnings on the data from the run's own checks, without row numbers."""
     for finding in record.metrics.get("data", {}).get("findings") or []:
         if finding["level"] == "warning" and not (named_rare_labels and finding["text"].startswith("train has ")):
             yield _sentence(_ROWS.sub("", finding["text"]))
@@ -127,7 +127,7 @@ def _reach(record: RunRecord) -> Iterable[str]:
 
 
 def _is_short_window(note: str) -> bool:
-    """Whether a note tells that Whisper heard less than its whole window, in training and in scoring."""
+    """Whether a note says that training and scoring used less than Whisper's full window."""
     found = _WINDOW.match(note)
     return found is not None and float(found[1]) < float(found[2])
 
@@ -143,6 +143,6 @@ def _not_measured(record: RunRecord, noun: str) -> str:
         return f"Not measured: {others}."
     number = rows(record.scores.get("num_examples"), noun)
     return (
-        f"Not measured: {others} than those of the data. The 95 % interval tells how sure {number} make it, and "
+        f"Not measured: {others} than those of the data. The 95 % interval reflects the number of rows ({number}), and "
         "nothing of other seeds or other data."
     )

@@ -1,4 +1,4 @@
-"""Markdown that text from outside cannot break: whatever a label is called, it stays a word in its cell."""
+"""Markdown with escaping, so that labels and other outside text cannot break the layout."""
 
 from __future__ import annotations
 

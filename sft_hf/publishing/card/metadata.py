@@ -1,4 +1,4 @@
-"""The front matter of a model card: what the Hub sorts, filters and ranks models by."""
+"""The front matter of a model card: metadata by which the Hub sorts, filters and ranks models."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def metadata(record: RunRecord, *, pipeline_tag: str, title: str) -> ModelCardDa
 
 
 def _license(name: str | None) -> tuple[str, str | None]:
-    """Return a license's identifier, and a name of its own where the Hub does not list it."""
+    """Return a license's identifier, and its own name if the Hub does not list it."""
     if not name:
         return "unknown", None
     return (name.lower(), None) if name.lower() in _LICENSES else ("other", _slug(name))

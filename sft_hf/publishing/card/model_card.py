@@ -1,4 +1,4 @@
-"""The model card: what a stranger has to know who wonders whether to use a model. It tells what the run measured."""
+"""The model card: use, results and limitations of a model, from the run's own measurements."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _NOUNS = {"text-classification": "text", "image-classification": "image", "autom
 
 
 def build_card(record: RunRecord, *, pipeline_tag: str, repo_id: str | None = None) -> str:
-    """Return README.md of a model: front matter and Markdown, made of the run's own facts alone.
+    """Return README.md of a model: front matter and Markdown, from the run's own records.
 
     Args:
         record: the finished run.
         pipeline_tag: the task's, see `TaskSettings.pipeline_tag`.
-        repo_id: the Hub repository that the model is pushed to; None: the card stands beside a local model.
+        repo_id: the Hub repository that the model is pushed to; None: the card is for a local model.
     """
     title = plain(repo_id.rpartition("/")[2] if repo_id else record.name)
     noun = _NOUNS.get(pipeline_tag, "row")

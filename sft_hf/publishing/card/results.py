@@ -1,4 +1,4 @@
-"""The results on a model card: how good, how sure, compared with what, and what the model's confidence means."""
+"""The results on a model card: scores, intervals, baselines and calibration."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _interval_text(name: str, pair: tuple[float, float] | None) -> str:
 
 
 def _compared(record: RunRecord) -> str:
-    """The baselines, and whether the rows are enough to tell the model from them."""
+    """The baselines, and whether the model differs from them significantly."""
     found, own = baselines(record), interval(record.scores, record.primary)
     if not found:
         return "There is no baseline to compare it with."
@@ -177,7 +177,7 @@ def _groups(split: str, groups: dict[str, dict[str, Any]]) -> str:
 
 
 def _confusions(split: str, scores: dict[str, Any]) -> str:
-    """Word errors that happened more than once: one that did not is no habit."""
+    """Word errors that happened more than once: a single one is not a pattern."""
     often = [entry for entry in scores.get("confusions") or [] if entry["count"] > 1]
     if not often:
         return ""

@@ -26,10 +26,10 @@ def use(record: RunRecord, pipeline_tag: str, repo_id: str | None) -> str:
     if not adapter_facts(record):
         return answer
     if repo_id is None:
-        alone = f"beside this folder. {open_adapter(record, f'{_local_run(record)}/adapter')}"
+        alone = f"next to this folder. {open_adapter(record, f'{_local_run(record)}/adapter')}"
     else:
         alone = f"of this repository. {open_adapter(record, repo_id, subfolder='adapter')}"
-    return f"{answer}\n\nThe adapter that is merged into it lies alone in `adapter/` {alone}"
+    return f"{answer}\n\nThe adapter that is merged into it is also saved separately in `adapter/` {alone}"
 
 
 def _use_model(record: RunRecord, pipeline_tag: str, repo_id: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Asking the Hub who the user is and what may be written, and saying in one line what each of its refusals means."""
+"""Access checks on the Hub, and one-line messages for its errors."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ PATIENCE = 300.0
 
 _MEANINGS = {
     401: "the Hub does not accept your token; check HF_TOKEN, or `hf auth login`",
-    403: "you may not write to it, or your token may not",
-    404: "the Hub knows no such repository, or hides it from you; check its name, and what your token may do",
-    409: "somebody else is changing it at this moment, and nothing was changed by you; try again",
-    412: "somebody else changed it in the meantime, and nothing was changed by you; look at it, then push again",
-    429: "the Hub asks you to be slower; try again in some minutes",
+    403: "you or your token have no write access",
+    404: "the repository does not exist, or you have no access; check its name and your token's permissions",
+    409: "it is being changed by someone else; nothing was uploaded; try again",
+    412: "it was changed by someone else in the meantime; nothing was uploaded; check it, then push again",
+    429: "the Hub's rate limit was reached; try again in a few minutes",
 }
 
 
@@ -57,13 +57,15 @@ def write_access(repo_id: str, *, kind: str = "model", timeout: float = PATIENCE
     with answers_within(timeout), one_line_errors(repo_id):
         user = api.whoami()
         if _token(user).get("role") == "read":
-            raise UserError(f"{repo_id}: your token may only read; make one that may write, and `hf auth login`")
+            raise UserError(
+                f"{repo_id}: your token has only read access; create one with write access, and run `hf auth login`"
+            )
         if "/" not in repo_id:
             repo_id = f"{user['name']}/{repo_id}"
         try:
             api.auth_check(repo_id, repo_type=kind, write=True)
         except hub_errors.GatedRepoError:
-            raise UserError(f"{repo_id}: is gated, and you may not write to it") from None
+            raise UserError(f"{repo_id}: is gated, and you have no write access") from None
         except hub_errors.RepositoryNotFoundError:
             _refuse_to_create(repo_id, user)
             return Access(repo_id, exists=False)
@@ -76,8 +78,8 @@ def check_name(repo_id: str) -> None:
         validate_repo_id(repo_id)
     except hub_errors.HFValidationError:
         raise UserError(
-            f"{redact(repo_id)[:200]!r}: is no repository id; valid is owner/name or name, of letters, digits, _ and "
-            "single - and . between them"
+            f"{redact(repo_id)[:200]!r}: is not a repository id; use owner/name or name, with letters, digits, _ "
+            "and single - and . between them"
         ) from None
 
 
@@ -90,9 +92,9 @@ def _refuse_to_create(repo_id: str, user: dict[str, Any]) -> None:
     owner = repo_id.partition("/")[0]
     roles = {organization["name"]: organization.get("roleInOrg") for organization in user.get("orgs", [])}
     if owner != user["name"] and owner not in roles:
-        raise UserError(f"{repo_id}: is not there, and you may not create it under {owner!r}")
+        raise UserError(f"{repo_id}: does not exist, and you may not create it under {owner!r}")
     if roles.get(owner) == "read":
-        raise UserError(f"{repo_id}: is not there, and in {owner!r} you may only read")
+        raise UserError(f"{repo_id}: does not exist, and you have only read access to {owner!r}")
     scopes = (_token(user).get("fineGrained") or {}).get("scoped")
     if isinstance(scopes, list) and not any(
         scope.get("entity", {}).get("name") == owner and "repo.write" in scope.get("permissions", [])
@@ -134,9 +136,9 @@ def explain(error: BaseException) -> str:
     """Return what an error of huggingface_hub means for its user, without secrets."""
     for cause in causes_of(error):
         if isinstance(cause, hub_errors.OfflineModeIsEnabled):
-            return "HF_HUB_OFFLINE is set, so that the Hub is not asked; unset it to push"
+            return "HF_HUB_OFFLINE is set; unset it to push"
         if isinstance(cause, hub_errors.LocalTokenNotFoundError):
-            return "the Hub knows no token of yours; `hf auth login`, or set HF_TOKEN"
+            return "no token for the Hub; run `hf auth login`, or set HF_TOKEN"
         if isinstance(cause, hub_errors.HfHubHTTPError):
             return _explain_status(cause)
         if isinstance(cause, hub_errors.HTTPError):
@@ -150,7 +152,7 @@ def explain(error: BaseException) -> str:
             return f"{cause.filename}: {cause.strerror}"
         if isinstance(cause, ValueError) and str(cause).startswith("Invalid metadata in README.md"):
             return f"{_short(cause).removeprefix('ValueError: ')}; nothing was uploaded"
-    return f"the Hub's answer makes no sense ({_short(error)}); check HF_ENDPOINT"
+    return f"unexpected answer from the Hub ({_short(error)}); check HF_ENDPOINT"
 
 
 def _explain_status(error: hub_errors.HfHubHTTPError) -> str:

@@ -1,4 +1,4 @@
-"""What of a run is published: an allowlist of files, without the paths of the machine, and without secrets."""
+"""The files of a run that are published: an allowlist, without local paths and secrets."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ MODEL_FILES = (
     *("vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "*.model"),
     *("*.safetensors", "*.safetensors.index.json"),
 )
-"""Of the model folder: what `from_pretrained` reads that is no code and no pickle."""
+"""Of the model folder: files that `from_pretrained` reads; no code, no pickle."""
 
 ADAPTER_CARD = "adapter/README.md"
 ADAPTER_FILES = (ADAPTER_CARD, f"adapter/{CONFIG}", f"adapter/{WEIGHTS}")
-"""Of a trained adapter beside its merged model, with the folder."""
+"""Files of a trained adapter next to its merged model, with the folder."""
 
 BINARY = (".safetensors", ".model")
 MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
@@ -73,7 +73,9 @@ def files_of_run(folder: RunFolder) -> tuple[Files, list[str]]:
     folder.refuse_unfinished()
     for name in (*RUN_FILES, folder.adapter.name):
         if not (folder.path / name).resolve().is_relative_to(folder.path.resolve()):
-            raise RunFolderError(f"{folder.path / name}: is a link out of the run folder; copy the file here")
+            raise RunFolderError(
+                f"{folder.path / name}: is a link to a file outside the run folder; copy the file here"
+            )
     check_folder(folder.model)
     recipe = load_run_recipe(folder.path, trust_remote_code=True)  # nothing is run of it
     files: Files = {}
@@ -121,7 +123,7 @@ def public_adapter_config(path: Path) -> bytes:
         config = json.loads(_read(path))
         base, on_hub = str(config.get("base_model_name_or_path")), config.get("revision") is not None
     except (ValueError, RecursionError, AttributeError):
-        raise UserError(f"{path}: is no adapter's config that can be read; nothing was uploaded") from None
+        raise UserError(f"{path}: is not a readable adapter config; nothing was uploaded") from None
     if not (base.startswith("pypi://") or (on_hub and is_hub_id(base))):
         config["base_model_name_or_path"] = None
     return (json.dumps(_without_places(config), indent=2, sort_keys=True) + "\n").encode()
@@ -164,7 +166,7 @@ def _public_json(path: Path, recipe: Recipe) -> bytes:
 
 
 def with_named_cards(files: Files, folder: RunFolder, repo_id: str, *, keep: str | None = None) -> Files:
-    """Return the files with cards that tell how to use the repository; one that somebody has edited stays as it is.
+    """Return the files with cards that describe use from the repository; edited cards are kept.
 
     `keep`: the name of one that stays as it is in any case.
 
@@ -181,7 +183,7 @@ def with_named_cards(files: Files, folder: RunFolder, repo_id: str, *, keep: str
     for name, build in builders.items():
         own = [build(replace(record, name=run)).encode() for run in {record.name, born}]
         if name in files and files[name] not in own:
-            log.info("%s is not as the run wrote it, and is published as it is", name)
+            log.info("%s was edited after the run, and is published as it is", name)
         else:
             cards[name] = build(record, repo_id=repo_id).encode()
     refuse_secrets(cards)
@@ -232,7 +234,7 @@ def _texts(name: str, content: bytes | Path) -> Iterator[str]:
     try:
         text = content.decode()
     except UnicodeDecodeError:
-        raise UserError(f"{name}: is no UTF-8 text; nothing was uploaded") from None
+        raise UserError(f"{name}: is not UTF-8 text; nothing was uploaded") from None
     if name.endswith(".json"):
         yield from _json_strings(text, name)
     else:
@@ -244,7 +246,7 @@ def _json_strings(text: str, name: str) -> Iterator[str]:
         # Pairs and not mappings: of a repeated key a mapping would show the last value alone.
         stack = [json.loads(text, object_pairs_hook=lambda pairs: [part for pair in pairs for part in pair])]
     except (ValueError, RecursionError):
-        raise UserError(f"{name}: is no JSON that can be read; nothing was uploaded") from None
+        raise UserError(f"{name}: is not readable JSON; nothing was uploaded") from None
     found = []
     while stack:
         value = stack.pop()
@@ -266,4 +268,4 @@ def _header(path: Path) -> str:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, struct.error):
-        raise UserError(f"{path}: is no safetensors file; {REMEDY}") from None
+        raise UserError(f"{path}: is not a safetensors file; {REMEDY}") from None

@@ -1,4 +1,4 @@
-"""Pushing a finished run to the Hub: one commit that holds the whole model, or nothing."""
+"""Pushing a finished run to the Hub in a single commit."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Operations = list["CommitOperationAdd | CommitOperationDelete"]
 
 @dataclass(frozen=True)
 class PushResult:
-    """What stands on the Hub now.
+    """The current state of the repository on the Hub.
 
     `url` is the page to look at, `commit` the 40 hex digits to load it by (`revision=`), `files` the run's files in it.
     `changed` is False if they were all there before, and no commit was made; `private` whether others cannot see them.
@@ -78,7 +78,7 @@ def push(
         revision: the branch to commit to, created from main where it is not there. Default: main.
         tag: a name for the commit, set after it.
         message: the commit's first line.
-        card: README.md. Default: the run's, made anew with the repository's name; one that was edited stays as it is.
+        card: README.md. Default: the run's, rewritten with the repository's name; an edited card is kept.
         timeout: seconds of silence after which the Hub counts as unreachable.
 
     Raises:
@@ -111,9 +111,11 @@ def push(
             target.api.create_repo(target.repo_id, private=private, exist_ok=True)
         is_private = bool(target.api.repo_info(target.repo_id).private)
         if access.exists and private and not is_private:
-            log.info("%s is there already, and public: everybody sees what is pushed", target.repo_id)
+            log.info("%s already exists and is public: everyone can see what is pushed", target.repo_id)
         elif access.exists and not private and is_private:
-            log.warning("%s is there already, and private: it stays so; the Hub's settings can change that", repo_id)
+            log.warning(
+                "%s already exists and is private: it stays private; change this in the Hub's settings", repo_id
+            )
         commit, changed = target.update(files, tag, message)
     page = f"{target.api.endpoint}/{target.repo_id}" + ("" if branch == "main" else f"/tree/{branch}")
     return PushResult(target.repo_id, page, commit, tuple(files), changed, is_private)
@@ -123,13 +125,13 @@ def _check_ref(name: str, key: str, what: str) -> str:
     """Return a branch's or tag's name. Raises UserError for one that git or the Hub would not take, or misread."""
     valid = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+/-]*(?<![./])", name) and not re.search(r"\.\.|//|\.lock$", name)
     if not valid or name.startswith("refs/") or re.fullmatch("[0-9a-f]{40}", name):
-        raise UserError(f"{key}: {redact(name)[:100]!r} is no name of a {what}; give one such as v1.0")
+        raise UserError(f"{key}: {redact(name)[:100]!r} is not a valid {what} name; give one such as v1.0")
     return name
 
 
 @contextmanager
 def _quiet_hub() -> Iterator[None]:
-    """Show huggingface_hub's bars on terminals alone, its warnings in a line each and without signed addresses."""
+    """Show huggingface_hub's progress bars on terminals only, and its warnings on one line without signed URLs."""
 
     def show(warning: Warning | str, *_: Any) -> None:
         log.warning("%s", " ".join(str(warning).split()))
@@ -180,14 +182,14 @@ class _Target:
         operations = _operations(files, state)
         if tag in state.tags and (operations or state.tags[tag] != state.head):
             raise UserError(
-                f"{self.repo_id}: there is a tag {tag!r} already, of commit {state.tags[tag][:8]}; choose another, or "
+                f"{self.repo_id}: the tag {tag!r} already exists, for commit {state.tags[tag][:8]}; choose another, or "
                 "delete it on the Hub; nothing was changed"
             )
         if operations or state.head is None:
             commit = self._commit(files, operations, state.head, message)
         else:
             commit = state.head
-            log.info("%s holds all of it already, in commit %s; no new commit was made", self.repo_id, commit[:12])
+            log.info("%s is up to date (commit %s); no new commit was made", self.repo_id, commit[:12])
         if tag is not None and tag not in state.tags:
             self._tag(tag, commit)
         return commit, bool(operations)

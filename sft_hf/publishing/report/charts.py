@@ -1,4 +1,4 @@
-"""Charts as inline SVG: drawn for a phone's width, coloured by the page's style sheet, with their story as text.
+"""Charts as inline SVG: drawn for a phone's width, coloured by the page's style sheet, with a text description.
 
 Two kinds. Panels have a fixed drawing of 400 x 210 units, so that their text keeps its size in a column of a page.
 Strips have positions in percent of whatever width there is, and heights in pixels.
@@ -69,7 +69,7 @@ def _part(value: float, scale: tuple[float, float]) -> float:
 
 
 def ticks(low: float, high: float, target: int = 4) -> list[float]:
-    """Return about so many round numbers (1, 2 or 5 times a power of ten apart) from `low` to `high`.
+    """Return about `target` round numbers (1, 2 or 5 times a power of ten apart) from `low` to `high`.
 
     >>> ticks(0, 652)
     [0.0, 200.0, 400.0, 600.0]
@@ -146,7 +146,7 @@ def line_panel(
         lines: what to draw; points of y None or not finite break a line.
         x_range: lowest and highest x, the same for all panels of a row.
         from_zero: whether the y axis starts at 0.
-        mark: an x to mark, and the word beside it.
+        mark: an x to mark, and its label.
         x_format, y_format: how numbers of the axes are written.
         y_range: lowest and highest y; None: as the points have it.
         height: of the panel.
@@ -175,7 +175,7 @@ def _y_range(values: Sequence[float], from_zero: bool) -> tuple[float, float]:
 
 
 def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
-    """Return at most so many points that look the same: the lowest and highest of each stretch are kept."""
+    """Thin out points without a visible change: the lowest and highest of each interval are kept."""
     if len(points) <= most:
         return list(points)
     stretch = math.ceil(len(points) / (most / 2))
@@ -339,7 +339,7 @@ def interval_strips(
 
 
 def small_bar(part: float | None, style: str = "bar") -> Markup:
-    """Return a bar for a table's cell, whose number stands beside it."""
+    """Return a bar for a table cell, next to its number."""
     width = 100 * _part(part or 0.0, (0.0, 1.0))
     return Markup(  # noqa: S704 - as above
         f'<svg class="small" aria-hidden="true" width="100%" height="10"><rect class="track" width="100%" height="10"/>'

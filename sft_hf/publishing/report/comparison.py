@@ -1,4 +1,4 @@
-"""One page about several runs: which is best, how sure that is, and what was done differently."""
+"""The page that compares several runs: ranking, significance, and differences between recipes."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _ranked(records: Sequence[RunRecord], metric: str) -> list[_Run]:
 
 
 def verdict(runs: Sequence[_Run]) -> str:
-    """Say which run is best, or that none can be told to be: only tests on the same rows show a winner."""
+    """Say which run is best, if any: only tests on the same rows show a winner."""
     scored = [run for run in runs if run.value is not None]
     if len(scored) < 2:
         return "Fewer than two of the runs have a score: there is nothing to rank."
@@ -126,11 +126,13 @@ def verdict(runs: Sequence[_Run]) -> str:
         why = "the runs were not scored on the same rows"
         if all(run.compared and run.compared.reason.startswith("no paired") for run in left):
             why = "there is no paired test of this metric"
-        return f"{best.mention} has the best score; {why}, so that it is not known whether that is more than chance."
+        return f"{best.mention} has the best score; {why}, so it is not known whether this is more than chance."
     close = [run for run in tested if run.compared and not run.compared.is_behind]
     behind = [run for run in tested if run not in close]
     if close:
-        sentence = f"No clear winner: {best.mention} scores best, but a test does not tell it from {_listed(close)}."
+        sentence = (
+            f"No clear winner: {best.mention} scores best, but does not differ significantly from {_listed(close)}."
+        )
         sentence += f" Clearly behind: {_listed(behind)}." if behind else ""
     else:
         of_what = "every other" if behind[1:] and not left else _listed(behind)
@@ -155,7 +157,7 @@ def _listed(runs: Sequence[_Run], most: int = 4) -> str:
 
 
 def _leads(run: _Run) -> bool:
-    """Whether a run is the best, or a test does not tell it from the best."""
+    """Whether a run is the best or not significantly different from it."""
     return run.compared is None or (run.compared.difference is not None and not run.compared.is_behind)
 
 

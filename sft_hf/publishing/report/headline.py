@@ -1,4 +1,4 @@
-"""The first thing to know of a run: how good, compared with what, how sure."""
+"""The headline of a report: score, interval and baselines."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from sft_hf.publishing.numbers import (
 from sft_hf.publishing.report.charts import Strip, interval_strips, ticks
 from sft_hf.publishing.report.pages import wording
 
-FEW_ROWS = 100  # below so many, a score says little
+FEW_ROWS = 100  # with fewer, a score says little
 
 
 @dataclass(frozen=True)
@@ -145,11 +145,7 @@ def _warnings(record: RunRecord) -> list[str]:
     number = record.scores.get("num_examples")
     if record.scores and isinstance(number, int) and number < FEW_ROWS:
         sure = interval(record.scores, record.primary)
-        off = (
-            "the score may be off by as much as its interval is wide"
-            if sure
-            else "too few to tell how sure the score is"
-        )
+        off = "the score may be off by as much as its interval is wide" if sure else "too few for a reliable interval"
         found.append(f"{rows(number, f'{record.split} row')} only: {off}.")
     if record.scores and record.split == "validation":
         lack = "The test split has no labels" if record.unlabelled_test else "There is no test split"

@@ -1,4 +1,4 @@
-"""Where a model is right and wrong: confusions, classes, groups, and the rows that it got wrong most confidently."""
+"""Errors of a model: confusions, classes, groups, and the most confident errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sft_hf.tasks.base import Preview
 
 LARGEST_MATRIX = 30  # labels of a confusion matrix that can still be read
-MOST_CONFUSIONS = 20  # of the list instead of it; beside it, FEW are enough
+MOST_CONFUSIONS = 20  # of the list instead of it; next to it, FEW are enough
 FEW_CONFUSIONS = 8
 GALLERY = {"image": 12, "speech": 6}  # rows of each kind, by modality
 SHADES = 6  # of a heat map's cells, in the style sheet
@@ -145,7 +145,7 @@ def _content(shown: Preview | None, fits: bool) -> dict[str, Any]:
 
 
 def _start(text: str) -> str:
-    """A long text's beginning, up to the end of a word; empty for one that is short enough to stand whole."""
+    """A long text's beginning, up to the end of a word; empty for one that is short enough to show in full."""
     if len(text) <= LONG_TEXT:
         return ""
     cut = text[:LONG_TEXT]

@@ -1,4 +1,4 @@
-"""HTML pages in one file each: the templates, and what makes any text safe and legible on them."""
+"""Self-contained HTML pages: templates, and escaping of text."""
 
 from __future__ import annotations
 

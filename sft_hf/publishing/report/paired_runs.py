@@ -10,7 +10,7 @@ from sft_hf.core.run.record import RunRecord
 from sft_hf.publishing.names import source_name
 from sft_hf.tasks.scoring.paired import Difference, holm, paired_difference
 
-LEVEL = 0.05  # below which a p value, corrected, tells two runs apart
+LEVEL = 0.05  # below which a corrected p value separates two runs
 _CONTENT = ("text", "path")  # of a row of predictions.jsonl, where it is there
 
 

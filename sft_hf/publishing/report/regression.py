@@ -17,7 +17,7 @@ SHOWN = ("rmse", "mae", "r2", "pearson", "spearman")
 
 
 def targets(record: RunRecord) -> dict[str, Any] | None:
-    """Return a table of the metrics of each target, and their charts; None where a run is no regression."""
+    """Return a table of the metrics of each target, and their charts; None for a run that is not a regression."""
     if not is_regression(record):
         return None
     charts = [_charts(name, points, record.split) for name, points in pairs(record).items() if points]

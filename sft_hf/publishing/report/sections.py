@@ -1,4 +1,4 @@
-"""What the sections of a report show, as plain data and charts: learning curves, calibration, data, costs."""
+"""The sections of a report as plain data and charts: learning curves, calibration, data, costs."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def calibration(record: RunRecord) -> dict[str, Any] | None:
 
 
 def _calibration_sentence(found: Calibration, transcripts: bool) -> str:
-    """Say in plain words how far the confidence can be believed."""
+    """Describe the calibration in words."""
     return (
         f"The model claims {percent(found.confidence)} confidence on average and is right in {percent(found.accuracy)} "
         f"of rows: {found.verdict}. Bin by bin, confidence is off by {found.error * 100:.1f} points (the expected "

@@ -85,7 +85,7 @@ def open_image(value: Any, place: str = "", brightness: Brightness = UNKNOWN) ->
             raise DataError(f"{where}: is empty")
         if not isinstance(content, bytes) and os.path.exists(content) and not os.path.isfile(content):
             # Opening a pipe would wait for ever.
-            raise DataError(f"{where}: is a folder or device, no file")
+            raise DataError(f"{where}: is a folder or device, not a file")
         with _file(content) as file:
             head = file.read(HEAD)
             file.seek(0)
@@ -147,7 +147,7 @@ def _ignore_pillow_warnings() -> None:
 
 def _explained(error: Exception, content: Any, where: str) -> DataError | StorageError:
     if isinstance(error, OSError) and isinstance(content, str) and _BASE64.fullmatch(content[-200:]):
-        return DataError(f"{where[:80]}...: is base64 text and no path; write what it stands for into a file")
+        return DataError(f"{where[:80]}...: is base64 text, not a path; decode it into a file")
     if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS:
         return StorageError(f"{where}: cannot be read: {error.strerror}")
     if isinstance(error, FileNotFoundError):

@@ -18,20 +18,23 @@ class ImageClassificationSettings(TaskSettings):
     name: Literal["image_classification"] = "image_classification"
     augmentation: Literal["none", "trivial", "rand", "evaluation"] = Field(
         "none",
-        description="Of training images, besides cropping and flipping: none, TrivialAugment or RandAugment. "
-        "evaluation: no crop or flip either; training sees them as evaluation does.",
+        description="Augmentation of training images in addition to cropping and flipping: none, TrivialAugment "
+        "(trivial) or RandAugment (rand). evaluation: no crop or flip either; images are processed as in "
+        "evaluation.",
     )
     min_crop_area: Annotated[float, Field(gt=0, le=1)] = Field(
         0.35, description="The smallest part of a training image's area that a random crop keeps."
     )
-    horizontal_flip: bool = Field(True, description="Mirror half of the training images; not where left is not right.")
+    horizontal_flip: bool = Field(
+        True, description="Mirror half of the training images; turn off if left and right differ in meaning."
+    )
     crop_pct: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None,
-        description="How much of an image's shorter side evaluation keeps, in the middle; 1: all. For processors that "
-        "have it (timm, ConvNeXt); default: the checkpoint's.",
+        description="Fraction of an image's shorter side that the center crop of evaluation keeps; 1: all. For "
+        "processors that have it (timm, ConvNeXt); default: the pretrained model's.",
     )
     problem_type: Literal["auto", "single_label_classification", "multi_label_classification", "regression"] = Field(
         "auto",
         description="auto: multi-label if the label column holds lists, else one label per row. regression: the label "
-        "column holds numbers to predict, or lists of as many numbers in each row.",
+        "column holds numbers to predict, or lists of numbers of equal length.",
     )

@@ -96,7 +96,7 @@ def read_audio(
             f"{(first + len(samples)) / info.rate:.2f} s"
         )
     if not np.isfinite(samples).all():
-        raise DataError(f"{name}: holds values that are no numbers (NaN or infinity)")
+        raise DataError(f"{name}: holds values that are not numbers (NaN or infinity)")
     return resample(samples, info.rate, rate)
 
 

@@ -18,20 +18,19 @@ class WordEmbeddingSettings(Section):
 
     pooling: Pooling = Field(
         "attention",
-        description="From the words' vectors to the text's; attention: a mean with learned weights; mean_max: both.",
+        description="Pooling of word vectors; attention: a mean with learned weights; mean_max: mean and max, "
+        "concatenated.",
     )
-    encoder: Encoder = Field("none", description="What lets a word's vector depend on its neighbours.")
+    encoder: Encoder = Field("none", description="Layer that adds context to word vectors.")
     hidden_size: PositiveInt = Field(100, description="Filters per kernel size (cnn), units per direction (bilstm).")
     kernel_sizes: Annotated[list[PositiveInt], Field(min_length=1)] = Field(
-        [3, 4, 5], description="Words that a filter of the cnn sees, one width after the other."
+        [3, 4, 5], description="Widths of the cnn's filters, in words."
     )
-    dropout: Fraction = Field(0.5, description="On the word vectors and on the text's vector.")
-    freeze: bool = Field(False, description="Keep the word vectors as they are; train only what is on top of them.")
-    lowercase: bool = Field(True, description="Words that differ only in case are one word.")
-    min_count: PositiveInt = Field(2, description="Know the words that occur so often in the training rows.")
-    most_frequent: int = Field(
-        20_000, ge=0, description="Know so many words from the start of the file too, for texts to come."
-    )
+    dropout: Fraction = Field(0.5, description="Dropout of the word vectors and of the text vector.")
+    freeze: bool = Field(False, description="Do not train the word vectors, only the layers on top of them.")
+    lowercase: bool = Field(True, description="Ignore letter case.")
+    min_count: PositiveInt = Field(2, description="Include words that occur at least N times in the training rows.")
+    most_frequent: int = Field(20_000, ge=0, description="Also include the first N words of the file, for new texts.")
 
 
 class TextClassificationSettings(TaskSettings):
@@ -42,13 +41,14 @@ class TextClassificationSettings(TaskSettings):
 
     name: Literal["text_classification"] = "text_classification"
     max_length: PositiveInt | None = Field(
-        256, description="Tokens per row; longer rows are cut, and counted. null: the most the model takes."
+        256,
+        description="Maximum number of tokens per row; longer rows are truncated and counted. null: the model's limit.",
     )
     problem_type: Literal["auto", "single_label_classification", "multi_label_classification", "regression"] = Field(
         "auto",
         description="auto: multi-label if the label column holds lists, else one label per row. regression: the label "
-        "column holds numbers to predict, or lists of as many numbers in each row.",
+        "column holds numbers to predict, or lists of numbers of equal length.",
     )
     embeddings: WordEmbeddingSettings | None = Field(
-        None, description="Only where model.name is a file or folder of word vectors: the model on top of them."
+        None, description="The model on top of word vectors; only if model.name is a file or folder of word vectors."
     )

@@ -62,12 +62,13 @@ def choose_abstention(
 
 
 class Abstention(Technique[AbstentionSettings]):
-    """Say where not to rely on the model, so that the rest has a wanted error rate.
+    """Mark uncertain predictions, so that the others have at most a given error rate.
 
-    After training, the lowest confidence is found on validation above which few enough answers are wrong. The saved
-    config keeps it as `abstention_threshold`, predictions get "abstain": true or false, and metrics.json tells coverage
-    (the share of rows that is answered) and the answers' error on validation and test. Multi-label, it is about the
-    most probable label; a transcript is wrong with its first error. It goes well with temperature_scaling.
+    After training, the lowest confidence is found on validation above which few enough predictions are wrong. It is
+    saved in the config as `abstention_threshold`, predictions get "abstain": true or false, and metrics.json reports
+    coverage (the share of rows answered) and their error rate on validation and test. For multi-label data it applies
+    to the most probable label; a transcript counts as wrong if it has any error. Combines well with
+    temperature_scaling.
     """
 
     paper = "Y. Geifman and R. El-Yaniv, Selective Classification for Deep Neural Networks, 2017, section 3"

@@ -20,15 +20,15 @@ class AbstentionSettings(TechniqueSettings):
 
     name: Literal["abstention"] = "abstention"
     error_rate: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.05, description="How many of the answers given may be wrong, e.g. 0.05: one in twenty."
+        0.05, description="Maximum share of wrong predictions among those given; 0.05: one in twenty."
     )
     bound: Literal["clopper_pearson", "plain"] = Field(
         "clopper_pearson",
-        description="Hold the upper bound of the error rate on validation to that, or (plain) the rate itself, which "
-        "is too hopeful where validation is small.",
+        description="Limit the upper confidence bound of the error rate on validation, or (plain) the rate itself, "
+        "which is too optimistic if validation is small.",
     )
     confidence_level: Annotated[float, Field(gt=0.5, lt=1)] = Field(
-        0.95, description="Of the upper bound: how sure the error rate is to stay below it."
+        0.95, description="Confidence level of the upper bound."
     )
 
 

@@ -59,12 +59,12 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> float:
 
 
 class TemperatureScaling(Technique[TemperatureScalingSettings]):
-    """Make the confidence of the finished model mean what it says; no answer changes.
+    """Calibrate the confidence of the finished model; predictions do not change.
 
-    After training, logits are divided by the one number that makes validation likeliest. The saved config keeps it as
-    `confidence_temperature`, and predict and evaluate use it. Multi-label, it is one number for all labels; of
-    transcripts, the confidence is scaled so that it tells how often one is without any error. The loss in metrics.json
-    stays that of the model itself.
+    After training, logits are divided by a number that maximizes the likelihood of validation. It is saved in the
+    config as `confidence_temperature`, and used by predict and evaluate. For multi-label data it is one number for all
+    labels; the confidence of a transcript is scaled to the probability that it has no error. The loss in metrics.json
+    is not scaled.
     """
 
     paper = "C. Guo et al., On Calibration of Modern Neural Networks, 2017, section 4.2"

@@ -53,12 +53,12 @@ def sampled(rarest: np.ndarray, counts: np.ndarray, strength: float, generator: 
 
 
 class BalancedSampling(Technique[BalancedSamplingSettings]):
-    """Draw the rows of an epoch so that rare labels come as often as frequent ones.
+    """Sample the rows of an epoch so that rare labels occur as often as frequent ones.
 
-    For unbalanced labels where every label matters alike. An epoch has as many rows as before: rare ones repeat, and of
-    the frequent ones another part is seen in each epoch. Rows that repeat are learned by heart sooner: choose a smaller
-    strength. Augmenting helps from one epoch to the next; within one, a row that repeats looks the same each time.
-    Multi-label, a row is as rare as its rarest label. It costs no time.
+    For imbalanced labels that are equally important. An epoch has as many rows as before: rare ones repeat, and a
+    different part of the frequent ones is used in each epoch. Repeated rows are memorized sooner; a smaller strength
+    helps. Augmentation differs between epochs, not between repetitions within one. A multi-label row is as rare as its
+    rarest label. No extra time per step.
     """
 
     paper = (

@@ -33,10 +33,10 @@ def hard(losses: Tensor, beta: float) -> Tensor:
 
 
 class Bootstrapping(Technique[BootstrappingSettings]):
-    """Let what the model itself believes be a part of every label.
+    """Mix each label with the model's own prediction.
 
-    For labels of which some are wrong: once the model is sure of something else, a row pulls less towards its label.
-    What a model believes before it has learned anything is worth nothing: it wants a good checkpoint. It costs no time.
+    For data with some wrong labels: once the model is confident of another label, the given one has less influence.
+    Early predictions are unreliable, so it needs a good pretrained model. No extra time per step.
     """
 
     paper = (

@@ -48,11 +48,10 @@ def weighted(losses: Tensor, weights: Tensor) -> Tensor:
 
 
 class ClassWeights(Technique[ClassWeightsSettings]):
-    """Let the rows of rare labels count more.
+    """Give rows with rare labels more weight in the loss.
 
-    For unbalanced labels where every label matters alike, or, with weights of your own, where one mistake is worse than
-    another. The few rows of a rare label are learned by heart sooner, and probabilities are no longer those of the
-    data. It costs no time.
+    For imbalanced labels that are equally important, or, with custom weights, for mistakes of different cost. The few
+    rows of a rare label are memorized sooner, and probabilities no longer match the data. No extra time per step.
     """
 
     paper = "Y. Cui et al., Class-Balanced Loss Based on Effective Number of Samples, 2019, proposition 1 and section 4"

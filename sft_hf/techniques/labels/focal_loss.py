@@ -25,11 +25,11 @@ def focal(losses: Tensor, gamma: float) -> Tensor:
 
 
 class FocalLoss(Technique[FocalLossSettings]):
-    """Let hard items count more than those that are answered right already.
+    """Down-weight examples that are already classified correctly.
 
-    For many easy rows of one kind beside few hard ones. Multi-label, every label of a row is an item. The weights alpha
-    of the paper's equation 5 are what class_weights adds. Hard rows with wrong labels count more as well, and the
-    probabilities become less sure: look at the calibration error. It costs no time.
+    For many easy rows and few hard ones. In multi-label data, every label of a row is an example. class_weights adds
+    the weights alpha of the paper's equation 5. Wrong labels get more weight too, and probabilities become less
+    confident: check the calibration error. No extra time per step.
     """
 
     paper = "T.-Y. Lin et al., Focal Loss for Dense Object Detection, 2017, equation 4"

@@ -23,11 +23,11 @@ def generalized(losses: Tensor, q: float) -> Tensor:
 
 
 class GeneralizedCrossEntropy(Technique[GeneralizedCrossEntropySettings]):
-    """Bound the loss of an item, so that rows with wrong labels are not learned by heart.
+    """Bound the loss of each example, so that wrong labels are not memorized.
 
-    For labels of which many are wrong. A row that the model finds impossible hardly moves it, whether its label is
-    wrong or it is only hard: with right labels, and with many classes, plain cross-entropy learns more. A head that
-    begins at random starts slowly; a smaller q helps. It costs no time.
+    For data with many wrong labels. Rows that the model considers very unlikely have little influence, whether they are
+    mislabeled or hard: with correct labels, or with many classes, plain cross-entropy learns more. Training from a
+    random head starts slowly; a smaller q helps. No extra time per step.
     """
 
     paper = (

@@ -35,11 +35,11 @@ def adjusted(logits: Tensor, prior: Tensor, tau: float) -> Tensor:
 
 
 class LogitAdjustment(Technique[LogitAdjustmentSettings]):
-    """Ask for wider margins of rare labels, so that answers do not lean towards frequent ones.
+    """Add label frequencies to the logits in training, so that predictions do not favor frequent labels.
 
-    For unbalanced labels where every label matters alike (macro-F1, balanced accuracy): the model answers as if all
-    labels were equally frequent, so plain accuracy on data as unbalanced as training may fall, and the evaluation's
-    loss, which knows nothing of it, rises. It costs no time.
+    For imbalanced labels that are equally important (macro-F1, balanced accuracy): the model predicts as if all labels
+    were equally frequent, so plain accuracy on imbalanced data may fall, and the evaluation loss, which is not
+    adjusted, rises. No extra time per step.
     """
 
     paper = "A. K. Menon et al., Long-tail Learning via Logit Adjustment, 2021, equation 10"

@@ -21,15 +21,15 @@ class BalancedSamplingSettings(TechniqueSettings):
 
     claims = frozenset({"label_frequencies"})
     excluded = {
-        "regression": "a number is no label whose rows could be counted",
-        "speech": "a transcript has no label whose rows could be counted",
+        "regression": "regression has no labels to count",
+        "speech": "transcripts have no labels to count",
     }
     neutral = {"strength": 0.0}
     needs_label_counts = True
 
     name: Literal["balanced_sampling"] = "balanced_sampling"
     strength: Annotated[float, Field(ge=0, le=1)] = Field(
-        1.0, description="From 0, labels as frequent as they are, to 1, all equally; 0.5 is square-root sampling."
+        1.0, description="From 0 (original frequencies) to 1 (equal frequencies); 0.5 is square-root sampling."
     )
 
 
@@ -42,11 +42,11 @@ class BootstrappingSettings(TechniqueSettings):
 
     name: Literal["bootstrapping"] = "bootstrapping"
     mode: Literal["hard", "soft"] = Field(
-        "hard", description="What the model believes: hard, its likeliest class; soft, its probabilities."
+        "hard", description="Prediction to mix in: hard, the most likely class; soft, the probabilities."
     )
     beta: Annotated[float, Field(ge=0, le=1)] = Field(
         0.8,
-        description="How much the label counts; the paper has 0.8 with hard and 0.95 with soft, 1 is plain training.",
+        description="Weight of the given label; in the paper 0.8 for hard and 0.95 for soft; 1 is plain training.",
     )
 
 
@@ -55,8 +55,8 @@ class ClassWeightsSettings(TechniqueSettings):
 
     claims = frozenset({"label_frequencies"})
     excluded = {
-        "speech": "a transcript has no label whose rows could be counted",
-        "multi_label": "every label is a question of its own, answered yes or no; focal_loss and balanced_sampling do",
+        "speech": "transcripts have no labels to count",
+        "multi_label": "every label is a separate yes-or-no decision; use focal_loss or balanced_sampling",
     }
     neutral = {"method": "effective_number", "beta": 0.0}
     needs_items = True
@@ -65,16 +65,17 @@ class ClassWeightsSettings(TechniqueSettings):
     name: Literal["class_weights"] = "class_weights"
     method: Literal["inverse_frequency", "effective_number"] = Field(
         "inverse_frequency",
-        description="inverse_frequency: every label counts the same in sum; effective_number: less unequal weights.",
+        description="inverse_frequency: every label has the same total weight; effective_number: less extreme weights.",
     )
     beta: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.999,
-        description="Of effective_number: 0 is equal weights, near 1 inverse_frequency; 0.9 to 0.9999 in the paper.",
+        description="For effective_number: 0 gives equal weights, near 1 inverse_frequency; 0.9 to 0.9999 in the "
+        "paper.",
     )
     weights: Annotated[
         dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None, BeforeValidator(_named)
     ] = Field(
-        None, description="Your own instead, {label: weight}; a label left out has 1, and only their ratios matter."
+        None, description="Custom weights, {label: weight}; labels that are not listed have 1. Only ratios matter."
     )
 
 
@@ -87,7 +88,7 @@ class FocalLossSettings(TechniqueSettings):
 
     name: Literal["focal_loss"] = "focal_loss"
     gamma: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        2.0, description="How little items count that are answered right; 0 is cross-entropy."
+        2.0, description="Strength of the down-weighting; 0 is cross-entropy."
     )
 
 
@@ -100,7 +101,7 @@ class GeneralizedCrossEntropySettings(TechniqueSettings):
 
     name: Literal["generalized_cross_entropy"] = "generalized_cross_entropy"
     q: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.7, description="From 0, cross-entropy, to 1, the mean absolute error: little hurt by wrong labels, and slow."
+        0.7, description="From 0 (cross-entropy) to 1 (mean absolute error: robust to wrong labels, but slow)."
     )
 
 
@@ -109,8 +110,8 @@ class LogitAdjustmentSettings(TechniqueSettings):
 
     claims = frozenset({"label_frequencies"})
     excluded = {
-        "speech": "a transcript has no label whose rows could be counted",
-        "multi_label": "every label is a question of its own, answered yes or no; focal_loss and balanced_sampling do",
+        "speech": "transcripts have no labels to count",
+        "multi_label": "every label is a separate yes-or-no decision; use focal_loss or balanced_sampling",
     }
     neutral = {"tau": 0.0}
     needs_items = True
@@ -118,5 +119,5 @@ class LogitAdjustmentSettings(TechniqueSettings):
 
     name: Literal["logit_adjustment"] = "logit_adjustment"
     tau: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        1.0, description="Strength: 1 aims at the mean accuracy over labels, 0 is plain training."
+        1.0, description="Strength: 1 optimizes the mean accuracy over labels, 0 is plain training."
     )

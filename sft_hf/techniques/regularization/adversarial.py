@@ -34,10 +34,10 @@ def perturbation(gradients: Tensor, epsilon: float) -> Tensor:
 
 
 class Adversarial(Technique[AdversarialSettings]):
-    """Train on inputs moved to where the loss is highest nearby, besides the plain ones.
+    """Add the loss of inputs perturbed in the direction that increases the loss most.
 
-    Of texts the vectors of their tokens are moved (fast gradient method). It helps most where rows are few. A step
-    costs two forward and three backward passes.
+    For texts, token embeddings are perturbed (fast gradient method). Most useful with few rows. A step costs two
+    forward and three backward passes.
     """
 
     paper = (

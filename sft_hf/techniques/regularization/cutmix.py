@@ -63,10 +63,10 @@ def pasted(first: Tensor, second: Tensor, boxes: list[Box]) -> tuple[Tensor, Ten
 
 
 class Cutmix(Technique[CutmixSettings]):
-    """Paste a box of another picture into each; the label is shared by area.
+    """Paste a box from another picture into each picture, and mix the labels by area.
 
-    Unlike mixup it leaves the pictures natural wherever one looks, and makes the model look at all of a picture. It
-    wants more epochs than plain training, as every stronger augmentation does.
+    Unlike mixup, it keeps pictures locally natural and makes the model use the whole picture. Needs more epochs than
+    plain training, like any stronger augmentation.
     """
 
     paper = (

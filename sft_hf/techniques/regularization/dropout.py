@@ -48,11 +48,11 @@ def _is_of_attention(kind: str, name: str) -> bool:
 
 
 class Dropout(Technique[DropoutSettings]):
-    """Set every dropout probability of the model for training, whatever it is called.
+    """Set all dropout probabilities of the model for training.
 
-    More of it holds overfitting back; 0 lets a small model, or a short training, learn faster. The saved config keeps
-    the checkpoint's own probabilities. Frozen parts (train.freeze) have none. Layers that the architecture leaves out
-    where the checkpoint says 0, as some of timm's do, are not put back: model.config_overrides can do that.
+    Higher values reduce overfitting; 0 speeds up learning of small models or short training. The saved config keeps the
+    pretrained model's probabilities. Frozen parts (train.freeze) have no dropout. Layers that an architecture omits at
+    probability 0, as some of timm's do, are not added; use model.config_overrides for that.
     """
 
     paper = "N. Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from Overfitting, 2014, section 4"

@@ -21,7 +21,7 @@ def smoothed(losses: Tensor, smoothing: float) -> Tensor:
 
 
 class LabelSmoothing(Technique[LabelSmoothingSettings]):
-    """Spread a part of every label over all classes: less sure of itself, and less hurt by wrong labels."""
+    """Spread part of each label over all classes, which reduces overconfidence and the effect of wrong labels."""
 
     paper = "C. Szegedy et al., Rethinking the Inception Architecture for Computer Vision, 2016, section 7"
     order = 40

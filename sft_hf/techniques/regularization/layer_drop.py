@@ -27,11 +27,10 @@ def dropped_layers(layers: int, probability: float, seed: int, step: int) -> np.
 
 
 class LayerDrop(Technique[LayerDropSettings]):
-    """Leave whole layers out of a step at random, so that the model can do with fewer.
+    """Skip whole layers at random during training, which regularizes and allows pruning later.
 
-    All rows of a step leave the same layers out, on all processes, and nothing is scaled. The gradient of a layer that
-    is left out is zero in that step. Evaluation uses all layers. Only layers that put out what they take in, in shape,
-    and that are trained, are left out.
+    All rows of a step skip the same layers, on all processes, without scaling. The gradient of a skipped layer is zero
+    in that step. Evaluation uses all layers. Only trained layers whose output has the shape of their input are skipped.
     """
 
     paper = (

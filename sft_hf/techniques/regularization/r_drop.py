@@ -38,11 +38,11 @@ def agreeing(first: Tensor, second: Tensor, criterion: Criterion, alpha: float) 
 
 
 class RDrop(Technique[RDropSettings]):
-    """Send every row through the model twice, under different dropout, and let both answers agree.
+    """Run every row twice with different dropout, and penalize the divergence of the two predictions.
 
-    For models with dropout, which agree with themselves better afterwards, small data sets above all. Without dropout
-    both passes are the same and nothing is gained: many models for images and Whisper come so, and
-    model.config_overrides turns it on. A step takes twice the time and memory.
+    For models with dropout, especially on small data sets. Without dropout both passes are the same and it has no
+    effect: many image models and Whisper have none, and model.config_overrides turns it on. A step takes twice the time
+    and memory.
     """
 
     paper = "X. Liang et al., R-Drop: Regularized Dropout for Neural Networks, 2021, equation 4"

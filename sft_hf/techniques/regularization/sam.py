@@ -30,7 +30,7 @@ def perturbation(gradients: list[Tensor], weights: list[Tensor], rho: float, ada
 
 
 class Sam(Technique[SamSettings]):
-    """Take the gradient where the loss is highest nearby, for flat minima; every step costs two."""
+    """Sharpness-aware minimization: use the gradient at nearby weights with a higher loss. Steps cost twice as much."""
 
     paper = (
         "P. Foret et al., Sharpness-Aware Minimization for Efficiently Improving Generalization, 2021, equation 2; "

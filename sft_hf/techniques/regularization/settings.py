@@ -19,11 +19,9 @@ class AdversarialSettings(TechniqueSettings):
     needs_embeddings = True
 
     name: Literal["adversarial"] = "adversarial"
-    epsilon: Annotated[float, Field(gt=0)] = Field(
-        1.0, description="How far a row's inputs are moved, in their L2 norm as the model sees them."
-    )
+    epsilon: Annotated[float, Field(gt=0)] = Field(1.0, description="L2 norm of the perturbation of a row's inputs.")
     weight: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.5, description="Part of the loss that is the one of the moved inputs; the rest is that of the plain ones."
+        0.5, description="Weight of the loss of the perturbed inputs; the rest is that of the plain ones."
     )
 
     def check(self, recipe: RecipeSections) -> None:
@@ -53,9 +51,9 @@ class CutmixSettings(TechniqueSettings):
 
     name: Literal["cutmix"] = "cutmix"
     alpha: Annotated[float, Field(gt=0)] = Field(
-        1.0, description="The area that is kept is drawn from Beta(alpha, alpha); 1: all sizes are as likely."
+        1.0, description="The kept area is drawn from Beta(alpha, alpha); 1: uniform."
     )
-    probability: Annotated[float, Field(ge=0, le=1)] = Field(1.0, description="Part of the rows that get a box.")
+    probability: Annotated[float, Field(ge=0, le=1)] = Field(1.0, description="Fraction of the rows that get a box.")
 
 
 class DropoutSettings(TechniqueSettings):
@@ -65,10 +63,10 @@ class DropoutSettings(TechniqueSettings):
 
     name: Literal["dropout"] = "dropout"
     probability: Annotated[float, Field(ge=0, lt=1)] | None = Field(
-        0.1, description="With which a number of the hidden states becomes 0; null: as the checkpoint has it."
+        0.1, description="Dropout probability of hidden states; null: the pretrained model's."
     )
     attention_probability: Annotated[float, Field(ge=0, lt=1)] | None = Field(
-        None, description="The same for the weights of attention; null: the same as `probability`."
+        None, description="Dropout probability of attention weights; null: the same as `probability`."
     )
 
 
@@ -80,7 +78,7 @@ class EmaSettings(TechniqueSettings):
 
     name: Literal["ema"] = "ema"
     decay: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.999, description="Part of the average that stays in a step; 0.999 looks back about 1,000 steps."
+        0.999, description="Weight of the previous average in each step; 0.999 averages over about 1,000 steps."
     )
 
 
@@ -92,7 +90,7 @@ class LabelSmoothingSettings(TechniqueSettings):
 
     name: Literal["label_smoothing"] = "label_smoothing"
     smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.1, description="How much of an item's label is spread over all classes."
+        0.1, description="Share of each label that is spread over all classes."
     )
 
 
@@ -105,7 +103,7 @@ class LayerDropSettings(TechniqueSettings):
 
     name: Literal["layer_drop"] = "layer_drop"
     probability: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.1, description="With which a layer is left out of a step; 0.2 or more if layers are to be pruned later."
+        0.1, description="Probability of skipping a layer in a step; 0.2 or more if layers will be pruned later."
     )
 
     def check(self, recipe: RecipeSections) -> None:
@@ -127,9 +125,9 @@ class MixupSettings(TechniqueSettings):
 
     name: Literal["mixup"] = "mixup"
     alpha: Annotated[float, Field(gt=0)] = Field(
-        0.2, description="The weights are drawn from Beta(alpha, alpha): small ones mix little, 1 mixes evenly."
+        0.2, description="Mixing weights are drawn from Beta(alpha, alpha): small values mix little, 1 is uniform."
     )
-    probability: Annotated[float, Field(ge=0, le=1)] = Field(1.0, description="Part of the rows that are mixed.")
+    probability: Annotated[float, Field(ge=0, le=1)] = Field(1.0, description="Fraction of the rows that are mixed.")
 
 
 class RDropSettings(TechniqueSettings):
@@ -141,7 +139,7 @@ class RDropSettings(TechniqueSettings):
     name: Literal["r_drop"] = "r_drop"
     alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         1.0,
-        description="How strongly both passes have to agree: 0.1 to 1 for classifiers, up to 5; 0 is plain training.",
+        description="Weight of the divergence: 0.1 to 1 for classifiers, up to 5; 0 is plain training.",
     )
 
 
@@ -152,9 +150,10 @@ class SamSettings(TechniqueSettings):
 
     name: Literal["sam"] = "sam"
     rho: Annotated[float, Field(ge=0)] = Field(
-        0.05, description="How far to look, in the weights' L2 norm; adaptive wants about ten times as much."
+        0.05,
+        description="Radius of the neighborhood, in the L2 norm of the weights; about ten times larger if adaptive.",
     )
-    adaptive: bool = Field(False, description="ASAM: look further along larger weights.")
+    adaptive: bool = Field(False, description="ASAM: scale the neighborhood by the size of the weights.")
 
     def check(self, recipe: RecipeSections) -> None:
         """See `TechniqueSettings.check`."""
@@ -168,20 +167,20 @@ class SpecAugmentSettings(TechniqueSettings):
     """Settings of the technique."""
 
     excluded = {
-        "image": "a picture is no spectrogram; task.augmentation and cutmix hide parts of pictures",
+        "image": "a picture is not a spectrogram; task.augmentation and cutmix hide parts of pictures",
         "text": "a text has no spectrogram; text_augmentation leaves out words",
         "ctc": "the model reads samples; task.mask_time_prob and mask_feature_prob mask what it makes of them",
     }
     neutral = {"num_time_masks": 0, "num_frequency_masks": 0}
 
     name: Literal["spec_augment"] = "spec_augment"
-    num_time_masks: NonNegativeInt = Field(2, description="Spans of time that are masked in each clip.")
+    num_time_masks: NonNegativeInt = Field(2, description="Number of time masks per clip.")
     time_mask_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.1, description="How much of a clip the longest span may take."
+        0.1, description="Maximum length of a time mask, as a fraction of the clip."
     )
-    num_frequency_masks: NonNegativeInt = Field(2, description="Spans of neighbouring bands that are masked.")
+    num_frequency_masks: NonNegativeInt = Field(2, description="Number of frequency masks per clip.")
     frequency_mask_width: NonNegativeInt = Field(
-        15, description="How many bands the widest span may take; Whisper has 80, or 128."
+        15, description="Maximum width of a frequency mask in bands; Whisper has 80 or 128."
     )
 
 
@@ -194,7 +193,7 @@ class StochasticDepthSettings(TechniqueSettings):
 
     name: Literal["stochastic_depth"] = "stochastic_depth"
     probability: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.1, description="With which a row skips the last layer; of the layers below, in proportion to their depth."
+        0.1, description="Probability of skipping the last layer; lower layers in proportion to their depth."
     )
 
 
@@ -210,7 +209,7 @@ class SubwordRegularizationSettings(TechniqueSettings):
 
     name: Literal["subword_regularization"] = "subword_regularization"
     probability: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.1, description="Part of the tokens that are split in two, of those that can be."
+        0.1, description="Fraction of the splittable tokens that are split."
     )
 
 
@@ -223,13 +222,13 @@ class SwaSettings(TechniqueSettings):
 
     name: Literal["swa"] = "swa"
     fraction: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.25, description="The last part of training, in which weights are collected; 0.25 is the last quarter."
+        0.25, description="Fraction of training, at its end, in which weights are collected; 0.25 is the last quarter."
     )
     every: PositiveInt | None = Field(
-        None, description="Collect the weights every so many steps, and the last ones; default: at the end of an epoch."
+        None, description="Collect weights every N steps, and at the end; default: at the end of each epoch."
     )
     learning_rate_factor: Annotated[float, Field(gt=0)] = Field(
-        0.5, description="The constant learning rate of that part, as a factor of optim.learning_rate."
+        0.5, description="Constant learning rate during collection, as a factor of optim.learning_rate."
     )
 
 
@@ -243,8 +242,8 @@ class TextAugmentationSettings(TechniqueSettings):
     neutral = {"deletion": 0.0, "swap": 0.0, "masking": 0.0}
 
     name: Literal["text_augmentation"] = "text_augmentation"
-    deletion: Probability = Field(0.1, description="Part of the words that is left out.")
-    swap: Probability = Field(0.05, description="Part of the words that changes places with the next one.")
+    deletion: Probability = Field(0.1, description="Fraction of the words that are deleted.")
+    swap: Probability = Field(0.05, description="Fraction of the words that are swapped with the next one.")
     masking: Probability = Field(
-        0.0, description="Part of the words whose tokens become the tokenizer's mask (or unknown) token."
+        0.0, description="Fraction of the words whose tokens are replaced by the tokenizer's mask (or unknown) token."
     )

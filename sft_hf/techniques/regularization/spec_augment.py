@@ -41,10 +41,10 @@ def draw_masks(size: int, number: int, widest: int, generator: np.random.Generat
 
 
 class SpecAugment(Technique[SpecAugmentSettings]):
-    """Mask spans of time and of frequency in every spectrogram, others in each epoch.
+    """Mask random spans of time and frequency in every spectrogram.
 
-    For Whisper. Spans of bands are about half as wide as in the paper's LibriSpeech double policy (27 of 80; 100
-    frames), whose models learned from nothing. It costs no time, and wants more epochs than plain training.
+    For Whisper. Frequency masks are about half as wide as in the paper's LibriSpeech double policy (27 of 80; 100
+    frames), which was used for training from scratch. No extra time per step; needs more epochs than plain training.
     """
 
     paper = "D. S. Park et al., SpecAugment: A Simple Data Augmentation Method for Speech Recognition, 2019, section 2"

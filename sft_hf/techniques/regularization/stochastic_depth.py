@@ -39,12 +39,12 @@ def thinned(before: Tensor, after: Tensor, kept: Tensor, probability: float) -> 
 
 
 class StochasticDepth(Technique[StochasticDepthSettings]):
-    """Let rows skip whole layers at random while training, the upper ones more often.
+    """Skip layers at random for each row during training, upper layers more often.
 
-    It regularizes deep models that are trained for long. Each row draws for itself, and evaluation uses all layers.
-    The layers are the repeated blocks that put out what they take in, in shape; blocks of another kind, which change
-    the resolution, are never skipped. Encoder and decoder each count their own depth. Frozen layers are not skipped.
-    It saves no time, as other rows go through the layer.
+    Regularizes deep models in long training. Each row is drawn separately, and evaluation uses all layers. Layers are
+    the repeated blocks whose output has the shape of their input; blocks that change the resolution are never skipped.
+    Encoder and decoder have separate depths. Frozen layers are not skipped. It saves no time, as other rows still use
+    the layer.
     """
 
     paper = "G. Huang et al., Deep Networks with Stochastic Depth, 2016, equations 2 to 5"

@@ -24,11 +24,11 @@ def chosen(possible: np.ndarray, probability: float, room: int, generator: np.ra
 
 
 class SubwordRegularization(Technique[SubwordRegularizationSettings]):
-    """Split some tokens into two that spell the same, others in each epoch.
+    """Split random tokens into two tokens with the same spelling.
 
-    The word stays, its pieces change: the model learns what pieces mean, and is less at a loss with typing errors and
-    rare words. The paper leaves out merges of BPE at random; here a token is split into two of the same vocabulary,
-    which serves WordPiece, BPE and Unigram alike. Rows become longer, up to task.max_length.
+    Words stay the same, but their pieces change, which makes the model more robust to typing errors and rare words. The
+    paper omits merges of BPE at random; here a token is split into two of the same vocabulary, which works for
+    WordPiece, BPE and Unigram. Rows become longer, up to task.max_length.
     """
 
     paper = "I. Provilkov, D. Emelianenko and E. Voita, BPE-Dropout: Simple and Effective Subword Regularization, 2020"

@@ -30,12 +30,12 @@ def is_collected(step: int, first: int, every: int, num_steps: int) -> bool:
 
 
 class Swa(Technique[SwaSettings]):
-    """Evaluate and save the mean of the weights of several late epochs.
+    """Stochastic weight averaging: evaluate and save the mean of the weights of several late epochs.
 
-    In that part of training the learning rate is constant, which keeps the weights moving around a flat region, and
-    their mean lies inside it. Before the first weights are collected, the present ones are evaluated. Batch norm's
-    running statistics are averaged like weights, not computed anew from the training rows as in the paper. It costs the
-    memory of one more set of weights. Give it several epochs, or `every`.
+    In that part of training the learning rate is constant, so that the weights move around a flat region that contains
+    their mean. Before the first weights are collected, the current ones are evaluated. Running statistics of batch norm
+    are averaged like weights, not recomputed on the training rows as in the paper. Costs the memory of one more set of
+    weights. Needs several epochs, or `every`.
     """
 
     paper = "P. Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018, section 3.2"

@@ -33,10 +33,10 @@ def rearranged(words: int, deletion: float, swap: float, generator: np.random.Ge
 
 
 class TextAugmentation(Technique[TextAugmentationSettings]):
-    """Leave out, swap or mask some words of every text, others in each epoch.
+    """Delete, swap or mask random words of every text.
 
-    For few rows. Whole words are moved, with all their pieces. Where a single word decides ("not"), leaving it out
-    makes a wrong label: take a smaller probability. It costs no time.
+    For few rows. Whole words are changed, with all their pieces. If single words decide the label ("not"), deleting
+    them makes wrong labels: use a smaller probability. No extra time per step.
     """
 
     paper = (

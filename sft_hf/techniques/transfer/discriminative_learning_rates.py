@@ -28,10 +28,10 @@ def scales_by_name(model: nn.Module, scales: Mapping[str, float]) -> dict[str, f
 
 
 class DiscriminativeLearningRates(Technique[DiscriminativeLearningRatesSettings]):
-    """Learning rates of their own for parts of a model, by name: a faster head, say.
+    """Use different learning rates for parts of a model, for example a higher one for the head.
 
-    A new head may take ten times the rate at which a backbone is best changed. It costs nothing. A part that is not to
-    change at all belongs into train.freeze, which saves time too.
+    A new head often trains best at ten times the rate of the backbone. No extra cost. Parts that should not change
+    belong in train.freeze, which also saves time.
     """
 
     paper = (

@@ -24,9 +24,9 @@ def groups_trained(step: int, groups: int, interval: float) -> int:
 class GradualUnfreezing(Technique[GradualUnfreezingSettings]):
     """Train the head first, then one more layer at a time, from the top down.
 
-    The first gradients, which come through a head that knows nothing, then spoil no pretrained layer. What is not
-    trained yet runs as in evaluation (no dropout; batch norm as it came) and needs no backward pass. Embeddings or stem
-    come last; a model without a head (Whisper) begins with its top layers. What train.freeze names is never unfrozen.
+    Gradients from a randomly initialized head then do not damage pretrained layers. Layers that are not trained yet run
+    in evaluation mode (no dropout, fixed batch norm) without a backward pass. Embeddings or the stem come last; a model
+    without a head (Whisper) starts with its top layers. Parts named in train.freeze are never unfrozen.
     """
 
     paper = "J. Howard and S. Ruder, Universal Language Model Fine-tuning for Text Classification, 2018, section 3.3"

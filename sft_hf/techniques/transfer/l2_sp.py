@@ -20,7 +20,7 @@ def pull(weights: Tensor, start: Tensor, strength: float) -> Tensor:
 
 
 class L2Sp(Technique[L2SpSettings]):
-    """Pull the pretrained weights back to where they began, instead of to zero."""
+    """Decay the weights toward their pretrained values instead of toward zero."""
 
     paper = (
         "X. Li, Y. Grandvalet and F. Davoine, Explicit Inductive Bias for Transfer Learning with Convolutional "

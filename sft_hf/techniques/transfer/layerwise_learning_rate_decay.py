@@ -20,11 +20,11 @@ def decayed(depths: dict[str, int], decay: float) -> dict[str, float]:
 
 
 class LayerwiseLearningRateDecay(Technique[LayerwiseLearningRateDecaySettings]):
-    """Lower learning rates for lower layers: they know what every task needs.
+    """Use lower learning rates for lower layers, whose features are more general.
 
-    The head has the recipe's rate, the layers below it `decay` times that of the layer above, and embeddings or stem
-    the lowest. A final norm or pooler goes with the top layer. Whisper's encoder and decoder are each counted from
-    their own top. It costs nothing; good for few rows and deep models. Raise optim.learning_rate a little with it.
+    The head uses the recipe's rate, each layer `decay` times that of the layer above, and embeddings or the stem the
+    lowest. A final norm or pooler belongs to the top layer. Whisper's encoder and decoder are each counted from their
+    own top. No extra cost; useful for few rows and deep models. optim.learning_rate can be a little higher.
     """
 
     paper = (

@@ -21,11 +21,12 @@ def two_stages(rest: Schedule, probe_steps: int, probe_factor: float) -> Schedul
 
 
 class LpFt(Technique[LpFtSettings]):
-    """Train the head alone first, then the whole model: its features are distorted less.
+    """Train only the head first, then the whole model, so that pretrained features are distorted less.
 
-    Full fine-tuning from a random head changes features until they fit that head, and answers on data that differ from
-    the training rows suffer. In the first stage the backbone runs as in evaluation and has no backward pass. What the
-    optimizer knows of the head goes on into the second stage. train.freeze: [backbone] is a probe alone.
+    Full fine-tuning from a random head adapts the features to that head, which hurts predictions on data that differ
+    from the training rows. In the first stage the backbone runs in evaluation mode without a backward pass. The
+    optimizer state of the head is kept for the second stage. train.freeze: [backbone] is a linear probe without the
+    second stage.
     """
 
     paper = (

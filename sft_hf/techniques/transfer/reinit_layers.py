@@ -59,11 +59,11 @@ def _wholly_within(model: nn.Module, wanted: set[str]) -> Iterator[tuple[str, nn
 
 
 class ReinitLayers(Technique[ReinitLayersSettings]):
-    """Begin with new top layers: what pretraining put there serves its own task, not yours.
+    """Reinitialize the top layers, which are specialized for the pretraining task.
 
-    Meant for few rows (under about 10,000) and encoders like BERT, where it makes results better and less a matter of
-    the seed. A final norm goes with the top layer; of an encoder and a decoder it is the decoder's layers. It costs
-    nothing. New layers count as part of the head, for lp_ft and others.
+    For few rows (under about 10,000) and encoders like BERT, where it improves results and reduces their variance
+    between seeds. A final norm belongs to the top layer; of an encoder-decoder, the decoder's layers are reinitialized.
+    No extra cost. New layers count as part of the head, for lp_ft and other techniques.
     """
 
     paper = "T. Zhang et al., Revisiting Few-sample BERT Fine-tuning, 2021, section 5"

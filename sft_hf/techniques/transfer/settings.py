@@ -18,8 +18,8 @@ class DiscriminativeLearningRatesSettings(TechniqueSettings):
 
     name: Literal["discriminative_learning_rates"] = "discriminative_learning_rates"
     scales: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
-        description="{pattern: factor of optim.learning_rate}, e.g. {'*.embeddings': 0.1, classifier: 10}; patterns as "
-        "in train.freeze, backbone among them. Where several fit, their factors are multiplied.",
+        description="{pattern: factor of optim.learning_rate}, e.g. {'*.embeddings': 0.1, classifier: 10}; patterns "
+        "as in train.freeze, including backbone. If several match, their factors are multiplied.",
         min_length=1,
     )
 
@@ -32,10 +32,11 @@ class GradualUnfreezingSettings(TechniqueSettings):
 
     name: Literal["gradual_unfreezing"] = "gradual_unfreezing"
     fraction: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.5, description="Part of all steps after which everything is trained; layers join at equal intervals."
+        0.5,
+        description="Fraction of all steps after which everything is trained; layers are unfrozen at equal intervals.",
     )
     epochs_per_layer: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
-        None, description="Instead of fraction: epochs until the next layer joins; the paper's is 1."
+        None, description="Instead of fraction: epochs until the next layer is unfrozen; 1 in the paper."
     )
 
     def check(self, recipe: RecipeSections) -> None:
@@ -55,9 +56,11 @@ class L2SpSettings(TechniqueSettings):
     neutral = {"alpha": 0.0, "beta": 0.0}
 
     name: Literal["l2_sp"] = "l2_sp"
-    alpha: Annotated[float, Field(ge=0)] = Field(0.01, description="How strongly weights are held where they began.")
+    alpha: Annotated[float, Field(ge=0)] = Field(0.01, description="Strength of the pull toward the pretrained values.")
     beta: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="The same towards zero, for the head, which began nowhere; optim.weight_decay does it as well."
+        0.0,
+        description="Strength of the pull toward zero for the head, which has no pretrained values; "
+        "optim.weight_decay has the same effect.",
     )
 
 
@@ -68,7 +71,7 @@ class LayerwiseLearningRateDecaySettings(TechniqueSettings):
 
     name: Literal["layerwise_learning_rate_decay"] = "layerwise_learning_rate_decay"
     decay: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.9, description="Factor of the learning rate from each layer to the one below; 0.65 to 0.95 are usual."
+        0.9, description="Factor between the learning rates of a layer and the one below; typically 0.65 to 0.95."
     )
 
 
@@ -82,7 +85,7 @@ class LpFtSettings(TechniqueSettings):
 
     name: Literal["lp_ft"] = "lp_ft"
     probe_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.25, description="Part of all steps in which the head alone is trained."
+        0.25, description="Fraction of all steps in which only the head is trained."
     )
     probe_learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         1e-3, description="Constant learning rate of these steps; optim.learning_rate and its schedule follow them."
@@ -99,6 +102,6 @@ class ReinitLayersSettings(TechniqueSettings):
 
     name: Literal["reinit_layers"] = "reinit_layers"
     num_layers: NonNegativeInt = Field(
-        1, description="How many of the top layers begin anew; with BERT 1 to 6 were good, and it is worth a search."
+        1, description="Number of top layers to reinitialize; 1 to 6 worked well for BERT, worth tuning."
     )
-    pooler: bool = Field(True, description="The pooler too, where there is one, which BERT learned for another task.")
+    pooler: bool = Field(True, description="Also reinitialize the pooler, if there is one.")

@@ -111,7 +111,7 @@ def test_an_override_of_a_plain_value_has_no_keys_inside(recipe_file):
 
 
 def test_a_missing_section_says_what_it_is():
-    with pytest.raises(RecipeError, match=r"data: missing; The labelled data"):
+    with pytest.raises(RecipeError, match=r"data: missing; The labeled data"):
         validate_recipe({"task": {"name": "text_classification"}, "model": {"name": "x/y"}})
     with pytest.raises(RecipeError, match=r"model\.name: missing; A Hub id"):
         validate_recipe({"task": {"name": "text_classification"}, "model": {}, "data": {"name": "x/y"}})

@@ -29,7 +29,7 @@ def test_the_first_bad_row_is_named_and_all_are_counted():
     with pytest.raises(DataError) as error:
         check_texts(data, ["text"], "train.csv")
     assert str(error.value) == "train.csv row 41: column 'text' is empty; remove the row or fill it in"
-    with pytest.raises(DataError, match=r"x row 0: column 'text' holds '3' \(int\), which is no text"):
+    with pytest.raises(DataError, match=r"x row 0: column 'text' holds '3' \(int\), which is not text"):
         check_texts(table(other=["a"], text=[3]), ["other", "text"], "x")
 
 

@@ -328,8 +328,8 @@ def test_unknown_endings(tmp_path):
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet", ".txt"])
 def test_missing_files(tmp_path, suffix):
     write(tmp_path, f"train{suffix}", "a")
-    assert f"there is no such file; did you mean train{suffix}?" in refusal(tmp_path / f"trian{suffix}")
-    assert "there is no such file" in refusal(tmp_path / "nowhere" / f"a{suffix}")
+    assert f"no such file; did you mean train{suffix}?" in refusal(tmp_path / f"trian{suffix}")
+    assert "no such file" in refusal(tmp_path / "nowhere" / f"a{suffix}")
     (tmp_path / f"folder{suffix}").mkdir()
     assert f"folder{suffix}: " in refusal(tmp_path / f"folder{suffix}")
 

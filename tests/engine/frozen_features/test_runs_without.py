@@ -60,7 +60,7 @@ def test_a_backbone_that_looks_at_the_rows_beside_is_not_cached(kinds, monkeypat
     monkeypatch.setattr(BertEmbeddings, "forward", mixed)
     caplog.set_level(logging.INFO, "sft_hf")
     finetune(kinds["bert_probe"](train__max_steps=1))
-    assert "depends on the rows beside it" in caplog.text
+    assert "depends on the other rows of its batch" in caplog.text
     assert not list(cache.glob("*/*"))
 
 

@@ -30,7 +30,7 @@ from sft_hf.models.adapters.settings import adapter_config
         ("text", {**LORA, "init_lora_weights": "pissa"}, {}, "changes the checkpoint's own weights"),
         ("text", {**LORA, "target_modules": ["quary", "value"]}, {}, "no module is called 'quary'; did you mean query"),
         ("text", {**LORA, "target_modules": "query"}, {}, "no module's whole name matches 'query'.*write a list"),
-        ("text", {**LORA, "target_modules": "(query"}, {}, "is no regular expression"),
+        ("text", {**LORA, "target_modules": "(query"}, {}, "is not a regular expression"),
         ("text", {**LORA, "target_modules": ["LayerNorm"]}, {}, "PEFT refuses these settings.*LayerNorm"),
         ("text", {**LORA, "modules_to_save": ["poler"]}, {}, "peft.modules_to_save: .*did you mean pooler"),
         ("text", LORA, {"train__freeze": ["backbone"]}, "train.freeze: backbone leaves nothing of the adapter"),

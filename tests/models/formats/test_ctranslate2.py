@@ -268,11 +268,11 @@ CHANGES: dict[str, tuple[Change, str]] = {
     ),
     "heads": (lambda v: v.update({"encoder/num_heads": np.int16(3)}), "num_heads is 3, which does not divide"),
     "no heads": (lambda v: v.update({"encoder/num_heads": np.int16(0)}), "num_heads is 0"),
-    "many heads": (lambda v: v.update({"encoder/num_heads": np.float32(2)}), "num_heads' is no whole number"),
+    "many heads": (lambda v: v.update({"encoder/num_heads": np.float32(2)}), "num_heads' is not a whole number"),
     "other activation": (lambda v: v.update({"decoder/activation": np.int8(0)}), "decoder/activation is 0, and 3"),
     "window": (
         lambda v: v.update({"encoder/position_encodings/encodings": np.ones((49, 8), "float32")}),
-        "49 encoder positions are no whole number of seconds",
+        "49 encoder positions are not a whole number of seconds",
     ),
 }
 
@@ -298,12 +298,12 @@ def variable(shape: tuple[int, ...], type_id: int, data: bytes, name: str = "a")
 
 
 FILES = {
-    "no such version": (header(0, version=3), "unknown version of it \\(3; 4 to 6 are known\\)"),
-    "a pickle": (b"\x80\x02}q\x00." * 20, "is no file of CTranslate2"),
+    "no such version": (header(0, version=3), "has an unknown version \\(3; 4 to 6 are known\\)"),
+    "a pickle": (b"\x80\x02}q\x00." * 20, "is not a CTranslate2 file"),
     "another model": (header(0, spec=string("TransformerSpec")), "holds a 'TransformerSpec'"),
-    "no UTF-8": (header(0, spec=struct.pack("<H", 3) + b"\xff\xfe\0"), "is no name"),
-    "no end": (header(0, spec=struct.pack("<H", 2) + b"ab"), "is no name"),
-    "empty name": (header(0, spec=struct.pack("<H", 0)), "is no name"),
+    "no UTF-8": (header(0, spec=struct.pack("<H", 3) + b"\xff\xfe\0"), "is not a name"),
+    "no end": (header(0, spec=struct.pack("<H", 2) + b"ab"), "is not a name"),
+    "empty name": (header(0, spec=struct.pack("<H", 0)), "is not a name"),
     "a huge shape": (header(1) + variable((2**32 - 1,) * 3, 0, b"1234"), "has 4 bytes, not 3169126"),
     "an empty shape": (header(1) + variable((0, 2**32 - 1), 0, b""), "2 dimensions of the sizes \\[0, 4294967295\\]"),
     "a high rank": (header(1) + variable((1,) * 255, 0, b"1234"), "has 255 dimensions"),
@@ -326,23 +326,23 @@ def test_files_of_another_kind_are_refused(name, damaged, tmp_path):
 
 JSON: dict[str, tuple[str, str | bytes | None, str]] = {
     "no tokenizer": ("tokenizer.json", None, "no such file; copy it from the original checkpoint"),
-    "broken tokenizer": ("tokenizer.json", '{"model":', "is no JSON file"),
-    "not UTF-8": ("tokenizer.json", b"\xff{}", "is no JSON file"),
+    "broken tokenizer": ("tokenizer.json", '{"model":', "is not a JSON file"),
+    "not UTF-8": ("tokenizer.json", b"\xff{}", "is not a JSON file"),
     "another tokenizer": (
         "tokenizer.json",
         '{"model": {"vocab": {}, "merges": []}, "added_tokens": []}',
-        "no tokenizer of",
+        "not a tokenizer of",
     ),
-    "strange tokenizer": ("tokenizer.json", '{"model": 3, "added_tokens": []}', "no tokenizer of Whisper"),
+    "strange tokenizer": ("tokenizer.json", '{"model": 3, "added_tokens": []}', "not a tokenizer of Whisper"),
     "a list": ("config.json", "[]", "holds no JSON object"),
     "a token too high": (
         "config.json",
         '{"suppress_ids": [51864]}',
-        "suppress_ids is no list of token ids below 51864",
+        "suppress_ids is not a list of token ids below 51864",
     ),
-    "no numbers": ("config.json", '{"suppress_ids_begin": [true]}', "suppress_ids_begin is no list"),
+    "no numbers": ("config.json", '{"suppress_ids_begin": [true]}', "suppress_ids_begin is not a list"),
     "no such head": ("config.json", '{"alignment_heads": [[0, 4]]}', r"no list of \[layer, head\] below \[3, 4\]"),
-    "no heads": ("config.json", '{"alignment_heads": 5}', "alignment_heads is no list"),
+    "no heads": ("config.json", '{"alignment_heads": 5}', "alignment_heads is not a list"),
 }
 
 

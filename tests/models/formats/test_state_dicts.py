@@ -214,10 +214,10 @@ class Bomb:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (torch.nn.Linear(2, 2), ["no plain state dict", "would run code", "torch.save(model.state_dict()"]),
-        (Whole(), ["no plain state dict", "model.state_dict()"]),
-        (Bomb(), ["no plain state dict"]),
-        ({"state_dict": {"a": Bomb()}}, ["no plain state dict"]),
+        (torch.nn.Linear(2, 2), ["not a plain state dict", "would run code", "torch.save(model.state_dict()"]),
+        (Whole(), ["not a plain state dict", "model.state_dict()"]),
+        (Bomb(), ["not a plain state dict"]),
+        ({"state_dict": {"a": Bomb()}}, ["not a plain state dict"]),
         ([torch.ones(2)], ["a list", "model.state_dict()"]),
         ({"epoch": 3, "lr": 0.1}, ["epoch, lr", "no named tensors"]),
         ({}, ["an empty dict"]),

@@ -96,7 +96,7 @@ def test_a_secret_behind_a_repeated_key_is_found(monkeypatch):
 
 def test_what_cannot_be_looked_through_is_refused():
     for name, content in (("vocab.txt", b"\xff\xfe"), ("config.json", b"{"), ("config.json", b"[" * 100_000)):
-        with pytest.raises(UserError, match=f"{name}: is no "):
+        with pytest.raises(UserError, match=f"{name}: is not "):
             refuse_secrets({name: content})
 
 

@@ -114,12 +114,12 @@ def test_an_adapter_with_a_secret_a_link_or_a_part_missing_is_refused(hub, pushe
 
     cases = {
         "secret": (f"adapter/{weights}: holds a token", with_secret),
-        "pickle": ("is no safetensors file", lambda folder: (folder / weights).write_bytes(b"\x80\x04")),
+        "pickle": ("is not a safetensors file", lambda folder: (folder / weights).write_bytes(b"\x80\x04")),
         "link": ("is a link to", link),
-        "moved": ("is a link out of the run folder", move_out),
+        "moved": ("is a link to a file outside", move_out),
         "part": (f"has no {weights}", lambda folder: (folder / weights).unlink()),
         "gone": (f"has no {config}", shutil.rmtree),
-        "config": ("is no adapter's config", lambda folder: (folder / config).write_text("[]")),
+        "config": ("is not a readable adapter config", lambda folder: (folder / config).write_text("[]")),
     }
     for name, (words, change) in cases.items():
         run = tmp_path / name
@@ -135,7 +135,7 @@ def test_an_edited_card_is_published_as_it_is(hub, pusher, text_run, tmp_path):
     (run / "model" / "README.md").write_text("My own words.\n")
     said = pusher.push(run, "ann/own-card", ANN)["said"].splitlines()
     assert at_head(hub, "ann/own-card")["README.md"] == b"My own words.\n"
-    assert "README.md is not as the run wrote it, and is published as it is" in said
+    assert "README.md was edited after the run, and is published as it is" in said
     # and what the Hub has to say of it is heard
     warned = "Warnings while validating metadata in README.md: - empty or missing yaml metadata in repo card"
     assert warned in said
@@ -148,11 +148,11 @@ def test_a_new_repository_is_public_only_if_so_said_and_an_old_one_stays_as_it_i
     assert not hub.repositories["models", "ann/public"].private
     again = pusher.push(text_run, "ann/public", ANN)
     assert not hub.repositories["models", "ann/public"].private and not again["private"]
-    assert "ann/public is there already, and public" in again["said"]
+    assert "ann/public already exists and is public" in again["said"]
     pusher.push(text_run, "ann/hidden", ANN)
     again = pusher.push(text_run, "ann/hidden", ANN, private=False)
     assert hub.repositories["models", "ann/hidden"].private and again["private"]
-    assert "is there already, and private: it stays so" in again["said"]
+    assert "it stays private" in again["said"]
 
 
 def test_every_task_opens_with_plain_transformers(
@@ -178,7 +178,7 @@ def test_the_same_again_makes_no_commit_and_sends_nothing(hub, pusher, text_run)
     first = pusher.push(text_run, "ann/again", ANN)
     before = len(hub.requests)
     again = pusher.push(text_run, "ann/again", ANN)
-    assert "holds all of it already" in again["said"] and not again["changed"]
+    assert "is up to date" in again["said"] and not again["changed"]
     assert again["commit"] == first["commit"]
     assert not [request for request in hub.requests[before:] if request.method in ("POST", "PUT")]
 
@@ -255,10 +255,13 @@ def test_what_leads_out_of_the_run_and_what_is_no_run_is_refused(hub, pusher, te
     (tmp_path / "outside.json").write_text("{}")
     cases = {
         "linked": ("is a link to", lambda run: (run / "model" / "vocab.json").symlink_to(tmp_path / "outside.json")),
-        "moved": ("is a link out", lambda run: (run / "metrics.json").rename(tmp_path / "m.json").exists()),
+        "moved": (
+            "is a link to a file outside",
+            lambda run: (run / "metrics.json").rename(tmp_path / "m.json").exists(),
+        ),
         "unfinished": ("is not finished", lambda run: (run / "metrics.json").unlink()),
         "weightless": ("has no weights", lambda run: (run / "model" / WEIGHTS).unlink()),
-        "empty": ("no run folder", lambda run: (run / "recipe.yaml").unlink()),
+        "empty": ("not a run folder", lambda run: (run / "recipe.yaml").unlink()),
     }
     for name, (words, change) in cases.items():
         run = tmp_path / name
@@ -273,12 +276,12 @@ def test_what_leads_out_of_the_run_and_what_is_no_run_is_refused(hub, pusher, te
 
 @pytest.mark.parametrize("name", ["a/b/c", "-x", "ann/x--y", "ann/x.git", "ann/", "a b"])
 def test_an_invalid_name_is_refused(pusher, text_run, name):
-    assert "is no repository id" in pusher.refused(text_run, name, ANN)
+    assert "is not a repository id" in pusher.refused(text_run, name, ANN)
 
 
 def test_names_of_branches_and_tags_are_looked_at(pusher, text_run):
     for key, name in (("tag", "a..b"), ("revision", "refs/pr/1"), ("revision", "0" * 40), ("tag", "-x")):
-        assert f"{key}: {name!r} is no name" in pusher.refused(text_run, "ann/x", ANN, **{key: name})
+        assert f"{key}: {name!r} is not a valid" in pusher.refused(text_run, "ann/x", ANN, **{key: name})
 
 
 # --- who may not ---------------------------------------------------------------------------------------------
@@ -290,9 +293,9 @@ def test_who_may_not_is_told_why(hub, pusher, text_run):
         ("", "ann/x", "ann/x: the Hub knows no token of yours"),
         ("hf_unknowntoken0123456789", "ann/x", "ann/x: the Hub does not accept your token"),
         (READS, "ann/x", "ann/x: your token may only read"),
-        (BOB, "ann/guarded", "ann/guarded: you may not write to it"),
-        (ANN, "bob/x", "bob/x: is not there, and you may not create it under 'bob'"),
-        (ANN, "museum/x", "museum/x: is not there, and in 'museum' you may only read"),
+        (BOB, "ann/guarded", "ann/guarded: no write access"),
+        (ANN, "bob/x", "bob/x: does not exist, and you may not create it under 'bob'"),
+        (ANN, "museum/x", "museum/x: does not exist, and you have only read access"),
         (NARROW, "ann/y", "ann/y: is not there, and your fine-grained token may not create it under 'ann'"),
     ]
     repositories = set(hub.repositories)

@@ -69,13 +69,13 @@ def test_overlapping_intervals_are_no_test():
 def test_what_a_test_does_not_tell_apart_has_no_winner():
     page = check(build_comparison([scored("a", 0.90), scored("b", 0.915), scored("c", 0.5)]))
     assert (
-        "No clear winner: b (1) scores best, but a test does not tell it from a (2). Clearly behind: c (3)."
+        "No clear winner: b (1) scores best, but does not differ significantly from a (2). Clearly behind: c (3)."
         in page.text
     )
     best = [values for tag, values in page.elements if tag == "tr" and values.get("class") == "best"]
     assert len(best) == 2
     assert mcnemar(3, 0) == 0.25 and "p = 0.25" in table(page, "Run", "Accuracy")[1][3]  # the larger of two: as it is
-    assert "Nothing: the recipes are the same." in page.text
+    assert "None: the recipes are the same." in page.text
 
 
 def test_many_comparisons_are_corrected():

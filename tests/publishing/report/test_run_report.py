@@ -28,7 +28,7 @@ TASKS = {
 def test_every_section_is_there(name):
     record = TASKS[name]()
     page = check(build_report(record, records.shown(record)))
-    for words in ("How training went", "Where it is right and wrong", "The most confident errors", "The data"):
+    for words in ("Training", "Scores and errors", "The most confident errors", "The data"):
         assert words in page.text
     assert "Speed, memory and versions" in page.text and "Recipe and log" in page.text
     assert record.name in page.text and "org/base-model" in page.text
@@ -52,7 +52,7 @@ def test_the_first_screen_says_how_good_against_what_and_how_sure():
     )
     assert "Warning. 3 of 200 test rows are in train too" in page.text
     text = page.text
-    assert text.index(value) < text.index("Warning.") < text.index("How training went")
+    assert text.index(value) < text.index("Warning.") < text.index("Training")
 
 
 def test_word_error_rates_are_worded_as_errors():
@@ -109,7 +109,7 @@ def test_temperature_and_abstention_stand_beside_calibration():
         "abstention": {"threshold": 0.7131, "coverage": 0.9, "selective_error": 0.03},
     }
     page = check(build_report(replace(record, metrics={**record.metrics, "techniques": told, "test": test}), {}))
-    section = page.text.split("Can its confidence be believed?")[1].split("Share right (up)")[0]
+    section = page.text.split("Calibration")[1].split("Accuracy (vertical)")[0]
     assert "a temperature of 1.831" in section and "calibration error there 2.1 %, before 8.3 %." in section
     answered = "on test it answers 87.4 % of the rows, and 4.1 % of these answers are wrong."
     assert f"abstains below a confidence of 0.7131; {answered}" in section
@@ -163,7 +163,7 @@ def test_long_texts_are_folded_and_rows_without_content_are_listed():
     ids = worst_errors(record)
     page = check(build_report(record, {ids[0]: Preview("word " * 400 + "END"), ids[1]: Preview("short & sweet")}))
     assert page.text.count("END") == 1 and "short & sweet" in page.text
-    assert f"The whole text of row {ids[0]} (2,003 characters)" in page.text
+    assert f"Full text of row {ids[0]} (2,003 characters)" in page.text
     assert all(f"Row {row}" in page.text for row in ids)
 
 
@@ -190,12 +190,13 @@ def test_all_baselines_are_compared_on_the_same_rows():
     text = check(build_report(compared(record, *found), {})).text
     assert f"what majority class says: 30.0 %. The model is clearly better by {100 * (value - 0.3):.1f} points" in text
     assert (
-        "These rows do not tell the two apart: the model is not clearly better by 1.0 points on the same rows" in text
+        "The difference on these rows may be chance: the model is not clearly better by 1.0 points on the same rows"
+        in text
     )
     assert "what frozen probe says: 99.0 %. The model is clearly worse by" in text
     assert "what zero-shot says: 20.0 % (the model, on the same rows: 70.0 %). The model is clearly better" in text
     assert "Worse than what frozen probe says by" in text and "Worse than what tf-idf" not in text
-    assert text.index("Worse than what frozen probe") < text.index("How training went")
+    assert text.index("Worse than what frozen probe") < text.index("Training")
     assert all(
         name in text for name in ("Most frequent label", "Words (TF-IDF)", "Frozen features", "Before fine-tuning")
     )
@@ -260,7 +261,7 @@ def test_a_gallery_stays_small():
 def test_texts_have_no_gallery():
     record = records.single_label()
     assert rows_to_show(record) == worst_errors(record)
-    assert "More rows to look at" not in build_report(record, records.shown(record))
+    assert "More rows" not in build_report(record, records.shown(record))
 
 
 # --- worst errors ------------------------------------------------------------------------------------------------

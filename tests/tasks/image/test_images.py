@@ -210,7 +210,7 @@ def test_a_missing_file_is_answered_with_the_nearest(tmp_path):
     (tmp_path / "cat_01.jpg").write_bytes(b"x")
     with pytest.raises(DataError, match=r"no such file; did you mean cat_01.jpg"):
         open_image(tmp_path / "cat_1.jpg")
-    with pytest.raises(DataError, match="nor is there such a folder"):
+    with pytest.raises(DataError, match="the folder does not exist either"):
         open_image(tmp_path / "none" / "cat_1.jpg")
     with pytest.raises(DataError, match="is a folder or device"):
         open_image(tmp_path)

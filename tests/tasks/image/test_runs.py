@@ -197,7 +197,7 @@ def test_inputs_are_files_folders_globs_and_tables(trained, image_folder, tmp_pa
     [
         ("https://example.org/a.jpg", ["is a URL", "none is fetched"]),
         ("{tmp}/gone.png", ["no such file", "did you mean gone2.png"]),
-        ("{tmp}/none/gone.png", ["nor is there such a folder"]),
+        ("{tmp}/none/gone.png", ["the folder does not exist either"]),
         ("{tmp}/*.tiff", ["no file matches"]),
         ("{tmp}/empty", ["no images in this folder"]),
         ("{tmp}/gone2.png", ["gone2.png", "is not a picture"]),

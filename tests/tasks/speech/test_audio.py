@@ -97,9 +97,9 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path):
 
 def test_what_is_not_there(tmp_path):
     write_wav(tmp_path / "clip.wav", tone(16_000))
-    with pytest.raises(DataError, match=r"clp\.wav: there is no such file; did you mean clip\.wav"):
+    with pytest.raises(DataError, match=r"clp\.wav: no such file; did you mean clip\.wav"):
         read_audio(tmp_path / "clp.wav", 16_000)
-    with pytest.raises(DataError, match="there is no such file"):
+    with pytest.raises(DataError, match="no such file"):
         read_audio(tmp_path / "nowhere" / "x.wav", 16_000)
     with pytest.raises(DataError, match="not its folder"):
         read_audio(tmp_path, 16_000)

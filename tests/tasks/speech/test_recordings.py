@@ -34,7 +34,7 @@ def bad_folder(speech_folder, tmp_path):
         ("long.flac", "one", r"row 3: .*long.flac: lasts 31\.0 s, at most"),
         ("text.wav", "one", "row 4: .*text.wav: is not a recording that can be read"),
         ("zero.wav", "one", "row 5: .*zero.wav: is an empty file"),
-        ("gone.wav", "one", "row 6: .*gone.wav: there is no such file; did you mean none.wav"),
+        ("gone.wav", "one", "row 6: .*gone.wav: no such file; did you mean none.wav"),
         ("00.wav", " ", "row 7: .*00.wav: column 'transcription' holds no transcript"),
         ("", "one", "row 8: .*nothing where a path"),
         ("blink.wav", "one two three", None),  # 0.05 s: a row for Whisper, and none for CTC

@@ -74,7 +74,7 @@ def test_settings_that_cannot_be_met_are_recipe_errors(
     [
         ("task__speed_factors", [], "at least 1"),
         ("task__speed_factors", [3.0], "less than or equal to 2"),
-        ("task__noise_snr_db", [30, 10], "no range"),
+        ("task__noise_snr_db", [30, 10], "not a range"),
         ("task__window", "long", "window"),
         ("task__max_seconds", 0, "greater than 0"),
     ],

@@ -1,4 +1,4 @@
-"""Recordings with a file of the same name beside each: clip.wav and clip.txt, or subtitles and annotations with "
+"""Recordings with a file of the same name next to each: clip.wav and clip.txt, or subtitles and annotations with "
 "times."""
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ENDINGS = (*PLAIN, ".srt", ".vtt", ".TextGrid", ".textgrid", ".eaf")
 
 
 def transcripts_beside(folder: Path, section: DataSection, split_names: Collection[str]) -> Layout | None:
-    """Recognise recordings with transcripts beside them, in one folder or in one for each split."""
+    """Recognize recordings with transcripts next to them, in one folder or in one for each split."""
     places = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and path.name in split_names}
     places = places or {section.train_split: folder}
     splits = {}
@@ -38,11 +38,11 @@ def transcripts_beside(folder: Path, section: DataSection, split_names: Collecti
     if not splits:
         return None
     notes = [
-        f"{name}: transcripts are the {ending} files beside the recordings"
+        f"{name}: transcripts are the {ending} files next to the recordings"
         + (f" (not {', '.join(others)})" if others else "")
         for name, (ending, others) in kinds.items()
     ]
-    return Layout("recordings with transcripts beside them", splits, notes)
+    return Layout("recordings with transcripts next to them", splits, notes)
 
 
 def _beside(recording: Path, ending: str) -> Path | None:

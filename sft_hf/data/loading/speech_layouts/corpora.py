@@ -25,7 +25,7 @@ _LIBRI_DEPTHS = ("*/*/*.trans.txt", "*/*/*/*.trans.txt", "LibriSpeech/*/*/*/*.tr
 
 
 def common_voice(folder: Path, section: DataSection) -> Layout | None:
-    """Recognise Common Voice: a folder `clips`, and tables with `path` and `sentence` beside it."""
+    """Recognize Common Voice: a folder `clips`, and tables with `path` and `sentence` next to it."""
     if not (folder / "clips").is_dir():
         return None
     tables = {}
@@ -63,7 +63,7 @@ def _common_voice_split(path: Path, section: DataSection) -> tuple[Dataset, list
 
 
 def ljspeech(folder: Path, section: DataSection) -> Layout | None:
-    """Recognise LJSpeech: metadata.csv without a header, its fields separated by |, and a folder `wavs`."""
+    """Recognize LJSpeech: metadata.csv without a header, its fields separated by |, and a folder `wavs`."""
     table = next((path for name in ("metadata.csv", "metadata.txt") if (path := folder / name).is_file()), None)
     wavs = next((path for name in ("wavs", "wav") if (path := folder / name).is_dir()), None)
     if table is None or wavs is None:
@@ -102,7 +102,7 @@ def _ljspeech_rows(table: Path, wavs: Path, section: DataSection) -> tuple[Datas
 
 
 def librispeech(folder: Path, section: DataSection) -> Layout | None:
-    """Recognise LibriSpeech: SPEAKER/CHAPTER/*.trans.txt, in one folder or in one for each subset."""
+    """Recognize LibriSpeech: SPEAKER/CHAPTER/*.trans.txt, in one folder or in one for each subset."""
     for depth in _LIBRI_DEPTHS:
         found = sorted(folder.glob(depth))
         if found:
@@ -148,7 +148,7 @@ def _libri_rows(transcripts: list[Path], section: DataSection, where: str) -> tu
 
 
 def multilingual_librispeech(folder: Path, section: DataSection) -> Layout | None:
-    """Recognise Multilingual LibriSpeech: train/transcripts.txt (id, tab, text) and "
+    """Recognize Multilingual LibriSpeech: train/transcripts.txt (id, tab, text) and "
     "train/audio/SPEAKER/BOOK/id.flac."""
     found = sorted(path for path in folder.glob("*/transcripts.txt") if (path.parent / "audio").is_dir())
     if not found:

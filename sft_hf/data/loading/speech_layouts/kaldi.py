@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def kaldi(folder: Path, section: DataSection) -> Layout | None:
-    """Recognise a data folder of Kaldi's, or folders with one for each split (also below `data`)."""
+    """Recognize a data folder of Kaldi's, or folders with one for each split (also below `data`)."""
     if _is_data(folder):
         return Layout("Kaldi", {section.train_split: partial(_rows, folder, section)})
     for place in (folder, folder / "data"):
@@ -59,7 +59,7 @@ def _recording(folder: Path, name: str, value: str) -> Path:
     head, _, offset = value.rpartition(":")
     if head.endswith(".ark") and offset.isdigit():
         raise DataError(
-            f"{folder / 'wav.scp'}: {name} is in an archive ({value[:60]}); write the recordings to files of their own"
+            f"{folder / 'wav.scp'}: {name} is in an archive ({value[:60]}); write the recordings to separate files"
         )
     if Path(value).is_absolute():
         return Path(value)

@@ -23,7 +23,7 @@ _MANIFEST = re.compile(r"[_.-]*manifests?[_.-]*", re.IGNORECASE)
 
 
 def nemo(folder: Path, section: DataSection) -> Layout | None:
-    """Recognise a folder of manifests, called train_manifest.json, dev.jsonl, ..."""
+    """Recognize a folder of manifests, called train_manifest.json, dev.jsonl, ..."""
     manifests = [
         path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".jsonl", ".ndjson") and _is_one(path)
     ]

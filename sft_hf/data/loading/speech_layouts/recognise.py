@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def corpus_layout(folder: Path, section: DataSection) -> Layout | None:
-    """Return the layout of a corpus with a table or list of its own kind; None for a folder that is none."""
+    """Return the layout of a corpus with a table or list of its own kind; None for any other folder."""
     readers = (common_voice, ljspeech, librispeech, multilingual_librispeech, kaldi, nemo)
     return next((layout for reader in readers if (layout := reader(folder, section))), None)
 
@@ -41,5 +41,5 @@ def table_layout(table: Path, section: DataSection) -> Layout | None:
 
 
 def folder_layout(folder: Path, section: DataSection, split_names: Collection[str]) -> Layout | None:
-    """Return the layout of a folder without any table: transcripts beside the recordings."""
+    """Return the layout of a folder without any table: transcripts next to the recordings."""
     return transcripts_beside(folder, section, split_names)

@@ -48,7 +48,7 @@ def read_segments(path: Path, tier: str | None) -> list[Segment]:
     `tier`: of a TextGrid or ELAN file, where it has several. Raises DataError for a file that cannot be read.
     """
     if path.stat().st_size > MAX_BYTES:
-        raise DataError(f"{path}: is larger than {MAX_BYTES >> 20} MB, which is no transcript of a recording")
+        raise DataError(f"{path}: is larger than {MAX_BYTES >> 20} MB, too large for a transcript")
     readers = {".srt": _cues, ".vtt": _cues, ".textgrid": _textgrid, ".eaf": _elan}
     found = readers[path.suffix.lower()](path, read_text(path), tier)
     return sorted((segment for segment in found if segment.text), key=lambda segment: segment.start)
