@@ -23,7 +23,7 @@ from sft_hf.core.filesystem import committed_folder, free_bytes, human_bytes
 from sft_hf.core.recipe.recipe import Recipe, load_recipe
 from sft_hf.core.run.folder import RunFolder
 from sft_hf.core.run.record import RunRecord, with_references
-from sft_hf.core.sources.sources import resolve
+from sft_hf.core.sources.sources import resolve_section
 from sft_hf.data.examples import Examples
 from sft_hf.data.findings import Finding
 from sft_hf.engine import process, selection
@@ -151,9 +151,10 @@ class _Run:
         check_adapter(recipe.peft)
         if recipe.push_to_hub:
             self._on_main(check_access, self.repo_id)
-        model = recipe.model
-        found = resolve(model.name, revision=model.revision, sha256=model.sha256, what="checkpoint", key="model")
-        self.source = pin(replace(found, trusted=model.trust_remote_code))  # before the data, which may take long
+        found = resolve_section(recipe.model, "model")
+        self.source = pin(
+            replace(found, trusted=recipe.model.trust_remote_code)
+        )  # before the data, which may take long
         signals.poll()
         self.splits = load_data(recipe, task, self.source)
         self.data = training_data(recipe, task, self.splits, self.accelerator.num_processes)

@@ -10,7 +10,7 @@ from datasets import Dataset, IterableDataset
 
 from sft_hf.core.errors import RecipeError
 from sft_hf.core.recipe.recipe import Recipe
-from sft_hf.core.sources.sources import Source, resolve
+from sft_hf.core.sources.sources import Source, resolve_section
 from sft_hf.data.examples import Examples
 from sft_hf.data.findings import Finding
 from sft_hf.data.groups import speaker_findings
@@ -28,7 +28,7 @@ log = logging.getLogger("sft_hf")
 def load_data(recipe: Recipe, task: Task[Any], model_source: Source | None) -> Splits:
     """Load the splits, fit the task on all of train (given a checkpoint), hold out what is missing, limit rows."""
     data = recipe.data
-    source = resolve(data.name, revision=data.revision, sha256=data.sha256, what="data set", key="data")
+    source = resolve_section(data, "data")
     columns = task.columns() | ({"data.split_by": data.split_by} if data.split_by else {})
     splits = task.read_labels(load_splits(data, source, columns))
     if model_source is not None:

@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from sft_hf.core.errors import CheckpointError, RecipeError, SftError, StorageError, causes_of, did_you_mean
 from sft_hf.core.filesystem import STORAGE_ERRNOS
+from sft_hf.core.sources.hub import unasked
 from sft_hf.models import image_inputs
 from sft_hf.models.folder_safety import CONFIGS, INDEXES, check_config, check_folder, check_index
 from sft_hf.models.freezing import note_new_weights
@@ -55,9 +56,13 @@ def quiet_transformers() -> Iterator[None]:
 
 @contextmanager
 def checkpoint_errors(source: Source, what: str) -> Iterator[None]:
-    """Turn what Transformers raises while opening a checkpoint into CheckpointError (or StorageError) with one line."""
+    """Turn what Transformers raises while opening a checkpoint into CheckpointError (or StorageError) with one line.
+
+    Inside, the Hub is not asked where it was found out of reach.
+    """
     try:
-        yield
+        with unasked(source.offline):
+            yield
     except (MemoryError, SftError):
         raise
     except Exception as error:

@@ -200,9 +200,13 @@ def find_recipe(name: str) -> Path:
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Return `data` with each `dotted.key=VALUE` set; VALUE is text where the key takes text alone, else YAML.
 
+    A new `model.name` or `data.name` drops the revision, hash and mirror that the file has for the old one.
     Raises RecipeError for a malformed one.
     """
     result = dict(data)
+    for section in ("model", "data"):
+        if any(override.partition("=")[0].strip() == f"{section}.name" for override in overrides):
+            result[section] = _without_pins(result.get(section))
     for override in overrides:
         key, equals, text = override.partition("=")
         parts = key.strip().split(".")
@@ -225,6 +229,13 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
             value = {"name": value}
         target[parts[-1]] = value
     return result
+
+
+def _without_pins(section: Any) -> Any:
+    """Leave out what a file says of one model or data set alone: where another is named, it would not fit."""
+    if not isinstance(section, dict):
+        return section
+    return {key: value for key, value in section.items() if key not in ("revision", "sha256", "mirror", "license")}
 
 
 def _override_value(text: str, where: str, parts: Sequence[str], data: dict[str, Any]) -> Any:

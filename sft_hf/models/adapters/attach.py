@@ -78,8 +78,11 @@ def attach(
     learner = wrapper if config.is_prompt_learning else wrapper.get_base_model()
     if config.peft_type == "PREFIX_TUNING":
         _hand_over_prefix(wrapper)
+    from sft_hf.models.formats.ctranslate2 import transformers_source  # with Whisper's classes, which few need
+
     config.base_model_name_or_path, config.revision = source.name, source.revision
-    adapter = Adapter(wrapper, _output(wrapper, output_of(recipe.peft)), names)
+    converted = transformers_source(source) is not source
+    adapter = Adapter(wrapper, _output(wrapper, output_of(recipe.peft)), names, converted=converted)
     if not trained:
         _freeze_within(learner, frozen, recipe.train.freeze)
         count = sum(parameter.numel() for parameter in learner.parameters() if parameter.requires_grad)

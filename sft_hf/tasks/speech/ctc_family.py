@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCTC, AutoTokenizer
 
 from sft_hf.core.errors import CheckpointError, RecipeError
+from sft_hf.core.sources.hub import unasked
 from sft_hf.models.loading import load_pretrained, open_checkpoint, quiet_transformers
 from sft_hf.tasks.speech import ctc
 from sft_hf.tasks.speech.family import MARKER, Family, mask_of, pad_rows
@@ -223,7 +224,7 @@ def _has_vocabulary(source: Source) -> bool:
         return any((source.path / name).is_file() for name in ("vocab.json", "tokenizer.json", "tokenizer_config.json"))
     from transformers.utils import cached_file
 
-    with quiet_transformers():
+    with unasked(source.offline), quiet_transformers():
         found = cached_file(
             source.name, "vocab.json", revision=source.revision or "main", _raise_exceptions_for_missing_entries=False
         )
