@@ -49,6 +49,7 @@ from sft_hf.models.adapters.settings import check_adapter
 from sft_hf.models.freezing import freeze
 from sft_hf.models.head_rate import with_head_scale
 from sft_hf.models.loading import pin
+from sft_hf.models.quantization import check_quantization
 from sft_hf.models.speed import speed_up
 from sft_hf.publishing.hub.access import check_access
 from sft_hf.publishing.hub.push import push
@@ -149,6 +150,7 @@ class _Run:
         check_installed(recipe)
         check_optimizer(recipe.optim)
         check_adapter(recipe.peft)
+        check_quantization(recipe.model)
         if recipe.push_to_hub:
             self._on_main(check_access, self.repo_id)
         found = resolve_section(recipe.model, "model")

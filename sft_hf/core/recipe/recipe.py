@@ -158,6 +158,12 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _quantization_fits(self) -> Recipe:
+        if self.model.quantization is not None and not self.peft:
+            raise ValueError("model.quantization: quantized weights cannot be trained; add a peft section, e.g. LORA")
+        return self
+
+    @model_validator(mode="after")
     def _pooling_fits(self) -> Recipe:
         if self.model.pooling != "auto" and self.task.modality != "text":
             raise ValueError(f"model.pooling is for texts; {self.task.name} has no token vectors to pool")

@@ -49,6 +49,17 @@ class MirrorSection(Section):
     )
 
 
+class QuantizationSection(Section):
+    """Holding the checkpoint's linear layers in few bits while an adapter is trained (QLoRA); bitsandbytes, CUDA."""
+
+    bits: Literal[4, 8] = Field(4, description="Bits of a weight.")
+    quant_type: Literal["nf4", "fp4"] = Field("nf4", description="Of 4 bits: normal float, or plain float.")
+    use_double_quant: bool = Field(True, description="Of 4 bits: quantize the scales of the blocks too.")
+    compute_dtype: Literal["bfloat16", "float16", "float32"] = Field(
+        "bfloat16", description="Of 4 bits: the type that weights are multiplied in."
+    )
+
+
 class ModelSection(Section):
     """The pretrained checkpoint."""
 
@@ -66,6 +77,11 @@ class ModelSection(Section):
     license: str | None = Field(None, description="License of the checkpoint, as its page on the Hub gives it.")
     trust_remote_code: bool = Field(
         False, description="Run Python code that comes with the checkpoint; taken from the command line alone."
+    )
+    quantization: QuantizationSection | None = Field(
+        None,
+        description="Hold the checkpoint's linear layers in 4 or 8 bits, beside an adapter (needs a peft section, "
+        "bitsandbytes and a CUDA GPU): {bits: 4}.",
     )
     architecture: str | None = Field(
         None,

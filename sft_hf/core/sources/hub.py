@@ -6,7 +6,6 @@ a Hub that is out of reach: some 20 seconds, each time.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import sys
@@ -19,8 +18,6 @@ from typing import Any
 
 from sft_hf.core.errors import SourceError, StorageError, causes_of
 from sft_hf.core.filesystem import STORAGE_ERRNOS, sha256_of
-
-log = logging.getLogger("sft_hf")
 
 SECONDS = 2.0
 """How long the Hub may take to answer the first request, name resolution included."""
@@ -142,11 +139,11 @@ def fetch(name: str, revision: str, files: Mapping[str, str], repo_type: str, ke
     Raises SourceError for a file with another digest, StorageError, and whatever huggingface_hub raises when a
     transfer fails.
     """
-    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub import constants, hf_hub_download, snapshot_download
 
     try:
         with _quiet_bars():
-            if repo_type == "model":
+            if repo_type == "model" and not constants.is_offline_mode():
                 snapshot_download(name, revision=revision, allow_patterns=_SMALL_FILES)
             for file, sha256 in files.items():
                 path = hf_hub_download(name, file, revision=revision, repo_type=repo_type)

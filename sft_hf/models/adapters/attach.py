@@ -33,6 +33,7 @@ from sft_hf.core.errors import RecipeError, SftError, did_you_mean
 from sft_hf.models.adapters.files import Adapter
 from sft_hf.models.adapters.settings import adapter_config, output_of
 from sft_hf.models.freezing import backbone_names
+from sft_hf.models.quantization import check_quantized, is_quantized
 from sft_hf.models.token_limits import configured_limit, smallest_table
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def attach(
     """
     if not recipe.peft:
         return model, None
+    check_quantized(model, recipe.model)
     config = adapter_config(recipe.peft, task_type)
     config.inference_mode = trained
     _refuse_models(model, config, recipe)
@@ -322,6 +324,8 @@ def _why_not_merged(wrapper: Any) -> str | None:
 
     if wrapper.peft_config["default"].is_prompt_learning:
         return "virtual tokens are no part of any weight"
+    if is_quantized(wrapper.get_base_model()):
+        return "the checkpoint is quantized, and a merged weight would be rounded again"
     if tied := wrapper.base_model._get_tied_target_modules(wrapper.get_base_model()):
         return f"{tied[0]} shares its weight with another layer"
     tried = set()

@@ -148,7 +148,7 @@ def _start(record: RunRecord) -> str:
     if (hub := base_model(record)) is None:
         return ""
     revision, license_name = record.metrics["model"]["revision"], record.recipe.model.license
-    licensed = f", whose licence is {escape(license_name)}" if license_name else ""
+    licensed = f", whose licence is {code(license_name)}" if license_name else ""
     return f"Start: [{escape(hub)}](https://huggingface.co/{hub}) at commit {code(revision[:12])}{licensed}."
 
 
