@@ -108,7 +108,7 @@ def write_parakeet(folder: Path) -> Path:
 
     start = "\u2581"
     letters = sorted({letter for word in SPOKEN for letter in word})
-    pieces = [f"{start}{word}" for word in SPOKEN[:4]] + [start, *letters]
+    pieces = [f"{start}{word}" for word in SPOKEN] + [start, *letters]
     scores = [("<unk>", 0.0), *((piece, -1.0 - (len(piece) == 1)) for piece in pieces)]
     tokenizer = Tokenizer(Unigram(scores, unk_id=0))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import importlib.util
 from importlib.machinery import ModuleSpec
 
 import pytest
@@ -21,10 +21,18 @@ from sft_hf.models import quantization
 from sft_hf.models.loading import load_pretrained
 
 
+def pretend(monkeypatch, bitsandbytes):
+    """Let bitsandbytes seem to be there, or not."""
+    real, found = importlib.util.find_spec, ModuleSpec("bitsandbytes", None) if bitsandbytes else None
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: found if name == "bitsandbytes" else real(name, *a)
+    )
+
+
 @pytest.fixture
 def has_everything(monkeypatch):
     """A machine with bitsandbytes and a GPU, as far as one can ask."""
-    monkeypatch.setattr(quantization.importlib.util, "find_spec", lambda name: ModuleSpec(name, None))
+    pretend(monkeypatch, True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
 
@@ -40,8 +48,7 @@ def test_an_adapter_is_needed(make_recipe):
 
 @pytest.mark.parametrize(("package", "named"), [(False, "bitsandbytes"), (True, "CUDA")])
 def test_what_is_missing_is_said_before_anything_is_loaded(make_recipe, monkeypatch, package, named):
-    found = ModuleSpec("bitsandbytes", None) if package else None
-    monkeypatch.setattr(quantization.importlib.util, "find_spec", lambda name: found)
+    pretend(monkeypatch, package)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     recipe = make_recipe(peft=LORA, model__quantization={"bits": 4}, model__name="./nowhere")
     with pytest.raises(RecipeError, match=rf"model\.quantization.*{named}"):
@@ -73,8 +80,7 @@ def test_transformers_is_asked_for_qlora(checkpoint, has_everything):
     assert made.load_in_8bit and not made.load_in_4bit
 
 
-def test_nothing_is_asked_for_without_it(checkpoint, monkeypatch):
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+def test_nothing_is_asked_for_without_it(checkpoint):
     assert quantization.loading_options(ModelSection(name=str(checkpoint))) == {}
 
 
