@@ -153,10 +153,8 @@ class _Run:
         check_quantization(recipe.model)
         if recipe.push_to_hub:
             self._on_main(check_access, self.repo_id)
-        found = resolve_section(recipe.model, "model")
-        self.source = pin(
-            replace(found, trusted=recipe.model.trust_remote_code)
-        )  # before the data, which may take long
+        # Before the data, which may take long.
+        self.source = pin(replace(resolve_section(recipe.model, "model"), trusted=recipe.model.trust_remote_code))
         signals.poll()
         self.splits = load_data(recipe, task, self.source)
         self.data = training_data(recipe, task, self.splits, self.accelerator.num_processes)

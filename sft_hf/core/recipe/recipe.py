@@ -34,7 +34,7 @@ from sft_hf.core.recipe.sections import (
     Section,
     TrainSection,
 )
-from sft_hf.core.recipe.yaml_files import check_plain, flatten, parse_value, read_yaml, write_yaml
+from sft_hf.core.recipe.yaml_files import check_plain, find_beside, flatten, parse_value, read_yaml, write_yaml
 from sft_hf.core.redaction import redact
 
 
@@ -288,7 +288,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     recipe, so that a recipe can bring its data along. Raises RecipeError naming the file and the dotted key.
     """
     path = find_recipe(name)
-    data = _find_beside(read_yaml(path), path.parent)
+    data = find_beside(read_yaml(path), path.parent)
     refuse_trust(data, str(path), allowed=any(override.startswith(f"{TRUST}=") for override in overrides))
     recipe = validate_recipe(apply_overrides(data, overrides), str(path), overrides)
     _refuse_secrets(recipe, str(path))
@@ -320,21 +320,6 @@ def _refuse_secrets(recipe: Recipe, where: str) -> None:
             raise RecipeError(
                 f"{where}: {key}: holds a token or password; leave it in the environment, or `hf auth login`"
             )
-
-
-def _find_beside(data: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a recipe file's content with `./` names that only exist in its own folder made absolute."""
-    result = dict(data)
-    for key in ("model", "data"):
-        section = data.get(key)
-        if not isinstance(section, dict):
-            continue
-        name = section.get("name")
-        if not isinstance(name, str) or not name.startswith("./"):
-            continue
-        if not os.path.exists(name) and os.path.exists(folder / name):
-            result[key] = {**section, "name": os.path.realpath(folder / name)}
-    return result
 
 
 def validate_recipe(data: dict[str, Any], where: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
