@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import sft_hf.core.sources.hub as hub
 from sft_hf.core.errors import SftError, SourceError, did_you_mean
 from sft_hf.core.filesystem import sha256_of
 from sft_hf.core.redaction import redact
-from sft_hf.core.sources import hub
 from sft_hf.core.sources.wheels import check_pin, parse_name, path_in_wheel, plain_errors
 
 if TYPE_CHECKING:
