@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from sft_hf.core.recipe.recipe import Recipe
-from sft_hf.core.sources.sources import resolve
+from sft_hf.core.sources.sources import resolve_section
 from sft_hf.models.formats.ctranslate2 import transformers_source
 
 WHISPER_SMALL = {"d_model": 768, "encoder_layers": 12, "decoder_layers": 12}
@@ -32,7 +32,7 @@ def write_random(name: str, folder: Path, recipe: Recipe) -> None:
     Tokenizers are those of the recipe's own checkpoint, whose vocabulary these architectures share.
     """
     torch.manual_seed(0)
-    source = resolve(recipe.model.name, sha256=recipe.model.sha256)
+    source = resolve_section(recipe.model, "model")
     if name == "bert-base":
         AutoTokenizer.from_pretrained(source.location()).save_pretrained(folder)
         BertModel(BertConfig()).save_pretrained(folder)

@@ -6,78 +6,15 @@ Hub's do. All run in one process, since HF_ENDPOINT is read when huggingface_hub
 
 from __future__ import annotations
 
-import io
 import json
-from pathlib import Path
-from typing import Any
 
 import hub_server
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from hub_data_sets import DRIVER, TEXTS, card, files_of, pictures, recordings
 
 SMALL = ["train.num_threads=1", "train.mixed_precision=no", "train.max_steps=2", "train.per_device_train_batch_size=4"]
+BEANS = ["angular_leaf_spot", "bean_rust", "healthy"]
 RECIPES = ["image_vit_beans", "speech_whisper_small_commonvoice", "speech_wav2vec2_ctc_librispeech"]
-TEXTS = ["one two", "three four five", "six one", "two three four", "five six", "one three five", "two four", "six two"]
-
-DRIVER = """
-import sys
-from sft_hf.cli import run
-
-for name in sys.argv[2:]:
-    code = run(["finetune", name, *sys.argv[1].split(), "--output-dir", name])
-    if code:
-        sys.exit(f"{name}: exit code {code}")
-"""
-
-
-def card(config: str, paths: dict[str, str]) -> str:
-    files = "\n".join(f"  - split: {split}\n    path: {path}" for split, path in paths.items())
-    return f"---\nconfigs:\n- config_name: {config}\n  data_files:\n{files}\n---\n# A tiny set\n"
-
-
-def parquet(columns: dict[str, Any], features: Any) -> bytes:
-    buffer = io.BytesIO()
-    # Not by way of `Dataset`, which wants torchcodec for a column of recordings.
-    pq.write_table(pa.Table.from_pydict(columns, schema=features.arrow_schema), buffer)
-    return buffer.getvalue()
-
-
-def beans(make_image: Any, count: int, seed: int) -> bytes:
-    from datasets import ClassLabel, Features, Image, Value
-
-    colours, names = ["blue", "green", "red"], ["angular_leaf_spot", "bean_rust", "healthy"]
-    images = []
-    for index in range(count):
-        buffer = io.BytesIO()
-        make_image(colours[index % 3], seed + index).save(buffer, format="JPEG")
-        images.append({"bytes": buffer.getvalue(), "path": f"{names[index % 3]}.{index}.jpg"})
-    columns = {
-        "image_file_path": [f"/home/somebody/{image['path']}" for image in images],
-        "image": images,
-        "labels": [index % 3 for index in range(count)],
-    }
-    features = {"image_file_path": Value("string"), "image": Image(), "labels": ClassLabel(names=names)}
-    return parquet(columns, Features(features))
-
-
-def recordings(clip: Any, text_column: str, write: Any, rate: int, suffix: str) -> bytes:
-    """Eight recordings at the set's own rate and in its own format."""
-    import soundfile
-    from datasets import Audio, Features, Value
-
-    clips = []
-    for index, text in enumerate(TEXTS):
-        buffer = io.BytesIO()
-        soundfile.write(buffer, clip(text, index, rate), rate, format=suffix)
-        clips.append({"bytes": buffer.getvalue(), "path": f"clip_{index}.{suffix.lower()}"})
-    columns = {"client_id": ["x"] * len(TEXTS), "audio": clips, text_column: [write(text) for text in TEXTS]}
-    features = {"client_id": Value("string"), "audio": Audio(sampling_rate=rate), text_column: Value("string")}
-    return parquet(columns, Features(features))
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +31,9 @@ def runs(
     repository = hub.create("AI-Lab-Makerere/beans", "datasets")
     repository.commit({"README.md": "# A script\n", "beans.py": "raise SystemExit\n"})
     splits = {"train": (24, 0), "validation": (6, 100), "test": (6, 200)}
-    content = {f"default/{name}/0000.parquet": beans(make_image, *how) for name, how in splits.items()}
+    content = {
+        f"default/{name}/0000.parquet": pictures(make_image, *how, BEANS, "labels") for name, how in splits.items()
+    }
     repository.commit(content, branch="refs/convert/parquet")
 
     voice = recordings(speech_clip, "sentence", str, 48_000, "MP3")

@@ -19,7 +19,7 @@ from sft_hf.cli.common import (
     recipe_arguments,
     short_path,
 )
-from sft_hf.core.errors import SftError, UserError
+from sft_hf.core.errors import RecipeError, SftError, UserError
 from sft_hf.core.recipe.registry import importing
 
 
@@ -190,10 +190,30 @@ def recipes() -> None:
     """List the included recipes."""
     from sft_hf.core.recipe.recipe import list_recipes
 
-    found = [{"name": name, "title": _title(path), "path": str(path)} for name, path in list_recipes().items()]
+    found: list[dict[str, Any]] = [
+        {"name": name, "title": _title(path), "hub": _hub_ids(path), "path": str(path)}
+        for name, path in list_recipes().items()
+    ]
     width = max((len(recipe["name"]) for recipe in found), default=0)
-    lines = [f"{recipe['name']:{width}}  {recipe['title']}" for recipe in found]
+    lines = []
+    for recipe in found:
+        lines.append(f"{recipe['name']:{width}}  {recipe['title']}")
+        lines += [f"{'':{width}}  {key}: {name}" for key, name in recipe["hub"].items()]
     answer(found, lines, "sft-hf show NAME    or    sft-hf check NAME    or    sft-hf finetune NAME")
+
+
+def _hub_ids(path: Path) -> dict[str, str]:
+    """Return the Hub ids of a recipe's model and data, {section: id}; none of a file that cannot be read."""
+    from sft_hf.core.recipe.yaml_files import read_yaml
+    from sft_hf.core.sources.sources import could_be_hub_id
+
+    try:
+        recipe = read_yaml(path)
+    except RecipeError:
+        return {}
+    sections = {key: recipe.get(key) for key in ("model", "data")}
+    names = {key: section.get("name") for key, section in sections.items() if isinstance(section, dict)}
+    return {key: name for key, name in names.items() if isinstance(name, str) and could_be_hub_id(name)}
 
 
 def _title(path: Path) -> str:

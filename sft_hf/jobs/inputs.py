@@ -11,7 +11,7 @@ from datasets import Dataset, IterableDataset
 from sft_hf.core.errors import RecipeError
 from sft_hf.core.recipe.recipe import Recipe
 from sft_hf.core.recipe.sections import MEMORY
-from sft_hf.core.sources.sources import Source, resolve
+from sft_hf.core.sources.sources import Source, resolve_section
 from sft_hf.data.examples import Examples
 from sft_hf.data.findings import Finding
 from sft_hf.data.groups import speaker_findings
@@ -52,8 +52,7 @@ def load_data(
             f"file or folder (a folder of that name is ./{MEMORY})"
         )
     else:
-        source = resolve(data.name, revision=data.revision, sha256=data.sha256, what="data set", key="data")
-        loaded = load_splits(data, source, columns)
+        loaded = load_splits(data, resolve_section(data, "data"), columns)
     splits = task.read_labels(loaded)
     if model_source is not None:
         task.fit(splits.by_role["train"], splits.where["train"], model_source)

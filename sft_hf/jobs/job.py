@@ -21,7 +21,7 @@ from sft_hf.core.filesystem import write_json, write_text
 from sft_hf.core.recipe.recipe import Recipe
 from sft_hf.core.run.folder import RunFolder
 from sft_hf.core.run.record import RunRecord, with_references
-from sft_hf.core.sources.sources import resolve
+from sft_hf.core.sources.sources import resolve_section
 from sft_hf.data.examples import Examples
 from sft_hf.data.findings import Finding
 from sft_hf.engine import loop, process, selection
@@ -41,6 +41,7 @@ from sft_hf.jobs.scoring import Scored, choose_weights, chosen_model, metric_for
 from sft_hf.jobs.trackers import Trackers, check_installed
 from sft_hf.models.adapters.settings import check_adapter
 from sft_hf.models.loading import pin
+from sft_hf.models.quantization import check_quantization
 from sft_hf.publishing.hub.access import check_access
 from sft_hf.tasks.base import Task, task_class
 
@@ -179,11 +180,11 @@ class TrainingJob:
         check_installed(recipe)
         check_optimizer(recipe.optim)
         check_adapter(recipe.peft)
+        check_quantization(recipe.model)
         if self._pushes:
             self._on_main(check_access, self.repo_id)
-        model = recipe.model
-        found = resolve(model.name, revision=model.revision, sha256=model.sha256, what="checkpoint", key="model")
-        self.source = pin(replace(found, trusted=model.trust_remote_code))  # before the data, which may take long
+        # Before the data, which may take long.
+        self.source = pin(replace(resolve_section(recipe.model, "model"), trusted=recipe.model.trust_remote_code))
         signals.poll()
         self.splits = load_data(recipe, task, self.source, self.given)
         self.data = training_data(recipe, task, self.splits, self.accelerator.num_processes)

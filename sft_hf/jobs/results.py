@@ -143,6 +143,7 @@ def run_metrics(
             "name": recipe.model.name,
             "type": getattr(model.config, "model_type", None),
             "revision": source.revision,
+            "served_by": source.served_by,
             "num_parameters": sum(parameter.numel() for parameter in parameters),
             "num_trainable_parameters": sum(p.numel() for p in trained),
         },

@@ -16,9 +16,11 @@ from transformers.utils import logging as transformers_logging
 
 from sft_hf.core.errors import CheckpointError, RecipeError, SftError, StorageError, causes_of, did_you_mean
 from sft_hf.core.filesystem import STORAGE_ERRNOS
+from sft_hf.core.sources.hub import unasked
 from sft_hf.models import image_inputs
 from sft_hf.models.folder_safety import CONFIGS, INDEXES, check_config, check_folder, check_index
 from sft_hf.models.freezing import note_new_weights
+from sft_hf.models.quantization import loading_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,9 +57,13 @@ def quiet_transformers() -> Iterator[None]:
 
 @contextmanager
 def checkpoint_errors(source: Source, what: str) -> Iterator[None]:
-    """Turn what Transformers raises while opening a checkpoint into CheckpointError (or StorageError) with one line."""
+    """Turn what Transformers raises while opening a checkpoint into CheckpointError (or StorageError) with one line.
+
+    Inside, the Hub is not asked where it was found out of reach.
+    """
     try:
-        yield
+        with unasked(source.offline):
+            yield
     except (MemoryError, SftError):
         raise
     except Exception as error:
@@ -164,7 +170,7 @@ def apply_overrides(config: PretrainedConfig, section: ModelSection, head: dict[
 def load_pretrained(
     auto_class: Any, config: PretrainedConfig, source: Source, section: ModelSection, head: dict[str, Any]
 ) -> PreTrainedModel:
-    """Load a checkpoint's weights in float32, with a new head where it has none that fits.
+    """Load a checkpoint's weights in float32, or as `model.quantization` says, with a new head where none fits.
 
     Args:
         auto_class: an AutoModelFor... class.
@@ -174,7 +180,7 @@ def load_pretrained(
         head: config fields that describe the head wanted.
 
     Raises:
-        RecipeError: an override names no field of this config.
+        RecipeError: an override names no field of this config, or `model.quantization` cannot be had here.
         CheckpointError: the weights cannot be read, or are those of another architecture, or of an adapter.
     """
     refuse_adapter(source)
@@ -192,6 +198,7 @@ def load_pretrained(
                 dtype=torch.float32,  # Transformers 5 would keep a half-precision checkpoint's dtype
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
+                **loading_options(section),
             )
 
     model, info = opened(config)

@@ -17,7 +17,7 @@ from transformers import GenerationConfig
 
 from sft_hf.core.errors import CheckpointError
 from sft_hf.core.recipe.recipe import ModelSection, Recipe
-from sft_hf.core.sources.sources import Source, resolve
+from sft_hf.core.sources.sources import Source, resolve_section
 from sft_hf.models.adapters.attach import attach
 from sft_hf.models.adapters.files import CONFIG, WEIGHTS, Adapter, adapter_tensors
 from sft_hf.models.loading import pin
@@ -38,8 +38,8 @@ def build_trained(task: Task[Any], recipe: Recipe, source: Source) -> Any:
     if not (folder / CONFIG).is_file():
         return task.build_model(source, ModelSection(name=str(folder)))
     model = recipe.model
-    revision = _revision(folder) or model.revision
-    base = resolve(model.name, revision=revision, sha256=model.sha256, what="checkpoint", key="model")
+    model = model.model_copy(update={"revision": _revision(folder) or model.revision})
+    base = resolve_section(model, "model")
     with _unheard():  # that the head is new, and what was chosen, was said when it was trained
         base = pin(replace(base, trusted=source.trusted))
         task.expect_checkpoint(base)

@@ -117,7 +117,7 @@ def test_json_is_all_that_stands_on_standard_output(recipe_file, tmp_path, capsy
         out, err = capsys.readouterr()
         answers[command[0]] = json.loads(out)
         assert "next:" not in err
-    assert {"name", "title", "path"} == set(answers["recipes"][0])
+    assert {"name", "title", "hub", "path"} == set(answers["recipes"][0])
     assert answers["show"]["train"]["max_steps"] == 2
     assert answers["check"]["passed"] and not answers["check"]["problems"]
     assert answers["finetune"]["test"]["accuracy"] == answers["evaluate"]["accuracy"]

@@ -35,7 +35,7 @@ from sft_hf.core.recipe.sections import (
     Section,
     TrainSection,
 )
-from sft_hf.core.recipe.yaml_files import check_plain, flatten, parse_value, read_yaml, write_yaml
+from sft_hf.core.recipe.yaml_files import check_plain, find_beside, flatten, parse_value, read_yaml, write_yaml
 from sft_hf.core.redaction import redact
 
 
@@ -160,6 +160,12 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _quantization_fits(self) -> Recipe:
+        if self.model.quantization is not None and not self.peft:
+            raise ValueError("model.quantization: quantized weights cannot be trained; add a peft section, e.g. LORA")
+        return self
+
+    @model_validator(mode="after")
     def _pooling_fits(self) -> Recipe:
         if self.model.pooling != "auto" and self.task.modality != "text":
             raise ValueError(f"model.pooling is for texts; {self.task.name} has no token vectors to pool")
@@ -202,9 +208,13 @@ def find_recipe(name: str) -> Path:
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Return `data` with each `dotted.key=VALUE` set; VALUE is text where the key takes text alone, else YAML.
 
+    A new `model.name` or `data.name` drops the revision, hash and mirror that the file has for the old one.
     Raises RecipeError for a malformed one.
     """
     result = dict(data)
+    for section in ("model", "data"):
+        if any(override.partition("=")[0].strip() == f"{section}.name" for override in overrides):
+            result[section] = _without_pins(result.get(section))
     for override in overrides:
         key, equals, text = override.partition("=")
         parts = key.strip().split(".")
@@ -227,6 +237,13 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
             value = {"name": value}
         target[parts[-1]] = value
     return result
+
+
+def _without_pins(section: Any) -> Any:
+    """Leave out what a file says of one model or data set alone: where another is named, it would not fit."""
+    if not isinstance(section, dict):
+        return section
+    return {key: value for key, value in section.items() if key not in ("revision", "sha256", "mirror", "license")}
 
 
 def _override_value(text: str, where: str, parts: Sequence[str], data: dict[str, Any]) -> Any:
@@ -273,7 +290,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     the recipe, so that a recipe can come with its data. Raises RecipeError naming the file and the dotted key.
     """
     path = find_recipe(name)
-    data = _find_beside(read_yaml(path), path.parent)
+    data = find_beside(read_yaml(path), path.parent)
     refuse_trust(data, str(path), allowed=any(override.startswith(f"{TRUST}=") for override in overrides))
     recipe = validate_recipe(apply_overrides(data, overrides), str(path), overrides)
     _refuse_secrets(recipe, str(path))
@@ -307,21 +324,6 @@ def _refuse_secrets(recipe: Recipe, where: str) -> None:
             raise RecipeError(
                 f"{where}: {key}: holds a token or password; use an environment variable, or `hf auth login`"
             )
-
-
-def _find_beside(data: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a recipe file's content with `./` names that only exist in its own folder made absolute."""
-    result = dict(data)
-    for key in ("model", "data"):
-        section = data.get(key)
-        if not isinstance(section, dict):
-            continue
-        name = section.get("name")
-        if not isinstance(name, str) or not name.startswith("./"):
-            continue
-        if not os.path.exists(name) and os.path.exists(folder / name):
-            result[key] = {**section, "name": os.path.realpath(folder / name)}
-    return result
 
 
 def validate_recipe(data: dict[str, Any], where: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:

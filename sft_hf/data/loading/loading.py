@@ -66,6 +66,8 @@ def load_splits(section: DataSection, source: Source, columns: Mapping[str, str]
         notes = []
         train = read_parts([source.path], section, "train", wanted, notes)
         loaded = Splits({"train": train}, {"train": source.path.name}, notes)
+    if source.served_by == "mirror":
+        loaded = replace(loaded, revision=source.revision)
     return checked(loaded, section, columns)
 
 

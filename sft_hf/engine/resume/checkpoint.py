@@ -30,6 +30,8 @@ from torch import Tensor, nn
 from sft_hf.core.errors import RunFolderError, StorageError
 from sft_hf.core.fail_points import reach
 from sft_hf.core.filesystem import committed_folder, sha256_of, sync
+from sft_hf.models.freezing import trained_tensors
+from sft_hf.models.quantization import is_quantized
 
 MANIFEST, STATE, MODEL, OPTIMIZER = "manifest.json", "state.json", "model.safetensors", "optimizer.safetensors"
 TECHNIQUES = "techniques.safetensors"
@@ -56,7 +58,7 @@ def save_checkpoint(
         return target
     tensors, rest = _split_optimizer(optimizer.state_dict())
     with _described_folder(target) as aside:
-        save_model(model, str(aside / MODEL))
+        _save_weights(model, aside / MODEL)
         reach(target.name)
         save_file(tensors, aside / OPTIMIZER)
         reach(target.name)
@@ -68,6 +70,25 @@ def save_checkpoint(
         reach(target.name)
     _prune(folder, keep, best_step, target.name)
     return target
+
+
+def _save_weights(model: nn.Module, path: Path) -> None:
+    """Write a model's weights; of a quantized one those that are trained, which alone can be loaded into it again."""
+    if is_quantized(model):
+        save_file({name: tensor.contiguous() for name, tensor in trained_tensors(model).items()}, path)
+    else:
+        save_model(model, str(path))
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    """Load what `_save_weights` wrote, in place. Raises RuntimeError, SafetensorError for what does not fit."""
+    if not is_quantized(model):
+        load_model(model, path)
+        return
+    tensors, wanted = load_file(path), trained_tensors(model)
+    if tensors.keys() != wanted.keys():
+        raise RuntimeError(f"{min(tensors.keys() ^ wanted.keys())} is missing, or one too much")
+    model.load_state_dict(tensors, strict=False)
 
 
 def expected_bytes(model: nn.Module, techniques: dict[str, Tensor]) -> tuple[int, int]:
@@ -189,7 +210,7 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.O
     """Load weights and optimizer in place; return state.json. Raises RunFolderError if they do not fit this recipe."""
     state = read_state(checkpoint)
     with fitting(checkpoint):
-        load_model(model, checkpoint / MODEL)
+        _load_weights(model, checkpoint / MODEL)
         tensors = _load_tensors(checkpoint / OPTIMIZER)
         optimizer.load_state_dict(_join_optimizer(tensors, state.pop("optimizer")))
     return state
@@ -261,7 +282,7 @@ def best_folder(folder: Path, step: int) -> Path:
 def save_best(folder: Path, step: int, model: nn.Module) -> None:
     """Keep these weights as the best so far; the ones before stay until no checkpoint needs them. StorageError."""
     with _described_folder(best_folder(folder, step)) as aside:
-        save_model(model, str(aside / MODEL))
+        _save_weights(model, aside / MODEL)
 
 
 def load_best(folder: Path, step: int, model: nn.Module) -> None:
@@ -272,7 +293,7 @@ def load_best(folder: Path, step: int, model: nn.Module) -> None:
             f"{best}: {problem}, so the best weights are lost; --resume trains them again from an earlier checkpoint"
         )
     with fitting(best):
-        load_model(model, best / MODEL)
+        _load_weights(model, best / MODEL)
 
 
 def clean_up(folder: Path, keep: int) -> None:

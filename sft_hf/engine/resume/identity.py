@@ -30,13 +30,15 @@ def identity_of(
     """Return the identity as plain data.
 
     Args:
-        recipe: the resolved recipe; where its results go does not count.
+        recipe: the resolved recipe; where its results go, and where a mirror is, does not count.
         data: {split: fingerprint of its rows}.
         task: what the outputs mean (label names, vocabulary).
         model_revision: the commit of a Hub checkpoint.
         environment: `process.environment`; the platform's name does not count.
     """
     settings = {key: value for key, value in recipe.items() if key not in NON_IDENTITY_KEYS}
+    for key in ("model", "data"):
+        settings[key] = {name: value for name, value in settings[key].items() if name not in ("mirror", "license")}
     return {
         "recipe_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
         "data": dict(data),

@@ -33,6 +33,7 @@ from sft_hf.core.errors import RecipeError, SftError, did_you_mean
 from sft_hf.models.adapters.files import Adapter
 from sft_hf.models.adapters.settings import adapter_config, output_of
 from sft_hf.models.freezing import backbone_names
+from sft_hf.models.quantization import check_quantized, is_quantized
 from sft_hf.models.token_limits import configured_limit, smallest_table
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def attach(
     """
     if not recipe.peft:
         return model, None
+    check_quantized(model, recipe.model)
     config = adapter_config(recipe.peft, task_type)
     config.inference_mode = trained
     _refuse_models(model, config, recipe)
@@ -78,8 +80,11 @@ def attach(
     learner = wrapper if config.is_prompt_learning else wrapper.get_base_model()
     if config.peft_type == "PREFIX_TUNING":
         _hand_over_prefix(wrapper)
+    from sft_hf.models.formats.ctranslate2 import transformers_source  # with Whisper's classes, which few need
+
     config.base_model_name_or_path, config.revision = source.name, source.revision
-    adapter = Adapter(wrapper, _output(wrapper, output_of(recipe.peft)), names)
+    converted = transformers_source(source) is not source
+    adapter = Adapter(wrapper, _output(wrapper, output_of(recipe.peft)), names, converted=converted)
     if not trained:
         _freeze_within(learner, frozen, recipe.train.freeze)
         count = sum(parameter.numel() for parameter in learner.parameters() if parameter.requires_grad)
@@ -319,6 +324,8 @@ def _why_not_merged(wrapper: Any) -> str | None:
 
     if wrapper.peft_config["default"].is_prompt_learning:
         return "virtual tokens are not part of any weight"
+    if is_quantized(wrapper.get_base_model()):
+        return "the checkpoint is quantized, and a merged weight would be rounded again"
     if tied := wrapper.base_model._get_tied_target_modules(wrapper.get_base_model()):
         return f"{tied[0]} shares its weight with another layer"
     tried = set()

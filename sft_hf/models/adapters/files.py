@@ -36,6 +36,9 @@ class Adapter:
     names: frozenset[str]
     """Of the model's weights, before the adapter."""
 
+    converted: bool = False
+    """Whether the checkpoint is in another format than Transformers': see `sft_hf.models.formats`."""
+
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -61,6 +64,7 @@ class Adapter:
             "architecture": kind,
             "head": {**size, "ignore_mismatched_sizes": True} if size else {},
             **own,
+            **({"converted": True} if self.converted else {}),
         }
 
     def finish(self, model: Any) -> Any:

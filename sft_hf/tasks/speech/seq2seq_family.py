@@ -15,6 +15,7 @@ from torch.nn import functional
 from transformers import AutoModelForSpeechSeq2Seq, AutoTokenizer, GenerationConfig, GenerationMixin
 
 from sft_hf.core.errors import RecipeError
+from sft_hf.core.sources.hub import unasked
 from sft_hf.models.formats.whisper_vocabulary import FIRST_MULTILINGUAL
 from sft_hf.models.loading import load_pretrained, open_checkpoint, quiet_transformers
 from sft_hf.tasks.base import Items
@@ -390,7 +391,7 @@ def _first(value: Any) -> Any:
 
 def _is_multilingual(config: PretrainedConfig, source: Source) -> bool:
     try:
-        with quiet_transformers():
+        with unasked(source.offline), quiet_transformers():
             saved = GenerationConfig.from_pretrained(source.location(), revision=source.revision or "main")
     except (OSError, ValueError):
         saved = None

@@ -221,3 +221,12 @@ def test_a_comment_in_place_of_a_value_is_refused(recipe_file):
         read_yaml(recipe_file.parent / "b.yaml")
     (recipe_file.parent / "c.yaml").write_text("a: # nothing yet\nb:   #section\n  c: 1\n")
     assert read_yaml(recipe_file.parent / "c.yaml") == {"a": None, "b": {"c": 1}}
+
+
+def test_another_name_drops_what_the_file_says_of_the_old_one(recipe_file):
+    pins = "{name: org/a, revision: v1, license: mit, attn_implementation: eager}"
+    recipe_file.write_text(MINIMAL.replace("{name: org/model}", pins))
+    assert load(recipe_file).model.revision == "v1"
+    model = load(recipe_file, "model.name=org/b").model
+    assert (model.revision, model.license, model.attn_implementation) == (None, None, "eager")
+    assert load(recipe_file, "model.revision=v2", "model.name=org/b").model.revision == "v2"

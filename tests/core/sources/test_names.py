@@ -82,7 +82,7 @@ def test_local_file_on_a_failing_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["bert-base-uncased", "google/bert_uncased_L-2_H-128_A-2", "a/b.c", "_x/y_"])
 def test_hub_id(name: str) -> None:
     source = resolve(name, revision="abc123")
-    assert source == Source(name, "hub", None, "abc123", None)
+    assert source == Source(name, "hub", None, "abc123", None, served_by="hub", offline=True)  # as conftest.py says
     assert source.location() == name
 
 

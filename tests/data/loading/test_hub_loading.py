@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -13,8 +12,9 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 from loaded_splits import load, refusal, section
 
 from sft_hf.core.errors import StorageError, Terminated
+from sft_hf.core.sources.sources import Source
 
-HUB = SimpleNamespace(kind="hub", path=None, name="org/name", revision="abc")
+HUB = Source("org/name", "hub", None, "abc", None, served_by="hub")
 
 pytestmark = pytest.mark.usefixtures("own_datasets_cache")
 
@@ -125,5 +125,5 @@ def test_errors_that_mean_something_else_keep_their_meaning(monkeypatch):
 
 
 def test_formats_are_no_data_sets():
-    source = SimpleNamespace(kind="hub", path=None, name="csv", revision=None)
+    source = Source("csv", "hub", None, None, None)
     assert "name the file or folder itself" in refusal(section(data_files={"train": "a.csv"}), source)
