@@ -52,24 +52,25 @@ log = logging.getLogger("sft_hf")
 
 
 class TrainingJob:
-    """One run: `prepare` reads and builds, `train` runs the loop, `finish` scores and writes.
+    """One run: `prepare` reads and builds, `train` runs the loop, `finish` scores and writes. ::
 
         with TrainingJob(recipe) as job:
             job.prepare()
             job.train()
             result = job.finish()
 
-    Inside the `with` block the run folder is locked and signals are listened to. `prepare` may be called without it, by
-    whoever wants to look at a run that is not going to be trained.
+    Inside the `with` block the run folder is locked and signals end the run after a checkpoint. `prepare` may be called
+    outside of it, to inspect a run without training.
 
-    Attributes (after `prepare`):
-        task, source: the fitted task, and where the pretrained model comes from.
-        splits, data, examples: rows as they were read, by role; where the loop's epochs come from; the prepared rows of
-            validation and test.
-        findings: what there is to know of the data.
-        training: what the loop works on.
-        metric: that weights are chosen by; None without a validation split.
-        state: how far the training has come (after `train`).
+    Attributes, set by `prepare` unless stated otherwise:
+
+    - `task`, `source`: the fitted task, and the source of the pretrained model
+    - `splits`, `data`, `examples`: rows as read, by role; the source of the loop's epochs; the prepared rows of
+      validation and test
+    - `findings`: findings about the data
+    - `training`: what the loop works on
+    - `metric`: the metric by which weights are chosen; None without a validation split
+    - `state`: the progress of training (set by `train`)
     """
 
     def __init__(

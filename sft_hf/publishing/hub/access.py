@@ -101,7 +101,7 @@ def _refuse_to_create(repo_id: str, user: dict[str, Any]) -> None:
         for scope in scopes
     ):
         raise UserError(
-            f"{repo_id}: is not there, and your fine-grained token may not create it under {owner!r}; give it write "
+            f"{repo_id}: does not exist, and your fine-grained token may not create it under {owner!r}; give it write "
             "access there"
         )
 

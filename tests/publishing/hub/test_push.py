@@ -205,7 +205,7 @@ def test_branch_and_tag(hub, pusher, text_run, other_run):
     assert at_head(hub, "ann/named").keys() >= {WEIGHTS}
     # a tag stays where it is: the same again is fine, another commit is not
     pusher.push(other_run, "ann/named", ANN, revision="shards", tag="v1")
-    assert "there is a tag 'v1' already" in pusher.refused(other_run, "ann/named", ANN, tag="v1")
+    assert "the tag 'v1' already exists" in pusher.refused(other_run, "ann/named", ANN, tag="v1")
     assert WEIGHTS in at_head(hub, "ann/named")
     assert "is a tag" in pusher.refused(text_run, "ann/named", ANN, revision="v1")
 
@@ -290,13 +290,13 @@ def test_names_of_branches_and_tags_are_looked_at(pusher, text_run):
 def test_who_may_not_is_told_why(hub, pusher, text_run):
     pusher.push(text_run, "ann/guarded", ANN, private=False)
     cases = [
-        ("", "ann/x", "ann/x: the Hub knows no token of yours"),
+        ("", "ann/x", "ann/x: no token for the Hub"),
         ("hf_unknowntoken0123456789", "ann/x", "ann/x: the Hub does not accept your token"),
-        (READS, "ann/x", "ann/x: your token may only read"),
+        (READS, "ann/x", "ann/x: your token has only read access"),
         (BOB, "ann/guarded", "ann/guarded: no write access"),
         (ANN, "bob/x", "bob/x: does not exist, and you may not create it under 'bob'"),
         (ANN, "museum/x", "museum/x: does not exist, and you have only read access"),
-        (NARROW, "ann/y", "ann/y: is not there, and your fine-grained token may not create it under 'ann'"),
+        (NARROW, "ann/y", "ann/y: does not exist, and your fine-grained token may not create it under 'ann'"),
     ]
     repositories = set(hub.repositories)
     for token, name, words in cases:

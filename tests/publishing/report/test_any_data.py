@@ -159,7 +159,7 @@ def test_runs_of_all_kinds_make_a_page(kind):
         "without test": "There is no test split",
         "without either": "how good it is, is not known",
         "streamed": "of a stream",
-        "all right": "Not one of the 200 rows is wrong.",
+        "all right": "All 200 rows are correct.",
         "not a number": "how good it is, is not known",
     }
     assert told.get(kind, "") in page.text

@@ -75,7 +75,7 @@ def test_what_a_test_does_not_tell_apart_has_no_winner():
     best = [values for tag, values in page.elements if tag == "tr" and values.get("class") == "best"]
     assert len(best) == 2
     assert mcnemar(3, 0) == 0.25 and "p = 0.25" in table(page, "Run", "Accuracy")[1][3]  # the larger of two: as it is
-    assert "None: the recipes are the same." in page.text
+    assert "The recipes are the same." in page.text
 
 
 def test_many_comparisons_are_corrected():
