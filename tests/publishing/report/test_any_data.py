@@ -159,7 +159,7 @@ def test_runs_of_all_kinds_make_a_page(kind):
         "without test": "There is no test split",
         "without either": "how good it is, is not known",
         "streamed": "of a stream",
-        "all right": "All 200 rows are correct.",
+        "all right": "No errors in 200 rows.",
         "not a number": "how good it is, is not known",
     }
     assert told.get(kind, "") in page.text

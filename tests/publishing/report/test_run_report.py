@@ -247,7 +247,7 @@ def test_without_an_error_there_are_pictures_all_the_same():
     assert worst_errors(record) == [] and len(rows_to_show(record)) == 12
     content = Preview("x.jpg", records.picture(), "image/jpeg")
     page = check(build_report(record, dict.fromkeys(rows_to_show(record), content)))
-    assert "All 200 rows are correct" in page.text and "Wrong, the least" not in page.text
+    assert "No errors in 200 rows" in page.text and "Wrong, the least" not in page.text
     assert sum(tag == "img" for tag, _ in page.elements) == 12
 
 
