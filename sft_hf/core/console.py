@@ -31,7 +31,7 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-class _Console(logging.StreamHandler[Any]):
+class _Console(logging.StreamHandler):  # no type argument: Python 3.10 takes none
     """Writes to the current standard error, above a progress bar if there is one, with secrets removed.
 
     A run continues when the reader of its log (head, a terminal) has gone.
