@@ -229,7 +229,7 @@ def risk_by_coverage(confidences: Floats, right: NDArray[np.bool_]) -> tuple[Poi
     return thinned(answered[last] / len(order), risk[last]), float(together.mean())
 
 
-def judged(record: RunRecord) -> tuple[Floats, NDArray[np.bool_]] | None:
+def confidence_and_correctness(record: RunRecord) -> tuple[Floats, NDArray[np.bool_]] | None:
     """Return confidence and correctness of each answer; None where there is nothing to judge.
 
     Of a classifier, from its outputs: whether the most probable label is the row's, or one of its labels. Else from
@@ -253,7 +253,7 @@ def judged(record: RunRecord) -> tuple[Floats, NDArray[np.bool_]] | None:
 
 def coverage(record: RunRecord) -> dict[str, Any] | None:
     """Return the panel of risk and coverage, and a sentence; None where there is nothing to judge."""
-    found = judged(record)
+    found = confidence_and_correctness(record)
     if found is None:
         return None
     confidences, right = found

@@ -151,7 +151,7 @@ def test_transcripts_have_errors_by_coverage_alone():
     record = records.speech()
     assert curves.ranking(record) is None
     page = records.check(build_report(record, {}))
-    _, right = curves.judged(record)
+    _, right = curves.confidence_and_correctness(record)
     assert len(right) == 40 and (~right).sum() == 8
     assert curves.coverage(record)["sentence"].replace("\u00a0", " ") in page.text
 
@@ -159,7 +159,7 @@ def test_transcripts_have_errors_by_coverage_alone():
 def test_where_a_run_abstains_is_marked():
     record = records.single_label()
     abstaining = replace(record, outputs=replace(record.outputs, abstention_threshold=0.9))
-    confidences, _ = curves.judged(record)
+    confidences, _ = curves.confidence_and_correctness(record)
     share = f"{100 * (confidences >= 0.9).mean():.1f}"
     assert share in str(curves.coverage(abstaining)["chart"]) and "marked" not in str(curves.coverage(record)["chart"])
 
