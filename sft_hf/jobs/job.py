@@ -26,7 +26,7 @@ from sft_hf.data.examples import Examples
 from sft_hf.data.findings import Finding
 from sft_hf.engine import loop, process, selection
 from sft_hf.engine.epochs import InMemoryEpochs
-from sft_hf.engine.frozen_features.build import with_prefix_cache
+from sft_hf.engine.frozen_features.build import with_frozen_features
 from sft_hf.engine.optimization import check_optimizer
 from sft_hf.engine.resume import checkpoint
 from sft_hf.engine.resume.run_state import RunState
@@ -239,7 +239,7 @@ class TrainingJob:
             self._on_main(self.folder.start, self.recipe, self.overwrite)
         self.trackers.start(in_the_run_folder=True)
         self.state = self.run_state.restore(self.other_environment) if self.resume else TrainState()
-        loop.train(with_prefix_cache(self.training, self.state), self.state)
+        loop.train(with_frozen_features(self.training, self.state), self.state)
         return self.state
 
     def _log(self, line: dict[str, Any]) -> None:

@@ -43,7 +43,11 @@ def test_the_best_evaluation(evaluations, lower, expected):
 def test_a_checkpoint_of_an_earlier_version_is_resumed():
     data = TrainState(best_metric=1.0, best_step=3).to_json()
     del data["best_loss"]
-    for new, old in {"step_in_epoch": "window", "oom_splits": "halvings", "frozen_features": "prefix_cached"}.items():
+    for new, old in {
+        "step_in_epoch": "window",
+        "oom_splits": "halvings",
+        "frozen_features": "frozen_features_used",
+    }.items():
         data[old] = data.pop(new)
     data["halvings"] = 2
     state = TrainState.from_json(data)

@@ -82,7 +82,7 @@ def test_frozen_parameters_have_no_optimizer_state_and_are_counted(make_recipe):
 @pytest.mark.parametrize("cache", ["auto", "off"])
 @pytest.mark.parametrize("evaluation", ["evaluation", "none"])
 def test_batch_norm_of_a_frozen_backbone_stands_still(make_image_recipe, cnn_checkpoint, tmp_path, evaluation, cache):
-    changes = {"model__name": str(cnn_checkpoint), "task__augmentation": evaluation, "train__prefix_cache": cache}
+    changes = {"model__name": str(cnn_checkpoint), "task__augmentation": evaluation, "train__frozen_features": cache}
     folders = [tmp_path / name for name in "ab"]
     for folder, steps in zip(folders, (1, 3), strict=True):
         finetune(
@@ -129,7 +129,7 @@ def test_a_resumed_run_with_frozen_parts_has_the_same_bits(
         "image": (make_image_recipe, {"train__freeze": ["backbone"], "task__augmentation": "evaluation"}),
         "speech": (make_speech_recipe, {"train__freeze": ["model.encoder"]}),
     }[kind]
-    changes |= {"train__prefix_cache": cache, "train__num_train_epochs": 3, "checkpoint__save_steps": 1}
+    changes |= {"train__frozen_features": cache, "train__num_train_epochs": 3, "checkpoint__save_steps": 1}
     whole = finetune(make(output_dir=str(tmp_path / "whole"), **changes))
     stop_at = whole.metrics["train"]["num_steps"] // 2
     resumed = interrupted_and_resumed(make(output_dir=str(tmp_path / "cut"), **changes), stop_at)

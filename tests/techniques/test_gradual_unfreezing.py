@@ -85,19 +85,19 @@ def test_layers_join_from_the_top(make_recipe, watched, settings, counts):
 
 def test_what_train_freeze_names_is_never_unfrozen(make_recipe, watched):
     finetune(
-        make_recipe(techniques=["gradual_unfreezing"], train__freeze=PARTS[2:], train__prefix_cache="off", **SHORT)
+        make_recipe(techniques=["gradual_unfreezing"], train__freeze=PARTS[2:], train__frozen_features="off", **SHORT)
     )
     assert [len(state["trained"]) > 2 for state in watched] == [False, False, False, True, True, True]
     assert not any(of_parts(state["trained"], PARTS[2:]) for state in watched)
     assert not any(state["modes"]["bert.embeddings.dropout"] for state in watched)
 
 
-def test_the_frozen_part_may_come_from_the_prefix_cache(make_recipe, tmp_path, monkeypatch, caplog):
+def test_the_frozen_part_may_come_from_the_cache(make_recipe, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("SFT_HF_CACHE", str(tmp_path / "cache"))
     found = []
     for cache in ("auto", "off"):
         caplog.clear()
-        options = {"train__freeze": PARTS[2:], "train__prefix_cache": cache, "output_dir": str(tmp_path / cache)}
+        options = {"train__freeze": PARTS[2:], "train__frozen_features": cache, "output_dir": str(tmp_path / cache)}
         with caplog.at_level(logging.INFO, "sft_hf"):
             result = finetune(
                 make_recipe(

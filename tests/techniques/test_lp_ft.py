@@ -52,7 +52,7 @@ def test_it_is_a_linear_probe_and_then_a_fine_tuning_of_what_it_gave(make_recipe
     probe = finetune(
         make_recipe(
             train__freeze=["backbone"],
-            train__prefix_cache="off",
+            train__frozen_features="off",
             train__max_steps=2,
             output_dir=str(tmp_path / "probe"),
             **constant,

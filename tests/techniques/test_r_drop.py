@@ -122,7 +122,7 @@ def test_a_frozen_part_served_from_the_cache_gives_the_same_run(make_recipe, tmp
     }
     cached = finetune(make_recipe(output_dir=str(tmp_path / "cached"), **options))
     assert "computed now" in caplog.text
-    whole = finetune(make_recipe(output_dir=str(tmp_path / "whole"), train__prefix_cache="off", **options))
+    whole = finetune(make_recipe(output_dir=str(tmp_path / "whole"), train__frozen_features="off", **options))
     weights = [load_file(result.output_dir / "model" / "model.safetensors") for result in (cached, whole)]
     logs = [(result.output_dir / "log.jsonl").read_text().splitlines() for result in (cached, whole)]
     losses = [[line["loss"] for line in map(json.loads, log) if "learning_rate" in line] for log in logs]

@@ -292,11 +292,11 @@ class TrainSection(Section):
     freeze: list[str] = Field(
         [], description="Parameters or modules to freeze (glob patterns); backbone: everything but the head."
     )
-    prefix_cache: Literal["auto", "off"] = Field(
+    frozen_features: Literal["auto", "off"] = Field(
         "auto", description="auto: outputs of the frozen part are computed once per row and read from disk."
     )
-    prefix_cache_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        4.0, description="Limit in GB of these outputs, for all runs, in ~/.cache/sft-hf/prefix."
+    frozen_features_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        4.0, description="Limit in GB of these outputs, for all runs, in ~/.cache/sft-hf/frozen-features."
     )
 
 

@@ -32,7 +32,7 @@ from sft_hf.engine import process
 from sft_hf.engine.epochs import InMemoryEpochs
 from sft_hf.engine.frozen_features.replay import Replay, record
 from sft_hf.engine.frozen_features.serve import ServedRows, ServedSet, ServedTask
-from sft_hf.engine.frozen_features.trace import Declined, Prefix, find_prefix
+from sft_hf.engine.frozen_features.trace import Declined, FrozenPart, find_frozen_part
 from sft_hf.engine.step import seed_step
 from sft_hf.models.freezing import set_modes
 from sft_hf.tasks.base import Batch, to_device
@@ -42,15 +42,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sft_hf")
 
+FOLDER = "frozen-features"  # below the cache folder
 FORMAT = 1  # of what is recorded; a change here makes everything anew
-TRIED_ROWS = 4  # from the shortest to the longest, for finding the prefix and for the comparison
+TRIED_ROWS = 4  # from the shortest to the longest, for finding the frozen part and for the comparison
 TOLERANCE = 1e-5  # of losses and gradients, relative, in float32 on a CPU
 COARSE_TOLERANCE = 3e-2  # in 16 bits, and on GPUs, whose convolutions round to 10 bits
 ABOUT_LABELS = ("id2label", "label2id", "num_labels", "num_classes", "label_names", "problem_type", "_name_or_path")
 """Fields of a config that say nothing of the backbone."""
 
 
-def with_prefix_cache(training: Training, state: TrainState) -> Training:
+def with_frozen_features(training: Training, state: TrainState) -> Training:
     """Return the training with its frozen lower part served from the cache; as it is where that cannot be, or pay.
 
     Only a recipe with `train.freeze` is looked at. Says in one line why the cache is not used. All ranks decide alike.
@@ -59,13 +60,13 @@ def with_prefix_cache(training: Training, state: TrainState) -> Training:
     Raises Terminated, on all ranks, when a signal asked one of them to stop.
     """
     section = training.recipe.train
-    if not section.freeze or section.prefix_cache == "off":
+    if not section.freeze or section.frozen_features == "off":
         return training
     set_modes(training.model)
     try:
         served = _Builder(training).build()
     except Declined as reason:
-        log.info("the frozen part runs in every epoch (train.prefix_cache): %s", reason)
+        log.info("the frozen part runs in every epoch (train.frozen_features): %s", reason)
         served = training
     used = served is not training
     if state.frozen_features not in (None, used):
@@ -82,11 +83,11 @@ class _Builder:
         self.model = self.accelerator.unwrap_model(training.model)
 
     def build(self) -> Training:
-        """See `with_prefix_cache`. Raises Declined, on all ranks or on none."""
+        """See `with_frozen_features`. Raises Declined, on all ranks or on none."""
         with self._together("it could not be cut off"):
             self.examples = self._examples()
-            self.prefix, self.tried_bytes = self._try()
-            self.store = RowStore("prefix", self._key(), int(self.training.recipe.train.prefix_cache_gb * 1e9))
+            self.part, self.tried_bytes = self._try()
+            self.store = RowStore(FOLDER, self._key(), int(self.training.recipe.train.frozen_features_gb * 1e9))
             self._check_room()
         with self._together("its results could not be kept"):
             self.store.open()
@@ -99,7 +100,7 @@ class _Builder:
             size = self.store.size(set(names))
         log.info(
             "the frozen part (%d modules) runs once for each row: %s for %d rows in %s, %d of them computed now",
-            len(self.prefix.modules),
+            len(self.part.modules),
             human_bytes(size),
             len(names),
             self.store.folder,
@@ -123,7 +124,7 @@ class _Builder:
         except (SftError, OSError) as error:
             reason = f"{what}: {error}"
         except Exception as error:  # whatever an architecture does that was not foreseen: train without the cache
-            log.debug("the prefix cache failed", exc_info=True)
+            log.debug("the frozen-feature cache failed", exc_info=True)
             reason = f"{what} ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
         interrupted, declined = process.on_any_rank(self.accelerator, stopped, reason is not None)
         if interrupted:
@@ -162,13 +163,13 @@ class _Builder:
     def _record(self, row: int, batch: Batch | None = None) -> list[Tensor]:
         """Return the tensors of one row, alone in its batch, without the row dimension. Raises Declined."""
         alone = self._batch([row]) if batch is None else batch
-        found = record(self.model, self.prefix, lambda: self._losses(alone))
+        found = record(self.model, self.part, lambda: self._losses(alone))
         if any(tensor.ndim < 1 or len(tensor) != 1 for tensor in found):
             raise Declined("what it hands on does not belong to single rows")
         return [tensor[0] for tensor in found]
 
-    def _try(self) -> tuple[Prefix, float]:
-        """Find the prefix, and compare losses and gradients with and without it; its bytes per row."""
+    def _try(self) -> tuple[FrozenPart, float]:
+        """Find the frozen part, and compare losses and gradients with and without it; its bytes per row."""
         order = np.argsort(self.examples.lengths, kind="stable")
         rows = [
             int(order[place])
@@ -177,17 +178,17 @@ class _Builder:
         batch = self._batch(rows)
         with _untouched(self.model):
             seed_step(self.training.recipe.seed, 0, 0)
-            self.prefix = find_prefix(self.model, lambda: self._losses(batch))
+            self.part = find_frozen_part(self.model, lambda: self._losses(batch))
             first = [self._record(row) for row in rows]
             seed_step(self.training.recipe.seed, 1, 0)
             again = [self._record(row) for row in rows]
             if not all(torch.equal(a, b) for a, b in zip(_flat(first), _flat(again), strict=True)):
                 raise Declined("it is random (for speech, task.mask_time_prob: 0 and task.mask_feature_prob: 0)")
             self._compare(rows, batch, first)
-        return self.prefix, sum(tensor.nbytes for tensor in _flat(first)) / len(rows)
+        return self.part, sum(tensor.nbytes for tensor in _flat(first)) / len(rows)
 
     def _compare(self, rows: list[int], batch: Batch, recorded: list[list[Tensor]]) -> None:
-        self.replay = Replay(self.model, self.prefix)
+        self.replay = Replay(self.model, self.part)
         served = ServedTask(self.task, self.replay, dict(zip(rows, recorded, strict=True)).__getitem__)
         blank = ServedRows(self.examples)
         given = to_device(served.collate([blank[row] for row in rows]), self.accelerator.device)
@@ -201,7 +202,7 @@ class _Builder:
         allowed = TOLERANCE if exact else COARSE_TOLERANCE
         for name, left, right in (("loss", whole[:1], cut[:1]), ("gradient", whole[1:], cut[1:])):
             difference = _difference(left, right)
-            log.debug("prefix cache: the %s differs by %.1e", name, difference)
+            log.debug("frozen features: the %s differs by %.1e", name, difference)
             if not difference <= allowed:
                 raise Declined(
                     f"a row's {name} would not be the same ({difference:.1e} off): what the frozen part makes of a row "
@@ -229,10 +230,10 @@ class _Builder:
             "format": FORMAT,
             "model": f"{kind.__module__}.{kind.__qualname__}",
             "timm": metadata.version("timm") if hasattr(self.model, "timm_model") else None,
-            "weights": _weights(self.model, self.prefix),
-            "modules": [repr(self.model.get_submodule(name)) for name in self.prefix.modules],
+            "weights": _weights(self.model, self.part),
+            "modules": [repr(self.model.get_submodule(name)) for name in self.part.modules],
             "config": {name: value for name, value in config.items() if name not in ABOUT_LABELS},
-            "prefix": repr(self.prefix),
+            "part": repr(self.part),
             "attention": getattr(getattr(self.model, "config", None), "_attn_implementation", None),
             "cpu": torch.backends.cpu.get_cpu_capability(),
             **{name: environment[name] for name in ("device", "num_threads", "mixed_precision", "versions")},
@@ -244,10 +245,11 @@ class _Builder:
         needed, limit = int(self.tried_bytes * len(self.examples)), self.store.limit
         if needed > limit:
             raise Declined(
-                f"its results take about {human_bytes(needed)}, and train.prefix_cache_gb allows {human_bytes(limit)}"
+                f"its results take about {human_bytes(needed)}, and train.frozen_features_gb allows "
+                f"{human_bytes(limit)}"
             )
         if self.accelerator.is_main_process:
-            self.store.open()  # what is there of this prefix stays
+            self.store.open()  # what is there of this part stays
             missing = max(0, needed - self.store.size())
             self.store.make_room(missing)
             if missing > 0.9 * free_bytes(self.store.root):
@@ -270,7 +272,7 @@ class _Builder:
                 tensors = self._record(row, to_device(batch, self.accelerator.device))
                 budget -= sum(tensor.nbytes for tensor in tensors) * self.accelerator.num_processes
                 if budget < 0:
-                    raise Declined("its results take more than train.prefix_cache_gb allows")
+                    raise Declined("its results take more than train.frozen_features_gb allows")
                 self.store.add(name, tensors)
                 computed += 1
         finally:
@@ -316,10 +318,10 @@ def _untouched(model: nn.Module) -> Iterator[None]:
                 buffer.copy_(value)
 
 
-def _weights(model: nn.Module, prefix: Prefix) -> str:
-    """Return the SHA-256 of the prefix's parameters and buffers, and of those that lie around its modules."""
+def _weights(model: nn.Module, part: FrozenPart) -> str:
+    """Return the SHA-256 of the frozen parameters and buffers, and of those of the modules around them."""
     digest = hashlib.sha256()
-    for names, recurse in ((prefix.modules, True), (prefix.containers, False)):
+    for names, recurse in ((part.modules, True), (part.containers, False)):
         for name in names:
             module = model.get_submodule(name)
             for kind in (module.named_parameters(recurse=recurse), module.named_buffers(recurse=recurse)):

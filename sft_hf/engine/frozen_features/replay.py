@@ -1,7 +1,7 @@
 """Running a model up to the end of its frozen lower part, to record what it hands on, and running it without it.
 
-In a replay the prefix is skipped. Its modules return tensors of the right shapes that hold NaN and take no memory, the
-model's own code runs between them (masks and positions come out right, since they depend on shapes), and recorded
+In a replay the frozen part is skipped. Its modules return tensors of the right shapes that hold NaN and take no memory,
+the model's own code runs between them (masks and positions come out right, since they depend on shapes), and recorded
 tensors are put in at the cuts. A NaN that got past a cut would reach the loss, so that a wrong trace cannot go unseen.
 """
 
@@ -20,7 +20,7 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sft_hf.engine.frozen_features.trace import Cut, Declined, Prefix, Run, hooks
+from sft_hf.engine.frozen_features.trace import Cut, Declined, FrozenPart, Run, hooks
 
 MOST_SHAPES = 1000  # that are remembered: batches of recordings hardly ever have the same twice
 
@@ -31,28 +31,28 @@ class _Recorded(Exception):
     """All tensors are there: the rest of the pass is of no use."""
 
 
-def record(model: nn.Module, prefix: Prefix, run: Run) -> list[Tensor]:
+def record(model: nn.Module, part: FrozenPart, run: Run) -> list[Tensor]:
     """Run the frozen part on a batch, and return the tensors at the cuts. What comes after them does not run."""
     found: dict[int, Tensor] = {}
 
     def take(cut: Cut, leaves: list[Any]) -> None:
         found[cut.tensor] = leaves[cut.leaf].detach()
-        if len(found) == prefix.tensors:
+        if len(found) == part.tensors:
             raise _Recorded
 
-    with _at_cuts(model, prefix, take), torch.no_grad():
+    with _at_cuts(model, part, take), torch.no_grad():
         try:
             run()
         except _Recorded:
-            return [found[number] for number in range(prefix.tensors)]
+            return [found[number] for number in range(part.tensors)]
     raise Declined("its calls are not the same in every forward pass")
 
 
 @contextmanager
-def _at_cuts(model: nn.Module, prefix: Prefix, action: Callable[[Cut, list[Any]], None]) -> Iterator[None]:
+def _at_cuts(model: nn.Module, part: FrozenPart, action: Callable[[Cut, list[Any]], None]) -> Iterator[None]:
     """Call `action` at every cut with the leaves of the arguments, which it may replace."""
     wanted: dict[str, dict[int, list[Cut]]] = {}
-    for cut in prefix.cuts:
+    for cut in part.cuts:
         wanted.setdefault(cut.module, {}).setdefault(cut.call, []).append(cut)
     calls: Counter[str] = Counter()
 
@@ -79,8 +79,8 @@ def _at_cuts(model: nn.Module, prefix: Prefix, action: Callable[[Cut, list[Any]]
 class Replay:
     """Runs a model without its frozen part."""
 
-    def __init__(self, model: nn.Module, prefix: Prefix) -> None:
-        self.model, self.prefix = model, prefix
+    def __init__(self, model: nn.Module, part: FrozenPart) -> None:
+        self.model, self.part = model, part
         self._hollow: dict[Any, Any] = {}
         self._first: dict[str, list[Any]] = {}
         self._only_whole: set[str] = set()
@@ -94,13 +94,13 @@ class Replay:
                 ready[cut.tensor] = stack_like([row[cut.tensor] for row in rows], leaves[cut.leaf])
             leaves[cut.leaf] = ready[cut.tensor]
 
-        with self._skipping(), _at_cuts(self.model, self.prefix, put):
+        with self._skipping(), _at_cuts(self.model, self.part, put):
             return run()
 
     @contextmanager
     def _skipping(self) -> Iterator[None]:
         before = []
-        for name in self.prefix.skipped:
+        for name in self.part.skipped:
             module = self.model.get_submodule(name)
             own = module.__dict__.get("forward")  # where someone else has put a forward of his own
             before.append((module, own))

@@ -16,7 +16,7 @@ from sft_hf.engine.frozen_features.replay import Replay
 from sft_hf.engine.frozen_features.trace import Declined
 from sft_hf.tasks.base import Batch, Items
 
-ROW = "prefix_row"  # in features and batches: which row of the training set
+ROW = "frozen_features_row"  # in features and batches: which row of the training set
 
 
 class ServedRows(Sequence[dict[str, Any]]):
@@ -74,4 +74,4 @@ class ServedTask:
         try:
             return self._replay(lambda: forward(model, plain), rows)
         except Declined as error:
-            raise TrainingError(f"{error}; set train.prefix_cache: off") from error
+            raise TrainingError(f"{error}; set train.frozen_features: off") from error

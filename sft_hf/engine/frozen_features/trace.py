@@ -4,10 +4,10 @@ Nothing here knows an architecture. A forward pass is watched, and autograd tell
 
 1. With the model as it is, a tensor requires a gradient if something trainable or random (dropout) stands before it.
    The largest modules with parameters, all of them frozen, whose inputs never depend on anything of that kind, are the
-   *prefix*: what comes out of them is a function of the row alone.
-2. With every parameter frozen and the outputs of the prefix marked as requiring a gradient, the inputs of the modules
-   above that require one come from the prefix. These tensors are the *cuts*: a pooled vector before a linear head,
-   hidden states before the first layer that is trained, the encoder's output before a decoder.
+   *frozen part*: what comes out of them is a function of the row alone.
+2. With every parameter frozen and the outputs of the frozen part marked as requiring a gradient, the inputs of the
+   modules above that require one come from the frozen part. These tensors are the *cuts*: a pooled vector before a
+   linear head, hidden states before the first layer that is trained, the encoder's output before a decoder.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Prefix:
+class FrozenPart:
     """What need not run, and where its results go in."""
 
     modules: tuple[str, ...]
@@ -74,15 +74,15 @@ def hooks(handles: list[Any]) -> Iterator[None]:
 # --- finding it --------------------------------------------------------------------------------------------------
 
 
-def find_prefix(model: nn.Module, run: Run) -> Prefix:
+def find_frozen_part(model: nn.Module, run: Run) -> FrozenPart:
     """Return the frozen lower part, with the model in the mode that it trains in. Raises Declined if there is none."""
     dependent = _dependencies(model, run)
     closed: set[str] = set()
     while True:
         roles = _Roles(model, dependent, closed)
-        if not roles.prefix:
+        if not roles.modules:
             raise Declined("nothing below the trained parts is frozen")
-        if not any(_computes(model.get_submodule(name)) for name in roles.prefix):
+        if not any(_computes(model.get_submodule(name)) for name in roles.modules):
             raise Declined("only embeddings are frozen, and looking them up again costs nothing")
         found = _find_cuts(model, run, roles, dependent)
         if found.mixed is None:
@@ -98,8 +98,8 @@ def find_prefix(model: nn.Module, run: Run) -> Prefix:
         if inner.mixed is None and 0 < inner.size < found.size:
             found, roles = inner, inner_roles
             opened.add(name)
-    skipped = (*roles.prefix, *found.skippable)
-    return Prefix(tuple(roles.prefix), skipped, tuple(roles.containers), tuple(found.cuts), found.tensors)
+    skipped = (*roles.modules, *found.skippable)
+    return FrozenPart(tuple(roles.modules), skipped, tuple(roles.containers), tuple(found.cuts), found.tensors)
 
 
 def is_random(module: nn.Module) -> bool:
@@ -144,7 +144,7 @@ def _marked(value: Any) -> Any:
 
 
 class _Roles:
-    """Who is who in a model: the prefix, what is around it, what takes its results, and what only computes."""
+    """Who is who in a model: the frozen part, what is around it, what takes its results, and what only computes."""
 
     def __init__(
         self,
@@ -161,7 +161,7 @@ class _Roles:
         }
         self._closed, self._opened = closed, opened
         self._seen: set[int] = set()
-        self.prefix: list[str] = []
+        self.modules: list[str] = []
         self.containers: list[str] = []
         self.consumers: list[str] = []
         self.neutral: list[str] = []
@@ -173,7 +173,7 @@ class _Roles:
         self._seen.add(id(module))
         around = any(inner.startswith(f"{name}." if name else "") for inner in self._frozen - {name})
         if name in self._frozen:
-            self.prefix.append(name)
+            self.modules.append(name)
         elif around and name not in self._closed:
             self.containers.append(name)
             self._visit_children(name, module)
@@ -253,7 +253,7 @@ def _find_cuts(model: nn.Module, run: Run, roles: _Roles, dependent: dict[Label,
         return model.get_submodule(name).register_forward_pre_hook(partial(function, name), with_kwargs=True)
 
     handles = [hook(name, at_consumer) for name in roles.consumers] + [hook(name, at_neutral) for name in roles.neutral]
-    for names, change in ((roles.prefix, _marked), (roles.consumers, _unmarked)):
+    for names, change in ((roles.modules, _marked), (roles.consumers, _unmarked)):
         for name in names:
             after = partial(_changed, change)
             handles.append(model.get_submodule(name).register_forward_hook(after))

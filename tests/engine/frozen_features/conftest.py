@@ -11,8 +11,8 @@ NO_SPEC_AUGMENT = {"task__mask_time_prob": 0.0, "task__mask_feature_prob": 0.0}
 
 @pytest.fixture(autouse=True)
 def cache(own_cache):
-    """Where the test's own cache of prefixes lies."""
-    return own_cache / "prefix"
+    """Where the test's own frozen-feature cache is."""
+    return own_cache / "frozen-features"
 
 
 @pytest.fixture(scope="session")

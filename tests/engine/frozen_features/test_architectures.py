@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from sft_hf.engine.frozen_features.replay import Replay, record
-from sft_hf.engine.frozen_features.trace import find_prefix
+from sft_hf.engine.frozen_features.trace import find_frozen_part
 from sft_hf.models.freezing import evaluate_frozen_parts, freeze
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32, "num_labels": 3}
@@ -74,11 +74,11 @@ def test_a_replay_gives_the_logits_of_the_whole_model(name):
         return model(**batch).logits
 
     rows = [5, 9, 12]
-    prefix = find_prefix(model, lambda: run(make(rows)))
-    recorded = [[tensor[0] for tensor in record(model, prefix, lambda row=row: run(make([row])))] for row in rows]
+    part = find_frozen_part(model, lambda: run(make(rows)))
+    recorded = [[tensor[0] for tensor in record(model, part, lambda row=row: run(make([row])))] for row in rows]
     assert tuple(recorded[0][0].shape) == shape
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    replay = Replay(model, prefix)
+    replay = Replay(model, part)
     for chosen in ([0, 1, 2], [2, 0], [1]):  # the second and third time, shapes are only computed
         batch = make([rows[index] for index in chosen])
         model.load_state_dict(before)

@@ -39,7 +39,7 @@ def test_a_run_is_the_same_cold_and_warm_and_close_to_one_without(kinds, kind, t
     caplog.clear()
     finetune(kinds[kind](output_dir=folders["warm"], **sgd))
     assert " 0 of them computed now" in caplog.text
-    finetune(kinds[kind](output_dir=folders["without"], train__prefix_cache="off", **sgd))
+    finetune(kinds[kind](output_dir=folders["without"], train__frozen_features="off", **sgd))
     cold, warm, without = (weights(folder) for folder in folders.values())
     assert same(cold, warm)
     assert steps(folders["cold"]) == steps(folders["warm"])

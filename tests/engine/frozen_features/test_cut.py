@@ -7,8 +7,8 @@ import torch
 from small_runs import prepared
 
 from sft_hf.engine import loop
-from sft_hf.engine.frozen_features import build as prefix_cache
-from sft_hf.engine.frozen_features.trace import Declined, find_prefix
+from sft_hf.engine.frozen_features import build as frozen_features
+from sft_hf.engine.frozen_features.trace import Declined, find_frozen_part
 from sft_hf.models.freezing import evaluate_frozen_parts
 
 
@@ -19,11 +19,11 @@ def run_of(recipe):
     return run
 
 
-def prefix_of(recipe):
+def part_of(recipe):
     run = run_of(recipe)
     examples = run.training.data.examples
     batch = run.task.collate([examples.features[row] for row in (0, 1)])
-    return find_prefix(run.training.model, lambda: run.task.losses(run.training.model, batch))
+    return find_frozen_part(run.training.model, lambda: run.task.losses(run.training.model, batch))
 
 
 @pytest.mark.parametrize(
@@ -37,14 +37,14 @@ def prefix_of(recipe):
     ],
 )
 def test_the_cut_is_where_the_trained_part_begins(kinds, kind, modules, consumers):
-    found = prefix_of(kinds[kind]())
+    found = part_of(kinds[kind]())
     assert set(found.modules) == modules
     assert {cut.module for cut in found.cuts} == consumers
     assert found.tensors == 1
 
 
 def test_timm_is_cut_before_its_classifier(kinds):
-    found = prefix_of(kinds["timm_probe"]())
+    found = part_of(kinds["timm_probe"]())
     assert [cut.module for cut in found.cuts] == ["timm_model.classifier"]
     assert "timm_model.blocks" in found.modules
     assert "timm_model.global_pool" in set(found.skipped) - set(found.modules)
@@ -60,7 +60,7 @@ def test_timm_is_cut_before_its_classifier(kinds):
 )
 def test_where_nothing_can_be_cut_off_the_reason_is_told(make_recipe, patterns, reason):
     with pytest.raises(Declined, match=reason):
-        prefix_of(make_recipe(train__freeze=patterns))
+        part_of(make_recipe(train__freeze=patterns))
 
 
 def test_frozen_word_vectors_are_not_worth_a_cache():
@@ -75,7 +75,7 @@ def test_frozen_word_vectors_are_not_worth_a_cache():
     model = Model()
     model.embeddings.weight.requires_grad_(False)
     with pytest.raises(Declined, match="only embeddings"):
-        find_prefix(model, lambda: model(torch.tensor([[1, 2], [3, 4]])))
+        find_frozen_part(model, lambda: model(torch.tensor([[1, 2], [3, 4]])))
 
 
 def test_a_skip_connection_around_a_trained_layer_is_kept_whole():
@@ -90,15 +90,15 @@ def test_a_skip_connection_around_a_trained_layer_is_kept_whole():
             return self.norm(y + self.trained(y))
 
     model = torch.nn.Sequential(torch.nn.Linear(4, 4).requires_grad_(False), Block(), torch.nn.Linear(4, 2))
-    found = find_prefix(model, lambda: model(torch.ones(2, 4)))
+    found = find_frozen_part(model, lambda: model(torch.ones(2, 4)))
     assert found.modules == ("0",)
     assert [cut.module for cut in found.cuts] == ["1"]
     with pytest.raises(Declined, match="woven"):
         block = Block()
-        find_prefix(block, lambda: block(torch.ones(2, 4)))
+        find_frozen_part(block, lambda: block(torch.ones(2, 4)))
 
 
 def test_runs_that_freeze_nothing_are_left_alone(make_recipe, monkeypatch):
-    monkeypatch.setattr(prefix_cache, "_Builder", None)
+    monkeypatch.setattr(frozen_features, "_Builder", None)
     run = run_of(make_recipe())
-    assert prefix_cache.with_prefix_cache(run.training, loop.TrainState()) is run.training
+    assert frozen_features.with_frozen_features(run.training, loop.TrainState()) is run.training

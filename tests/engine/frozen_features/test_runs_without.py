@@ -12,7 +12,7 @@ from small_runs import same, weights
 from sft_hf.core.errors import Terminated
 from sft_hf.data.row_store import RowStore
 from sft_hf.engine import loop
-from sft_hf.engine.frozen_features import build as prefix_cache
+from sft_hf.engine.frozen_features import build as frozen_features
 from sft_hf.jobs.finetune import finetune
 
 STREAM = {
@@ -31,19 +31,19 @@ STREAM = {
         ("whisper_encoder", {"task__mask_time_prob": 0.5}, "task.mask_time_prob: 0"),
         ("bert_probe", {"train__freeze": ["bert.embeddings"]}, "only embeddings are frozen"),
         ("bert_probe", {"train__freeze": ["classifier"]}, "nothing below the trained parts is frozen"),
-        ("bert_probe", {"train__prefix_cache_gb": 1e-6}, "train.prefix_cache_gb allows 1.0 kB"),
+        ("bert_probe", {"train__frozen_features_gb": 1e-6}, "train.frozen_features_gb allows 1.0 kB"),
         ("bert_probe", STREAM, "data.streaming"),
     ],
 )
 def test_the_reason_is_one_line_that_says_what_to_set(kinds, kind, changes, words, caplog, cache, tmp_path):
     caplog.set_level(logging.INFO, "sft_hf")
     finetune(kinds[kind](**changes))
-    (message,) = [record.getMessage() for record in caplog.records if "train.prefix_cache)" in record.getMessage()]
+    (message,) = [record.getMessage() for record in caplog.records if "train.frozen_features)" in record.getMessage()]
     assert words in message and "\n" not in message
     assert not list(cache.glob("*/*"))
     caplog.clear()
-    finetune(kinds[kind](output_dir=str(tmp_path / "off"), train__prefix_cache="off", **changes))
-    assert "prefix_cache" not in caplog.text
+    finetune(kinds[kind](output_dir=str(tmp_path / "off"), train__frozen_features="off", **changes))
+    assert "train.frozen_features" not in caplog.text
     assert same(weights(tmp_path / "run"), weights(tmp_path / "off"))
 
 
@@ -95,7 +95,7 @@ def test_a_full_disk_only_costs_the_cache(kinds, monkeypatch, caplog):
 
 def test_a_signal_while_it_computes_keeps_what_is_there(kinds, monkeypatch, caplog, tmp_path):
     caplog.set_level(logging.INFO, "sft_hf")
-    recorded = prefix_cache._Builder._record
+    recorded = frozen_features._Builder._record
     count = []
 
     def interrupted(self, row, batch=None):
@@ -106,10 +106,10 @@ def test_a_signal_while_it_computes_keeps_what_is_there(kinds, monkeypatch, capl
         return recorded(self, row, batch)
 
     recipe = kinds["bert_probe"](output_dir=str(tmp_path / "a"))
-    monkeypatch.setattr(prefix_cache._Builder, "_record", interrupted)
+    monkeypatch.setattr(frozen_features._Builder, "_record", interrupted)
     with pytest.raises(Terminated, match="--resume continues"):
         finetune(recipe)
-    monkeypatch.setattr(prefix_cache._Builder, "_record", recorded)
+    monkeypatch.setattr(frozen_features._Builder, "_record", recorded)
     finetune(recipe, resume=True)
     assert "52 of them computed now" in caplog.text
     finetune(kinds["bert_probe"](output_dir=str(tmp_path / "b")))
@@ -130,6 +130,6 @@ def test_a_run_that_goes_on_without_its_cache_says_so(kinds, monkeypatch, caplog
         finetune(recipe)
     monkeypatch.setattr(loop, "train_step", step)
     monkeypatch.setattr(RowStore, "flush", full_disk)
-    monkeypatch.setattr(prefix_cache, "FORMAT", 2)
+    monkeypatch.setattr(frozen_features, "FORMAT", 2)
     finetune(recipe, resume=True)
     assert "the run began with the cache: the last bits may differ" in caplog.text

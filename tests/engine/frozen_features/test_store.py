@@ -19,11 +19,11 @@ def test_tensors_come_back_as_they_went(dtype):
         if (dtype != torch.bool)
         else {f"{number:064x}": [torch.tensor([True, False])] for number in range(3)}
     )
-    store = RowStore("prefix", "key", 10**6)
+    store = RowStore("frozen-features", "key", 10**6)
     for name, tensors in rows.items():
         store.add(name, tensors)
     store.flush()
-    again = RowStore("prefix", "key", 10**6)
+    again = RowStore("frozen-features", "key", 10**6)
     again.open()
     for name, tensors in rows.items():
         (found,) = again.read(name)
@@ -33,12 +33,12 @@ def test_tensors_come_back_as_they_went(dtype):
 
 def test_shards_that_were_not_used_for_longest_make_room(cache):
     for age, key in enumerate(("new", "old", "older")):
-        store = RowStore("prefix", key, 10**6)
+        store = RowStore("frozen-features", key, 10**6)
         store.add("0" * 64, [torch.zeros(1000)])
         store.flush()
         (shard,) = (cache / key).iterdir()
         os.utime(shard, (10**9 - age, 10**9 - age))
-    own = RowStore("prefix", "older", 10_500)  # three shards of about 4.2 kB
+    own = RowStore("frozen-features", "older", 10_500)  # three shards of about 4.2 kB
     own.open()
     own.make_room(1000)
     assert {path.parent.name for path in cache.glob("*/*")} == {"new", "older"}  # what is open stays
