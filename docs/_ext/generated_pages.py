@@ -101,17 +101,31 @@ def recipe_keys() -> Iterator[str]:
         yield body.get("description", "")
         yield ""
         yield from key_list(body["properties"], f"{section}.", body.get("required", []), definitions)
+        for key, inner in nested_sections(body["properties"], definitions):
+            yield f"### `{section}.{key}`"
+            yield ""
+            yield inner.get("description", "")
+            yield ""
+            yield from key_list(inner["properties"], f"{section}.{key}.", inner.get("required", []), definitions)
     for task in properties["task"]["oneOf"]:
         name = task["properties"]["name"]["const"]
         keys = {key: value for key, value in task["properties"].items() if key != "name"}
         yield f"## `task: {{name: {name}}}`"
         yield ""
         yield from key_list(keys, "task.", [], definitions)
-    nested = definitions.get("WordEmbeddingSettings")
-    if nested:
-        yield "### `task.embeddings`"
-        yield ""
-        yield from key_list(nested["properties"], "task.embeddings.", [], definitions)
+        for key, inner in nested_sections(keys, definitions):
+            yield f"### `task.{key}`"
+            yield ""
+            yield from key_list(inner["properties"], f"task.{key}.", [], definitions)
+
+
+def nested_sections(properties: dict[str, Any], definitions: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (key, JSON schema) of the keys whose values are mappings with keys of their own."""
+    for key, schema in properties.items():
+        for option in schema.get("anyOf", [schema]):
+            inner = definitions.get(option.get("$ref", "").rpartition("/")[2], {})
+            if "properties" in inner:
+                yield key, inner
 
 
 def technique_pages() -> Iterator[str]:

@@ -34,7 +34,7 @@ def batch_sizes(
 ) -> dict[str, Any]:
     """Return how many rows share a forward pass, as `predict` takes it, by the recipe or `rows`.
 
-    Of texts, a batch holds as many tokens as so many of the longest ones, on a CPU no more than its caches do.
+    A batch of texts holds at most as many tokens as N of the longest rows, and on a CPU no more than fit its caches.
     """
     size = rows or recipe.eval.per_device_eval_batch_size
     longest = task.longest_row()

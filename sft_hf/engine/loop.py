@@ -126,7 +126,7 @@ def _advance(state: TrainState, result: StepResult, seconds: float, end_of_epoch
 
 
 def _due(every: int | None, state: TrainState, last: bool) -> bool:
-    """Every so many steps; at the end of an epoch when no number is given; after the last step always."""
+    """Every N steps, or at the end of each epoch if no number is given; always after the last step."""
     return last or (state.step % every == 0 if every else state.step_in_epoch == 0)
 
 

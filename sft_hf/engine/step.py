@@ -1,7 +1,7 @@
 """One optimizer update over the rows of a step: the same gradient however they are cut and spread over ranks.
 
 Nothing is exchanged between ranks until every one has been through its rows. So a rank that runs out of memory leaves
-no other waiting: all hear of it in the same exchange, cut their forward passes in half, and go through the step once
+no other waiting: all learn of it in the same exchange, cut their forward passes in half, and go through the step once
 more.
 """
 
@@ -241,7 +241,7 @@ def _running_statistics(norms: list[_NormBase]) -> list[Tensor]:
 
 
 def _average(statistics: list[Tensor], accelerator: Accelerator) -> None:
-    """Make running statistics equal on all ranks: each has seen rows of its own."""
+    """Make running statistics equal on all ranks: each has seen different rows."""
     floats = [value for value in statistics if value.is_floating_point()]
     if accelerator.num_processes > 1 and floats:
         _sum_in_place(floats)

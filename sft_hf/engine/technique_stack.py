@@ -198,7 +198,7 @@ class TechniqueStack:
         return replaced
 
     def after_training(self, task: Task[Any], outputs: dict[str, Tensor], examples: Examples) -> dict[str, Any]:
-        """See `Technique.after_training`; what each tells, by its name."""
+        """See `Technique.after_training`; returns the facts of each technique by name."""
         told = {one.settings.name: one.after_training(task, outputs, examples) for one in self.techniques}
         return {name: found for name, found in told.items() if found}
 

@@ -38,7 +38,7 @@ def finetune(
         callbacks: see `Training.callbacks`.
         resume: continue from the newest checkpoint in the folder that verifies; "auto": if a run has begun there, else
             start.
-        overwrite: replace a run that stands in the folder. It is touched only once data and checkpoint have been read.
+        overwrite: replace an existing run in the folder. It is touched only once data and checkpoint have been read.
         other_environment: resume although versions, threads or device differ; the last bits may then, too.
 
     Raises:

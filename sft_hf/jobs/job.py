@@ -172,7 +172,7 @@ class TrainingJob:
             self._build()
             signals.poll()
         except (UserError, Terminated):
-            if signals.requested():  # and a download that the same signal has ended is no mistake of the user's
+            if signals.requested():  # and a download that the same signal has ended is not the user's mistake
                 raise Terminated("stopped by a signal before the first step; nothing was written") from None
             raise
 

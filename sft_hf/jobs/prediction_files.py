@@ -131,7 +131,7 @@ def _csv_lines(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
     """Yield a CSV table (RFC 4180): id, path, row, the input's columns, prediction, ..., error.
 
     Probabilities have a column for each class; other lists and objects are JSON. Texts are as they were given: what
-    starts with "=" is a formula for a spreadsheet that is not told to import the column as text.
+    starts with "=" is a formula for a spreadsheet unless the column is imported as text.
     """
     first = []
     for row in rows:

@@ -231,7 +231,7 @@ def report_page(record: RunRecord, task: Task[Any], split: Dataset | None) -> st
 
 
 def shown_rows(task: Task[Any], split: Dataset, row_ids: Sequence[int]) -> dict[int, Preview]:
-    """Return rows by id as a person perceives them; those whose file is gone are left out, and told."""
+    """Return displayable rows by id; rows whose file is missing are left out and reported."""
     places = {row_id: index for index, row_id in enumerate(split[ROW_ID])}
     found: dict[int, Preview] = {}
     for row_id in row_ids:

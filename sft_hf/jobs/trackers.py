@@ -52,7 +52,7 @@ class Trackers:
                 self.accelerator.init_trackers(PROJECT, init_kwargs={name: _options(name, self.folder)})
                 for tracker in self.accelerator.trackers[before:]:
                     tracker.store_init_configuration(_settings(self.recipe))
-            except Exception as error:  # each has errors of its own
+            except Exception as error:  # each raises different errors
                 del self.accelerator.trackers[before:]  # what has not started cannot be finished
                 reason = next(iter(str(error).splitlines()), "") or type(error).__name__
                 raise UserError(
@@ -93,7 +93,7 @@ def _options(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _settings(recipe: Recipe) -> dict[str, str | int | float | bool]:
-    """The recipe by dotted key; what is no plain value as text, and without what is left open."""
+    """The recipe by dotted key; other than plain values as text, and without unset keys."""
     settings = recipe.model_dump(mode="json", exclude=set(NON_IDENTITY_KEYS))
     return {
         key: value if isinstance(value, (str, int, float, bool)) else str(value)

@@ -32,7 +32,7 @@ def block_stacks(model: nn.Module) -> list[list[Block]]:
 
     A list (`nn.ModuleList`, `nn.Sequential`) has one of the names of LISTS and members that have parts. Its members are
     the blocks, or they are stages: lists themselves, or modules that hold lists. What blocks consist of is not looked
-    into, so that a ResNet's convolutions are no blocks. Of layers that share their parameters (ALBERT) there is one.
+    into, so that a ResNet's convolutions are not blocks. Of layers that share their parameters (ALBERT) there is one.
     Lists that one module holds side by side are one stack. A model without such lists has no stacks.
     """
     stacks: dict[str, list[Block]] = {}

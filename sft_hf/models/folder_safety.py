@@ -50,7 +50,8 @@ def check_links(folder: Path) -> None:
 
 
 def _root(folder: Path) -> Path:
-    """What links may lead into: the folder, or in the Hub's cache the repository's, with `blobs` beside `snapshots`."""
+    """What links may lead into: the folder, or in the Hub's cache the repository's, with `blobs` next to
+    `snapshots`."""
     folder = folder.resolve()
     return folder.parents[1] if folder.parent.name == "snapshots" and len(folder.parents) > 1 else folder
 
@@ -73,7 +74,7 @@ def check_config(path: Path, folder: Path) -> None:
 
 
 def check_index(path: Path) -> None:
-    """Raise CheckpointError for a shard that is no plain file name."""
+    """Raise CheckpointError for a shard that is not a plain file name."""
     data = _read(path)
     shards = data.get("weight_map") if isinstance(data, dict) else None
     if not isinstance(shards, dict):

@@ -46,7 +46,7 @@ def matching(model: nn.Module, pattern: str, key: str = "train.freeze") -> list[
     A pattern is a shell glob on a parameter's name, or on that of a module that holds it: `*.bias`,
     `bert.encoder.layer.[0-3]`, `model.encoder`; `*` takes dots too. "backbone" is everything but the head.
 
-    Raises RecipeError for a pattern that matches nothing, with the nearest name; `key` is where it stands in a recipe.
+    Raises RecipeError for a pattern that matches nothing, with the nearest name; `key` is its place in the recipe.
     """
     names = [name for name, _ in model.named_parameters()]
     if pattern == BACKBONE:
@@ -63,7 +63,7 @@ def matching(model: nn.Module, pattern: str, key: str = "train.freeze") -> list[
 def backbone_names(model: nn.Module, *, whole: bool = False, key: str = "train.freeze") -> list[str]:
     """Return the parameters outside the head: those that came with the checkpoint, below the layers of the task.
 
-    A model without a head of its own is all backbone where `whole` says so. Raises RecipeError for one otherwise;
+    A model without a head is all backbone where `whole` says so. Raises RecipeError for one otherwise;
     `key` is what the recipe asks it for.
     """
     names = [name for name, _ in model.named_parameters()]
@@ -79,7 +79,7 @@ def backbone_names(model: nn.Module, *, whole: bool = False, key: str = "train.f
 
 
 def head_names(model: nn.Module) -> list[str]:
-    """Return the parameters of the head; none where a model has none of its own (Whisper), and comes whole.
+    """Return the parameters of the head; none for a model without a separate head (Whisper).
 
     The head is what Transformers puts on top of its base model, or timm's own classifier, and whatever else the
     checkpoint had no weights for (`note_new_weights`). Where no part has the base model's name (CLIP's vision model

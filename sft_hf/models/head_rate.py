@@ -8,14 +8,14 @@ from typing import Any
 from sft_hf.core.recipe.recipe import OptimSection
 
 PEFT_COPY = ".modules_to_save.default"
-"""In the name of a head that PEFT trains beside an adapter."""
+"""Part of the name of a head that PEFT trains together with an adapter."""
 
 
 def with_head_scale(model: Any, section: OptimSection, scales: Mapping[str, float]) -> dict[str, float]:
     """Return factors of the learning rate by name: those of techniques times that of a new head.
 
     `optim.head_learning_rate` says which. By itself (auto), a head for which a technique has a factor of its own keeps
-    that, and a head beside an adapter has the adapter's rate.
+    that, and a head next to an adapter has the adapter's rate.
     """
     auto = section.head_learning_rate == "auto"
     given = None if auto else section.head_learning_rate / section.learning_rate  # type: ignore[operator]

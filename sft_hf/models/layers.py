@@ -76,7 +76,7 @@ def _groups_of_timm(model: Any) -> list[list[list[str]]]:
     groups = group_parameters(inner, inner.group_matcher(coarse=False))
     named = [[f"{prefix}.{name}" for name in groups[place]] for place in sorted(groups)]
     head = set(head_names(model))
-    if len(named) > 2 and set(named[-1]) - head:  # a neck beside the head
+    if len(named) > 2 and set(named[-1]) - head:  # a neck next to the head
         named[-2:] = [named[-2] + named[-1]]
     return [named] if len(named) > 1 else []
 
@@ -98,7 +98,7 @@ def _groups(model: nn.Module) -> list[list[list[str]]]:
 def _around(model: nn.Module, blocks: list[str], scope: str) -> list[list[str]]:
     """Sort the parameters under `scope` into what is below the blocks, and the blocks with what is around them.
 
-    Modules stand in the order in which they are run, but for embeddings, and for wav2vec2's norm in its newer form,
+    Modules are in the order of execution, but for embeddings, and for wav2vec2's norm in its newer form,
     which comes after the layers.
     """
     number = {

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sft_hf")
 
-# Without a safetensors file Transformers would ask a service, in a thread of its own, to open a pull request with one.
+# Without a safetensors file Transformers would ask a service, in a separate thread, to open a pull request with one.
 os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
 
 
@@ -82,7 +82,7 @@ def _explain(causes: list[BaseException], source: Source) -> str:
         return "the file holds more than tensors, and nothing else is unpickled; give a safetensors checkpoint"
     if "custom code" in reason or "trust_remote_code" in reason:
         return (
-            "it needs custom code of its own, which is not run; give a checkpoint of a type that Transformers knows, "
+            "it needs custom code, which is not run; give a checkpoint of a type that Transformers knows, "
             "or read that code and allow it on the command line with model.trust_remote_code=true"
         )
     if source.path is not None:
@@ -214,7 +214,7 @@ def load_pretrained(
 
 
 def _refuse_foreign_weights(model: PreTrainedModel, new: list[str], source: Source) -> None:
-    """A backbone that had to be made up is no pretrained model."""
+    """A backbone with newly initialized weights is not a pretrained model."""
     prefix = f"{model.base_model_prefix}."
     backbone = [key for key, _ in model.named_parameters() if key.startswith(prefix)]
     made_up = [key for key in backbone if key in set(new) and "pooler" not in key]

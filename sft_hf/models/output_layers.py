@@ -91,7 +91,7 @@ def rescale(model: nn.Module, names: Iterable[str], scale: Tensor, shift: Tensor
     """Change layers in place, so that the model's outputs y become scale * y + shift.
 
     Args:
-        model: with an adapter or without: of a layer that is trained beside the checkpoint's, the trained copy counts.
+        model: with an adapter or without: of a layer with a trained copy, the copy counts.
         names: of `find_output_layers`.
         scale, shift: float64 [outputs]; shift is 0 for layers without a bias.
     """

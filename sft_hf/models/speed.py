@@ -36,7 +36,7 @@ def speed_up(model: Any, section: TrainSection, device: torch.device) -> None:
         # Not reentrant: that kind needs an input with a gradient, which frozen embeddings do not give.
         enable({"use_reentrant": False})
     if section.torch_compile == "on":
-        torch.use_deterministic_algorithms(True, warn_only=True)  # tells the compiler, too: `process` does not
+        torch.use_deterministic_algorithms(True, warn_only=True)  # also for the compiler, unlike in `process`
         model.compile(dynamic=True)
     # Recomputed activations would not pass through the same functions as the first time.
     elif not section.gradient_checkpointing and uses_cpu_kernels(section, device):

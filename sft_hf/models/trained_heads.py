@@ -3,7 +3,7 @@
 The head is kept if it knows the same labels, with its rows in the order of the data's: labels are matched by name,
 letter case, blanks and Unicode form apart. Names that say nothing (LABEL_0, 0) match the numbers of a data set whose
 labels are 0, 1, 2, ..., and names that the recipe gives in `data.label_names`, in their order. With other labels, the
-last layer starts anew: its rows would mean something else.
+last layer is reinitialized: its rows would mean something else.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def matching_rows(own: Sequence[str], wanted: Sequence[str]) -> list[int] | None
 
 
 def settle_head(model: PreTrainedModel, rows: HeadRows | None) -> PreTrainedModel:
-    """Put a trained head's rows in the order of the data's labels, or start its last layer anew, and say so.
+    """Put a trained head's rows in the order of the data's labels, or reinitialize its last layer, and say so.
 
     A head that is new already, or of another size, is left alone. Draws from torch's random numbers only for a new
     layer. Raises CheckpointError where the head is for other labels and its last layer cannot be told apart.
@@ -102,8 +102,8 @@ def settle_head(model: PreTrainedModel, rows: HeadRows | None) -> PreTrainedMode
     if not layers:
         raise CheckpointError(
             f"{type(model).__name__}: its head was trained for the labels {_listed(rows.own)}, and its last layer "
-            f"cannot be told apart to give it these: {_listed(rows.wanted)}; give a checkpoint without a head, or list "
-            "the labels in the head's order in data.label_names"
+            f"cannot be identified to replace them by these: {_listed(rows.wanted)}; give a checkpoint without a "
+            "head, or list the labels in the head's order in data.label_names"
         )
     if order is not None:
         _permute(layers, order)
@@ -124,7 +124,7 @@ def _last_layers(model: nn.Module, head: set[str], size: int) -> dict[str, nn.Mo
         and isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d))
         and layer.weight.shape[0] == size
     }
-    # A hidden layer of the head may have as many outputs by chance; it stands in a module of the head's own.
+    # A hidden layer of the head may have as many outputs by chance; it is in a module inside the head.
     last = next(reversed(found), None)
     hidden = [name for name, layer in found.items() if layer.weight.shape[1] == size and "." in name and name != last]
     return {name: layer for name, layer in found.items() if name not in hidden}

@@ -125,7 +125,7 @@ class RegressionTask(ClassifierTask[SettingsT]):
         return split, found.values.tolist(), notes
 
     def strata(self, train: Dataset) -> list[Any] | None:
-        """See `Task.strata`: the fifth that a single target is in; rows without a target are a group of their own."""
+        """See `Task.strata`: the quintile of a single target; rows without a target are a separate group."""
         found = read_targets(train, self.recipe.data.target_column)
         if found.values.shape[1] > 1 or len(found.rows) < 2:
             return None
@@ -189,7 +189,7 @@ class RegressionTask(ClassifierTask[SettingsT]):
                 )
 
     def _trained_before(self, config: Any) -> bool:
-        """Whether a checkpoint's own outputs are numbers of these targets, as far as its config tells."""
+        """Whether a checkpoint's own outputs are numbers of these targets, as far as its config says."""
         kind, number = getattr(config, "problem_type", None), getattr(config, "num_labels", None)
         return number == len(self.names) and (kind == REGRESSION or (kind is None and number == 1))
 

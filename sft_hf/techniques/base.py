@@ -7,7 +7,7 @@ technique's class overrides the methods it needs; every one does nothing here. N
 `sft_hf.engine.technique_stack` calls the methods in the order that `order` says, whatever the order in the recipe.
 
 Whatever is drawn at random is a function of (seed, step or epoch, row), so that a resumed run draws the same:
-`TrainBatch.generators`, the generator given to `change_row`, or torch's global one, which each step seeds anew.
+`TrainBatch.generators`, the generator given to `change_row`, or torch's global one, which each step seeds again.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class TrainBatch:
         return replace(self, inputs=inputs, partner=None)
 
     def generators(self, salt: int) -> list[np.random.Generator]:
-        """Return a generator for each row; `salt` tells techniques apart."""
+        """Return a generator for each row; `salt` distinguishes techniques."""
         return [np.random.default_rng([salt, key]) for key in self.keys]
 
 
@@ -189,7 +189,7 @@ class Technique(Generic[SettingsT]):
         return {}
 
     def after_training(self, task: Task[Any], outputs: dict[str, Tensor], examples: Examples) -> dict[str, Any]:
-        """Choose on the outputs of validation what is chosen outside training; return what metrics.json tells of it."""
+        """Choose parameters on the outputs of validation after training; return the facts for metrics.json."""
         return {}
 
     # --- resuming ------------------------------------------------------------------------------------------------

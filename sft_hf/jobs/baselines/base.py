@@ -46,7 +46,7 @@ class Budget:
         return Budget(share * self.left(), self.accelerator, self.clock)
 
     def rows(self, done: int, seconds: float) -> int:
-        """How many rows fit into what is left, where `done` rows took so many seconds; of this rank's clock."""
+        """Return the number of rows that fit into the remaining time if `done` rows took `seconds` on this rank."""
         return int(min(done * self.left() / max(seconds, 1e-6), 2**40))
 
 

@@ -21,7 +21,7 @@ UNSEEN = -1e4
 
 STRENGTH = 10.0  # C of the logistic regression on words: 1 is too strong a penalty for vectors of length 1
 FOLDS = 3
-MANY_WORDS = 1.5  # words a text, below which letters tell more: names, or a language written without blanks
+MANY_WORDS = 1.5  # words a text, below which letters are more informative: names, or a language written without blanks
 
 
 def import_scikit_learn() -> None:

@@ -3,7 +3,7 @@
 PEFT replaces layers of the model in place, so that the model stays of its own class: whatever asks for its encoder, its
 windows or its `generate` finds them, and there is no wrapper to look through. (Transformers' `add_adapter` does the
 same and cannot merge; `PeftModel` around the model would hide it.) Virtual tokens alone (prefix and prompt tuning,
-p-tuning) are no layer: there the `PeftModel` itself is trained.
+p-tuning) are not layers: there the `PeftModel` itself is trained.
 
 Everything of the checkpoint is frozen, and runs as in evaluation (`sft_hf.models.freezing`): batch norm's statistics
 would not travel with the adapter. The head, which the checkpoint had not, trains whole and is saved with it
@@ -101,7 +101,7 @@ def head_modules(model: nn.Module) -> list[str]:
     names = [name for name, _ in model.named_parameters()]
     head = {name for name in getattr(model, "new_weights", ()) if name in set(names)}
     if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-        with suppress(RecipeError):  # it has no head of its own
+        with suppress(RecipeError):  # it has no separate head
             head = set(names) - set(backbone_names(model))
     head = {name for name in head if not name.endswith(UNTRAINED_BY_DESIGN)}
     found: list[str] = []

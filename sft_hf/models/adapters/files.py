@@ -1,11 +1,11 @@
-"""A trained adapter: merged into the model or beside it, written as PEFT reads it.
+"""A trained adapter: merged into the model or next to it, written as PEFT reads it.
 
     adapter/adapter_config.json          the section, what was chosen for it, and the checkpoint that it belongs to
     adapter/adapter_model.safetensors    its weights, and those of the head
     adapter/README.md                    how it is opened
 
 `model/` holds the merged model. Where it cannot be merged, or `output: adapter` says so, it holds the same two files
-beside config and tokenizer, and no weights of the checkpoint: nothing opens it and leaves the adapter out unseen.
+next to config and tokenizer, without the pretrained weights: it cannot be opened without the adapter.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Functions of torch that a training step in bf16 on a CPU loses time in, computed otherwise.
 
 Under autocast, torch takes softmax and layer normalization to float32 and leaves the result there: every linear layer
-that reads it makes a bf16 copy of its own, and the backward pass as many again. Here they read and write bf16, and
+that reads it makes a bf16 copy, and the backward pass as many again. Here they read and write bf16, and
 compute in float32 between, as they do inside torch's kernels for bf16. And dropout's masks
 come from a faster generator: torch draws one number after the other, 3.8 ns each, a seventh of a training step of a
 small BERT in bf16. Here 16 bits of NumPy's SFC64 decide about each element, seeded by a draw from torch's own

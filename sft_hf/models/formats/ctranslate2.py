@@ -6,11 +6,11 @@ So far one format: Whisper as CTranslate2 keeps it (the folders of faster-whispe
 numbers little-endian:
 
     u32 binary version (4 to 6), string spec name, u32 spec revision
-    u32 count, and so many variables: string name, u8 rank, u32 size of each dimension, u8 data type,
+    u32 count, and that many variables: string name, u8 rank, u32 size of each dimension, u8 data type,
         u32 length of the data in bytes, the data
     u32 count, and so many aliases: string alias, string name of the variable it stands for
 
-A string is a u16 length, then so many bytes, the last of them zero. Variables of equal content are written once and
+A string is a u16 length, then that many bytes, the last of them zero. Variables of equal content are written once and
 aliased. Nothing in the file is code, and nothing is read outside its bounds.
 
 The conversion is exact: 16-bit floats become the 32-bit floats of the same value. CTranslate2 fuses the projections of
@@ -270,7 +270,7 @@ class _Variables:
 
 
 def _config(variables: _Variables) -> WhisperConfig:
-    """The model's dimensions, as the shapes tell them."""
+    """The model's dimensions, derived from the shapes."""
     for name, right in _SWITCHES.items():
         if (value := variables.integer(f"decoder/{name}", right)) != right:
             variables.refuse(f"decoder/{name} is {value}, and {right} in every Whisper model")

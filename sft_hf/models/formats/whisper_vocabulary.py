@@ -97,7 +97,7 @@ def read_generation_config(path: Path, config: WhisperConfig, tokenizer: Whisper
     if heads:
         settings["alignment_heads"] = heads
     if settings["is_multilingual"]:
-        # The languages stand between the start and the two tasks. `lang_ids` in config.json is not always right.
+        # Languages are between the start token and the two tasks. `lang_ids` in config.json is not always right.
         tasks = {task: known[f"<|{task}|>"] for task in ("translate", "transcribe") if f"<|{task}|>" in known}
         if len(tasks) < 2:
             raise CheckpointError(f"{path.parent / 'tokenizer.json'}: it lacks <|translate|> or <|transcribe|>")

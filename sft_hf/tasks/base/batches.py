@@ -41,7 +41,7 @@ class Items:
             chosen = losses.gather(1, self.targets[:, None])[:, 0]
         else:
             chosen = (losses * self.targets).sum(dim=1)
-        if len(self.rows) == self.num_rows:  # every row has an item of its own
+        if len(self.rows) == self.num_rows:  # every row has one item
             return chosen * self.scale
         return chosen.new_zeros(self.num_rows).index_add(0, self.rows, chosen) * self.scale
 
@@ -52,7 +52,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def pinned(batch: Batch, device: torch.device) -> Batch:
-    """Return the batch in page-locked memory, whence it goes to a GPU while the host goes on; for others as it is."""
+    """Return the batch in pinned memory, so that the copy to the GPU is asynchronous; unchanged for other devices."""
     if device.type != "cuda":
         return batch
     with torch.cuda.device(device):  # in a new thread it is the first, whichever is this process's

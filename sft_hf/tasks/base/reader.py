@@ -48,7 +48,7 @@ class Reader(ABC):
         return found
 
     def texts(self, table: Dataset) -> list[list[str]] | None:
-        """Return the columns of text that the model reads, [columns][rows]; None where rows are no texts."""
+        """Return the columns of text that the model reads, [columns][rows]; None if rows are not texts."""
         return None
 
     @abstractmethod

@@ -32,7 +32,7 @@ class Scorer(ABC):
         self.confidence = Confidence()
 
     def close_calls(self, outputs: dict[str, Tensor]) -> Tensor | None:
-        """Rows that float32 might answer otherwise than reduced precision did, bool [rows]; None: cannot be told."""
+        """Rows that float32 might answer otherwise than reduced precision did, bool [rows]; None: unknown."""
         return None
 
     @abstractmethod
@@ -51,7 +51,7 @@ class Scorer(ABC):
     def confidence_and_correctness(
         self, outputs: dict[str, Tensor], examples: Examples
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Confidence of each row's answer, as `decode` tells it, float64 [rows]; whether it is right, bool [rows]."""
+        """Confidence of each row's answer, as in `decode`, float64 [rows]; whether it is correct, bool [rows]."""
 
     def set_temperature(self, temperature: float) -> None:
         """Scale the confidence from now on; what is decided by it is scaled too, so that no answer changes."""
@@ -98,7 +98,7 @@ class Scorer(ABC):
 
     @abstractmethod
     def reference(self, value: Any) -> Any:
-        """A reference as it stands in predictions.jsonl."""
+        """A reference as written to predictions.jsonl."""
 
     def class_probabilities(self, outputs: dict[str, Tensor]) -> list[dict[str, float]] | None:
         """The probability of every class, for each row; None for a task without classes."""

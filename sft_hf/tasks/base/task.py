@@ -114,14 +114,14 @@ class Task(ABC, Generic[SettingsT]):
     """Why `items` cannot be asked for, as a user reads it; None where it can. Known after `fit`."""
 
     def items(self, model: nn.Module, batch: Batch) -> Items:
-        """Forward pass; logits and targets of every item, from which techniques make losses of their own.
+        """Forward pass; logits and targets of every item, from which techniques compute other losses.
 
         With cross-entropy as the criterion, `Items.row_losses` gives what `losses` gives.
         """
         raise NotImplementedError(self.no_items)
 
     model_kind: str = ""
-    """What the model is, where techniques tell models of one task apart: ctc, multi_label, regression. Known after
+    """Kinds of model that techniques distinguish within a task: ctc, multi_label, regression. Known after
     `fit`."""
 
     no_embeddings: str | None = None

@@ -36,7 +36,7 @@ CONFIG_KEY = "brightness"
 STRIP = 256  # rows of an image that are converted at once
 _SLACK = 0.05  # of white: what resampling adds to a range, and may be cut
 _WHITES = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
-_TOO_DARK = 16.0  # a largest value up to this is no picture of 8 bits or more: nothing would be seen on that scale
+_TOO_DARK = 16.0  # a picture with no larger value would be black on a scale of 8 bits or more
 _UPPER = 255 / 65535  # of a value of 16 bits, about what its upper 8 bits are
 
 
@@ -136,7 +136,7 @@ def _colour_notes(depths: Sequence[Depth], where: str) -> list[str]:
 def colour_depth(image: Image.Image) -> Depth | None:
     """Return what is known of a picture in colour of 16 bits a channel, from its format; None for another.
 
-    To be asked before its pixels are loaded: then nothing tells it from one of 8 bits. `low` and `high` are not known.
+    Call it before the pixels are loaded; afterwards it looks like one of 8 bits. `low` and `high` are unknown.
     """
     sixteen = image.mode[:1] not in "IF" and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     return Depth(COLOUR, 0.0, 255.0) if sixteen else None

@@ -14,7 +14,7 @@ from sft_hf.tasks.image.brightness import COLOUR, UNKNOWN, Brightness, Depth
 from sft_hf.tasks.image.images import DEPTH, open_image
 
 CACHE_BYTES = 2**30
-"""Of all splits of a run together, in each process, as 3 bytes a pixel; what is beyond is opened anew each time."""
+"""Of all splits of a run together, in each process, as 3 bytes a pixel; what is beyond is opened again each time."""
 
 SHARE = 0.75
 """Of the bytes that are left, for the next split: train, which comes first, may not take them all."""

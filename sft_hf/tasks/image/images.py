@@ -34,7 +34,7 @@ MAX_PIXELS = 64_000_000
 """The largest image that is decoded, in pixels (192 MB as RGB)."""
 
 MAX_ASPECT = 200
-"""The longer side may be so many times the shorter: resizing by the shorter one makes such an image huge."""
+"""Limit of the ratio of the longer side to the shorter: resizing by the shorter one makes such an image huge."""
 
 DEPTH = "sft_hf_depth"
 """Key of `Image.info` under which `open_image` says what a picture of more than 8 bits holds: `brightness.Depth`."""
@@ -62,7 +62,7 @@ def open_image(value: Any, place: str = "", brightness: Brightness = UNKNOWN) ->
     Args:
         value: a path, the bytes of a file, a Pillow image, or what `datasets` gives for an Image that it does not
             decode: {"bytes": ..., "path": ...}.
-        place: where the value stands, for messages ("train.csv row 3").
+        place: the place of the value, for messages ("train.csv row 3").
         brightness: the scales of the data set, for pictures of more than 8 bits.
 
     Raises:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sft_hf")
 
-STREAM_LOOK = 256  # rows of a stream that tell the scale of its pictures of more than 8 bits
+STREAM_LOOK = 256  # rows of a stream from which the scale of pictures of more than 8 bits is chosen
 
 
 class ImageClassification(ClassifierTask[ImageClassificationSettings]):
@@ -117,7 +117,9 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         kinds: Any = IMAGE_PROCESSOR_MAPPING[type(self.config)] if known else {}
         cls = kinds.get("torchvision") or kinds.get("pil")
         if cls is None:
-            raise CheckpointError(f"{source.name}: has no preprocessor_config.json; save its image processor beside it")
+            raise CheckpointError(
+                f"{source.name}: has no preprocessor_config.json; save its image processor next to it"
+            )
         size = getattr(self.config, "image_size", None)
         square = {"height": size, "width": size}
         options = {"size": square} if isinstance(size, int) and set(cls.size or ()) == set(square) else {}
@@ -139,7 +141,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         )
 
     def head_config(self) -> dict[str, Any]:
-        """See `ClassifierTask.head_config`; timm's config keeps names of its own beside."""
+        """See `ClassifierTask.head_config`; timm's config also keeps its own names."""
         head = super().head_config()
         if self.config.model_type == "timm_wrapper":
             head["label_names"] = list(self.label_map.names)
@@ -248,7 +250,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
             store: ImageStore = row["store"]
             return store.open(row["index"]) if view == "eval" else store.pixels(row["index"])
 
-        # Only what is decoded is worth threads: what follows has threads of its own.
+        # Only what is decoded is worth threads: what follows is multithreaded already.
         workers = 1 if all(row["store"].holds(row["index"]) for row in features) else torch.get_num_threads()
         images = map_ahead(opened, features, min(workers, len(features)))
         if view == "eval":

@@ -1,6 +1,6 @@
 """From an opened image to the tensor a model takes: as evaluation sees it, or as training does, at random.
 
-The evaluation view is the checkpoint's own processor, the one that is saved beside the model: whoever opens the model
+The evaluation view is the checkpoint's own processor, the one that is saved with the model: whoever opens the model
 later gets the same numbers. The random views have its size and its normalisation, which are found by trying it out, so
 that any processor will do.
 """
@@ -74,7 +74,7 @@ class ImageViews:
         horizontal_flip: whether a mirror image is the same class.
         channels: what the model takes: 3 (RGB) or 1 (grey, made of RGB).
 
-    Raises CheckpointError for a processor that does not give images of one fixed size with so many channels.
+    Raises CheckpointError for a processor that does not give images of one fixed size with that many channels.
     """
 
     def __init__(

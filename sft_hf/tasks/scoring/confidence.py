@@ -56,7 +56,7 @@ class Confidence:
         return logits if self.temperature == 1 else logits / self.temperature
 
     def of_probabilities(self, probabilities: Tensor) -> list[float]:
-        """Return sigmoid(logit(p) / T) of [rows]: the same for answers that are no choice among a few."""
+        """Return sigmoid(logit(p) / T) of [rows]: for answers that are not a choice among classes."""
         if self.temperature == 1:
             return [float(value) for value in probabilities.tolist()]
         scaled = torch.sigmoid(self.scaled(logits_of(probabilities)[:, 1]))

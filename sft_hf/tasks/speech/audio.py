@@ -50,7 +50,7 @@ AUDIO_SUFFIXES = (
     *(".m4a", ".m4b", ".aac", ".amr", ".awb", ".wma", ".3gp", ".mka", ".webm", ".mp4", ".m4v", ".mov", ".mkv", ".avi"),
     *(".mp2", ".ac3", ".ape", ".wv", ".tta", ".voc", ".sph", ".gsm"),
 )
-"""Endings by which recordings are found in a folder. What a file holds is told by its content."""
+"""Endings by which recordings are found in a folder. The format of a file is recognized by its content."""
 
 MIN_RATE, MAX_RATE = 1_000, 768_000
 
@@ -58,7 +58,7 @@ MIN_RATE, MAX_RATE = 1_000, 768_000
 def audio_info(recording: Any, limit: float | None = None) -> AudioInfo:
     """Return what is known of a whole recording without its samples.
 
-    `limit`: seconds after which decoding stops where only decoding tells the length; see `AudioInfo.more`.
+    `limit`: seconds after which decoding stops where the length is known only by decoding; see `AudioInfo.more`.
     Raises DataError for what cannot be decoded, StorageError if the disk fails.
     """
     with opened(recording, limit) as sound:
@@ -89,7 +89,7 @@ def read_audio(
         last = info.frames if end is None else min(round(end * info.rate), info.frames)
         parts = list(sound.blocks(first, last))
     samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
-    # Compressed formats only estimate their length; a tenth of a second is no loss.
+    # Compressed formats only estimate their length; a tenth of a second does not matter.
     if len(samples) < last - first - info.rate // 10:
         raise DataError(
             f"{name}: is cut off: its header says {info.seconds:.2f} s, and the audio ends after "

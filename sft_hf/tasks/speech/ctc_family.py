@@ -188,7 +188,7 @@ class CtcFamily(Family):
         return ctc.ctc_losses(logits, frames, labels, lengths, self.tokenizer.pad_token_id)
 
     kind = "ctc"
-    no_items = "CTC sums over all alignments of a transcript: none of its characters has a distribution of its own"
+    no_items = "CTC sums over all alignments of a transcript: its characters have no separate distributions"
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """See `Family.losses`: the negative log-likelihood of all alignments of the row's labels."""
@@ -249,7 +249,7 @@ def _output_lengths(config: PretrainedConfig, source: Source) -> Callable[[Tenso
     found: list[Callable[[Tensor], Tensor]] = [getattr(model, name) for name in names if hasattr(model, name)]
     if not found:
         raise CheckpointError(
-            f"{source.name}: {type(model).__name__} does not tell how long its output is; give a Wav2Vec2, HuBERT, "
+            f"{source.name}: {type(model).__name__} does not provide its output length; use a Wav2Vec2, HuBERT, "
             "WavLM, UniSpeech, Wav2Vec2-BERT or Parakeet checkpoint"
         )
     return found[0]

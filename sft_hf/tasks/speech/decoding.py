@@ -83,7 +83,7 @@ def opened(recording: Any, limit: float | None = None) -> Iterator[Sound]:
 
     Args:
         recording: see above; of a mapping, other keys are ignored.
-        limit: seconds after which decoding stops where only decoding tells the length; see `AudioInfo.more`.
+        limit: seconds after which decoding stops where the length is known only by decoding; see `AudioInfo.more`.
 
     Raises DataError for what cannot be decoded, StorageError if the disk fails.
     """
@@ -187,7 +187,7 @@ def _is_mp3_without_length(stream: Any, head: bytes) -> bool:
 
 
 class _Nameless:
-    """A stream without the `name` that soundfile would judge the format by.
+    """A stream without the `name` from which soundfile would guess the format.
 
     `patch` (place, bytes) is read instead of what the file has there. `claimed` is a size larger than the file's:
     libsndfile reads no more frames of an MP3 file than it guesses from the file's size, and so has to guess more.

@@ -1,4 +1,4 @@
-"""Decoding by ffmpeg, in a process of its own: MPEG-4, AMR, WMA, video files, and whatever libsndfile does not know.
+"""Decoding by ffmpeg, in a separate process: MPEG-4, AMR, WMA, video files, and whatever libsndfile does not know.
 
 ffmpeg never reads anything but the file itself: no network, no playlist that names other files, no standard input.
 """

@@ -127,8 +127,8 @@ class Preparation:
         if self.training and seconds / min(self.settings.speed_factors) > most:
             if seconds / max(self.settings.speed_factors) > most:
                 raise DataError(
-                    f"{name}: lasts {seconds:.1f} s, and at each of task.speed_factors more than the {most:g} s that "
-                    "the model hears; add the factor 1.0"
+                    f"{name}: lasts {seconds:.1f} s, and at each of task.speed_factors more than the {most:g} s window "
+                    "of the model; add the factor 1.0"
                 )
             self.counts["slowed"] += 1
         return info, seconds
@@ -173,7 +173,7 @@ class Preparation:
         if counts["slowed"]:
             found.append(
                 f"{counts['slowed']} clips are too long to be played at {min(self.settings.speed_factors):g} times "
-                f"their speed in the {self.family.max_seconds:g} s that the model hears; they get the factors that fit"
+                f"their speed in the {self.family.max_seconds:g} s window of the model; they get the factors that fit"
             )
         return [f"{where}: {note}" for note in found]
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sft_hf.tasks.speech.family import Family
 
 CACHE_BYTES = 2**31
-"""Of one split's samples and features, together, in each process; what is beyond is decoded anew each time."""
+"""Of one split's samples and features, together, in each process; what is beyond is decoded again each time."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,8 @@ class SpeechRows(Sequence[dict[str, Any]]):
         windows: tuple[float, ...] | None = None,
         blank: bool = False,
     ) -> None:
-        """`windows`: seconds, in the smallest of which Whisper is to hear a row; None: those of training.
+        """`windows`: seconds, windows for Whisper, of which a row uses the smallest that it fits; None: those of
+        training.
 
         `blank`: zeros for features.
         """
@@ -244,7 +245,7 @@ class SpeechRows(Sequence[dict[str, Any]]):
 
 
 def in_own_window(examples: Examples, family: Family, seconds: np.ndarray) -> tuple[Examples, str]:
-    """Return rows as the pretrained model was made to hear them, and in words what differs from training.
+    """Return rows as the pretrained model expects them, and the differences from training in words.
 
     In a shorter window, which training may have used, a Whisper that was not trained for it writes words nobody said.
     """

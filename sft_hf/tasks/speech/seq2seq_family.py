@@ -95,7 +95,7 @@ class Seq2SeqFamily(Family):
 
     @property
     def max_seconds(self) -> float:
-        """Whisper hears 30 s; the others have no such limit."""
+        """Whisper processes 30 s; the others have no such limit."""
         return float(self.extractor.chunk_length) if self.is_whisper else math.inf
 
     @property
@@ -184,7 +184,7 @@ class Seq2SeqFamily(Family):
         return FRAMES_PER_POSITION * min(max(positions, 1), int(self.config.max_source_positions))
 
     def _decoder_batch(self, rows: Sequence[Sequence[int]]) -> Batch:
-        """What the decoder reads, and what it is to write; of its own prompt nothing is to be learned."""
+        """Inputs and targets of the decoder; the tokens of its prompt are not targets."""
         read = [np.asarray([*self.prompt, *row], dtype=np.int64) for row in rows]
         skipped = [IGNORED] * (len(self.prompt) - 1)
         wanted = [np.asarray([*skipped, *row, self.end], dtype=np.int64) for row in rows]

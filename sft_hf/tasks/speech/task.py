@@ -235,7 +235,7 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
         return self.family.answers_untrained
 
     def as_pretrained(self, examples: Examples) -> tuple[Examples, str]:
-        """See `Task.as_pretrained`: Whisper hears every clip in its whole window, as its pretraining had it."""
+        """See `Task.as_pretrained`: Whisper processes every clip in its full window, as in pretraining."""
         from sft_hf.tasks.speech.rows import in_own_window
 
         return in_own_window(examples, self.family, self.measured_lengths(examples)[1])
@@ -245,7 +245,7 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
         return "seconds", examples.lengths / COSTS_PER_SECOND
 
     def padding(self, examples: Examples, batches: Sequence[tuple[int, ...]]) -> float | None:
-        """See `Task.padding`: Whisper pads a clip to its window, whatever the clips beside it."""
+        """See `Task.padding`: Whisper pads a clip to its window, independent of the other clips."""
         seconds = self.measured_lengths(examples)[1]
         windows = self.family.window_lengths(seconds)
         return super().padding(examples, batches) if windows is None else 1.0 - float(seconds.sum() / windows.sum())

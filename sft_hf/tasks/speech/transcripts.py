@@ -42,7 +42,7 @@ class Cue:
 def chunk_spans(duration: float, chunk: float, overlap: float) -> list[tuple[float, float]]:
     """Cut a recording into parts of at most `chunk` seconds, each `overlap` or more seconds into the one before.
 
-    The last part is as long as the others, so that no word stands alone in it. Returns [(start, end)], in order.
+    The last part is as long as the others, so that no word is alone in it. Returns [(start, end)], in order.
     """
     assert 0 <= overlap < chunk
     if duration <= chunk:
@@ -61,7 +61,7 @@ class Part(NamedTuple):
 
 
 def parts_of(durations: Sequence[float], length: float) -> list[Part]:
-    """Return the parts, at most `length` seconds each, of recordings that last so many seconds."""
+    """Return the parts, at most `length` seconds each, of recordings of these lengths in seconds."""
     return [
         Part(number, start, end)
         for number, seconds in enumerate(durations)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sft_hf.tasks.base import Batch
 
 MIN_SECONDS = 2.0
-"""The floor of a window: fine-tuned to less, Whisper would hardly hear a pause again."""
+"""The floor of a window: fine-tuned on less, Whisper would no longer recognize pauses."""
 
 FRAMES_PER_POSITION = 2  # the second convolution has stride 2
 
@@ -111,8 +111,8 @@ def fit_to_window(mel: np.ndarray, frames: int) -> np.ndarray:
 def split_by_frames(batch: Batch) -> list[tuple[Tensor, Batch]]:
     """Return the batch in parts with one window each, and the rows of each part, int64.
 
-    Each part is a forward pass of its own. Whisper's encoder knows no mask, so that rows of one pass have one window;
-    were it the longest row's, a row's loss would depend on the rows beside it, and the gradient on how a step is cut
+    Each part is a separate forward pass. Whisper's encoder knows no mask, so that rows of one pass have one window;
+    were it the longest row's, a row's loss would depend on the other rows, and the gradient on how a step is cut
     into batches. The plan sorts by length: few batches have more than one part.
     """
     if "frames" not in batch:
@@ -128,5 +128,5 @@ def split_by_frames(batch: Batch) -> list[tuple[Tensor, Batch]]:
 
 
 def order_of(parts: list[tuple[Tensor, Batch]]) -> Tensor:
-    """Return where each row of a batch stands in its parts, one behind the other; int64 [rows]."""
+    """Return the position of each row of a batch in its concatenated parts; int64 [rows]."""
     return torch.argsort(torch.cat([rows for rows, _ in parts]))

@@ -82,8 +82,8 @@ def read_vectors(
 
     Args:
         source: what `find_embeddings` returned.
-        wanted: words to keep wherever they stand.
-        most_frequent: keep so many of the first words too; such files are sorted by frequency.
+        wanted: words to keep wherever they are.
+        most_frequent: also keep the first N words; such files are sorted by frequency.
         lowercase: words that differ only in case are one word, with the vector of the most frequent of them.
         reserved: words to leave out.
 
@@ -230,7 +230,7 @@ def _binary_vectors(path: Path, keep: Callable[[str], bool]) -> Iterator[np.ndar
         header = _COUNTS.fullmatch(file.readline(MAX_WORD))
         if header is None or not int(header[2]):
             raise CheckpointError(
-                f"{path}: is no word2vec file: it does not begin with the number of words and of dimensions; "
+                f"{path}: is not a word2vec file: it does not begin with the number of words and of dimensions; "
                 "of a fastText model take the .vec file"
             )
         count, size = int(header[1]), 4 * int(header[2])
@@ -273,7 +273,7 @@ def _array_vectors(path: Path, keep: Callable[[str], bool]) -> Iterator[np.ndarr
 
 
 def _is_model2vec(folder: Path) -> bool:
-    """By its config, or by its weights if the config tells no kind."""
+    """By its config, or by its weights if the config does not name the kind."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if "model_type" in config:

@@ -37,7 +37,7 @@ class TokenTable(Sequence[dict[str, Any]]):
 
 
 def open_token_cache(tokenizer: Any, max_length: int, gigabytes: float) -> RowCache | None:
-    """Return the cache of what this tokenizer makes of texts; None if it cannot be told all that the tokenizer does."""
+    """Return the cache of this tokenizer's tokens; None if the tokenizer cannot be fully identified."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:  # it is written in Python
         return None

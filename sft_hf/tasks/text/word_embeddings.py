@@ -85,7 +85,7 @@ class Convolutions(nn.Module):
         self.layers = nn.ModuleList(nn.Conv1d(size, filters, width) for width in widths)
 
     def forward(self, words: Tensor, mask: Tensor) -> Tensor:
-        """Padding counts as the zeros that stand around every text."""
+        """Padding counts as the zeros around every text."""
         words = (words * mask).transpose(1, 2)
         outputs = []
         for layer, width in zip(self.layers, self.widths, strict=True):
@@ -255,7 +255,7 @@ def read_starting_point(
     found = set(known)
     lacking = [word for word in words if word not in found]
     log.info(
-        "vocabulary: %d words; %d of the %d in training rows have no vector of their own",
+        "vocabulary: %d words; %d of the %d in training rows have no vector",
         len(known) + len(lacking),
         len(lacking),
         len(words),

@@ -76,7 +76,7 @@ class Abstention(Technique[AbstentionSettings]):
     allows_frozen_features = True
 
     def after_training(self, task: Task[Any], outputs: dict[str, Tensor], examples: Examples) -> dict[str, Any]:
-        """Choose the threshold; tell it, and what it means on validation."""
+        """Choose the threshold; return it and its effect on validation."""
         settings = self.settings
         level = settings.confidence_level if settings.bound == "clopper_pearson" else None
         confidences, right = task.scorer.confidence_and_correctness(outputs, examples)

@@ -72,13 +72,13 @@ class TemperatureScaling(Technique[TemperatureScalingSettings]):
     allows_frozen_features = True
 
     def after_training(self, task: Task[Any], outputs: dict[str, Tensor], examples: Examples) -> dict[str, Any]:
-        """Fit the temperature; tell it, and loss and calibration error on validation before and after."""
+        """Fit the temperature; return it, with loss and calibration error on validation before and after."""
         logits, targets = task.scorer.calibration_items(outputs, examples)
         temperature = fit_temperature(logits, targets)
         if temperature == LOWEST:
             log.warning(
                 "temperature_scaling: no temperature is low enough for validation (%d rows), as where every answer is "
-                "right: it stays 1; more validation rows would tell",
+                "right: it stays 1; more validation rows are needed",
                 len(examples),
             )
             temperature = 1.0

@@ -15,7 +15,7 @@ from sft_hf.techniques.labels.settings import BalancedSamplingSettings
 def rarest_labels(references: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     """Return each row's rarest label, int64 [rows], and the rows of each label.
 
-    A row with several labels is as rare as the rarest of them. Rows without any have a label of their own, the last.
+    A row with several labels is as rare as the rarest of them. Rows without any have a separate label, the last.
 
     Args:
         references: a label, or a list of labels, for each row.
@@ -34,11 +34,11 @@ def sampled(rarest: np.ndarray, counts: np.ndarray, strength: float, generator: 
 
     A row is drawn in proportion to n^-s, where n are the rows of its label: a label with n rows has a share of
     n^(1 - s). Which rows of a label is left to chance, how many as little as can be (systematic sampling): each row
-    stands there as often as it has to, rounded up or down, and so does, for one label per row, each label.
+    occurs as often as it has to, rounded up or down, and so does, for one label per row, each label.
 
     Args:
         rarest, counts: see `rarest_labels`.
-        strength: s; at 0 every row stands there once, at 1 all labels are equally frequent.
+        strength: s; at 0 every row occurs once, at 1 all labels are equally frequent.
 
     Source: B. Kang et al., Decoupling Representation and Classifier for Long-Tailed Recognition, 2020, equation 1, with
     q = 1 - s.

@@ -13,7 +13,7 @@ from sft_hf.techniques.regularization.settings import DropoutSettings
 
 
 class Place(NamedTuple):
-    """Where a dropout probability stands: an attribute of a module."""
+    """The place of a dropout probability: an attribute of a module."""
 
     module: nn.Module
     attribute: str
@@ -26,7 +26,7 @@ def dropout_places(model: nn.Module) -> list[Place]:
 
     They are the `p` of dropout modules, and the numbers that functional dropout reads from its module: Transformers
     calls them dropout, attention_dropout, activation_dropout, ..., timm drop_rate. LayerDrop and stochastic depth have
-    names of their own, and are not among them.
+    different names, and are not among them.
     """
     places = []
     for module in model.modules():

@@ -14,7 +14,7 @@ from sft_hf.models.blocks import block_stacks
 from sft_hf.techniques.base import Technique
 from sft_hf.techniques.regularization.settings import LayerDropSettings
 
-SALT = 7  # tells these draws from other techniques'
+SALT = 7  # separates these draws from other techniques'
 
 
 def dropped_layers(layers: int, probability: float, seed: int, step: int) -> np.ndarray:
@@ -69,8 +69,8 @@ class LayerDrop(Technique[LayerDropSettings]):
 class _Switch:
     """A layer's `forward`, which returns the layer's input while it is off, and the layer trains.
 
-    What a layer returns beside its hidden states is known once it has run: before that it runs all the same, and its
-    result is thrown away, without using up random numbers, so that both ways come to the same.
+    What a layer returns in addition to its hidden states is known once it has run: before that it
+    runs all the same, and its result is discarded, without using up random numbers, so that both ways come to the same.
     """
 
     def __init__(self, layer: nn.Module) -> None:

@@ -64,7 +64,7 @@ class Mixup(Technique[MixupSettings]):
 
 
 def _masks(own: Batch, other: Batch, weights: Tensor) -> Batch:
-    """What either row has is real, where they are mixed; behind the end of a text stand its partner's token types."""
+    """What either row has is real, where they are mixed; after the end of a text its partner's token types are used."""
     masks: Batch = {}
     if "token_type_ids" in own:
         alone = (weights == 1)[:, None] | own["attention_mask"].bool()

@@ -47,7 +47,7 @@ class RDrop(Technique[RDropSettings]):
 
     paper = "X. Liang et al., R-Drop: Regularized Dropout for Neural Networks, 2021, equation 4"
     order = 10  # innermost: it makes the forward pass itself
-    allows_frozen_features = True  # one pass, in which the rows stand twice
+    allows_frozen_features = True  # one pass, in which the rows occur twice
 
     def wrap_loss(self, loss: Loss, parts: LossParts) -> Loss:
         """See `agreeing`. Both passes are one over twice the rows, so that batch norm counts them once."""

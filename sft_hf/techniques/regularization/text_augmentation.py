@@ -15,7 +15,7 @@ from sft_hf.techniques.regularization.settings import TextAugmentationSettings
 
 
 def rearranged(words: int, deletion: float, swap: float, generator: np.random.Generator) -> list[int]:
-    """Return which words of a text stay, as they stand: some swapped with the next one, some left out, never all.
+    """Return which words of a text stay, in order: some swapped with the next one, some left out, never all.
 
     Source: J. Wei and K. Zou, EDA: Easy Data Augmentation Techniques for Boosting Performance on Text Classification
     Tasks, 2019, section 2 (random swap, random deletion); swapped are neighbours alone, for which a text means the same

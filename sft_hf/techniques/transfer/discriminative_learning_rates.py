@@ -1,4 +1,4 @@
-"""Learning rates of their own for parts of a model, by name."""
+"""Separate learning rates for parts of a model, by name."""
 
 from __future__ import annotations
 

@@ -30,9 +30,9 @@ def top_names(stack: Stack, num_layers: int, pooler: bool) -> list[str]:
 
 @torch.no_grad()
 def reinitialise(model: Any, names: Collection[str], seed: int) -> None:
-    """Draw parameters anew, as the model's own code does for one that is not pretrained, and batch norm's statistics.
+    """Reinitialize parameters as the model's own code does without pretraining, and batch norm's statistics.
 
-    Transformers: `_init_weights`. timm, whose own rules stand in a function of each model: the modules'
+    Transformers: `_init_weights`. timm, whose own rules are in a function of each model: the modules'
     `reset_parameters`. Whatever else is drawn stays what it would be. Raises RecipeError for parameters of a timm model
     that cannot be drawn.
     """
@@ -47,7 +47,7 @@ def reinitialise(model: Any, names: Collection[str], seed: int) -> None:
             elif draw := getattr(module, "reset_parameters", None):
                 draw()
             elif own:
-                raise RecipeError(f"techniques: reinit_layers: {prefix}.{own[0]} cannot be drawn anew")
+                raise RecipeError(f"techniques: reinit_layers: {prefix}.{own[0]} cannot be reinitialized")
 
 
 def _wholly_within(model: nn.Module, wanted: set[str]) -> Iterator[tuple[str, nn.Module]]:
