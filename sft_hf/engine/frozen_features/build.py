@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("sft_hf")
 
 FOLDER = "frozen-features"  # below the cache folder
-FORMAT = 1  # of what is recorded; a change here makes everything anew
+FORMAT = 1  # of what is recorded; a change here invalidates the cache
 TRIED_ROWS = 4  # from the shortest to the longest, for finding the frozen part and for the comparison
 TOLERANCE = 1e-5  # of losses and gradients, relative, in float32 on a CPU
 COARSE_TOLERANCE = 3e-2  # in 16 bits, and on GPUs, whose convolutions round to 10 bits
