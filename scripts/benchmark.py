@@ -7,12 +7,15 @@
     python scripts/benchmark.py text --random-weights bert-base     # sizes whose weights are not at hand
 
 Peers: `trainer` (its defaults, the checkpoint as it comes, dynamic padding; for speech the 30-second features of the
-well-known example script), `tuned` (bf16, texts grouped by length, fused AdamW), `bare` (the plain PyTorch step on
-our own batches, prepared before: the floor, which shows what the loop costs), `ours`, and with --epochs `probe`
-(logistic regression on frozen features). Speed is that of the second of two epochs over `--rows` rows, from the end
-of one update to the end of the next. `predict` trains the recipe, then times whole commands on its test split, from
-start to the last answer written, and tells their start-up apart (benchmark_predict.py). Everything runs on the CPU
-unless there is a GPU.
+well-known example script), `tuned` (the precision whose matrix products are the fastest on this machine, texts grouped
+by length, fused AdamW), `plain` (a plain PyTorch step as tuned, on batches that are ready, with nothing of sft-hf: the
+floor), `step` (sft-hf's own step, CPU kernels included, on its own batches, which are ready: what its loop adds),
+`ours`, and with --epochs `probe` (logistic regression on frozen features). Speed is that of the second of two epochs
+over `--rows` rows, from the end of one update to the end of the next. The share of peak is of the matrix products that
+training needs, against the FLOP/s measured in the precision that the peer uses.
+
+`predict` trains the recipe, then times whole commands on its test split, from start to the last answer written, and
+shows their start-up separately (benchmark_predict.py). Everything runs on the CPU unless there is a GPU.
 """
 
 from __future__ import annotations
@@ -31,7 +34,9 @@ from typing import Any
 import benchmark_predict
 
 ROWS = {"text": 320, "image": 192, "speech": 64}
-PEERS = ("ours", "bare", "tuned", "trainer")
+PEERS = ("ours", "step", "plain", "tuned", "trainer")
+READY = ("step", "plain")  # steps on batches that are ready, which never evaluate
+NAMES = {"no": "float32", "bf16": "bf16", "fp16": "fp16", "": ""}
 CHILD = Path(__file__).with_name("benchmark_peers.py")
 
 
@@ -81,7 +86,7 @@ def choose_peers(options: argparse.Namespace) -> list[str]:
         return list(benchmark_predict.PEERS)
     if options.peers:
         return list(options.peers)
-    return [peer for peer in PEERS if not (options.epochs and peer == "bare")]
+    return [peer for peer in PEERS if not (options.epochs and peer in READY)]
 
 
 def in_turn(peers: list[str], number: int) -> list[str]:
@@ -128,13 +133,18 @@ def summary(results: dict[str, list[dict[str, Any]]], setup: dict[str, Any]) -> 
     medians = {peer: statistics.median(values) for peer, values in speeds.items()}
     first = next(iter(results))
     flops = next((runs[0]["flops_per_example"] for runs in results.values() if runs[0].get("flops_per_example")), None)
+    peaks = dict(setup["peaks"])
+    for peer, runs in results.items():  # a step that beats the products measured shows that the peak is higher
+        if flops and (precision := runs[0]["precision"]) in peaks:
+            peaks[precision] = max(peaks[precision], medians[peer] * flops)
     rows = {
         peer: {
             "examples_per_second": medians[peer],
             "spread": [min(speeds[peer]), max(speeds[peer])],
             "ratio": medians[first] / medians[peer],
             "peak_memory_bytes": statistics.median(run["peak_memory_bytes"] for run in runs),
-            "share_of_peak": medians[peer] * flops / setup["peak_flops"] if flops else None,
+            "precision": runs[0].get("precision", ""),
+            "share_of_peak": medians[peer] * flops / peaks[runs[0]["precision"]] if flops else None,
             "metrics": [run.get("metrics", {}) for run in runs],
             "seconds": statistics.median(run["seconds"] for run in runs),
             "curves": [run.get("curve", []) for run in runs],
@@ -142,7 +152,7 @@ def summary(results: dict[str, list[dict[str, Any]]], setup: dict[str, Any]) -> 
         }
         for peer, runs in results.items()
     }
-    return {"setup": setup, "peers": rows, "flops_per_example": flops, "runs": results}
+    return {"setup": {**setup, "peaks": peaks}, "peers": rows, "flops_per_example": flops, "runs": results}
 
 
 def median_of(runs: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, float]:
@@ -154,25 +164,26 @@ def table(found: dict[str, Any], options: argparse.Namespace) -> str:
     """Return the result as Markdown."""
     setup = found["setup"]
     what = f"{options.epochs:g} epochs over all rows" if options.epochs else f"{options.rows} rows"
+    named = ", ".join(f"{value / 1e9:.0f} in {NAMES[name]}" for name, value in setup["peaks"].items())
+    peaks = f"; matrix products, GFLOP/s: {named}" if named else ""
     lines = [
         "",
-        f"{options.scenario}: {setup['description']}; {what}, median of {options.runs} runs; {setup['device']}, "
-        f"matrix products in bf16 {setup['peak_flops'] / 1e9:.0f} GFLOP/s",
+        f"{options.scenario}: {setup['description']}; {what}, median of {options.runs} runs; {setup['device']}{peaks}",
         "",
-        "| | examples/s | min to max | ours is | peak memory | share of peak | metric |",
-        "|---|---|---|---|---|---|---|",
+        "| | precision | examples/s | min to max | ours is | peak memory | share of peak | metric |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for peer, row in found["peers"].items():
         low, high = row["spread"]
         share = f"{100 * row['share_of_peak']:.0f} %" if row["share_of_peak"] else ""
         metrics = "; ".join(f"{name} {value:.4f}" for run in row["metrics"] for name, value in run.items())
         lines.append(
-            f"| {peer} | {row['examples_per_second']:.1f} | {low:.1f} to {high:.1f} | {row['ratio']:.2f}x | "
-            f"{row['peak_memory_bytes'] / 1e9:.2f} GB | {share} | {metrics} |"
+            f"| {peer} | {NAMES[row['precision']]} | {row['examples_per_second']:.1f} | {low:.1f} to {high:.1f} | "
+            f"{row['ratio']:.2f}x | {row['peak_memory_bytes'] / 1e9:.2f} GB | {share} | {metrics} |"
         )
-    if "bare" in found["peers"]:
-        overhead = found["peers"]["bare"]["ratio"]
-        lines.append(f"\nloop over bare step: {100 * (1 / overhead - 1):+.1f} % time")
+    for peer, what in (("step", "loop over its own step"), ("plain", "loop over a plain PyTorch step")):
+        if peer in found["peers"]:
+            lines.append(f"\n{what}: {100 * (1 / found['peers'][peer]['ratio'] - 1):+.1f} % time")
     lines += start_up_table(found["peers"])
     return "\n".join(lines)
 

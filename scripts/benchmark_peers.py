@@ -6,74 +6,19 @@ The last line of standard output is what was found, as JSON.
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
-import time
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from benchmark_common import Clock, finding, matrix_peaks, prepared_run, recipe_of
 
 import sft_hf.engine.loop
-from sft_hf.core.recipe.recipe import Recipe, load_recipe
 from sft_hf.engine import process
 from sft_hf.jobs.finetune import finetune
-from sft_hf.jobs.job import TrainingJob
-
-RECIPES = {"text": "text", "image": "image", "speech": "speech", "predict": "text"}
-
-
-class Clock:
-    """When each update ended, and how many rows it had."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-        self.rows: list[int] = []
-
-    def tick(self, rows: int) -> None:
-        """An update has ended."""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.ends.append(time.perf_counter())
-        self.rows.append(rows)
-
-    def second_half(self) -> tuple[int, float]:
-        """Rows and seconds of the second of two epochs."""
-        first = len(self.ends) // 2
-        return sum(self.rows[first:]), self.ends[-1] - self.ends[first - 1]
-
-    def whole(self) -> tuple[int, float]:
-        """Rows and seconds from the end of the first update on."""
-        return sum(self.rows[1:]), self.ends[-1] - self.ends[0]
-
-
-def recipe_of(settings: SimpleNamespace) -> Recipe:
-    """Return the recipe that all peers follow."""
-    changes = [*settings.set, f"output_dir={settings.work}/run", "eval.baseline=none"]
-    if settings.epochs:
-        changes.append(f"train.num_train_epochs={settings.epochs}")
-    elif settings.scenario != "predict":
-        changes += [f"data.max_train_samples={settings.rows}", "train.num_train_epochs=2"]
-        changes += ["data.max_validation_samples=8", "data.max_test_samples=8", "eval.eval_steps=100000"]
-        changes.append("checkpoint.save_steps=100000")  # the peers save nothing between the two epochs
-    if settings.batch_size:
-        changes.append(f"train.per_device_train_batch_size={settings.batch_size}")
-    if (Path(settings.work) / "random").is_dir():
-        changes.append(f"model={{name: {settings.work}/random}}")
-        if settings.scenario == "image":
-            changes.append("task.crop_pct=null")  # ViT's processor has no such setting
-    return load_recipe(settings.recipe or RECIPES[settings.scenario], changes)
-
-
-def prepared_run(settings: SimpleNamespace) -> Any:
-    """Return the run that sft-hf would start, with model and rows, before its first step."""
-    run = TrainingJob(recipe_of(settings))
-    run.prepare()
-    return run
-
 
 # --- prepare -----------------------------------------------------------------------------------------------------
 
@@ -97,13 +42,15 @@ def prepare(settings: SimpleNamespace) -> dict[str, Any]:
         "max_length": getattr(run.task, "max_length", None),
         "as_it_came": as_it_came(run),
     }
+    peaks = matrix_peaks(run.accelerator.device)
+    about["fastest"] = max(peaks, key=peaks.__getitem__)
     (work / "about.json").write_text(json.dumps(about))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return {
         "description": f"{settings.random_weights or run.recipe.model.name.rsplit('/', 1)[-1]}, "
         f"{parameters / 1e6:.1f} M weights, batch {run.recipe.train.per_device_train_batch_size}",
         "device": process.device_name(run.accelerator.device),
-        "peak_flops": matrix_peak(run.accelerator.device),
+        "peaks": peaks,
         "environment": process.environment(run.accelerator),
     }
 
@@ -117,21 +64,6 @@ def as_it_came(run: Any) -> dict[str, Any]:
     changed = run.recipe.model.config_overrides
     own = open_checkpoint(AutoConfig, run.source, "config.json") if changed else None
     return {name: getattr(own, name) for name in changed}
-
-
-def matrix_peak(device: torch.device, size: int = 2048) -> float:
-    """Return the FLOP/s of bf16 matrix products: the best of five."""
-    size = size if device.type == "cpu" else 8192
-    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
-    best = math.inf
-    for _ in range(5):
-        clock = Clock()
-        clock.tick(0)
-        for _ in range(10):
-            a @ b
-        clock.tick(0)
-        best = min(best, clock.ends[1] - clock.ends[0])
-    return 10 * 2 * size**3 / best
 
 
 # --- ours --------------------------------------------------------------------------------------------------------
@@ -153,11 +85,14 @@ def ours(settings: SimpleNamespace) -> dict[str, Any]:
     primary = result.metrics["primary_metric"]
     curve = [[line["step"], line[f"eval_{primary}"]] for line in log if f"eval_{primary}" in line]
     metrics = {primary: result.metrics["test"][primary]} if settings.epochs else {}
-    return finding(clock, settings, metrics, [[clock.ends[step - 1] - clock.ends[0], value] for step, value in curve])
+    precision = result.metrics["environment"]["mixed_precision"]
+    return finding(
+        clock, settings, precision, metrics, [[clock.ends[step - 1] - clock.ends[0], value] for step, value in curve]
+    )
 
 
-def bare(settings: SimpleNamespace) -> dict[str, Any]:
-    """The plain step on batches that are ready: forward, backward, clip, fused AdamW, and nothing else."""
+def step_alone(settings: SimpleNamespace) -> dict[str, Any]:
+    """The step of sft-hf without its loop: its model with its CPU kernels, on its own batches, which are ready."""
     from torch.utils.flop_counter import FlopCounterMode
 
     run = prepared_run(settings)
@@ -189,29 +124,15 @@ def bare(settings: SimpleNamespace) -> dict[str, Any]:
         step(batch)
     seen = sum(clock.rows[: len(epochs[0])])
     # The backward pass does twice the work of the forward pass; counted itself, grouped convolutions come out too big.
-    return {**finding(clock, settings, {}, []), "flops_per_example": 3 * flops / seen}
-
-
-def finding(
-    clock: Clock, settings: SimpleNamespace, metrics: dict[str, float], curve: list[list[float]]
-) -> dict[str, Any]:
-    """Return what a measurement found."""
-    rows, seconds = clock.whole() if settings.epochs else clock.second_half()
-    return {
-        "examples_per_second": rows / seconds,
-        "seconds": seconds,
-        "updates": len(clock.ends),
-        "peak_memory_bytes": process.peak_memory_bytes(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
-        "metrics": metrics,
-        "curve": curve,
-    }
+    precision_name = run.accelerator.mixed_precision
+    return {**finding(clock, settings, precision_name, {}, []), "flops_per_example": 3 * flops / seen}
 
 
 def main() -> None:
     """Run the measurement that the command line names."""
     name, settings = sys.argv[1], SimpleNamespace(**json.loads(sys.argv[2]))
     os.environ["HF_HUB_OFFLINE"] = "1"
-    kinds = {"prepare": prepare, "ours": ours, "bare": bare}
+    kinds = {"prepare": prepare, "ours": ours, "step": step_alone}
     if settings.scenario == "predict":
         from benchmark_predict import train
 

@@ -23,7 +23,7 @@ PEERS = (*OPTIONS, "pipeline")
 
 def train(settings: SimpleNamespace) -> dict[str, Any]:
     """Train the recipe, and write what the peers read: the test split's texts, over again if too few, and one alone."""
-    from benchmark_peers import matrix_peak, recipe_of
+    from benchmark_common import recipe_of
 
     from sft_hf.engine import process
     from sft_hf.jobs.finetune import finetune
@@ -44,7 +44,7 @@ def train(settings: SimpleNamespace) -> dict[str, Any]:
         "description": f"{recipe.model.name.rsplit('/', 1)[-1]}, accuracy {result.metrics['test']['accuracy']:.4f}, "
         f"{len(set(lines))} different texts of {words[0]} to {words[-1]} words (median {words[len(words) // 2]})",
         "device": process.device_name(accelerator.device),
-        "peak_flops": matrix_peak(accelerator.device),
+        "peaks": {},
         "environment": process.environment(accelerator),
     }
 

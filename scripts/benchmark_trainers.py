@@ -1,4 +1,4 @@
-"""Transformers' Trainer as its example scripts have it, and tuned: the peers of scripts/benchmark.py."""
+"""The peers of scripts/benchmark.py: Trainer as its example scripts have it, and tuned; a plain PyTorch step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmark_peers import Clock, finding, prepared_run, recipe_of
+from benchmark_common import PRECISIONS, Clock, finding, prepared_run, recipe_of
 from datasets import Dataset, load_from_disk
 from transformers import (
     AutoFeatureExtractor,
@@ -27,6 +27,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from sft_hf.tasks.scoring.word_errors import WordErrorRate
 
@@ -47,10 +48,10 @@ class _Ticks(TrainerCallback):
 
 
 def run_peer(name: str, settings: SimpleNamespace) -> dict[str, Any]:
-    """Run `trainer`, `tuned` or `probe`."""
+    """Run `trainer`, `tuned`, `plain` or `probe`."""
     if name == "probe":
         return probe(settings)
-    if name not in ("trainer", "tuned"):
+    if name not in ("trainer", "tuned", "plain"):
         raise SystemExit(f"no peer is called {name}")
     work, recipe = Path(settings.work), recipe_of(settings)
     about = json.loads((work / "about.json").read_text())
@@ -58,12 +59,15 @@ def run_peer(name: str, settings: SimpleNamespace) -> dict[str, Any]:
     set_seed(recipe.seed)
     task = {"predict": "text"}.get(settings.scenario, settings.scenario)
     parts = {"text": _text, "image": _image, "speech": _speech}[task](work / "model", rows, about, recipe)
+    precision = "no" if name == "trainer" else about["fastest"]
+    if name == "plain":
+        return plain_step(parts, settings, recipe, precision)
     clock = Clock()
     ticks = _Ticks(clock, recipe.train.per_device_train_batch_size, len(rows["train"]))
     kind, arguments_kind = (
         (Trainer, TrainingArguments) if task != "speech" else (Seq2SeqTrainer, Seq2SeqTrainingArguments)
     )
-    arguments = arguments_kind(**_arguments(name, task, settings, recipe, work))
+    arguments = arguments_kind(**_arguments(name, task, settings, recipe, work, precision))
     trainer = kind(
         model=parts.model,
         args=arguments,
@@ -78,10 +82,12 @@ def run_peer(name: str, settings: SimpleNamespace) -> dict[str, Any]:
     if settings.epochs:
         found = trainer.evaluate(parts.sets["test"], metric_key_prefix="test")
         metrics = {key.removeprefix("test_"): found[key] for key in found if key.endswith(("accuracy", "wer"))}
-    return finding(clock, settings, metrics, ticks.curve)
+    return finding(clock, settings, precision, metrics, ticks.curve)
 
 
-def _arguments(name: str, task: str, settings: SimpleNamespace, recipe: Any, work: Path) -> dict[str, Any]:
+def _arguments(
+    name: str, task: str, settings: SimpleNamespace, recipe: Any, work: Path, precision: str
+) -> dict[str, Any]:
     train, optim = recipe.train, recipe.optim
     options: dict[str, Any] = {
         "output_dir": str(work / name),
@@ -103,10 +109,42 @@ def _arguments(name: str, task: str, settings: SimpleNamespace, recipe: Any, wor
     if task == "speech":
         options |= {"predict_with_generate": True}
     if name == "tuned":
-        options |= {"bf16": True, "optim": "adamw_torch_fused"}
+        options |= {"bf16": precision == "bf16", "fp16": precision == "fp16", "optim": "adamw_torch_fused"}
         if task == "text":
             options |= {"train_sampling_strategy": "group_by_length"}
     return options
+
+
+def plain_step(parts: SimpleNamespace, settings: SimpleNamespace, recipe: Any, precision: str) -> dict[str, Any]:
+    """Forward, backward, clip, fused AdamW, on batches that are ready: no code of sft-hf and none of Trainer's.
+
+    The rows, the collator and the model are those of `trainer` and `tuned`; texts are grouped by length.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rows, size, clock = parts.sets["train"], recipe.train.per_device_train_batch_size, Clock()
+    model = parts.model.to(device).train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.optim.learning_rate, weight_decay=recipe.optim.weight_decay, fused=True
+    )
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    autocast = torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "no")
+    lengths = [len(ids) for ids in rows["input_ids"]] if "input_ids" in rows.column_names else [1] * len(rows)
+    order = [row for _ in range(2) for row in LengthGroupedSampler(size, lengths=lengths)]
+    epochs = (order[: len(rows)], order[len(rows) :])
+    chosen = [epoch[start : start + size] for epoch in epochs for start in range(0, len(epoch), size)]
+    batches = [parts.collate([rows[row] for row in numbers]) for numbers in chosen]
+    for batch in batches:
+        given = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+        optimizer.zero_grad(set_to_none=True)
+        with autocast:
+            loss = model(**given).loss
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        clock.tick(len(batch["labels"]))
+    return finding(clock, settings, precision, {}, [])
 
 
 def _text(model: Path, rows: dict[str, Dataset], about: dict[str, Any], recipe: Any) -> SimpleNamespace:
@@ -120,6 +158,9 @@ def _text(model: Path, rows: dict[str, Dataset], about: dict[str, Any], recipe: 
         return {**encoded, "labels": [_number(value, numbers) for value in batch[label]]}
 
     sets = {role: split.map(encode, batched=True, remove_columns=split.column_names) for role, split in rows.items()}
+    # Registers the class of a sentence encoder with a head, which `prepare` may have saved.
+    import sft_hf.models.sentence_encoder  # noqa: F401
+
     built = AutoModelForSequenceClassification.from_pretrained(model, dtype=torch.float32, **about["as_it_came"])
     return SimpleNamespace(model=built, sets=sets, collate=DataCollatorWithPadding(tokenizer), metrics=_accuracy)
 
@@ -219,4 +260,4 @@ def probe(settings: SimpleNamespace) -> dict[str, Any]:
     clock.tick(len(run.data.examples))
     assert found is not None
     primary = run.task.scorer.primary_metric
-    return finding(clock, settings, {primary: found.metrics[primary]}, [])
+    return finding(clock, settings, run.accelerator.mixed_precision, {primary: found.metrics[primary]}, [])
