@@ -184,14 +184,14 @@ def test_a_real_lack_of_memory_is_met_with_smaller_passes(commands, recipe_file,
     (tmp_path / "script.py").write_text(REALLY_SHORT)
     (tmp_path / "data").mkdir()
     text = (data_folder / "train.csv").read_text().splitlines()
-    (tmp_path / "data" / "train.csv").write_text("\n".join([text[0], *text[1:] * 60]) + "\n")
-    overrides = ["train.per_device_train_batch_size=4096", "train.max_steps=1", f"data.name={tmp_path / 'data'}"]
+    (tmp_path / "data" / "train.csv").write_text("\n".join([text[0], *text[1:] * 160]) + "\n")
+    overrides = ["train.per_device_train_batch_size=8192", "train.max_steps=1", f"data.name={tmp_path / 'data'}"]
     arguments = ["finetune", str(recipe_file), *overrides, "--output-dir", str(tmp_path / "run")]
-    done = commands.python(tmp_path / "script.py", "32", *arguments)
+    done = commands.python(tmp_path / "script.py", "64", *arguments)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "out of memory in step 1: from now on at most 2048 rows per forward pass instead of 4096" in done.stderr
+    assert "out of memory in step 1: from now on at most 4096 rows per forward pass instead of 8192" in done.stderr
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert metrics["train"]["rows_per_forward_pass"] <= 2048
+    assert metrics["train"]["rows_per_forward_pass"] <= 4096
 
 
 def test_peak_memory_is_this_process_own():
