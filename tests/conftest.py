@@ -315,11 +315,9 @@ def commands_module() -> Any:
 
 
 @pytest.fixture(scope="session")
-def commands(commands_module: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def commands(commands_module: Any) -> Any:
     """Starts `sft-hf` in processes that can be killed."""
-    started = commands_module.Commands(tmp_path_factory.mktemp("commands"))
-    yield started
-    started.close()
+    return commands_module.shared()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
-"""Run by test_evaluation.py on one rank and under torchrun on two: scores n = 1..17 rows in batches of 1..6.
+"""Run by test_evaluation.py on one rank and under torchrun on two: scores n rows in batches of m.
 
-usage: distributed_evaluation.py RECIPE OUTPUT
+usage: distributed_evaluation.py RECIPE OUTPUT NxM...
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ def first_rows(examples: Examples, count: int) -> Examples:
     )
 
 
-def all_scores(recipe: Recipe) -> tuple[dict[str, Any], int]:
-    """Metrics and predictions by "<rows>x<batch size>", and the number of processes."""
+def all_scores(recipe: Recipe, cases: list[str]) -> tuple[dict[str, Any], int]:
+    """Metrics and predictions by case, "<rows>x<batch size>", and the number of processes."""
     run = TrainingJob(recipe)
     run.prepare()
     found = {}
-    for rows in range(1, 18):
+    for case in cases:
+        rows, batch_size = map(int, case.split("x"))
         examples = first_rows(run.examples["test"], rows)
-        for batch_size in range(1, 7):
-            outputs = predict(run.task, run.training.model, examples, run.accelerator, batch_size=batch_size)
-            found[f"{rows}x{batch_size}"] = {
-                "metrics": run.task.scorer.score(outputs, examples),
-                "predictions": [row["prediction"] for row in run.task.scorer.decode(outputs)],
-                "losses": outputs["loss"].tolist(),
-            }
+        outputs = predict(run.task, run.training.model, examples, run.accelerator, batch_size=batch_size)
+        found[case] = {
+            "metrics": run.task.scorer.score(outputs, examples),
+            "predictions": [row["prediction"] for row in run.task.scorer.decode(outputs)],
+            "losses": outputs["loss"].tolist(),
+        }
     return found, run.accelerator.num_processes
 
 
 if __name__ == "__main__":
-    scores, processes = all_scores(load_recipe(sys.argv[1]))
+    scores, processes = all_scores(load_recipe(sys.argv[1]), sys.argv[3:])
     assert processes == 2, processes
     Path(sys.argv[2] + f".rank{process.os.environ['RANK']}").write_text(json.dumps(scores))

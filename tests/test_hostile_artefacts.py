@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiers import quick
 
 from sft_hf.core.filesystem import sha256_of
 
@@ -52,9 +53,10 @@ def train(commands, recipe_file, tmp_path, *more):
     return commands.run("finetune", str(recipe_file), "train.max_steps=1", *more, "--output-dir", str(tmp_path / "run"))
 
 
-@pytest.mark.parametrize(
-    "name", ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "pytorch_model.bin"]
-)
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+@pytest.mark.parametrize("name", quick(WEIGHTS, [*WEIGHTS, "config.json", "tokenizer.json", "tokenizer_config.json"]))
 def test_in_a_checkpoint(commands, recipe_file, checkpoint, tmp_path, marker, planted, name):
     folder = tmp_path / "checkpoint"
     shutil.copytree(checkpoint, folder)
@@ -65,7 +67,10 @@ def test_in_a_checkpoint(commands, recipe_file, checkpoint, tmp_path, marker, pl
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", ["training_args.bin", "optimizer.pt", "vocab.txt", "generation_config.json", "x.py"])
+BESIDE = ["training_args.bin", "optimizer.pt", "vocab.txt", "generation_config.json", "x.py"]
+
+
+@pytest.mark.parametrize("name", quick(["training_args.bin", "x.py"], BESIDE))
 def test_beside_a_checkpoint(commands, recipe_file, checkpoint, tmp_path, marker, planted, name):
     """Files that nothing needs are not opened, or do no harm."""
     folder = tmp_path / "checkpoint"
@@ -75,7 +80,10 @@ def test_beside_a_checkpoint(commands, recipe_file, checkpoint, tmp_path, marker
     harmless(done, marker, done.wait())
 
 
-@pytest.mark.parametrize("name", ["w.pth", "w.pt", "w.bin", "w.safetensors", "w.npy", "w.vec", "w.txt", "w.txt.gz"])
+FILES = ["w.pth", "w.pt", "w.bin", "w.safetensors", "w.npy", "w.vec", "w.txt", "w.txt.gz"]
+
+
+@pytest.mark.parametrize("name", quick(["w.pth", "w.npy", "w.txt.gz"], FILES))
 def test_as_a_file_of_weights(commands, recipe_file, tmp_path, marker, planted, name):
     path = tmp_path / name
     path.write_bytes(gzip.compress(planted) if name.endswith(".gz") else planted)
@@ -97,7 +105,7 @@ def test_as_an_array_of_objects(commands, recipe_file, tmp_path, marker):
     harmless(train(commands, recipe_file, tmp_path, f"model.name={folder / 'vectors.npy'}"), marker)
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json", ".parquet"])
+@pytest.mark.parametrize("suffix", quick([".csv", ".parquet"], [".csv", ".tsv", ".jsonl", ".json", ".parquet"]))
 def test_as_data(commands, recipe_file, tmp_path, marker, planted, suffix):
     path = tmp_path / f"train{suffix}"
     path.write_bytes(planted)
@@ -128,8 +136,11 @@ def died(commands, recipe_file, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json", "x.pt"])
-@pytest.mark.parametrize("manifest", ["old manifest", "manifest that agrees"])
+SAVED = ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json", "x.pt"]
+
+
+@pytest.mark.parametrize("name", quick(["optimizer.safetensors", "state.json"], SAVED))
+@pytest.mark.parametrize("manifest", quick(["manifest that agrees"], ["old manifest", "manifest that agrees"]))
 def test_in_a_checkpoint_to_resume(commands, recipe_file, died, tmp_path, marker, planted, name, manifest):
     folder = tmp_path / "run"
     shutil.copytree(died, folder)
@@ -151,7 +162,10 @@ def finished(commands, recipe_file, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"])
+FINISHED = ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"]
+
+
+@pytest.mark.parametrize("name", quick(["model.safetensors", "config.json"], FINISHED))
 def test_in_a_finished_run(commands, finished, tmp_path, marker, planted, name):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)

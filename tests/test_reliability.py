@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tiers import long
 
 from sft_hf.core.fail_points import VARIABLE
 
@@ -83,18 +84,26 @@ def runs(request, commands, commands_module, recipe_file, tmp_path_factory):
     return Runs(commands, commands_module.fingerprint, recipe_file, folder, request.param)
 
 
+@pytest.mark.long
 def test_killed_at_random_a_run_resumes_to_the_same_hashes(runs):
     generator = random.Random(runs.ranks)
     killed = sum(runs.killed_after(generator.uniform(0, runs.seconds)) for _ in range(4))
     assert killed >= 2
 
 
-def test_killed_inside_a_save_a_run_resumes_to_the_same_hashes(runs):
+@pytest.mark.parametrize("kills", [1, long(4)])
+def test_killed_inside_a_save_a_run_resumes_to_the_same_hashes(runs, kills):
     generator = random.Random(runs.ranks)
-    for _ in range(4):
+    for _ in range(kills):
         assert runs.killed_at(generator.choice(SAVES[1:]), generator.randint(1, 15))
 
 
+@pytest.mark.parametrize("runs", [1], indirect=True, ids=["one-rank"])
+def test_killed_at_the_start_amid_and_at_the_end_of_one_save(runs):
+    assert all(runs.killed_at("step-000012", point) for point in (1, 7, 14))
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("runs", [1], indirect=True, ids=["one-rank"])  # rank 0 alone saves
 def test_killed_at_every_point_of_one_save(runs):
     points = [runs.killed_at("step-000012", point) for point in range(1, POINTS + 1)]
@@ -131,6 +140,7 @@ def test_two_hundred_kills(runs, capsys):
 
 
 @pytest.mark.parametrize("runs", [1], indirect=True, ids=["one-rank"])
-def test_killed_after_the_last_save_a_run_still_removes_the_one_before(runs):
-    points = [runs.killed_at("step-000022", point) for point in range(9, POINTS, 3)]
+@pytest.mark.parametrize("stride", [6, long(1)])
+def test_killed_after_the_last_save_a_run_still_removes_the_one_before(runs, stride):
+    points = [runs.killed_at("step-000022", point) for point in range(9, POINTS, stride)]
     assert any(points)

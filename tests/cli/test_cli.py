@@ -16,6 +16,7 @@ from sft_hf.core.errors import StorageError
 from sft_hf.core.recipe.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "scripts" / "finetune.py"
 
 
 @pytest.fixture
@@ -79,15 +80,20 @@ def test_a_prediction_that_fails_half_way_leaves_no_file(recipe_file, tmp_path, 
     assert "new.csv: cannot be read" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "program", [["scripts/finetune.py"], ["-m", "torch.distributed.run", "--standalone", "scripts/finetune.py"]]
-)
-def test_the_script_takes_the_recipe_by_option(recipe_file, tmp_path, program):
-    command = [sys.executable, *program, "--recipe", str(recipe_file), f"output_dir={tmp_path / 'out'}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def test_the_script_takes_the_recipe_by_option(commands, recipe_file, tmp_path):
+    done = commands.python(SCRIPT, "--recipe", recipe_file, f"output_dir={tmp_path / 'out'}")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "metrics.json").is_file()
     assert "1 process on cpu" in done.stderr
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_the_script_under_a_real_launcher(recipe_file, tmp_path, processes):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command = [sys.executable, *launcher, str(SCRIPT), "--recipe", str(recipe_file), f"output_dir={tmp_path / 'out'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["environment"]["num_processes"] == processes
 
 
 def test_show_prints_a_recipe_that_loads_back(recipe_file, capsys):
@@ -325,16 +331,26 @@ def test_a_reader_that_stops_reading_is_no_failure():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_run_whose_log_nobody_reads_goes_on(recipe_file, tmp_path, monkeypatch):
-    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # what is left in a buffer is written at the end
-    command = [sys.executable, "-c", "from sft_hf.cli import main; main()", "finetune", str(recipe_file)]
-    reading, writing = os.pipe()
-    os.close(reading)
-    done = subprocess.run([*command, "--output-dir", str(tmp_path / "out")], stdout=writing, stderr=writing)
-    absent = subprocess.run([*command, "train.maxsteps=3"], stdout=writing, stderr=writing)
-    os.close(writing)
-    assert (done.returncode, absent.returncode) == (0, 2)
+UNREAD = """
+import os
+from sft_hf.cli import main
+reading, writing = os.pipe()
+os.close(reading)
+for standard in (1, 2):
+    os.dup2(writing, standard)
+main()
+"""
+
+
+def test_a_run_whose_log_nobody_reads_goes_on(commands, recipe_file, tmp_path):
+    assert commands.python("-c", UNREAD, "finetune", recipe_file, "--output-dir", tmp_path / "out").returncode == 0
     assert (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_an_error_that_nobody_reads_has_its_exit_code(recipe_file, monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # what is left in a buffer is written at the end
+    command = [sys.executable, "-c", UNREAD, "finetune", str(recipe_file), "train.maxsteps=3"]
+    assert subprocess.run(command, check=False).returncode == 2
 
 
 def test_the_next_command_can_be_pasted_into_a_shell(recipe_file, tmp_path, capsys):

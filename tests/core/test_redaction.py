@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -56,12 +53,6 @@ def everything(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def run(arguments, tmp_path, **environment):
-    command = [sys.executable, *arguments]
-    variables = {**os.environ, **SECRETS, "XDG_CACHE_HOME": str(tmp_path / "cache"), **environment}
-    return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=variables, check=False)
-
-
 CRASH = f"""
 import sys
 import sft_hf.jobs.inputs
@@ -90,25 +81,25 @@ raise RuntimeError("{CANARY}")
 """
 
 
-def test_no_canary_in_any_output_or_file(recipe_file, tmp_path):
+def test_no_canary_in_any_output_or_file(commands, recipe_file, tmp_path):
+    def run(*arguments):
+        return commands.python(*arguments, cwd=tmp_path, **SECRETS, XDG_CACHE_HOME=str(tmp_path / "cache"))
+
     (tmp_path / "crash.py").write_text(CRASH)
     (tmp_path / "uncaught.py").write_text(UNCAUGHT)
     written = everything(tmp_path)
     sft_hf = ["-m", "sft_hf"]
     outcomes = {
-        "success": (run([*sft_hf, "finetune", str(recipe_file), "train.max_steps=2"], tmp_path), 0),
-        "mistake": (run([*sft_hf, "finetune", str(recipe_file), f"model.name={PLAIN}"], tmp_path), 2),
-        "in the recipe": (run([*sft_hf, "show", str(recipe_file), f"model.revision={CANARY}"], tmp_path), 2),
-        "override": (run([*sft_hf, "show", str(recipe_file), f"modle.name={CANARY}"], tmp_path), 2),
+        "success": (run(*sft_hf, "finetune", recipe_file, "train.max_steps=2"), 0),
+        "mistake": (run(*sft_hf, "finetune", recipe_file, f"model.name={PLAIN}"), 2),
+        "in the recipe": (run(*sft_hf, "show", recipe_file, f"model.revision={CANARY}"), 2),
+        "override": (run(*sft_hf, "show", recipe_file, f"modle.name={CANARY}"), 2),
         "download": (
-            run(
-                [*sft_hf, "finetune", str(recipe_file), "model={name: 'pypi://x==1/y', sha256: " + "0" * 64 + "}"],
-                tmp_path,
-            ),
+            run(*sft_hf, "finetune", recipe_file, "model={name: 'pypi://x==1/y', sha256: " + "0" * 64 + "}"),
             2,
         ),
-        "bug": (run(["crash.py", "finetune", str(recipe_file), "--output-dir", "crashed"], tmp_path), 1),
-        "uncaught": (run(["uncaught.py"], tmp_path), 1),
+        "bug": (run(tmp_path / "crash.py", "finetune", recipe_file, "--output-dir", "crashed"), 1),
+        "uncaught": (run(tmp_path / "uncaught.py"), 1),
     }
     for name, (done, code) in outcomes.items():
         assert done.returncode == code, (name, done.stderr)

@@ -81,7 +81,7 @@ def write_big_csv(path, rows):
 
 
 def test_a_signal_in_preparation_leaves_nothing(commands, recipe_file, tmp_path):
-    write_big_csv(tmp_path / "data" / "train.csv", 300_000)
+    write_big_csv(tmp_path / "data" / "train.csv", 60_000)
     folder = tmp_path / "run"
     running = commands.start(*arguments_for(recipe_file, folder, 8, f"data.name={tmp_path / 'data'}"))
     running.wait_until(lambda: "rows: train" in running.said())
@@ -109,7 +109,7 @@ def test_a_signal_in_a_download_ends_it(commands, recipe_file, tmp_path):
 
 
 def test_a_signal_in_an_evaluation_makes_it_again(commands, commands_module, recipe_file, tmp_path):
-    for name, rows in (("train", 90), ("validation", 30_000), ("test", 3)):
+    for name, rows in (("train", 90), ("validation", 9_000), ("test", 3)):
         write_big_csv(tmp_path / "data" / f"{name}.csv", rows)
     more = (f"data.name={tmp_path / 'data'}", "train.max_steps=7", "train.logging_steps=5")
     commands.run(*arguments_for(recipe_file, tmp_path / "whole", 8, *more))
@@ -129,7 +129,7 @@ def test_a_signal_in_an_evaluation_makes_it_again(commands, commands_module, rec
 def test_a_signal_in_the_last_scoring_leaves_a_run_that_only_has_to_be_scored(
     commands, commands_module, recipe_file, tmp_path
 ):
-    for name, rows in (("train", 90), ("validation", 30), ("test", 30_000)):
+    for name, rows in (("train", 90), ("validation", 30), ("test", 9_000)):
         write_big_csv(tmp_path / "data" / f"{name}.csv", rows)
     more = (f"data.name={tmp_path / 'data'}", "train.max_steps=2", "train.logging_steps=1")
     folder = tmp_path / "run"
@@ -140,7 +140,7 @@ def test_a_signal_in_the_last_scoring_leaves_a_run_that_only_has_to_be_scored(
     assert not (folder / "metrics.json").exists()
     resumed = commands.run(*arguments_for(recipe_file, folder, 8, *more, "--resume"))
     assert resumed.wait() == 0
-    assert json.loads((folder / "metrics.json").read_text())["test"]["num_examples"] == 30_000
+    assert json.loads((folder / "metrics.json").read_text())["test"]["num_examples"] == 9_000
 
 
 def test_a_second_sigint_ends_the_process_at_once():

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from small_runs import prepared
+from tiers import long
 from two_processes import run_on_two_processes
 
 CASES = [f"{rows}x{batch}" for rows in range(1, 18) for batch in range(1, 7)]
+FEW = ["1x1", "1x6", "2x1", "3x2", "7x4", "8x4", "9x4", "16x5", "17x1", "17x6"]
 
 
 @pytest.fixture(params=["text", "image"])
@@ -36,14 +38,15 @@ def reference(recipe):
     return np.array(losses), np.array(correct)
 
 
-def test_any_number_of_rows_in_any_batches_on_one_rank_and_two(recipe, tmp_path):
+@pytest.mark.parametrize("cases", [FEW, long(CASES)], ids=["a few", "all"])
+def test_any_number_of_rows_in_any_batches_on_one_rank_and_two(recipe, tmp_path, cases):
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe.to_yaml())
-    run_on_two_processes(distributed_evaluation.__file__, path, tmp_path / "scores")
+    run_on_two_processes(distributed_evaluation.__file__, path, tmp_path / "scores", *cases)
     found = [json.loads((tmp_path / f"scores.rank{rank}").read_text()) for rank in (0, 1)]
-    found.append(distributed_evaluation.all_scores(recipe)[0])
+    found.append(distributed_evaluation.all_scores(recipe, cases)[0])
     losses, correct = reference(recipe)
-    for case in CASES:
+    for case in cases:
         rows = int(case.split("x")[0])
         for scores in found:
             assert scores[case]["metrics"]["num_examples"] == rows

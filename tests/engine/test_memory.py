@@ -180,16 +180,14 @@ main(sys.argv[2:])
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits address space by what Linux's /proc says")
-def test_a_real_lack_of_memory_is_met_with_smaller_passes(recipe_file, data_folder, tmp_path):
+def test_a_real_lack_of_memory_is_met_with_smaller_passes(commands, recipe_file, data_folder, tmp_path):
     (tmp_path / "script.py").write_text(REALLY_SHORT)
     (tmp_path / "data").mkdir()
     text = (data_folder / "train.csv").read_text().splitlines()
     (tmp_path / "data" / "train.csv").write_text("\n".join([text[0], *text[1:] * 160]) + "\n")
     overrides = ["train.per_device_train_batch_size=8192", "train.max_steps=1", f"data.name={tmp_path / 'data'}"]
     arguments = ["finetune", str(recipe_file), *overrides, "--output-dir", str(tmp_path / "run")]
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "script.py"), "64", *arguments], capture_output=True, text=True, check=False
-    )
+    done = commands.python(tmp_path / "script.py", "64", *arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "out of memory in step 1: from now on at most 4096 rows per forward pass instead of 8192" in done.stderr
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())

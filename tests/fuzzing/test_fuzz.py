@@ -95,17 +95,17 @@ def fuzz(kinds, first, count, folder, outcomes=("accepted", "refused")):
 
 
 def test_broken_input(material):
-    for found in fuzz(KINDS, 0, 60, material):
-        assert found["outcomes"]["refused"] > 10 and found["outcomes"]["accepted"] > 3, found
+    for found in fuzz(KINDS, 0, 24, material):
+        assert found["outcomes"]["refused"] > 4 and found["outcomes"]["accepted"] > 1, found
 
 
 TABLES = ("valid accepted", "valid refused", "broken accepted", "broken refused")
 
 
 def test_tables_are_read_as_they_were_written(tmp_path):
-    (found,) = fuzz(("tables",), 0, 150, tmp_path, TABLES)
+    (found,) = fuzz(("tables",), 0, 60, tmp_path, TABLES)
     accepted, refused = (found["outcomes"].get(f"valid {outcome}", 0) for outcome in ("accepted", "refused"))
-    assert accepted > 50 and accepted >= 0.9 * (accepted + refused), found
+    assert accepted > 20 and accepted >= 0.9 * (accepted + refused), found
 
 
 @pytest.mark.long

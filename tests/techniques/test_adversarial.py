@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -116,9 +118,22 @@ def test_a_step_is_the_same_however_it_is_cut_and_costs_more_than_plain(make_rec
     assert losses["whole"] > losses["plain"] + 0.01
 
 
-def test_it_goes_with_mixup_and_bf16(make_recipe):
-    both = [{"name": "mixup"}, {"name": "adversarial"}]
-    finetune(make_recipe(techniques=both, train__mixed_precision="bf16", train__max_steps=1))
+def test_it_goes_with_mixup_and_bf16(make_recipe, tmp_path):
+    losses = {}
+    for names in (("mixup",), ("adversarial",), ("mixup", "adversarial")):
+        recipe = make_recipe(
+            techniques=[{"name": name} for name in names],
+            model__config_overrides=NO_DROPOUT,
+            train__mixed_precision="bf16",
+            train__max_steps=1,
+            eval__baseline="none",
+            output_dir=str(tmp_path / "-".join(names)),
+        )
+        losses[names] = finetune(recipe).metrics["train"]["final_loss"]
+    both = losses.pop(("mixup", "adversarial"))
+    assert math.isfinite(both)
+    assert both > losses["mixup",]  # the disturbance makes it worse on the very rows that mixup makes
+    assert both != losses["adversarial",]
 
 
 @pytest.mark.parametrize("setting", [{"train__mixed_precision": "fp16"}, {"train__torch_compile": "on"}])

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_runs import same, weights
+from tiers import quick
 from two_processes import ROOT, run_on_two_processes
 
 from sft_hf.data.row_store import INDEX
@@ -29,7 +30,7 @@ def steps(folder):
 # --- what comes of it --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", quick(["bert_lower", "timm_probe", "whisper_encoder"], KINDS))
 def test_a_run_is_the_same_cold_and_warm_and_close_to_one_without(kinds, kind, tmp_path, caplog):
     caplog.set_level(logging.INFO, "sft_hf")
     folders = {name: str(tmp_path / name) for name in ("cold", "warm", "without")}
@@ -164,7 +165,7 @@ def test_the_cache_can_be_deleted_while_it_is_used(kinds, tmp_path, cache, monke
 # --- two processes -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["bert_lower", "vit_probe"])
+@pytest.mark.parametrize("kind", quick(["bert_lower"], ["bert_lower", "vit_probe"]))
 def test_two_processes_share_the_work_and_the_cache(kinds, kind, tmp_path, caplog):
     caplog.set_level(logging.INFO, "sft_hf")
     sgd = {"optim__name": "sgd", "train__per_device_train_batch_size": 4, "model__config_overrides": NO_DROPOUT}

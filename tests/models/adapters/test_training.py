@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
+import distributed_gradients
 import pytest
 import torch
 import transformers
 from adapted_models import KINDS, LORA, PREFIX, answers, opened_plainly, plain_base
 from safetensors.torch import load_file
 from small_runs import interrupted_and_resumed, prepared, weights
+from tiers import quick
+from two_processes import run_on_two_processes
 
 from sft_hf.engine.batches import MicroBatch, StepBatch
 from sft_hf.engine.state import TrainState
@@ -22,7 +21,7 @@ from sft_hf.jobs.finetune import finetune
 from sft_hf.jobs.inference import evaluate_run
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "prefix", "frozen"])
+@pytest.mark.parametrize("kind", quick(["text", "prefix", "frozen"], [*KINDS, "prefix", "frozen"]))
 def test_a_resumed_run_has_the_same_bits(make, tmp_path, kind):
     changes = {"train__num_train_epochs": 2, "checkpoint__save_steps": 1, "train__max_steps": 4}
     section, which = (PREFIX, "text") if kind == "prefix" else (LORA, kind)
@@ -98,17 +97,11 @@ def test_gradients_are_the_same_however_a_step_is_cut_and_with_activations_recom
 
 def test_two_processes_give_the_gradient_of_one(make, tmp_path):
     still = {"model__config_overrides": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}}
-    script = Path(__file__).parents[2] / "distributed_gradients.py"
     size = {"train__per_device_train_batch_size": 4}
     path = tmp_path / "recipe.yaml"
     path.write_text(make("text", {**LORA, "init_lora_weights": False}, **still, **size).to_yaml())
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    places = [str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places), "CUDA_VISIBLE_DEVICES": ""}
-    out = str(tmp_path / "gradients")
-    done = subprocess.run([*command, str(path), out], capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = [load_file(f"{out}.rank{rank}") for rank in (0, 1)]
+    run_on_two_processes(distributed_gradients.__file__, path, tmp_path / "gradients")
+    found = [load_file(tmp_path / f"gradients.rank{rank}") for rank in (0, 1)]
     run = prepared(make("text", {**LORA, "init_lora_weights": False}, **still))
     examples, plan = run.training.data.epoch(0)
     run.training.model.train()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from publishing.report import report_records as records
+from tiers import quick
 
 from sft_hf.publishing.report.comparison import build_comparison
 from sft_hf.publishing.report.run_report import build_report
@@ -97,7 +98,7 @@ def open_page(browser: Any, pages: dict[str, str]) -> Iterator[Any]:
     assert not complaints
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", quick(["text", "comparison"], PAGES))
 def test_axe_finds_nothing_in_light_and_dark(open_page, name):
     from axe_playwright_python.base import AXE_SCRIPT
 
@@ -111,7 +112,7 @@ def test_axe_finds_nothing_in_light_and_dark(open_page, name):
         assert page.evaluate(VIOLATIONS) == []
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", quick(["comparison", "hostile"], PAGES))
 def test_a_phone_scrolls_no_page_sideways(open_page, name):
     page = open_page(name, viewport=NARROW)
     assert page.evaluate(OVERFLOWING) == 0
@@ -120,7 +121,7 @@ def test_a_phone_scrolls_no_page_sideways(open_page, name):
     assert page.title() != "broken"
 
 
-@pytest.mark.parametrize("name", ["text", "image", "speech", "comparison"])
+@pytest.mark.parametrize("name", quick(["text", "comparison"], ["text", "image", "speech", "comparison"]))
 def test_tables_fit_a_common_screen(open_page, name):
     page = open_page(name, viewport={"width": 1280, "height": 800})
     page.evaluate("document.querySelectorAll('details:not(:has(pre))').forEach(element => element.open = true)")
@@ -133,7 +134,7 @@ def test_pictures_and_recordings_decode(open_page, name, tag):
     assert media and all(element.evaluate(DECODED) > 0 for element in media)
 
 
-@pytest.mark.parametrize("name", ["text", "speech"])
+@pytest.mark.parametrize("name", quick(["speech"], ["text", "speech"]))
 def test_the_keyboard_reaches_everything(open_page, name):
     page = open_page(name, viewport=NARROW)
     page.keyboard.press("Tab")
@@ -160,7 +161,7 @@ def test_the_keyboard_reaches_everything(open_page, name):
     assert page.evaluate("document.querySelector('details').open")
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", quick(["text"], PAGES))
 def test_print_clips_nothing_and_opens_what_is_folded(open_page, name):
     page = open_page(name, viewport={"width": 690, "height": 1000}, color_scheme="dark")  # A4 between its margins
     page.emulate_media(media="print", color_scheme="dark")
