@@ -97,7 +97,9 @@ def rows_to_score(predictor: Predictor, data: Any) -> tuple[Dataset, str]:
 
     task, section = predictor.task, predictor.recipe.data
     table = as_dataset(data, "data", section, task.reader.columns())
-    spare = [name for name in table.column_names if name in SPLIT_COLUMNS and name not in task.reader.columns().values()]
+    spare = [
+        name for name in table.column_names if name in SPLIT_COLUMNS and name not in task.reader.columns().values()
+    ]
     splits = splits_in_memory(section, {"train": table.remove_columns(spare)}, task.reader.columns())
     splits = task.read_labels(replace(splits, where={"train": "data"}))
     return splits.by_role["train"], "data"  # type: ignore[return-value]

@@ -307,10 +307,8 @@ def settle(recipe: Recipe, where: str, output_dir: str) -> None:
             raise RecipeError(
                 f"{where}: {key}: holds a token or password; use an environment variable, or `hf auth login`"
             )
-    for section in (recipe.model, recipe.data):
+    for section in (recipe.model,) if recipe.data.name == MEMORY else (recipe.model, recipe.data):
         local = os.path.expanduser(section.name)
-        if section is recipe.data and section.name == MEMORY:
-            continue
         if not section.name.startswith("pypi://") and os.path.exists(local):
             section.name = os.path.realpath(local)
     recipe.output_dir = os.path.realpath(os.path.expanduser(recipe.output_dir or output_dir))
