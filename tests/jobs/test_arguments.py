@@ -151,16 +151,17 @@ def test_a_recipe_with_other_data_keeps_its_settings():
     found = recipe("text", model=None, text="review", label="stars", epochs=9)
     assert found.model == before.model and found.optim == before.optim and found.task == before.task
     assert found.train.num_train_epochs == 9
-    assert found.data.name == "memory" and found.data.text_column == "review" and found.data.sha256 is None
+    assert found.data.name == "memory" and found.data.text_column == "review" and found.data.data_files is None
     assert Path(found.output_dir) == Path("runs/text").resolve()
 
 
 def test_a_recipe_with_another_model_drops_what_belonged_to_its_own():
     found = recipe("text", model="other/model", train=None)
     before = load_recipe("text")
-    assert (found.model.name, found.model.sha256) == ("other/model", None) and before.model.sha256
+    assert (found.model.name, found.model.revision, found.model.mirror) == ("other/model", None, None)
+    assert before.model.revision and before.model.mirror
     assert found.data == before.data
-    assert recipe("text", model={"attn_implementation": "eager"}, train=None).model.sha256 == before.model.sha256
+    assert recipe("text", model={"attn_implementation": "eager"}, train=None).model.mirror == before.model.mirror
 
 
 def test_a_recipe_object(tmp_path):
