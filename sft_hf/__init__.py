@@ -1,10 +1,14 @@
 """Supervised fine-tuning recipes for the Hugging Face ecosystem.
 
-    from sft_hf import finetune, load_recipe, predict
+    import sft_hf as sft
 
-    result = finetune(load_recipe("text", ["optim.learning_rate=1e-4"]))  # or finetune("text")
-    for row in predict(result.output_dir, ["oil prices rose again"]):
-        print(row["prediction"], row["confidence"])
+    run = sft.finetune(task="text_classification", model="sentence-transformers/all-MiniLM-L6-v2",
+                       train=df, text="review", label="stars", epochs=3, techniques=["mixup"], output_dir="runs/x")
+    run.metrics["test"]["accuracy"]
+    run.predict(["great", "awful"])
+
+    sft.finetune("text", learning_rate=1e-4)  # a recipe, with a key changed
+    sft.Run("runs/x").report()                # a run that is finished
 
 The names below are imported when they are first used, so that `import sft_hf` costs nothing.
 """
@@ -22,29 +26,31 @@ if sys.platform == "darwin":
 if TYPE_CHECKING:
     from sft_hf.core.errors import SftError, UserError
     from sft_hf.core.recipe.recipe import Recipe, load_recipe
-    from sft_hf.jobs.finetune import finetune
-    from sft_hf.jobs.inference import evaluate_run as evaluate
-    from sft_hf.jobs.inference import predict_inputs as predict
+    from sft_hf.engine.callbacks import Callback
+    from sft_hf.jobs.api import finetune
     from sft_hf.jobs.job import TrainingJob
-    from sft_hf.jobs.results import RunResult
+    from sft_hf.jobs.run import Run, evaluate, predict, predict_files
 
 __version__ = "0.2.0"
 
 _HOMES = {
+    "Callback": "sft_hf.engine.callbacks",
     "Recipe": "sft_hf.core.recipe.recipe",
-    "load_recipe": "sft_hf.core.recipe.recipe",
-    "finetune": "sft_hf.jobs.finetune",
-    "RunResult": "sft_hf.jobs.results",
-    "evaluate": "sft_hf.jobs.inference:evaluate_run",
-    "predict": "sft_hf.jobs.inference:predict_inputs",
+    "Run": "sft_hf.jobs.run",
     "SftError": "sft_hf.core.errors",
     "TrainingJob": "sft_hf.jobs.job",
     "UserError": "sft_hf.core.errors",
+    "evaluate": "sft_hf.jobs.run",
+    "finetune": "sft_hf.jobs.api",
+    "load_recipe": "sft_hf.core.recipe.recipe",
+    "predict": "sft_hf.jobs.run",
+    "predict_files": "sft_hf.jobs.run",
 }
 
 __all__ = [
+    "Callback",
     "Recipe",
-    "RunResult",
+    "Run",
     "SftError",
     "TrainingJob",
     "UserError",
@@ -52,6 +58,7 @@ __all__ = [
     "finetune",
     "load_recipe",
     "predict",
+    "predict_files",
 ]
 
 
@@ -60,9 +67,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'sft_hf' has no attribute {name!r}")
     import importlib
 
-    module, _, attribute = _HOMES[name].partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute or name)
+        return getattr(importlib.import_module(_HOMES[name]), name)
     except ModuleNotFoundError as error:
         from sft_hf.core.extras import how_to_install
 

@@ -13,7 +13,7 @@ from tiny_recipes import tiny_recipe
 from sft_hf.cli import run
 from sft_hf.core.errors import DataError, UserError
 from sft_hf.jobs.finetune import finetune
-from sft_hf.jobs.inference import predict_inputs
+from sft_hf.jobs.run import predict_files
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_json_answers_with_one_value_all_the_same(text_run, tmp_path, capsys):
 )
 def test_python_refuses_what_is_no_text_by_its_index(inputs, words):
     with pytest.raises(DataError) as caught:
-        predict_inputs("nowhere", inputs)  # before the run is opened, or anything answered
+        predict_files("nowhere", inputs)  # before the run is opened, or anything answered
     assert all(word in str(caught.value) for word in words), caught.value
 
 
@@ -136,19 +136,19 @@ def test_python_refuses_a_data_frame():
     import pandas
 
     with pytest.raises(DataError, match=r"DataFrame.*list\(frame\["):
-        predict_inputs("nowhere", pandas.DataFrame({"text": ["goal"]}))
+        predict_files("nowhere", pandas.DataFrame({"text": ["goal"]}))
 
 
 def test_python_takes_a_string_as_one_text(text_run):
-    (row,) = predict_inputs(text_run, "goal match team")
+    (row,) = predict_files(text_run, "goal match team")
     assert row["text"] == "goal match team"
-    (row,) = predict_inputs(text_run, "-")  # standard input only on the command line
+    (row,) = predict_files(text_run, "-")  # standard input only on the command line
     assert row["text"] == "-"
 
 
 def test_python_gets_errors_in_the_rows(text_run, tmp_path):
     (tmp_path / "a.txt").write_text("goal\n\n")
-    good, bad = predict_inputs(text_run, [tmp_path / "a.txt"])
+    good, bad = predict_files(text_run, [tmp_path / "a.txt"])
     assert good["prediction"] and bad["prediction"] is None and "row 1" in bad["error"]
 
 
@@ -167,7 +167,7 @@ def test_broken_pictures_do_not_stop_the_others(image_run, image_folder, tmp_pat
     assert [row["prediction"] is None for row in rows] == [False, True, True, False, True]
     assert [row["path"] for row in rows] == [str(folder / name) for name in (*names, "z.jpg")]
     assert all(name in err for name in (names[1], names[2], "z.jpg", "readme.txt", "3 of 5"))
-    alone = list(predict_inputs(image_run, [folder / names[0], folder / names[3]]))
+    alone = list(predict_files(image_run, [folder / names[0], folder / names[3]]))
     good = [row for row in rows if row["prediction"] is not None]
     assert [row["prediction"] for row in good] == [row["prediction"] for row in alone]
     assert [row["confidence"] for row in good] == pytest.approx([row["confidence"] for row in alone], abs=1e-5)
@@ -217,7 +217,7 @@ def test_what_is_for_texts_alone_is_refused(image_run, image_folder, speech_run,
     assert run(["predict", str(image_run), "--text", "goal"]) == 2
     assert "--text" in capsys.readouterr().err.splitlines()[-1]
     with pytest.raises(UserError, match="no classes"):
-        list(predict_inputs(speech_run, [speech_folder / "test" / "00.wav"], probabilities=True))
+        list(predict_files(speech_run, [speech_folder / "test" / "00.wav"], probabilities=True))
 
 
 def test_broken_recordings_do_not_stop_the_others(speech_run, speech_folder, tmp_path, capsys):
@@ -260,4 +260,4 @@ def test_the_predictions_of_a_run_hold_what_they_are_about(
 )
 def test_an_unknown_option_of_predict_suggests_the_nearest(text_run, option, words):
     with pytest.raises(UserError, match=rf"no option '{option}'; .*{words}"):
-        list(predict_inputs(text_run, ["a text"], **{option: True}))
+        list(predict_files(text_run, ["a text"], **{option: True}))

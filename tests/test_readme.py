@@ -100,8 +100,8 @@ def test_every_sft_hf_command_runs(workspace, classic, checkpoints, data_folder,
 
 def run_python(code: str, names: dict[str, Any], checkpoint: Path) -> None:
     """Run a page's own code with a tiny model in place of the recipe's."""
-    settings = tiny(["finetune", "text"], {"text": checkpoint})
-    code = code.replace('label_column: stars}"', f'label_column: stars}}", *{settings!r}')
+    settings = f"model={str(checkpoint)!r}, max_steps=2, num_threads=1, mixed_precision='no', max_length=32"
+    code = code.replace('label="stars"', f'label="stars", {settings}')
     exec(compile(code, "page", "exec"), names)
 
 

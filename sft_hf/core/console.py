@@ -65,10 +65,14 @@ def show_log() -> None:
     Handlers or a level of this logger, or handlers of the root logger, are the program's own choice, and left alone;
     but those of the root logger in a notebook, where the notebook has put them.
     """
-    in_notebook = "ipykernel" in sys.modules
-    chosen = log.handlers or log.level != logging.NOTSET or (logging.root.handlers and not in_notebook)
+    chosen = log.handlers or log.level != logging.NOTSET or (logging.root.handlers and not in_notebook())
     if not chosen and not log.isEnabledFor(logging.INFO):
         set_up()
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    return "ipykernel" in sys.modules
 
 
 def is_quiet() -> bool:
@@ -82,7 +86,7 @@ def colours() -> bool | None:
 
 
 def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Iterate with a bar that appears after two seconds on a terminal; elsewhere, see `working`.
+    """Iterate with a bar that appears after two seconds on a terminal or in a notebook; elsewhere, see `working`.
 
     Raises Terminated between two items when a signal has asked the process to stop.
     """
@@ -211,4 +215,5 @@ def _duration(seconds: float) -> str:
 
 
 def _bars_off() -> bool:
-    return not sys.stderr.isatty() or is_quiet() or not is_main_process()
+    # In a notebook, text: tqdm's widgets need ipywidgets, and warn where it is missing.
+    return not (sys.stderr.isatty() or in_notebook()) or is_quiet() or not is_main_process()

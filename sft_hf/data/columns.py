@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datasets import Dataset
 
+TARGET_KEYS = ("data.label_column", "data.transcription_column", "data.group_column")
+"""Keys of a recipe that name a column with what is to be predicted, or to report by; the others are input."""
+
 READ_BATCH = 10_000  # rows
 FEW = 500  # rows whose pictures may be in memory together
 

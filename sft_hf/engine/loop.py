@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from contextlib import closing
@@ -15,6 +16,8 @@ from sft_hf.engine.process import on_any_rank
 from sft_hf.engine.state import Training, TrainState
 from sft_hf.engine.step import StepResult, train_step
 from sft_hf.models.freezing import set_modes
+
+log = logging.getLogger("sft_hf")
 
 LOGGING_STEPS = 10
 FEW_STEPS = 50  # below which each step is logged
@@ -71,7 +74,9 @@ def _logging_steps(training: Training) -> int:
 def _after_step(training: Training, state: TrainState, clock: _Clock) -> None:
     """Evaluate and save where it is due, on all ranks or on none; save and leave if a signal asked for it."""
     recipe, accelerator = training.recipe, training.accelerator
-    last = state.step >= training.num_steps
+    training.callbacks.step_ended(state.step)
+    _stop_if_asked(training, state)
+    last = state.stopped_early or state.step >= training.num_steps
     state.awaiting_evaluation = _due(recipe.eval.eval_steps, state, last)
     stop, late = on_any_rank(accelerator, signals.requested(), accelerator.is_main_process and clock.is_late())
     if state.awaiting_evaluation and not stop:
@@ -86,11 +91,26 @@ def _after_step(training: Training, state: TrainState, clock: _Clock) -> None:
 
 def _evaluate(training: Training, state: TrainState) -> None:
     try:
-        state.stopped_early = training.evaluate(state)
+        if training.evaluate(state):
+            _stop(training, state, "early_stopping_patience")
     except Terminated as error:
         training.save(state)
         raise Terminated(_farewell(training, state)) from error
+    _stop_if_asked(training, state)
     state.awaiting_evaluation = False
+
+
+def _stop_if_asked(training: Training, state: TrainState) -> None:
+    """Stop after this step if a callback asked for it, on whichever rank. Raises what a callback raised."""
+    if asked := training.callbacks.agree(training.accelerator):
+        log.info("stopping early: %s asked for it after step %d", asked, state.step)
+        _stop(training, state, asked)
+
+
+def _stop(training: Training, state: TrainState, reason: str) -> None:
+    state.stopped_early = True
+    if state.stopped_by is None and state.step < training.num_steps:
+        state.stopped_by = reason
 
 
 def _farewell(training: Training, state: TrainState) -> str:
@@ -144,7 +164,7 @@ def _log_step(
         "examples_per_second": round(interval["rows"] / max(interval["seconds"], 1e-9), 2),
     }
     state.interval = {}
-    training.log(line)
+    training.tell(line)
 
 
 def _speed(state: TrainState) -> str:

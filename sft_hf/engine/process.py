@@ -9,7 +9,8 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
 
@@ -29,8 +30,8 @@ log = logging.getLogger("sft_hf")
 _NO_MEMORY = ("MPS backend out of memory", "DefaultCPUAllocator: not enough memory")
 
 
-def build_accelerator(mixed_precision: str, num_threads: int | str) -> Accelerator:
-    """Return the Accelerator of this process, threads set, and say in one line what really runs.
+def build_accelerator(mixed_precision: str, num_threads: int | str, *, announce: bool = True) -> Accelerator:
+    """Return the Accelerator of this process, threads set, and say in one line what really runs, if `announce`.
 
     `mixed_precision` is auto, no, bf16 or fp16; `num_threads` a number or auto. Raises RecipeError when the device
     cannot do what is asked.
@@ -57,7 +58,8 @@ def build_accelerator(mixed_precision: str, num_threads: int | str) -> Accelerat
     if cpu:
         keep_freed_memory()
     count = accelerator.num_processes
-    log.info(
+    log.log(
+        logging.INFO if announce else logging.DEBUG,
         "%d process%s on %s, %d thread%s each, mixed precision %s",
         count,
         "" if count == 1 else "es",
@@ -67,6 +69,25 @@ def build_accelerator(mixed_precision: str, num_threads: int | str) -> Accelerat
         precision,
     )
     return accelerator
+
+
+@contextmanager
+def state_kept() -> Iterator[None]:
+    """Put Accelerate's state and torch's threads back after the block: a training may be going on around it.
+
+    Its callbacks may well ask another model for predictions, and building an Accelerator changes the state of all.
+    """
+    states = [(kind, dict(kind._shared_state)) for kind in (PartialState, AcceleratorState)]
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        for kind, before in states:
+            if before:
+                kind._shared_state.clear()
+                kind._shared_state.update(before)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
 
 
 def leave_process_group() -> None:

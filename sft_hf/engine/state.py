@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from sft_hf.core.recipe.recipe import Recipe
 from sft_hf.data.examples import Examples
 from sft_hf.engine.batches import StepBatch
+from sft_hf.engine.callbacks import Callbacks
 from sft_hf.engine.prefetch import OneAhead
 from sft_hf.engine.technique_stack import TechniqueStack
 from sft_hf.tasks.base import Task
@@ -46,6 +47,7 @@ class TrainState:
     evaluations_without_improvement: int = 0
     awaiting_evaluation: bool = False  # the evaluation due after this step has not been finished
     stopped_early: bool = False
+    stopped_by: str | None = None  # what ended the run before its last step: early_stopping_patience, or a callback
     oom_splits: int = 0  # forward batches are split into 2**oom_splits: see `sft_hf.engine.step`
     frozen_features: bool | None = None  # whether the frozen part is served: see `sft_hf.engine.frozen_features.build`
     loss: float = math.nan
@@ -82,11 +84,16 @@ class Training:
     evaluate: Callable[[TrainState], bool]
     """Evaluate on validation, keep the weights if they are the best; True to stop early."""
     save: Callable[[TrainState], None]
-    callbacks: Sequence[Any] = ()
-    """What the caller of the run wants to be told while it trains."""
+    callbacks: Callbacks = field(default_factory=Callbacks)
+    """Code of the user's own that is told what happens, and may ask to stop."""
     upcoming: StepBatch | None = None
     """The rows of the step after the one that is being computed, where they are known."""
     ahead: OneAhead[Any] = field(default_factory=OneAhead)
+
+    def tell(self, line: dict[str, Any]) -> None:
+        """Write a line of log.jsonl, and pass it on to the callbacks."""
+        self.log(line)
+        self.callbacks.log(line)
 
     @cached_property
     def parameters(self) -> list[nn.Parameter]:

@@ -15,6 +15,7 @@ from sft_hf.core.filesystem import free_bytes, human_bytes
 from sft_hf.core.recipe.recipe import Recipe
 from sft_hf.core.run.folder import RunFolder
 from sft_hf.core.sources.sources import Source
+from sft_hf.engine.callbacks import Callbacks
 from sft_hf.engine.epochs import InMemoryEpochs, StreamEpochs
 from sft_hf.engine.optimization import build_optimizer, build_scheduler, schedule
 from sft_hf.engine.resume import checkpoint
@@ -70,7 +71,7 @@ def build_training(
     log_line: Callable[[dict[str, Any]], None],
     evaluate: Callable[[TrainState], bool],
     save: Callable[[TrainState], None],
-    callbacks: Sequence[Any] = (),
+    callbacks: Callbacks,
 ) -> tuple[Training, Adapter | None]:
     """Load the pretrained model and build what the loop works on; the adapter is None without `peft`.
 

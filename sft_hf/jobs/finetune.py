@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from sft_hf.core import console
 from sft_hf.core.recipe.recipe import Recipe, load_recipe
+from sft_hf.engine.callbacks import Callback
 from sft_hf.engine.resume import checkpoint
 from sft_hf.jobs.job import TrainingJob
 from sft_hf.jobs.results import ALL_OUTPUTS, RunResult
@@ -24,7 +25,7 @@ def finetune(
     *,
     splits: Mapping[str, Dataset] | None = None,
     outputs: Collection[str] = ALL_OUTPUTS,
-    callbacks: Sequence[Any] = (),
+    callbacks: Sequence[Callback] = (),
     resume: bool | Literal["auto"] = False,
     overwrite: bool = False,
     other_environment: bool = False,
@@ -35,7 +36,7 @@ def finetune(
         recipe: a recipe, or the name or path of one.
         splits: rows in memory, by role ("train", "validation", "test"), in place of those that `data.name` names.
         outputs: what to write, see `sft_hf.jobs.results.OUTPUTS`.
-        callbacks: see `Training.callbacks`.
+        callbacks: told what happens while the run trains; see `sft_hf.engine.callbacks`.
         resume: continue from the newest checkpoint in the folder that verifies; "auto": if a run has begun there, else
             start.
         overwrite: replace an existing run in the folder. It is touched only once data and checkpoint have been read.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,9 @@ from sft_hf.core import console
 from sft_hf.core.errors import DataError, UserError, did_you_mean
 from sft_hf.core.recipe.recipe import Recipe, validate_recipe
 from sft_hf.core.run.folder import load_run_recipe, open_run
+from sft_hf.data.columns import TARGET_KEYS
 from sft_hf.data.examples import Examples
+from sft_hf.data.loading.split_names import SPLIT_COLUMNS
 from sft_hf.engine import process
 from sft_hf.engine.evaluation import batch_sizes, predict
 from sft_hf.models.cpu.kernels import with_cpu_kernels
@@ -25,6 +27,8 @@ from sft_hf.tasks.base import Task, task_class
 from sft_hf.tasks.scoring.intervals import CONFIDENCE_SAMPLES
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from sft_hf.data.new_inputs.inputs import Input
 
 log = logging.getLogger("sft_hf")
@@ -65,47 +69,72 @@ def evaluate_run(
 
     Raises RunFolderError for a folder that holds no finished run, DataError for a split that it has not.
     """
+    predictor = Predictor(*open_trained(run, trust_remote_code=trust_remote_code))
+    rows, where = rows_of_split(predictor, split)
+    return scored(predictor, rows, where, mixed_precision)
+
+
+def rows_of_split(predictor: Predictor, split: str, given: Mapping[str, Dataset] | None = None) -> tuple[Dataset, str]:
+    """Return a split of a run's data, and what messages call it.
+
+    `given`: the rows of a run whose data were in memory. Raises DataError for a split that the run has not.
+    """
     from sft_hf.jobs.inputs import load_data  # with `datasets`: half a second, which `predict` need not wait for
 
-    recipe, task, model = open_trained(run, trust_remote_code=trust_remote_code)
-    accelerator = process.build_accelerator(mixed_precision, recipe.train.num_threads)
-    splits = load_data(recipe, task, None)
+    splits = load_data(predictor.recipe, predictor.task, None, given)
     if split not in splits.by_role:
         raise DataError(f"no split {split!r} in this run's data; {did_you_mean(split, splits.by_role)}")
-    if recipe.data.streaming and split == "train":
+    rows = splits.by_role[split]
+    if predictor.recipe.data.streaming and split == "train":
         raise DataError("the rows of a stream (data.streaming) are not kept to be scored; evaluate another split")
-    examples = task.prepare(splits.by_role[split], splits.where[split])
+    return rows, splits.where[split]  # type: ignore[return-value]
+
+
+def rows_to_score(predictor: Predictor, data: Any) -> tuple[Dataset, str]:
+    """Return labelled rows in memory as a split of the run would be, and what messages call them. Raises DataError."""
+    from sft_hf.data.in_memory.splits import as_dataset
+    from sft_hf.data.loading.memory import splits_in_memory
+
+    task, section = predictor.task, predictor.recipe.data
+    table = as_dataset(data, "data", section, task.reader.columns())
+    spare = [
+        name for name in table.column_names if name in SPLIT_COLUMNS and name not in task.reader.columns().values()
+    ]
+    splits = splits_in_memory(section, {"train": table.remove_columns(spare)}, task.reader.columns())
+    splits = task.read_labels(replace(splits, where={"train": "data"}))
+    return splits.by_role["train"], "data"  # type: ignore[return-value]
+
+
+def scored(
+    predictor: Predictor, rows: Dataset, where: str, mixed_precision: str = "no", *, announce: bool = True
+) -> dict[str, Any]:
+    """Return the metrics of rows with intervals and per-class figures. Raises DataError for rows without labels."""
+    recipe, task = predictor.recipe, predictor.task
+    accelerator = process.build_accelerator(mixed_precision, recipe.train.num_threads, announce=announce)
+    examples = task.prepare(rows, where)
     if not examples.labelled:
         raise DataError(
-            f"{splits.where[split]}: its rows have no labels, so there is nothing to score; the run's "
+            f"{where}: its rows have no labels, so there is nothing to score; the run's "
             "predictions.jsonl holds its predictions, and `sft-hf predict` answers other rows"
         )
     outputs = predict(
         task,
-        model.to(accelerator.device),
+        predictor.model.to(accelerator.device),
         examples,
         accelerator,
         **batch_sizes(recipe, task, accelerator),
-        description=f"evaluating {split}",
+        description=f"evaluating {where}",
     )
     return task.scorer.score(outputs, examples, CONFIDENCE_SAMPLES)
 
 
-def predict_inputs(run: str | Path, inputs: Any, **options: Any) -> Iterator[dict[str, Any]]:
-    """Yield one answer per input, in input order, as `answers` does.
-
-    Args:
-        run: a run folder.
-        inputs: texts or paths, in a list or another iterable; a single one may be given as it is. A string that names
-            a file ("new.csv") means the file's rows, unless `literal=True`.
-        options: those of `answers`.
-
-    Raises what `answers` does; DataError, before anything is answered, for an input that is no text or path, or empty.
-    """
-    return answers(run, _checked_inputs(inputs), **options)
+def input_columns(task: Task[Any]) -> list[str]:
+    """Return the columns that a task reads of inputs without references."""
+    return [column for key, column in task.reader.columns().items() if not key.startswith(TARGET_KEYS)]
 
 
-def _checked_inputs(inputs: Any) -> list[Any]:
+def paths_of(inputs: Any) -> list[Any]:
+    """Return texts and paths as a list. Raises DataError for an input that is neither, or empty."""
     if isinstance(inputs, (str, os.PathLike)):
         inputs = [inputs]
     kind = type(inputs).__name__
@@ -122,7 +151,7 @@ def _checked_inputs(inputs: Any) -> list[Any]:
 
 
 def answers(
-    run: str | Path,
+    run: str | Path | Callable[..., Predictor],
     inputs: Sequence[Any],
     *,
     literal: bool = False,
@@ -139,7 +168,7 @@ def answers(
     a time, so a file may be larger than memory.
 
     Args:
-        run: a run folder.
+        run: a run folder, or what opens its model, given the settings of the task.
         inputs: texts, paths, open text files (a text a line).
         literal: take every input as a text, whatever files there are.
         probabilities: add `probabilities`, {label: probability} of all classes.
@@ -153,30 +182,62 @@ def answers(
 
     Raises RunFolderError, UserError; DataError at the end if not one input was answered.
     """
-    recipe, task, model = open_trained(run, trust_remote_code=trust_remote_code, **task_settings)
-    accelerator = process.build_accelerator(mixed_precision or task.predict_precision, recipe.train.num_threads)
-    model.to(accelerator.device)
-    if accelerator.mixed_precision == "bf16" and uses_cpu_kernels(recipe.train, accelerator.device):
-        with_cpu_kernels(model)
-    sizes = batch_sizes(recipe, task, accelerator, rows=batch_size)
-
-    def answer(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        examples = task.reader.prepare_inputs(rows)
-        for note in examples.notes:
-            log.info("%s", note)
-        outputs = _outputs(task, model, examples, accelerator, sizes)
-        decoded = task.scorer.decode_inputs(outputs, examples)
-        if not probabilities:
-            return decoded
-        classes = task.scorer.class_probabilities(outputs)
-        if classes is None:
-            raise UserError(f"--probabilities (probabilities=True): {recipe.task.name} has no classes")
-        return [{**row, "probabilities": found} for row, found in zip(decoded, classes, strict=True)]
-
-    numbered = enumerate(
-        one for chunk in task.reader.read_inputs(inputs, literal) for one in _answered(task, chunk, answer)
+    if callable(run):
+        predictor = run(**task_settings)
+    else:
+        predictor = Predictor(*open_trained(run, trust_remote_code=trust_remote_code, **task_settings))
+    chunks = predictor.task.reader.read_inputs(inputs, literal)
+    rows = predictor.answers(
+        chunks, probabilities=probabilities, batch_size=batch_size, mixed_precision=mixed_precision
     )
-    yield from _unless_all_failed({**one.described(number), **found} for number, (one, found) in numbered)
+    yield from _unless_all_failed(rows)
+
+
+class Predictor:
+    """A trained model, opened once, that answers inputs."""
+
+    def __init__(self, recipe: Recipe, task: Task[Any], model: Any) -> None:
+        self.recipe, self.task, self.model = recipe, task, model
+        self._has_kernels = False
+
+    def answers(
+        self,
+        chunks: Iterable[Sequence[Input]],
+        *,
+        probabilities: bool = False,
+        batch_size: int | None = None,
+        mixed_precision: str | None = None,
+        announce: bool = True,
+    ) -> Iterator[dict[str, Any]]:
+        """Yield one answer per input, bad ones with an `error`.
+
+        `announce`: log which device and precision are used. The other options are those of `answers`.
+        """
+        task, precision = self.task, mixed_precision or self.task.predict_precision
+        accelerator = process.build_accelerator(precision, self.recipe.train.num_threads, announce=announce)
+        self.model.to(accelerator.device)
+        uses_kernels = uses_cpu_kernels(self.recipe.train, accelerator.device)
+        if accelerator.mixed_precision == "bf16" and uses_kernels and not self._has_kernels:
+            with_cpu_kernels(self.model)
+            self._has_kernels = True
+        sizes = batch_sizes(self.recipe, task, accelerator, rows=batch_size)
+
+        def answer(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            examples = task.reader.prepare_inputs(rows)
+            for note in examples.notes:
+                log.info("%s", note)
+            outputs = _outputs(task, self.model, examples, accelerator, sizes)
+            decoded = task.scorer.decode_inputs(outputs, examples)
+            if not probabilities:
+                return decoded
+            classes = task.scorer.class_probabilities(outputs)
+            if classes is None:
+                raise UserError(f"--probabilities (probabilities=True): {self.recipe.task.name} has no classes")
+            return [{**row, "probabilities": found} for row, found in zip(decoded, classes, strict=True)]
+
+        numbered = enumerate(one for chunk in chunks for one in _answered(task, chunk, answer))
+        for number, (one, found) in numbered:
+            yield {**one.described(number), **found}
 
 
 def _answered(

@@ -12,6 +12,7 @@ from sft_hf.core.errors import RecipeError
 from sft_hf.core.recipe.recipe import Recipe
 from sft_hf.core.recipe.sections import MEMORY
 from sft_hf.core.sources.sources import Source, resolve_section
+from sft_hf.data.columns import TARGET_KEYS
 from sft_hf.data.examples import Examples
 from sft_hf.data.findings import Finding
 from sft_hf.data.groups import speaker_findings
@@ -62,10 +63,6 @@ def load_data(
     sizes = {role: len(split) for role, split in splits.by_role.items() if isinstance(split, Dataset)}
     log.info("rows: %s", ", ".join(f"{role} {size}" for role, size in sizes.items()) or "a stream")
     return splits
-
-
-TARGET_KEYS = ("data.label_column", "data.transcription_column", "data.group_column")
-"""Keys of a recipe that name a column with what is to be predicted, or to report by; the others are input."""
 
 
 def data_findings(task: Task[Any], splits: Splits, examples: Mapping[str, Examples]) -> list[Finding]:

@@ -25,6 +25,7 @@ from sft_hf.core.sources.sources import resolve_section
 from sft_hf.data.examples import Examples
 from sft_hf.data.findings import Finding
 from sft_hf.engine import loop, process, selection
+from sft_hf.engine.callbacks import Callback, Callbacks
 from sft_hf.engine.epochs import InMemoryEpochs
 from sft_hf.engine.frozen_features.build import with_frozen_features
 from sft_hf.engine.optimization import check_optimizer
@@ -79,7 +80,7 @@ class TrainingJob:
         *,
         splits: Mapping[str, Dataset] | None = None,
         outputs: Collection[str] = ALL_OUTPUTS,
-        callbacks: Sequence[Any] = (),
+        callbacks: Sequence[Callback] = (),
         resume: bool | Literal["auto"] = False,
         overwrite: bool = False,
         other_environment: bool = False,
@@ -91,15 +92,15 @@ class TrainingJob:
             splits: rows in memory, by role ("train", "validation", "test"), in place of what `data.name` names, which
                 becomes "memory". A role that is missing is held out of train as the recipe says.
             outputs: what to write, see `OUTPUTS`.
-            callbacks: see `Training.callbacks`.
+            callbacks: told what happens while the run trains; see `sft_hf.engine.callbacks`.
             resume, overwrite, other_environment: see `sft_hf.jobs.finetune.finetune`.
 
-        Raises UserError for an unknown output.
+        Raises UserError for an unknown output, or a callback that is not one.
         """
         if unknown := sorted(set(outputs) - ALL_OUTPUTS):
             raise UserError(f"outputs: there is no {unknown[0]!r}; {did_you_mean(unknown[0], list(OUTPUTS))}")
         self.recipe = recipe if splits is None else of_memory(recipe)
-        self.given, self.outputs, self.callbacks = splits, frozenset(outputs), callbacks
+        self.given, self.outputs, self.callbacks = splits, frozenset(outputs), Callbacks(callbacks)
         self.resume, self.overwrite, self.other_environment = resume, overwrite, other_environment
         self.folder = RunFolder(Path(recipe.output_dir or "runs/run"))
         self.repo_id = recipe.hub_model_id or self.folder.path.name

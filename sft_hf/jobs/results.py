@@ -132,6 +132,7 @@ def run_metrics(
             "total_seconds": round(total_seconds, 3),
             "examples_per_second": round(state.examples_seen / max(state.seconds, 1e-9), 3),
             "num_steps": state.step,
+            "stopped_by": state.stopped_by,
             "num_epochs": None if rows is None else round(state.examples_seen / rows, 4),
             "num_examples": rows,
             "final_loss": state.loss,

@@ -75,7 +75,8 @@ def choose_weights(
         better = selection.choose(state, value, metrics["loss"], lower=metric in training.task.scorer.lower_is_better)
         if better and training.recipe.eval.load_best_model_at_end:
             save_best(state.step)
-    training.log(
+    training.callbacks.evaluated(state.step, metrics)
+    training.tell(
         {"step": state.step} | {f"eval_{name}": value for name, value in metrics.items() if isinstance(value, float)}
     )
     log.info(

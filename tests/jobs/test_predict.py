@@ -12,7 +12,8 @@ from torch.nn import functional
 from sft_hf.data.labels.label_map import LabelMap
 from sft_hf.engine import evaluation, process
 from sft_hf.jobs.finetune import finetune
-from sft_hf.jobs.inference import evaluate_run, open_trained, predict_inputs
+from sft_hf.jobs.inference import evaluate_run, open_trained
+from sft_hf.jobs.run import predict_files
 from sft_hf.models.cpu import kernels as cpu_kernels
 from sft_hf.tasks import classification_scorer
 from sft_hf.tasks.image.task import ImageClassification
@@ -36,18 +37,18 @@ def run(make_recipe):
 
 
 def test_answers_do_not_depend_on_the_batch_and_keep_their_order(run, file, texts):
-    alone = list(predict_inputs(run, [file], batch_size=1))
+    alone = list(predict_files(run, [file], batch_size=1))
     assert [row["text"] for row in alone] == texts and [row["id"] for row in alone] == list(range(300))
     assert len({row["prediction"] for row in alone}) == 3
     for size in (3, 16, None):
-        rows = list(predict_inputs(run, [file], batch_size=size))
+        rows = list(predict_files(run, [file], batch_size=size))
         assert [(row["text"], row["prediction"]) for row in rows] == [(row["text"], row["prediction"]) for row in alone]
         assert [row["confidence"] for row in rows] == pytest.approx([row["confidence"] for row in alone], abs=1e-5)
 
 
 def test_answers_on_images_do_not_depend_on_the_batch(make_image_recipe, image_folder):
     run = finetune(make_image_recipe()).output_dir
-    alone, *others = (list(predict_inputs(run, [str(image_folder)], batch_size=size)) for size in (1, 3, 16))
+    alone, *others = (list(predict_files(run, [str(image_folder)], batch_size=size)) for size in (1, 3, 16))
     for rows in others:
         assert [(row["image"], row["prediction"]) for row in rows] == [
             (row["image"], row["prediction"]) for row in alone
@@ -65,9 +66,9 @@ def test_bf16_predicts_with_the_fast_kernels(run, file, monkeypatch):
 
     monkeypatch.setitem(cpu_kernels.KERNELS, functional.layer_norm, counted)
     monkeypatch.setattr(classification_scorer, "CLOSE", 0)
-    plain = list(predict_inputs(run, [file], mixed_precision="no"))
+    plain = list(predict_files(run, [file], mixed_precision="no"))
     assert not called
-    fast = list(predict_inputs(run, [file], mixed_precision="bf16"))
+    fast = list(predict_files(run, [file], mixed_precision="bf16"))
     assert called
     confidences = [[row["confidence"] for row in rows] for rows in (plain, fast)]
     assert confidences[0] != confidences[1]
@@ -76,11 +77,11 @@ def test_bf16_predicts_with_the_fast_kernels(run, file, monkeypatch):
 
 def test_close_calls_are_computed_again_in_float32(run, file, monkeypatch):
     """The model has hardly been trained: most of its answers are close calls."""
-    plain = list(predict_inputs(run, [file], mixed_precision="no"))
-    fast = list(predict_inputs(run, [file], mixed_precision="bf16"))
+    plain = list(predict_files(run, [file], mixed_precision="no"))
+    fast = list(predict_files(run, [file], mixed_precision="bf16"))
     assert [row["prediction"] for row in fast] == [row["prediction"] for row in plain]
     monkeypatch.setattr(classification_scorer, "CLOSE", 0)
-    hasty = list(predict_inputs(run, [file], mixed_precision="bf16"))
+    hasty = list(predict_files(run, [file], mixed_precision="bf16"))
     assert [row["confidence"] for row in hasty] != [row["confidence"] for row in fast]
 
 
@@ -113,8 +114,8 @@ def test_texts_are_predicted_in_what_the_hardware_multiplies_and_others_in_float
         return build("no", threads)
 
     monkeypatch.setattr(process, "build_accelerator", noted)
-    list(predict_inputs(run, [file]))
-    list(predict_inputs(run, [file], mixed_precision="no"))
+    list(predict_files(run, [file]))
+    list(predict_files(run, [file], mixed_precision="no"))
     assert asked == ["auto", "no"]
     assert ImageClassification.predict_precision == SpeechRecognition.predict_precision == "no"
 
@@ -135,20 +136,20 @@ def shapes(monkeypatch):
 
 def test_batches_hold_so_many_tokens_whatever_their_number_of_rows(run, file, shapes, monkeypatch):
     monkeypatch.setattr(evaluation, "CPU_POSITIONS", 400)
-    list(predict_inputs(run, [file], mixed_precision="no"))
+    list(predict_files(run, [file], mixed_precision="no"))
     assert sum(rows for rows, _ in shapes) == 300
     assert all(rows * width <= 400 for rows, width in shapes)
     assert max(rows for rows, _ in shapes) > 32  # of short texts, more than evaluation's rows in a batch
     assert any(width % 8 for _, width in shapes)  # what is predicted is padded no further than to the longest row
     shapes.clear()
-    list(predict_inputs(run, [file], batch_size=6, mixed_precision="no"))
+    list(predict_files(run, [file], batch_size=6, mixed_precision="no"))
     assert all(rows == 6 for rows, _ in shapes)
 
 
 def test_a_batch_is_no_larger_than_the_largest_of_the_runs_evaluation(make_recipe, file, shapes):
     run = finetune(make_recipe(train__max_steps=1, eval__per_device_eval_batch_size=2)).output_dir
     shapes.clear()
-    list(predict_inputs(run, [file]))
+    list(predict_files(run, [file]))
     assert all(rows * width <= 2 * MAX_LENGTH for rows, width in shapes)
 
 

@@ -14,7 +14,8 @@ from transformers import AutoModelForImageClassification, AutoModelForSequenceCl
 
 from sft_hf.core.errors import DataError, RecipeError
 from sft_hf.jobs.finetune import finetune
-from sft_hf.jobs.inference import evaluate_run, predict_inputs
+from sft_hf.jobs.inference import evaluate_run
+from sft_hf.jobs.run import predict_files
 
 TASK = {"name": "text_classification", "max_length": 32, "problem_type": "regression"}
 
@@ -72,7 +73,7 @@ def test_a_saved_model_answers_in_the_units_of_the_data(make, years, tmp_path):
     off = [row["prediction"] - row["reference"] for row in rows]
     assert metrics["rmse"] == pytest.approx(np.sqrt(np.mean(np.square(off))), rel=1e-5)
 
-    (answer,) = predict_inputs(result.output_dir, ["goal match team"])
+    (answer,) = predict_files(result.output_dir, ["goal match team"])
     assert 1980 < answer["prediction"] < 2060 and "confidence" not in answer
 
 
@@ -128,7 +129,7 @@ def test_adapters_answer_in_the_units_of_the_data(output, make, years, checkpoin
         answers = model(**batch).logits[:, 0].tolist()
     expected = [row["prediction"] for row in rows]
     assert answers == pytest.approx(expected, abs=2e-3)
-    assert [row["prediction"] for row in predict_inputs(result.output_dir, texts)] == pytest.approx(expected, abs=2e-3)
+    assert [row["prediction"] for row in predict_files(result.output_dir, texts)] == pytest.approx(expected, abs=2e-3)
 
 
 def test_frozen_features_and_word_vectors(make, years, tmp_path):
@@ -228,7 +229,7 @@ def test_pictures(kind, make_image_recipe, grey_folder, request):
     with torch.no_grad():
         answers = model(**pixels).logits[:, 0].tolist()
     assert answers == pytest.approx([row["prediction"] for row in rows], abs=0.05)
-    (answer,) = predict_inputs(result.output_dir, [str(grey_folder / "test" / "0.png")])
+    (answer,) = predict_files(result.output_dir, [str(grey_folder / "test" / "0.png")])
     assert answer["prediction"] == pytest.approx(rows[0]["prediction"], abs=0.05)
 
 

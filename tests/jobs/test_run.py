@@ -17,7 +17,8 @@ from tiny_recipes import tiny_recipe
 from sft_hf.core.errors import DataError, RecipeError, RunFolderError, StorageError
 from sft_hf.core.recipe.recipe import load_recipe
 from sft_hf.jobs.finetune import finetune
-from sft_hf.jobs.inference import answers, evaluate_run, predict_inputs
+from sft_hf.jobs.inference import answers, evaluate_run
+from sft_hf.jobs.run import predict_files
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def test_a_transformers_pipeline_gives_the_same_labels_and_scores(trained, data_
     with open(data_folder / "test.csv", newline="") as file:
         texts = [row["text"] for row in csv.DictReader(file)]
     ours = read_rows(trained.output_dir / "predictions.jsonl")
-    predicted = list(predict_inputs(trained.output_dir, texts, mixed_precision="no"))
+    predicted = list(predict_files(trained.output_dir, texts, mixed_precision="no"))
     for text, row, new in zip(texts, ours, predicted, strict=True):
         (theirs,) = classify([text], truncation=True)
         assert theirs["label"] == row["prediction"] == new["prediction"]
@@ -129,7 +130,7 @@ def test_predict_says_what_is_wrong_with_its_input(trained, tmp_path, name, cont
         (tmp_path / name).write_text(content)
         argument = str(tmp_path / name)
     with pytest.raises(DataError) as caught:
-        list(predict_inputs(trained.output_dir, [argument]))
+        list(predict_files(trained.output_dir, [argument]))
     assert all(word in str(caught.value) for word in words), caught.value
 
 

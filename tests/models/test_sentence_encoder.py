@@ -28,7 +28,7 @@ from transformers import (
 from sft_hf.core.errors import CheckpointError, RecipeError
 from sft_hf.core.sources.sources import Source, resolve
 from sft_hf.jobs.finetune import finetune
-from sft_hf.jobs.inference import predict_inputs
+from sft_hf.jobs.run import predict_files
 from sft_hf.models.freezing import backbone_names, head_names
 from sft_hf.models.layers import layer_depths
 from sft_hf.models.pooling import checkpoint_pooling, choose_pooling
@@ -228,7 +228,7 @@ def test_a_run_trains_predicts_and_opens_in_a_pipeline(make_recipe, encoder_fold
     assert json.loads((folder / "config.json").read_text())["pooling"] == "mean"
     texts = ["goal match team", "bank rate dollar profit", "bread cheese soup"]
     classify = pipeline("text-classification", model=str(folder))
-    answers = list(predict_inputs(result.output_dir, texts))
+    answers = list(predict_files(result.output_dir, texts))
     for answer, piped in zip(answers, classify(texts, batch_size=3), strict=True):
         assert answer["prediction"] == piped["label"]
         assert answer["confidence"] == pytest.approx(piped["score"], abs=1e-5)

@@ -34,7 +34,7 @@ from transformers import (
 
 from sft_hf.core.errors import CheckpointError
 from sft_hf.jobs.finetune import finetune
-from sft_hf.jobs.inference import predict_inputs
+from sft_hf.jobs.run import predict_files
 from sft_hf.models.sentence_encoder import build_encoder
 from sft_hf.models.token_limits import choose_max_length, fit_embeddings, fit_inputs, give_pad_token, position_table
 
@@ -197,10 +197,10 @@ def test_texts_of_mixed_length_get_the_answers_that_they_get_alone(model, side, 
     folder = nothing(checkpoint, tmp_path / "nothing", model, padding_side=side)
     result = finetune(make_recipe(model__name=str(folder), train__max_steps=6, optim__learning_rate=1e-3))
     texts = ["goal", "bank rate dollar share loss profit bank rate", "bread cheese soup", "the a ?"]
-    together = list(predict_inputs(result.output_dir, texts, mixed_precision="no"))
+    together = list(predict_files(result.output_dir, texts, mixed_precision="no"))
     classify = pipeline("text-classification", model=str(result.output_dir / "model"), device="cpu")
     for text, answer, piped in zip(texts, together, classify(texts, batch_size=4), strict=True):
-        (alone,) = predict_inputs(result.output_dir, [text], mixed_precision="no")
+        (alone,) = predict_files(result.output_dir, [text], mixed_precision="no")
         assert answer["prediction"] == alone["prediction"] == piped["label"]
         assert answer["confidence"] == pytest.approx(alone["confidence"], abs=1e-5)
         assert answer["confidence"] == pytest.approx(piped["score"], abs=1e-5)
@@ -221,7 +221,7 @@ def test_tokens_that_were_added_to_the_tokenizer_alone_get_vectors(
     assert f"{len(tokens)} new vectors" in caplog.text
     assert json.loads((result.output_dir / "model" / "config.json").read_text())["vocab_size"] == before + len(tokens)
     text = f"{tokens[0]} goal match {tokens[-1]}"
-    (answer,) = predict_inputs(result.output_dir, [text], mixed_precision="no")
+    (answer,) = predict_files(result.output_dir, [text], mixed_precision="no")
     piped = pipeline("text-classification", model=str(result.output_dir / "model"), device="cpu")(text)[0]
     assert (answer["prediction"], answer["confidence"]) == (piped["label"], pytest.approx(piped["score"], abs=1e-5))
     with pytest.raises(CheckpointError, match="resize_token_embeddings"):

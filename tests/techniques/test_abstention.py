@@ -11,7 +11,8 @@ import pytest
 
 from sft_hf.core.errors import RecipeError
 from sft_hf.jobs.finetune import finetune
-from sft_hf.jobs.inference import evaluate_run, predict_inputs
+from sft_hf.jobs.inference import evaluate_run
+from sft_hf.jobs.run import predict_files
 from sft_hf.techniques.confidence.abstention import choose_abstention, upper_bound
 
 
@@ -85,7 +86,7 @@ def test_predictions_say_where_not_to_rely_on_them(make_recipe):
     assert 0 < told["coverage"] < 1
     assert config["abstention_threshold"] == told["threshold"]
     # chosen on the confidence that the temperature has scaled, which is what predictions tell
-    rows = list(predict_inputs(run.output_dir, ["goal match", "bank rate", "the"]))
+    rows = list(predict_files(run.output_dir, ["goal match", "bank rate", "the"]))
     assert all(row["abstain"] == (row["confidence"] < told["threshold"]) for row in rows)
     again = evaluate_run(run.output_dir)
     assert again["coverage"] == pytest.approx(run.metrics["test"]["coverage"], abs=0.05)

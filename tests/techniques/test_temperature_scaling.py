@@ -13,7 +13,8 @@ import torch
 from sft_hf.core.errors import CheckpointError, RecipeError
 from sft_hf.data.examples import Examples
 from sft_hf.jobs.finetune import finetune
-from sft_hf.jobs.inference import evaluate_run, open_trained, predict_inputs
+from sft_hf.jobs.inference import evaluate_run, open_trained
+from sft_hf.jobs.run import predict_files
 from sft_hf.tasks.speech.scorer import Reference
 from sft_hf.techniques.confidence.temperature_scaling import (
     HIGHEST,
@@ -96,7 +97,7 @@ def test_confidence_changes_and_no_answer_does(make_recipe, tmp_path):
     assert not {"confidence_temperature", "abstention_threshold"} & set(config_of(plain))
     assert config_of(scaled)["confidence_temperature"] == temperature
 
-    before, after = (list(predict_inputs(run.output_dir, ["goal match", "bank rate"])) for run in (plain, scaled))
+    before, after = (list(predict_files(run.output_dir, ["goal match", "bank rate"])) for run in (plain, scaled))
     assert [row["prediction"] for row in before] == [row["prediction"] for row in after]
     assert [row["confidence"] for row in before] != [row["confidence"] for row in after]
     assert evaluate_run(scaled.output_dir)["ece"] == pytest.approx(scaled.metrics["test"]["ece"], abs=1e-6)
@@ -108,7 +109,7 @@ def test_confidence_changes_and_no_answer_does(make_recipe, tmp_path):
     path = scaled.output_dir / "model" / "config.json"
     path.write_text(json.dumps({**config_of(scaled), "confidence_temperature": 0}))
     with pytest.raises(CheckpointError, match="confidence_temperature is 0; it must be a number above 0"):
-        list(predict_inputs(scaled.output_dir, ["goal"]))
+        list(predict_files(scaled.output_dir, ["goal"]))
 
 
 def test_several_labels_keep_their_answers_with_a_threshold_that_is_scaled_too(make_recipe, tmp_path):
@@ -143,7 +144,7 @@ def test_of_transcripts_the_confidence_tells_how_often_one_is_right(make_speech_
     """60 % right at a confidence of 0.9: T takes that to 0.6, whatever the model."""
     run = finetune(make_speech_recipe(train__max_steps=1, eval__baseline="none"))
     soundfile.write(tmp_path / "clip.wav", speech_clip("one two"), 16_000)
-    before = next(iter(predict_inputs(run.output_dir, [str(tmp_path / "clip.wav")])))["confidence"]
+    before = next(iter(predict_files(run.output_dir, [str(tmp_path / "clip.wav")])))["confidence"]
 
     _, task, model = open_trained(run.output_dir)
     outputs, references = transcript_outputs(task, [True, True, True, False, False] * 8)
@@ -155,7 +156,7 @@ def test_of_transcripts_the_confidence_tells_how_often_one_is_right(make_speech_
     assert [row["confidence"] for row in task.scorer.decode(outputs)] == pytest.approx([0.6] * 40)
 
     task.save(model, run.output_dir / "model")
-    after = next(iter(predict_inputs(run.output_dir, [str(tmp_path / "clip.wav")])))["confidence"]
+    after = next(iter(predict_files(run.output_dir, [str(tmp_path / "clip.wav")])))["confidence"]
     assert after == pytest.approx(1 / (1 + np.exp(-np.log(before / (1 - before)) / expected)), rel=1e-4)
 
 

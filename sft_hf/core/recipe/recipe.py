@@ -293,15 +293,25 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     data = find_beside(read_yaml(path), path.parent)
     refuse_trust(data, str(path), allowed=any(override.startswith(f"{TRUST}=") for override in overrides))
     recipe = validate_recipe(apply_overrides(data, overrides), str(path), overrides)
-    _refuse_secrets(recipe, str(path))
-    for section in (recipe.model, recipe.data):
+    settle(recipe, str(path), f"runs/{path.stem}")
+    return recipe
+
+
+def settle(recipe: Recipe, where: str, output_dir: str) -> None:
+    """Make local paths absolute, and fill in `output_dir` where the recipe has none, in place.
+
+    Raises RecipeError for a token or password: a recipe is saved, and published with the model.
+    """
+    for key, value in flatten(recipe.model_dump(mode="json")).items():
+        if isinstance(value, str) and redact(value) != value:
+            raise RecipeError(
+                f"{where}: {key}: holds a token or password; use an environment variable, or `hf auth login`"
+            )
+    for section in (recipe.model,) if recipe.data.name == MEMORY else (recipe.model, recipe.data):
         local = os.path.expanduser(section.name)
-        if section is recipe.data and section.name == MEMORY:
-            continue
         if not section.name.startswith("pypi://") and os.path.exists(local):
             section.name = os.path.realpath(local)
-    recipe.output_dir = os.path.realpath(os.path.expanduser(recipe.output_dir or f"runs/{path.stem}"))
-    return recipe
+    recipe.output_dir = os.path.realpath(os.path.expanduser(recipe.output_dir or output_dir))
 
 
 TRUST = "model.trust_remote_code"
@@ -315,15 +325,6 @@ def refuse_trust(data: dict[str, Any], where: str, *, allowed: bool) -> None:
             f"{where}: {TRUST}: code of a checkpoint is not run because a file says so; once you have read that code, "
             f"allow it on the command line with {TRUST}=true"
         )
-
-
-def _refuse_secrets(recipe: Recipe, where: str) -> None:
-    """A recipe is saved, and published with the model."""
-    for key, value in flatten(recipe.model_dump(mode="json")).items():
-        if isinstance(value, str) and redact(value) != value:
-            raise RecipeError(
-                f"{where}: {key}: holds a token or password; use an environment variable, or `hf auth login`"
-            )
 
 
 def validate_recipe(data: dict[str, Any], where: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:

@@ -6,13 +6,14 @@ import glob
 import logging
 import mimetypes
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft_hf.core.errors import DataError, UserError, first_few
 from sft_hf.core.filesystem import no_such_file
-from sft_hf.data.loading.file_paths import FilePaths
+from sft_hf.data.in_memory.cells import CELLS, MakeCell
+from sft_hf.data.loading.file_paths import URL, FilePaths
 from sft_hf.data.loading.media import FILE_NAME, find_files
 from sft_hf.data.loading.segments import Times, segment_names
 from sft_hf.data.loading.speech_layouts.nemo import manifest_names
@@ -42,6 +43,39 @@ def input_chunks(
 ) -> Iterator[list[Input]]:
     """Yield what `media_inputs` finds, `CHUNK` at a time."""
     return chunked(media_inputs(inputs, data, column, find, media), CHUNK, 2**40)
+
+
+def files_in_memory(values: Iterable[Any], columns: Mapping[str, str]) -> Iterator[list[Input]]:
+    """Yield one input for every value, `CHUNK` at a time: strings are the paths of files, one each.
+
+    Args:
+        values: paths, what `sft_hf.data.in_memory.cells` has, or rows {column: one of these}.
+        columns: that the task reads, one of pictures or recordings among them, by their keys of a recipe.
+    """
+    column, cell = next((column, CELLS[key]) for key, column in columns.items() if key in CELLS)
+    found = (_in_memory(value, f"input {index}", column, cell) for index, value in enumerate(values))
+    return chunked(found, CHUNK, 2**40)
+
+
+def _in_memory(value: Any, where: str, column: str, cell: MakeCell) -> Input:
+    if isinstance(value, Mapping) and column in value:
+        value = value[column]
+    if isinstance(value, (str, os.PathLike)):
+        path = os.path.expanduser(os.fspath(value))
+        error = None
+        if not path.strip():
+            error = f"{where}: is an empty path"
+        elif os.path.isdir(path):
+            error = f"{path}: is a folder; `predict_files` takes folders, patterns and tables"
+        elif not os.path.exists(path) and not URL.match(path):
+            error = f"{path}: {no_such_file(path)}"
+        return Input({column: path}, path, error=error)
+    try:
+        held = cell(value, where)
+    except DataError as problem:
+        return Input({column: None}, error=str(problem))
+    name = held.get("path") if held else None
+    return Input({column: held}, name, error=None if held else f"{where}: is empty")
 
 
 def media_inputs(

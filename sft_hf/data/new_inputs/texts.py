@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,31 @@ def text_inputs(inputs: Sequence[Any], data: DataSection, columns: Sequence[str]
         else:
             hint = "" if text.lower().endswith(FILE_SUFFIXES) else f". {LITERAL}"
             yield from until_error(_file_inputs(Path(text), data, columns), text, hint)
+
+
+def texts_in_memory(values: Iterable[Any], columns: Sequence[str]) -> Iterator[Input]:
+    """Yield every value as a text, whatever it looks like: one input each, with an error where it is not a text.
+
+    A value is a text, of a pair a sequence of two, or a row {column: text}.
+    """
+    for index, value in enumerate(values):
+        cells = _cells(value, columns)
+        if cells is None:
+            wanted = f"a pair of texts ({' and '.join(columns)})" if len(columns) > 1 else "a text"
+            error = f"input {index}: {type(value).__name__} {value!r:.40} is not {wanted}"
+            yield Input(dict.fromkeys(columns, value if isinstance(value, str) else None), error=error)
+            continue
+        yield Input(cells, error=_problem(f"input {index}", cells))
+
+
+def _cells(value: Any, columns: Sequence[str]) -> dict[str, Any] | None:
+    if isinstance(value, Mapping):
+        return {column: value.get(column) for column in columns}
+    if len(columns) == 1:
+        return {columns[0]: str(value)} if isinstance(value, str) else None
+    if isinstance(value, (list, tuple)) and len(value) == len(columns):
+        return dict(zip(columns, value, strict=True))
+    return None
 
 
 def _parents(text: str) -> list[str]:
@@ -107,14 +132,14 @@ def _file_inputs(path: Path, data: DataSection, columns: Sequence[str]) -> Itera
         yield from _lines(text_lines(path, data.encoding), name, columns)
         return
     for row, cells, own, problem in table_rows(path, data, lambda _: columns):
-        yield Input(cells, name, row, id=own, error=problem or _problem(name, row, cells))
+        yield Input(cells, name, row, id=own, error=problem or _problem(f"{name} row {row}", cells))
 
 
-def _problem(name: str, row: int, cells: dict[str, Any]) -> str | None:
+def _problem(where: str, cells: dict[str, Any]) -> str | None:
     for column, value in cells.items():
         if not isinstance(value, str) or not value.strip():
-            return f"{name} row {row}: column {column!r} holds no text"
-        if problem := _not_unicode(f"{name} row {row}: column {column!r}", value):
+            return f"{where}: column {column!r} holds no text"
+        if problem := _not_unicode(f"{where}: column {column!r}", value):
             return problem
     return None
 

@@ -29,19 +29,20 @@ def json_table(table: Table, batches: Iterable[Batch]) -> pa.Table:
     for name in list(values):
         column = values.pop(name)  # frees the Python values column by column
         try:
-            arrays[name] = _json_array(column)
+            arrays[name] = typed_array(column)
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             if table.keep is not None and name not in table.keep:
                 table.notes.append(f"{table.path.name}: column {name!r} is left out, because it mixes kinds of values")
                 continue
             raise DataError(
-                f"{table.path}: column {name!r} mixes kinds of values ({_odd_rows(column) or one_line(error)}); write "
+                f"{table.path}: column {name!r} mixes kinds of values ({odd_rows(column) or one_line(error)}); write "
                 "them all the same way"
             ) from error
     return pa.table(arrays)
 
 
-def _json_array(column: list[Any]) -> pa.Array:
+def typed_array(column: list[Any]) -> pa.Array:
+    """Return values of one kind as an array; NaN among other values is a missing one. Raises what `pa.array` does."""
     try:
         return pa.array(column)
     except (pa.ArrowException, TypeError):
@@ -51,8 +52,8 @@ def _json_array(column: list[Any]) -> pa.Array:
         return pa.array([None if isinstance(value, float) and math.isnan(value) else value for value in column])
 
 
-def _odd_rows(column: list[Any]) -> str:
-    """Name the first row of a column, and the first whose value is of another type."""
+def odd_rows(column: list[Any]) -> str:
+    """Name the first row of a column, and the first whose value is of another kind; "" where all are of one."""
     kinds = {"str": "text", "bool": "true or false", "int": "a number", "float": "a number", "list": "a list"}
     seen: dict[str, int] = {}
     for row, value in enumerate(column):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sft_hf.core.recipe.sections import DataSection
 from sft_hf.data.examples import Examples
+from sft_hf.data.new_inputs.media import files_in_memory
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -61,6 +62,10 @@ class Reader(ABC):
 
         `literal`: every input is a text, whatever files there are.
         """
+
+    def inputs_in_memory(self, values: Iterable[Any]) -> Iterable[list[Input]]:
+        """Chunks of new rows, one for each value that a program gave: texts, or paths and what stands for files."""
+        return files_in_memory(values, self.columns())
 
     @abstractmethod
     def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:

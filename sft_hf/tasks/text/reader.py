@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sft_hf.data.examples import Examples
 from sft_hf.data.new_inputs.inputs import Input, chunked
-from sft_hf.data.new_inputs.texts import text_inputs
+from sft_hf.data.new_inputs.texts import text_inputs, texts_in_memory
 from sft_hf.tasks.base import Preview, Reader
 from sft_hf.tasks.text.tokens import TOKENIZE_CHUNK, tokenize
 
@@ -53,6 +53,10 @@ class TextReader(Reader):
         """See `Reader.read_inputs`: texts as they are, tables and .txt files, open files of lines."""
         found = text_inputs(inputs, self.data, self.text_columns, literal)
         return chunked(found, PREDICT_ROWS, PREDICT_CHARACTERS)
+
+    def inputs_in_memory(self, values: Iterable[Any]) -> Iterator[list[Input]]:
+        """See `Reader.inputs_in_memory`: texts, or pairs of them."""
+        return chunked(texts_in_memory(values, self.text_columns), PREDICT_ROWS, PREDICT_CHARACTERS)
 
     def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:
         """See `Reader.prepare_inputs`."""

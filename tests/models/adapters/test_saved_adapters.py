@@ -20,7 +20,8 @@ from transformers import DynamicCache, pipeline
 
 from sft_hf.core.errors import RecipeError
 from sft_hf.jobs.finetune import finetune
-from sft_hf.jobs.inference import evaluate_run, open_trained, predict_inputs
+from sft_hf.jobs.inference import evaluate_run, open_trained
+from sft_hf.jobs.run import predict_files
 
 FEW = ["text", "whisper"]  # kinds that the quick tier trains and opens
 
@@ -187,7 +188,7 @@ def test_prompts_are_kept_beside_the_checkpoint(make, caplog):
     result = finetune(make("text", {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4}, train__max_steps=3))
     assert any(message.startswith("peft.output: adapter (virtual tokens") for message in caplog.messages)
     assert evaluate_run(result.output_dir, "test")["loss"] == pytest.approx(result.metrics["test"]["loss"], rel=1e-6)
-    assert next(iter(predict_inputs(result.output_dir, ["goal match team"])))["prediction"] in (
+    assert next(iter(predict_files(result.output_dir, ["goal match team"])))["prediction"] in (
         "sport",
         "money",
         "food",

@@ -9,7 +9,7 @@ from sentence_encoders import sentence_encoder
 from transformers import AutoTokenizer, BertForSequenceClassification
 
 from sft_hf.jobs.finetune import finetune
-from sft_hf.jobs.inference import predict_inputs
+from sft_hf.jobs.run import predict_files
 from sft_hf.models.sentence_encoder import SentenceEncoderForSequenceClassification
 
 
@@ -18,7 +18,7 @@ def test_adapters_open_by_the_lines_of_their_card(peft, make_recipe, checkpoint,
     encoder_folder = sentence_encoder(checkpoint, tmp_path / "encoder")
     section = {"peft_type": peft} | ({"num_virtual_tokens": 3} if peft == "PROMPT_TUNING" else {})
     result = finetune(make_recipe(model__name=str(encoder_folder), train__max_steps=4, peft=section))
-    answers = list(predict_inputs(result.output_dir, ["goal match team", "bank rate"]))
+    answers = list(predict_files(result.output_dir, ["goal match team", "bank rate"]))
 
     base = SentenceEncoderForSequenceClassification.from_encoder(str(encoder_folder), pooling="mean", num_labels=3)
     model = opened_plainly(base, result.output_dir)

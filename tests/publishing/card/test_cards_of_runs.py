@@ -19,7 +19,7 @@ from publishing.card.card_records import CANARY, IMAGE, SPEECH, TEXT, parsed, sn
 from sft_hf.core.recipe.recipe import validate_recipe
 from sft_hf.core.run.record import RunRecord, read_record
 from sft_hf.jobs.finetune import finetune
-from sft_hf.jobs.inference import predict_inputs
+from sft_hf.jobs.run import predict_files
 from sft_hf.publishing.card.model_card import build_card
 from sft_hf.publishing.numbers import decimal, metric_value, percent
 
@@ -86,7 +86,7 @@ def test_a_text_run(text_run: RunRecord, tmp_path: Path, capsys: Any) -> None:
     assert "at most the first 32 tokens" in card
     text = "goal match team bread"
     printed = run_snippet(card, {f"{text_run.name}/model": str(tmp_path / "run" / "model"), "a text": text}, capsys)
-    (ours,) = predict_inputs(tmp_path / "run", [text], mixed_precision="no")
+    (ours,) = predict_files(tmp_path / "run", [text], mixed_precision="no")
     agrees(printed, ours)
 
 
@@ -114,7 +114,7 @@ def test_an_image_run(make_image_recipe: Any, image_folder: Path, tmp_path: Path
     assert "Gives an image one of 3 labels: blue, green, red" in card and "test images" in card
     picture = next((image_folder / "test" / "green").glob("*.png"))
     names = {f"{record.name}/model": str(tmp_path / "run" / "model"), "picture.jpg": str(picture)}
-    (ours,) = predict_inputs(tmp_path / "run", [str(picture)])
+    (ours,) = predict_files(tmp_path / "run", [str(picture)])
     agrees(run_snippet(card, names, capsys), ours)
 
 
@@ -129,7 +129,7 @@ def test_a_speech_run(
     assert "Writes down English speech." in card and "(lower is better)" in card
     clip = next((speech_folder / "test").glob("*.wav"))
     names = {f"{record.name}/model": str(tmp_path / "run" / "model"), "recording.wav": str(clip)}
-    (ours,) = predict_inputs(tmp_path / "run", [str(clip)])
+    (ours,) = predict_files(tmp_path / "run", [str(clip)])
     assert soundfile.info(clip).samplerate == 16_000 and ours["prediction"]
     assert " ".join(run_snippet(card, names, capsys).split()) == ours["prediction"]
 
@@ -148,5 +148,5 @@ def test_a_multi_label_run(make_recipe: Any, tmp_path: Path, capsys: Any) -> Non
     card = checked(record, TEXT, tmp_path)
     assert "any number of 2 labels" in card and "Micro-F1" in card and "the decision threshold" in card
     printed = run_snippet(card, {f"{record.name}/model": str(run / "model"), "a text": "goal bank the"}, capsys)
-    (ours,) = predict_inputs(run, ["goal bank the"], mixed_precision="no")
+    (ours,) = predict_files(run, ["goal bank the"], mixed_precision="no")
     assert sorted(ours["prediction"]) == sorted(json.loads(printed.replace("'", '"'))) == ["bank", "goal"]

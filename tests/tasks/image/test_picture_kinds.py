@@ -10,7 +10,8 @@ from PIL import Image
 
 from sft_hf.core.recipe.recipe import validate_recipe
 from sft_hf.jobs.finetune import finetune
-from sft_hf.jobs.inference import evaluate_run, predict_inputs
+from sft_hf.jobs.inference import evaluate_run
+from sft_hf.jobs.run import predict_files
 
 
 def write_set(folder, kind):
@@ -52,6 +53,6 @@ def test_one_scale_in_training_and_at_predict(tmp_path, image_checkpoint, heard,
     rows = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
     files = sorted((tmp_path / "set" / "test").rglob("*.*"))
     for row, file in zip(rows, [file for file in files if file.is_file()], strict=True):
-        (alone,) = predict_inputs(tmp_path / "run", [str(file)])  # its own range must not decide
+        (alone,) = predict_files(tmp_path / "run", [str(file)])  # its own range must not decide
         assert alone["prediction"] == row["prediction"]
         assert alone["confidence"] == pytest.approx(row["confidence"], abs=1e-5)

@@ -14,7 +14,8 @@ from tiny_recipes import tiny_recipe
 from sft_hf.core.errors import DataError
 from sft_hf.core.recipe.recipe import load_recipe
 from sft_hf.jobs.finetune import finetune
-from sft_hf.jobs.inference import evaluate_run, predict_inputs
+from sft_hf.jobs.inference import evaluate_run
+from sft_hf.jobs.run import predict_files
 from sft_hf.tasks.image.task import ImageClassification
 
 
@@ -32,7 +33,7 @@ def check_pipeline(run, image_folder):
     files = sorted((image_folder / "test").rglob("*.png"))
     classify = pipeline("image-classification", model=str(run.output_dir / "model"), device="cpu")
     ours = read_rows(run.output_dir / "predictions.jsonl")
-    predicted = list(predict_inputs(run.output_dir, [str(image_folder / "test")]))
+    predicted = list(predict_files(run.output_dir, [str(image_folder / "test")]))
     assert len(files) == len(ours) == len(predicted) == 12
     for path, row, new in zip(files, ours, predicted, strict=True):
         theirs = classify(str(path))[0]
@@ -120,7 +121,7 @@ def test_many_labels_per_image(make_image_recipe, tmp_path, make_image):
     result = finetune(make_image_recipe(data__name=str(tmp_path), train__num_train_epochs=8))
     assert result.metrics["primary_metric"] == "micro_f1"
     assert result.metrics["test"]["micro_f1"] > 0.8
-    (prediction,) = predict_inputs(result.output_dir, [str(tmp_path / "2.png")])
+    (prediction,) = predict_files(result.output_dir, [str(tmp_path / "2.png")])
     assert set(prediction["prediction"]) <= {"blue", "green", "red", "warm"}
     assert 0 < prediction["confidence"] <= 1
 
@@ -184,10 +185,10 @@ def test_inputs_are_files_folders_globs_and_tables(trained, image_folder, tmp_pa
     one = str(test / "red" / "000.png")
     (tmp_path / "list.csv").write_text(f"image\n{one}\nnear.png\n")
     make_image("green", 3).save(tmp_path / "near.png")
-    rows = list(predict_inputs(trained.output_dir, [one, str(test / "blue"), str(test / "g*" / "*.png")]))
+    rows = list(predict_files(trained.output_dir, [one, str(test / "blue"), str(test / "g*" / "*.png")]))
     assert [row["prediction"] for row in rows] == ["red"] + ["blue"] * 4 + ["green"] * 4
     assert [row["id"] for row in rows] == list(range(9))
-    rows = list(predict_inputs(trained.output_dir, [str(tmp_path / "list.csv")]))
+    rows = list(predict_files(trained.output_dir, [str(tmp_path / "list.csv")]))
     assert [row["image"] for row in rows] == [one, str(tmp_path / "near.png")]
     assert [row["prediction"] for row in rows] == ["red", "green"]
 
@@ -211,7 +212,7 @@ def test_predict_says_what_is_wrong_with_its_input(trained, tmp_path, value, wor
     (tmp_path / "a.csv").write_text('image,x\na.png,1\n" ",2\n')
     (tmp_path / "b.csv").write_text("picture\na.png\n")
     with pytest.raises(DataError) as caught:
-        list(predict_inputs(trained.output_dir, [value.format(tmp=tmp_path)]))
+        list(predict_files(trained.output_dir, [value.format(tmp=tmp_path)]))
     assert all(word in str(caught.value) for word in words), caught.value
 
 

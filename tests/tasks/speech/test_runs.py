@@ -14,7 +14,8 @@ from speech_examples import FAMILIES
 from tiny_recipes import tiny_recipe
 
 from sft_hf.jobs.finetune import finetune
-from sft_hf.jobs.inference import evaluate_run, predict_inputs
+from sft_hf.jobs.inference import evaluate_run
+from sft_hf.jobs.run import predict_files
 
 LEARN_BY_HEART = {
     "optim__learning_rate": 6e-3,
@@ -76,7 +77,7 @@ def test_a_transformers_pipeline_opens_the_model_and_agrees(trained, speech_fold
     result = trained(family)
     recognize = pipeline("automatic-speech-recognition", model=str(result.output_dir / "model"), device="cpu")
     paths = sorted((speech_folder / "test").glob("*.wav"))
-    ours = [row["prediction"] for row in predict_inputs(result.output_dir, [str(speech_folder / "test")])]
+    ours = [row["prediction"] for row in predict_files(result.output_dir, [str(speech_folder / "test")])]
     assert [" ".join(recognize(clip(path))["text"].split()) for path in paths] == ours
 
 
@@ -124,18 +125,18 @@ def test_evaluate_and_predict_agree_with_the_run(trained, speech_folder, family)
         str(speech_folder / "test" / "metadata.csv"),
     ]
     short = {"predict_window": "auto"} if family == "whisper" else {}  # as it was scored
-    predicted = list(predict_inputs(result.output_dir, inputs, batch_size=3, **short))
+    predicted = list(predict_files(result.output_dir, inputs, batch_size=3, **short))
     assert [row["prediction"] for row in predicted] == [row["prediction"] for row in [*rows, rows[3], *rows]]
     assert [row["confidence"] for row in predicted[:8]] == pytest.approx([row["confidence"] for row in rows], abs=1e-3)
     assert predicted[8]["audio"] == inputs[1] and "segments" not in predicted[0]
-    fast = list(predict_inputs(result.output_dir, inputs[1:2], mixed_precision="bf16", **short))
+    fast = list(predict_files(result.output_dir, inputs[1:2], mixed_precision="bf16", **short))
     assert fast[0]["confidence"] == pytest.approx(rows[3]["confidence"], abs=0.1)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_answers_do_not_depend_on_the_batch(trained, speech_folder, family):
     run, inputs = trained(family).output_dir, [str(speech_folder / "test")]
-    alone, *others = (list(predict_inputs(run, inputs, batch_size=size)) for size in (1, 3, 16))
+    alone, *others = (list(predict_files(run, inputs, batch_size=size)) for size in (1, 3, 16))
     for rows in others:
         assert [row["prediction"] for row in rows] == [row["prediction"] for row in alone]
         assert [row["confidence"] for row in rows] == pytest.approx([row["confidence"] for row in alone], abs=1e-5)
@@ -153,7 +154,7 @@ def test_long_recordings_are_cut_joined_and_timed(trained, speech_clip, speech_f
     shutil.copy(speech_folder / "test" / "02.wav", tmp_path / "short.wav")  # "two", as it was learned
     soundfile.write(tmp_path / "blink.wav", speech_clip("two")[:80], 16_000)  # 5 ms: shorter than one frame
     inputs = [str(tmp_path / name) for name in ("long.flac", "short.wav", "blink.wav")]
-    long, short, blink = predict_inputs(run, inputs, timestamps=True)
+    long, short, blink = predict_files(run, inputs, timestamps=True)
     duration = 0.2 * len(text.split())
     for row, seconds in ((long, duration), (short, 0.2)):
         times = [time for segment in row["segments"] for time in (segment["start"], segment["end"])]

@@ -17,7 +17,8 @@ from two_processes import run_on_two_processes
 
 from sft_hf.core.errors import RecipeError
 from sft_hf.jobs.finetune import finetune
-from sft_hf.jobs.inference import evaluate_run, open_trained, predict_inputs
+from sft_hf.jobs.inference import evaluate_run, open_trained
+from sft_hf.jobs.run import predict_files
 
 STILL = {"optim__name": "sgd", "optim__learning_rate": 1e-30, "train__max_grad_norm": 0}
 BUCKETS = {"task__window": "buckets", "data__validation_split": None, "data__validation_fraction": 0}
@@ -180,7 +181,7 @@ def test_a_restored_model_hears_in_the_windows_of_training(trained, long_folder)
     assert config["audio_window_buckets"] == [2, 3, 4] and config["audio_window_seconds"] == 4
     assert evaluate_run(trained.output_dir)["loss"] == pytest.approx(trained.metrics["test"]["loss"], rel=1e-5)
     rows = [json.loads(line) for line in (trained.output_dir / "predictions.jsonl").read_text().splitlines()]
-    found = list(predict_inputs(trained.output_dir, [str(long_folder / "test")], predict_window="auto"))
+    found = list(predict_files(trained.output_dir, [str(long_folder / "test")], predict_window="auto"))
     assert [row["prediction"] for row in found] == [row["prediction"] for row in rows]
     assert [row["confidence"] for row in found] == pytest.approx([row["confidence"] for row in rows], abs=1e-5)
 
@@ -197,14 +198,14 @@ def test_only_a_model_that_was_trained_in_buckets_predicts_in_them(make, tmp_pat
         make(task__window="auto", task__predict_window="buckets")
     one = finetune(make(task__window="auto", train__max_steps=1, output_dir=str(tmp_path / "one")))
     with pytest.raises(RecipeError, match="mishears"):
-        list(predict_inputs(one.output_dir, [str(long_folder / "test")], predict_window="buckets"))
+        list(predict_files(one.output_dir, [str(long_folder / "test")], predict_window="buckets"))
 
 
 @pytest.mark.parametrize("window", ["full", "auto", "buckets"])
 def test_transcripts_do_not_depend_on_the_batch(trained, long_folder, window):
     inputs = [str(long_folder / split) for split in ("test", "train")]
     alone, *others = (
-        list(predict_inputs(trained.output_dir, inputs, batch_size=size, predict_window=window)) for size in (1, 3, 16)
+        list(predict_files(trained.output_dir, inputs, batch_size=size, predict_window=window)) for size in (1, 3, 16)
     )
     assert len({row["prediction"] for row in alone}) > 3
     for rows in others:
@@ -226,7 +227,7 @@ def test_predict_in_buckets_hears_no_more_seconds_than_a_recording_needs(trained
     inputs = [str(long_folder / "test" / name) for name in ("00.wav", "24.wav", "03.wav")]
     for window, frames in (("full", [400]), ("auto", [200, 400]), ("buckets", [200, 400])):
         heard.clear()
-        list(predict_inputs(trained.output_dir, inputs, predict_window=window))
+        list(predict_files(trained.output_dir, inputs, predict_window=window))
         assert heard == frames, window
 
 

@@ -14,7 +14,8 @@ from two_processes import run_on_two_processes
 
 from sft_hf.core.errors import DataError
 from sft_hf.jobs.finetune import finetune
-from sft_hf.jobs.inference import evaluate_run, predict_inputs
+from sft_hf.jobs.inference import evaluate_run
+from sft_hf.jobs.run import predict_files
 
 ROOT = Path(__file__).parents[3]
 
@@ -66,7 +67,7 @@ def test_a_column_of_lists_makes_it_multi_label(multi_label_run, tmp_path):
     classify = pipeline(
         "text-classification", model=str(multi_label_run.output_dir / "model"), top_k=None, device="cpu"
     )
-    (ours,) = predict_inputs(multi_label_run.output_dir, ["goal match team bank rate dollar"], mixed_precision="no")
+    (ours,) = predict_files(multi_label_run.output_dir, ["goal match team bank rate dollar"], mixed_precision="no")
     theirs = {entry["label"]: entry["score"] for entry in classify(["goal match team bank rate dollar"])[0]}
     for label, score in ours["scores"].items():
         assert score == pytest.approx(theirs[label], abs=1e-5)
@@ -89,7 +90,7 @@ def test_pairs_are_given_to_the_tokenizer_as_pairs(make_recipe, tmp_path):
     columns = {"data__text_column": "premise", "data__text_pair_column": "hypothesis"}
     result = finetune(make_recipe(data__name=str(tmp_path / "data"), train__max_steps=3, **columns))
     rows = jsonl(tmp_path / "new.jsonl", pair_rows(3, 3))
-    predicted = list(predict_inputs(result.output_dir, [str(rows)], mixed_precision="no"))
+    predicted = list(predict_files(result.output_dir, [str(rows)], mixed_precision="no"))
     assert [set(row) for row in predicted] == [
         {"id", "path", "row", "premise", "hypothesis", "prediction", "confidence"}
     ] * 3
@@ -107,7 +108,7 @@ def test_pairs_are_given_to_the_tokenizer_as_pairs(make_recipe, tmp_path):
     (tmp_path / "new.txt").write_text("one text\n")
     for single in ("one text", str(tmp_path / "new.txt")):
         with pytest.raises(DataError, match="takes pairs of texts"):
-            list(predict_inputs(result.output_dir, [single]))
+            list(predict_files(result.output_dir, [single]))
 
 
 def test_truncation_is_counted(make_recipe, caplog):
@@ -213,7 +214,7 @@ def test_a_pipeline_cuts_long_texts_where_training_did(make_recipe, tmp_path):
 
     result = finetune(make_recipe(task__max_length=8, train__max_steps=4))
     long = "goal match team coach league " + "bank rate dollar market share " * 20
-    (ours,) = predict_inputs(result.output_dir, [long], mixed_precision="no")
+    (ours,) = predict_files(result.output_dir, [long], mixed_precision="no")
     classify = pipeline("text-classification", model=str(result.output_dir / "model"), device="cpu")
     theirs = classify(long, truncation=True)[0]
     assert (theirs["label"], theirs["score"]) == (ours["prediction"], pytest.approx(ours["confidence"], abs=1e-5))
@@ -233,7 +234,7 @@ def test_a_decoder_without_a_padding_token_classifies_too(make_recipe, checkpoin
     from transformers import pipeline
 
     classify = pipeline("text-classification", model=str(result.output_dir / "model"), device="cpu")
-    (ours,) = predict_inputs(result.output_dir, ["goal match team"], mixed_precision="no")
+    (ours,) = predict_files(result.output_dir, ["goal match team"], mixed_precision="no")
     theirs = classify("goal match team")[0]
     assert theirs["label"] == ours["prediction"]
     assert theirs["score"] == pytest.approx(ours["confidence"], abs=1e-5)

@@ -18,7 +18,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from sft_hf.core.errors import CheckpointError, RecipeError
 from sft_hf.core.sources.sources import resolve
 from sft_hf.jobs.finetune import finetune
-from sft_hf.jobs.inference import evaluate_run, predict_inputs
+from sft_hf.jobs.inference import evaluate_run
+from sft_hf.jobs.run import predict_files
 from sft_hf.tasks.text.embedding_files import find_embeddings
 from sft_hf.tasks.text.word_embeddings import (
     WordEmbeddingsConfig,
@@ -252,7 +253,7 @@ def test_a_transformers_pipeline_gives_our_predictions(trained):
     assert isinstance(classify.model, WordEmbeddingsForSequenceClassification)
     texts = ["the Goal of the match", "bank profit, and stock", "cheese", "words nobody knows", "dinner " * 30]
     for text, row in zip(
-        texts, predict_inputs(trained.output_dir, texts, batch_size=3, mixed_precision="no"), strict=True
+        texts, predict_files(trained.output_dir, texts, batch_size=3, mixed_precision="no"), strict=True
     ):
         (theirs,) = classify([text])
         assert theirs["label"] == row["prediction"]
@@ -341,7 +342,7 @@ def test_a_model2vec_model_brings_its_own_tokenizer(make, tmp_path):
     own = AutoTokenizer.from_pretrained(result.output_dir / "model")
     assert own.get_vocab() == tokenizer.get_vocab()
     assert own.pad_token == "<pad>" and own.unk_token == "[UNK]"
-    (row,) = predict_inputs(result.output_dir, ["bank market"], mixed_precision="no")
+    (row,) = predict_files(result.output_dir, ["bank market"], mixed_precision="no")
     assert row["prediction"] == "money"
 
 

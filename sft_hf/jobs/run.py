@@ -1,0 +1,298 @@
+"""A finished run as a Python object: its numbers, and its model, which is loaded once."""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sft_hf.core.errors import DataError, UserError, did_you_mean
+from sft_hf.core.recipe.recipe import Recipe
+from sft_hf.core.run.folder import RunFolder, load_run_recipe, open_run
+from sft_hf.core.run.outputs import SplitOutputs, read_outputs
+from sft_hf.engine.process import state_kept
+from sft_hf.jobs.inference import (
+    Predictor,
+    answers,
+    input_columns,
+    open_trained,
+    paths_of,
+    rows_of_split,
+    rows_to_score,
+    scored,
+)
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel
+
+    from sft_hf.tasks.base import Task
+
+SCORED = ("test", "validation")  # the splits that metrics.json holds, in the order in which they are shown
+
+
+class Run:
+    """A finished run.
+
+        run = Run("runs/reviews")
+        run.metrics["test"]["accuracy"]
+        run.predict(["great", "awful"])
+
+    The model is loaded when it is first needed, and kept.
+
+    Attributes:
+        path: the run folder.
+        hub_url: the page of the Hub that the run has just been pushed to; None otherwise.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        trust_remote_code: bool = False,
+        splits: Mapping[str, Dataset] | None = None,
+        hub_url: str | None = None,
+    ) -> None:
+        """Open a run folder. Nothing but its metrics is read.
+
+        Args:
+            path: the run folder.
+            trust_remote_code: allow a model with code of its own, as the run was.
+            splits: the rows of a run whose data were in memory, for `evaluate`.
+            hub_url: see above.
+
+        Raises RunFolderError for a folder that does not hold a finished run.
+        """
+        self._folder: RunFolder = open_run(Path(path), with_model=False)
+        self._folder.refuse_unfinished()
+        self.path, self.hub_url = self._folder.path, hub_url
+        self._trusted, self._splits = trust_remote_code, splits
+        self._predictors: dict[str, Predictor] = {}
+
+    # --- what it holds -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The resolved recipe."""
+        return load_run_recipe(self.path, trust_remote_code=self._trusted)
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """What metrics.json holds: `test` and `validation` with their scores as fractions, `train`, `model`, ..."""
+        return self._folder.finished() or {}
+
+    @property
+    def task(self) -> Task[Any]:
+        """The task as the trained model does it: its labels, thresholds and preprocessing."""
+        return self._predictor().task
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The trained model, in evaluation mode."""
+        return self._predictor().model  # type: ignore[no-any-return]
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels, in the order of the model's outputs. Raises UserError for a task without them."""
+        label_map = getattr(self.task, "label_map", None)
+        if label_map is None:
+            raise UserError(f"{self.path}: {self.recipe.task.name} has no labels here")
+        return list(label_map.names)
+
+    def outputs(self, split: str = "test") -> SplitOutputs:
+        """Return what the model gave for every row of a split when the run was scored: row ids, logits, references.
+
+        Raises UserError for a split that the run has not, RunFolderError for a file that is broken.
+        """
+        known = sorted(path.stem for path in self._folder.outputs.glob("*.safetensors"))
+        if split not in known:
+            hint = did_you_mean(split, known)
+            raise UserError(f"{self.path}: no outputs of {split[:80]!r} are kept; {hint}. Inputs are given in a list")
+        return read_outputs(self._folder.outputs_file(split))
+
+    def _predictor(self, **task_settings: Any) -> Predictor:
+        key = repr(sorted(task_settings.items()))
+        if key not in self._predictors:
+            opened = open_trained(self.path, trust_remote_code=self._trusted, **task_settings)
+            self._predictors[key] = Predictor(*opened)
+        return self._predictors[key]
+
+    # --- what it does --------------------------------------------------------------------------------------------
+
+    def predict(
+        self,
+        inputs: Any,
+        *,
+        probabilities: bool = False,
+        batch_size: int | None = None,
+        mixed_precision: str | None = None,
+        **task_settings: Any,
+    ) -> list[dict[str, Any]]:
+        """Return one answer per input, in their order: `id`, the input, `prediction`, `confidence`.
+
+        Args:
+            inputs: a list, or another sequence, of inputs; or a table with the recipe's columns. For a model of texts,
+                strings are texts, always. For images and speech, strings are the paths of files; Pillow images,
+                arrays, {"array": ..., "sampling_rate": ...} and the bytes of files are inputs too.
+            probabilities: add `probabilities`, {label: probability} of all labels.
+            batch_size: rows per forward pass; None: the recipe's.
+            mixed_precision: no, bf16, fp16 or auto; None: the task's own, see `predict_files`.
+            task_settings: replace the recipe's settings of the task, such as `timestamps=True` for speech.
+
+        An input that cannot be answered has `prediction` None and the reason as `error`.
+        Raises UserError for options that the task does not have.
+        """
+        from sft_hf.data.in_memory.inputs import as_inputs
+
+        predictor = self._predictor(**task_settings)
+        values = as_inputs(inputs, input_columns(predictor.task))
+        with state_kept():
+            return list(
+                predictor.answers(
+                    predictor.task.reader.inputs_in_memory(values),
+                    probabilities=probabilities,
+                    batch_size=batch_size,
+                    mixed_precision=mixed_precision,
+                    announce=False,
+                )
+            )
+
+    def probabilities(self, rows: Any = "test") -> np.ndarray:
+        """Return the probability of every label, float32 [rows, labels], labels in the order of `labels`.
+
+        Args:
+            rows: "test" or "validation": the rows of that split as the run scored them, in the order of
+                `outputs(split).row_id`; or inputs as `predict` takes them.
+
+        Multi-label, the probabilities of a row need not sum to 1. Raises UserError for a task without labels, for a
+        split that was not saved, and for an input that cannot be answered.
+        """
+        if isinstance(rows, str):
+            outputs = self.outputs(rows)
+            if outputs.logits is None:
+                raise UserError(f"{self.path}: {outputs.problem_type} has no probabilities of labels")
+            return outputs.probabilities().astype(np.float32)
+        told = self.predict(rows, probabilities=True)
+        if failed := next((row["error"] for row in told if "error" in row), None):
+            raise DataError(str(failed))
+        names = self.labels
+        found = [[row["probabilities"][name] for name in names] for row in told]
+        return np.array(found, dtype=np.float32).reshape(len(found), len(names))
+
+    def evaluate(self, data: Any = "test", *, mixed_precision: str = "no") -> dict[str, Any]:
+        """Score the model, and return the metrics with intervals and per-class figures.
+
+        Args:
+            data: a split of the run's data, by its role; or labelled rows in memory, as `finetune` takes them.
+            mixed_precision: no: float32, as the run was scored; bf16, fp16 or auto.
+
+        Raises DataError for rows that cannot be scored.
+        """
+
+        predictor = self._predictor()
+        if isinstance(data, str):
+            rows, where = rows_of_split(predictor, data, self._splits)
+        else:
+            rows, where = rows_to_score(predictor, data)
+        with state_kept():
+            return scored(predictor, rows, where, mixed_precision, announce=False)
+
+    def report(self, output: str | os.PathLike[str] | None = None, *, refresh: bool = False) -> Path:
+        """Return the path of the run's report, one HTML file; write it where there is none yet.
+
+        Args:
+            output: where to write it; None: report.html in the run folder.
+            refresh: write it again.
+        """
+        from sft_hf.jobs.results import write_report
+
+        if output is None and not refresh and self._folder.report_file.is_file():
+            return self._folder.report_file
+        target = None if output is None else Path(output)
+        return write_report(self.path, target, trust_remote_code=self._trusted)
+
+    def push(self, repo_id: str, *, private: bool = True, revision: str | None = None) -> str:
+        """Publish the model with its card on the Hub, in one commit; return the address of its page.
+
+        Args:
+            repo_id: `owner/name`, or `name` alone for one of your own; created where it is not there.
+            private: whether a repository that is created is hidden from others.
+            revision: the branch; None: main.
+
+        Raises UserError for a repository that cannot be written, and what `sft-hf push` refuses.
+        """
+        from sft_hf.publishing.hub.push import push
+
+        self.hub_url = push(self.path, repo_id, private=private, revision=revision).url
+        return self.hub_url
+
+    # --- what it looks like --------------------------------------------------------------------------------------
+
+    def _scores(self) -> list[tuple[str, str, float, str]]:
+        """Split, metric, value and 95 % interval (as text) of the primary metric, of each split that was scored."""
+        primary = str(self.metrics.get("primary_metric"))
+        found = []
+        for split in SCORED:
+            scores = self.metrics.get(split, {})
+            if isinstance(value := scores.get(primary), (int, float)):
+                low, high = scores.get(f"{primary}_ci95") or (value, value)
+                found.append((split, primary, value, f"{low:.4f} to {high:.4f}" if low < high else ""))
+        return found
+
+    def __repr__(self) -> str:
+        scores = ", ".join(
+            f"{split} {metric} {value:.4f}{f' ({between})' if between else ''}"
+            for split, metric, value, between in self._scores()
+        )
+        return f"Run({str(self.path)!r}: {self.metrics.get('task')}{f', {scores}' if scores else ''})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the scores with their intervals, the model, and where the run is."""
+        head = "".join(f"<th>{name}</th>" for name in ("split", "metric", "value", "95 % interval", "rows"))
+        rows = [
+            (split, metric, f"{value:.4f}", between, str(self.metrics[split].get("num_examples", "")))
+            for split, metric, value, between in self._scores()
+        ]
+        body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+        task, name = self.metrics.get("task"), self.metrics.get("model", {}).get("name", "")
+        return (
+            f"<div><p><b>{html.escape(str(task))}</b>: {html.escape(str(name))}<br>"
+            f"<code>{html.escape(str(self.path))}</code></p>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        )
+
+
+def predict_files(run: Run | str | os.PathLike[str], paths: Any, **options: Any) -> Iterator[dict[str, Any]]:
+    """Yield one answer per input that files hold, as `sft-hf predict` does: a chunk at a time, whatever their size.
+
+    Args:
+        run: a run, or its folder.
+        paths: files, folders, patterns and tables, in a list or another iterable; a single one may be given as it is.
+            For a model of texts, a string that names no file is a text.
+        options: see `sft_hf.jobs.inference.answers`.
+
+    An answer starts with the input's id, path and row; an input that cannot be answered has an `error`.
+    Raises UserError; DataError, before anything is answered, for an input that is not a text or path, or empty, and at
+    the end if not one input was answered.
+    """
+    opened = run._predictor if isinstance(run, Run) else Path(run)
+    return answers(opened, paths_of(paths), **options)
+
+
+def predict(run: Run | str | os.PathLike[str], inputs: Any, **options: Any) -> list[dict[str, Any]]:
+    """Return one answer per input: `Run.predict` of a run, or of the run in a folder."""
+    return _opened(run).predict(inputs, **options)
+
+
+def evaluate(run: Run | str | os.PathLike[str], data: Any = "test", **options: Any) -> dict[str, Any]:
+    """Score a run's model on a split of its data, or on labelled rows: `Run.evaluate`."""
+    return _opened(run).evaluate(data, **options)
+
+
+def _opened(run: Run | str | os.PathLike[str]) -> Run:
+    return run if isinstance(run, Run) else Run(run)
