@@ -34,7 +34,7 @@ def finetune(
     callbacks: Sequence[Callback] = (),
     **settings: Any,
 ) -> Run:
-    """Train, choose and score a model; return the finished run.
+    """Train, choose and score a model; return the finished run. ::
 
         run = finetune(task="text_classification", model="sentence-transformers/all-MiniLM-L6-v2", train=df,
                        text="review", label="stars", epochs=3, techniques=["mixup"], output_dir="runs/reviews")
