@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from sft_hf.core.recipe.yaml_files import write_yaml
+
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 
@@ -55,3 +57,28 @@ def test_peers_of_predict_need_no_peak(benchmark):
     assert found["peers"]["pipeline"]["share_of_peak"] is None
     options = SimpleNamespace(scenario="predict", epochs=None, rows=2, runs=1)
     assert "pipeline" in benchmark.table(found, options)
+
+
+@pytest.mark.parametrize("precision", [pytest.param("no", marks=pytest.mark.long), "bf16"])
+def test_every_peer_trains_the_same_rows(benchmark, make_recipe, tmp_path, monkeypatch, precision):
+    import benchmark_peers
+    import benchmark_trainers
+
+    (tmp_path / "tiny.yaml").write_text(write_yaml(make_recipe().model_dump(exclude_unset=True)))
+    settings = SimpleNamespace(
+        scenario="text",
+        recipe=str(tmp_path / "tiny.yaml"),
+        set=[],
+        work=str(tmp_path),
+        rows=16,
+        epochs=None,
+        batch_size=8,
+        random_weights=None,
+    )
+    monkeypatch.setattr(benchmark_peers, "matrix_peaks", lambda device: {"no": 1.0, precision: 2.0})
+    setup = benchmark_peers.prepare(settings)
+    results = {"step": [benchmark_peers.step_alone(settings)]}
+    results |= {peer: [benchmark_trainers.run_peer(peer, settings)] for peer in ("plain", "tuned", "trainer")}
+    assert {peer: runs[0]["updates"] for peer, runs in results.items()} == dict.fromkeys(results, 4)
+    assert [results[peer][0]["precision"] for peer in ("plain", "tuned", "trainer")] == [precision, precision, "no"]
+    assert all(0 < row["share_of_peak"] <= 1 for row in benchmark.summary(results, setup)["peers"].values())

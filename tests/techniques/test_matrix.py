@@ -138,8 +138,8 @@ def weights_after_two_steps(recipe):
     training = replace(run.training, evaluate=lambda _: False, save=lambda _: None, log=lambda _: None)
     loop.train(training, TrainState())
     model = run.accelerator.unwrap_model(training.model)
-    run.techniques.adopt_evaluated(model)
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with training.techniques.evaluated(model):
+        return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
 @pytest.fixture(scope="module")
