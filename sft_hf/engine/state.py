@@ -29,7 +29,7 @@ class TrainingData(Protocol):
         """Return the rows of epoch `index` and their batch plan, a pure function of the index."""
 
 
-_RENAMED = {"window": "step_in_epoch", "oom_splits": "oom_splits", "frozen_features": "frozen_features"}
+_RENAMED = {"window": "step_in_epoch", "halvings": "oom_splits", "prefix_cached": "frozen_features"}
 """Fields by the names that checkpoints of 0.1.0 have; these have no `best_loss` either."""
 
 

@@ -46,7 +46,7 @@ def test_a_checkpoint_of_an_earlier_version_is_resumed():
     for new, old in {
         "step_in_epoch": "window",
         "oom_splits": "halvings",
-        "frozen_features": "frozen_features_used",
+        "frozen_features": "prefix_cached",
     }.items():
         data[old] = data.pop(new)
     data["halvings"] = 2

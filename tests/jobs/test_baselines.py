@@ -15,7 +15,7 @@ import torch
 from small_runs import prepared
 from tiny_data import make_rows, write_csv
 
-from sft_hf import finetune
+from sft_hf.jobs.finetune import finetune
 from sft_hf.core.errors import RecipeError, Terminated, TrainingError
 from sft_hf.jobs.baselines.base import Budget, Run, predict_within
 from sft_hf.jobs.baselines.compare import baseline_metrics
@@ -216,14 +216,14 @@ def test_words_of_several_labels_have_a_threshold_of_their_own(make_recipe, tmp_
     assert found.metrics["micro_f1"] > 0.75
     assert all(isinstance(labels, list) for labels in found.predictions)
     tuned_on = []
-    patched = type(run.task).tune
+    patched = type(run.task.scorer).tune
 
     def tune(self, outputs, examples):
         tuned_on.append(examples.references)
         patched(self, outputs, examples)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(run.task), "tune", tune)
+        patch.setattr(type(run.task.scorer), "tune", tune)
         words(run, Budget(math.inf, run.accelerator))
     rows = run.examples["validation" if validation else "train"].references
     assert tuned_on == [list(rows)]

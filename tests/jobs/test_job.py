@@ -12,6 +12,7 @@ from small_runs import prepared, read_rows, same, stop, weights
 from sft_hf.core.errors import DataError, RecipeError, RunFolderError, Terminated, UserError
 from sft_hf.core.recipe.recipe import load_recipe
 from sft_hf.core.run.record import read_record
+from sft_hf.engine.callbacks import Callback
 from sft_hf.jobs.finetune import finetune
 from sft_hf.jobs.inference import evaluate_run
 from sft_hf.jobs.job import TrainingJob
@@ -70,8 +71,8 @@ def test_a_taken_folder_is_refused_before_anything_is_read(make_recipe, data_fol
 
 
 def test_callbacks_reach_the_loop(make_recipe):
-    told = object()
-    assert prepared(make_recipe(), callbacks=[told]).training.callbacks == [told]
+    callback = Callback()
+    assert list(prepared(make_recipe(), callbacks=[callback]).training.callbacks) == [callback]
 
 
 # --- rows in memory ----------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import json
 
 import soundfile
 
-from sft_hf import finetune
+from sft_hf.jobs.finetune import finetune
 
 
 def test_text(make_recipe, data_folder):

@@ -109,9 +109,9 @@ def test_texts_are_predicted_in_what_the_hardware_multiplies_and_others_in_float
     asked = []
     build = process.build_accelerator
 
-    def noted(precision, threads):
+    def noted(precision, threads, **options):
         asked.append(precision)
-        return build("no", threads)
+        return build("no", threads, **options)
 
     monkeypatch.setattr(process, "build_accelerator", noted)
     list(predict_files(run, [file]))

@@ -8,7 +8,7 @@ import json
 import pytest
 import yaml
 
-from sft_hf import finetune
+from sft_hf.jobs.finetune import finetune
 from sft_hf.core.errors import RecipeError, UserError
 
 

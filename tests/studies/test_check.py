@@ -115,7 +115,7 @@ def test_write_access_to_the_hub(hub, tmp_path):
         ("hf_may", "new", "Hub: ann/new is not there yet, and can be created"),
         ("hf_may", "other/new", "other/new: does not exist, and you may not create it under 'other'"),
         ("hf_may_not", "ann/model", "ann/model: you or your token have no write access (403: "),
-        ("hf_reads", "ann/model", "ann/model: your token may only read"),
+        ("hf_reads", "ann/model", "ann/model: your token has only read access"),
         ("hf_unknown", "ann/model", "ann/model: the Hub does not accept your token"),
         ("", "ann/model", "ann/model: the Hub knows no token of yours"),
     ]

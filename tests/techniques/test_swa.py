@@ -90,5 +90,5 @@ def test_what_it_refuses():
 
 
 def test_it_does_not_go_with_a_moving_average(make_recipe):
-    with pytest.raises(RecipeError, match="which average of the weights is evaluated and saved"):
+    with pytest.raises(RecipeError, match="swa and ema both decide"):
         make_recipe(techniques=[{"name": "swa"}, {"name": "ema"}])

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("own_datasets_cache")
 
 
 def local(path: Path) -> SimpleNamespace:
-    return SimpleNamespace(kind="local", path=path, name=str(path), revision=None)
+    return SimpleNamespace(kind="local", path=path, name=str(path), revision=None, served_by=None)
 
 
 def folder(path: Path, *names: str, **contents: str) -> Path:

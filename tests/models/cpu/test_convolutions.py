@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from sft_hf import finetune
+from sft_hf.jobs.finetune import finetune
 from sft_hf.models.cpu import convolutions
 
 CASES = [(k, s, p, size) for k in (3, 5) for s in (1, 2) for p in (0, 1, k // 2) for size in (7, 8, 13)]

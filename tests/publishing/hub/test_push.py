@@ -293,7 +293,7 @@ def test_who_may_not_is_told_why(hub, pusher, text_run):
         ("", "ann/x", "ann/x: no token for the Hub"),
         ("hf_unknowntoken0123456789", "ann/x", "ann/x: the Hub does not accept your token"),
         (READS, "ann/x", "ann/x: your token has only read access"),
-        (BOB, "ann/guarded", "ann/guarded: no write access"),
+        (BOB, "ann/guarded", "ann/guarded: you or your token have no write access"),
         (ANN, "bob/x", "bob/x: does not exist, and you may not create it under 'bob'"),
         (ANN, "museum/x", "museum/x: does not exist, and you have only read access"),
         (NARROW, "ann/y", "ann/y: does not exist, and your fine-grained token may not create it under 'ann'"),

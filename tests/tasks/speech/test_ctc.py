@@ -59,10 +59,11 @@ def test_rows_do_not_depend_on_their_batch():
 
 def test_the_best_path_is_blank_beyond_the_row_and_sure_of_what_it_says():
     probabilities = torch.tensor([[0.1, 0.8, 0.1], [0.9, 0.05, 0.05], [0.2, 0.2, 0.6], [0.0001, 0.0001, 0.9998]])
-    tokens, confidence = ctc.best_path(probabilities.log()[None], torch.tensor([3]), blank=0)
+    tokens, log_probabilities, confidence = ctc.best_path(probabilities.log()[None], torch.tensor([3]), blank=0)
     assert tokens.tolist() == [[1, 0, 2, 0]]
     assert float(confidence[0]) == pytest.approx(math.sqrt(0.8 * 0.6))
-    _, silent = ctc.best_path(probabilities[1:2].log()[None], torch.tensor([1]), blank=0)
+    assert log_probabilities[0, :3].exp().tolist() == pytest.approx([0.8, 0.9, 0.6])
+    _, _, silent = ctc.best_path(probabilities[1:2].log()[None], torch.tensor([1]), blank=0)
     assert float(silent[0]) == pytest.approx(0.9)
 
 
