@@ -25,6 +25,14 @@ def prepared(recipe: Recipe, **options: Any) -> TrainingJob:
     return run
 
 
+def trained(recipe: Recipe, **options: Any) -> TrainingJob:
+    """A run after its last step, neither scored nor written; `options` are those of `TrainingJob`."""
+    with TrainingJob(recipe, **options) as run:
+        run.prepare()
+        run.train()
+    return run
+
+
 class Killed(Exception):
     """The end of a run that had no time to save anything."""
 

@@ -15,12 +15,12 @@ import torch
 from small_runs import prepared
 from tiny_data import make_rows, write_csv
 
-from sft_hf.jobs.finetune import finetune
 from sft_hf.core.errors import RecipeError, Terminated, TrainingError
 from sft_hf.jobs.baselines.base import Budget, Run, predict_within
 from sft_hf.jobs.baselines.compare import baseline_metrics
 from sft_hf.jobs.baselines.kinds import frozen_probe, untrained, words
 from sft_hf.jobs.baselines.linear import UNSEEN, fitted_within, logistic_on_features, logistic_on_words
+from sft_hf.jobs.finetune import finetune
 
 
 def lines_of(path):

@@ -72,7 +72,7 @@ def test_a_taken_folder_is_refused_before_anything_is_read(make_recipe, data_fol
 
 def test_callbacks_reach_the_loop(make_recipe):
     callback = Callback()
-    assert list(prepared(make_recipe(), callbacks=[callback]).training.callbacks) == [callback]
+    assert prepared(make_recipe(), callbacks=[callback]).training.callbacks.callbacks == [callback]
 
 
 # --- rows in memory ----------------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ import json
 import pytest
 import yaml
 
-from sft_hf.jobs.finetune import finetune
 from sft_hf.core.errors import RecipeError, UserError
+from sft_hf.jobs.finetune import finetune
 
 
 def test_none_by_default(make_recipe, tmp_path):

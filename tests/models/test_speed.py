@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.overrides import _get_current_function_mode_stack
 
-from sft_hf.jobs.finetune import finetune
 from sft_hf.core.errors import RecipeError
 from sft_hf.core.recipe.sections import TrainSection
+from sft_hf.jobs.finetune import finetune
 from sft_hf.models import speed
 
 

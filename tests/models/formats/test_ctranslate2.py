@@ -341,7 +341,11 @@ JSON: dict[str, tuple[str, str | bytes | None, str]] = {
         "suppress_ids is not a list of token ids below 51864",
     ),
     "no numbers": ("config.json", '{"suppress_ids_begin": [true]}', "suppress_ids_begin is not a list"),
-    "no such head": ("config.json", '{"alignment_heads": [[0, 4]]}', r"alignment_heads is not a list of \[layer, head\]"),
+    "no such head": (
+        "config.json",
+        '{"alignment_heads": [[0, 4]]}',
+        "alignment_heads is not a list",
+    ),
     "no heads": ("config.json", '{"alignment_heads": 5}', "alignment_heads is not a list"),
 }
 

@@ -174,7 +174,7 @@ def test_playlists_are_not_followed(tmp_path, content):
 @needs_ffmpeg
 def test_a_decoder_that_gives_nothing_is_ended(tmp_path, monkeypatch):
     fake = tmp_path / "ffmpeg"
-    fake.write_text("#!/bin/sh\nsleep 60\n")
+    fake.write_text("#!/bin/sh\nexec sleep 60\n")  # not a child of its own, which would hold the pipe for a minute
     fake.chmod(0o755)
     (tmp_path / "a.m4a").write_bytes(b"x" * 100)
     monkeypatch.setattr(ffmpeg.shutil, "which", lambda name: str(fake))
