@@ -117,7 +117,7 @@ def test_write_access_to_the_hub(hub, tmp_path):
         ("hf_may_not", "ann/model", "ann/model: you or your token have no write access (403: "),
         ("hf_reads", "ann/model", "ann/model: your token has only read access"),
         ("hf_unknown", "ann/model", "ann/model: the Hub does not accept your token"),
-        ("", "ann/model", "ann/model: the Hub knows no token of yours"),
+        ("", "ann/model", "ann/model: no token for the Hub"),
     ]
     code = (
         "import json, os, sys\n"

@@ -261,7 +261,7 @@ def test_a_gallery_stays_small():
 def test_texts_have_no_gallery():
     record = records.single_label()
     assert rows_to_show(record) == worst_errors(record)
-    assert "More rows" not in build_report(record, records.shown(record))
+    assert "Gallery" not in build_report(record, records.shown(record))
 
 
 # --- worst errors ------------------------------------------------------------------------------------------------
