@@ -217,10 +217,12 @@ def _pip(arguments: list[str], stage: Path, shown: console.Progress | None = Non
 
 
 def _bytes_below(folder: Path) -> int:
+    """Return the size of the files in a folder; files and folders that pip deletes meanwhile do not count."""
     total = 0
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):  # pip moves and deletes what it works on
-            total += path.stat().st_size
+    for root, _, names in os.walk(folder):  # which skips folders that are gone
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.stat(os.path.join(root, name)).st_size
     return total
 
 

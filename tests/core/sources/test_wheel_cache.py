@@ -110,6 +110,22 @@ def test_disk_full(sha: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert resolve("pypi://demo==1.0/demo/model", sha256=sha).path
 
 
+def test_a_folder_that_is_deleted_while_it_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As pip does with its temporary folders."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(b"12345")
+    scan = os.scandir
+
+    def deleted(path: object) -> object:
+        if str(path) == str(tmp_path / "b"):
+            raise FileNotFoundError(path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", deleted)
+    assert wheels._bytes_below(tmp_path) == 5
+
+
 def test_cache_that_cannot_be_written(sha: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(*arguments: object, **options: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
