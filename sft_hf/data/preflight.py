@@ -56,7 +56,7 @@ def _shared(first: str, second: str, keys: Mapping[str, list[Any]], splits: Mapp
         Finding(
             "warning",
             f"{len(pairs)} of {len(keys[second])} {second} rows ({share}) are in {first} too: rows {named}"
-            f"{', ...' if len(pairs) > EXAMPLES else ''}; they make the score on {second} too good: remove them there",
+            f"{', ...' if len(pairs) > EXAMPLES else ''}; they inflate the {second} score; remove them from {second}",
         )
     ]
 

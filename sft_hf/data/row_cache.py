@@ -81,5 +81,5 @@ class RowCache:
         try:
             action()
         except (StorageError, OSError) as error:
-            log.warning("rows are not kept for other runs: %s (row_cache_gb: 0 does without)", error)
+            log.warning("row cache disabled: %s (set row_cache_gb: 0 to turn it off)", error)
             self._store = None

@@ -112,7 +112,8 @@ def _forward(
     if len(rows) == 1:
         raise TrainingError(f"out of memory in the evaluation of a single row (id {int(examples.row_ids[rows[0]])})")
     log.warning(
-        "out of memory in evaluation: %d rows are taken in two halves (eval.per_device_eval_batch_size)", len(rows)
+        "out of memory in evaluation: splitting the batch of %d rows in two (eval.per_device_eval_batch_size)",
+        len(rows),
     )
     middle = len(rows) // 2
     halves = rows[:middle], rows[middle:]

@@ -80,7 +80,7 @@ def _eight_bit_adamw() -> type[torch.optim.Optimizer]:
         from bitsandbytes.optim import AdamW8bit
     except ImportError:
         raise RecipeError(
-            f"optim.name: {EIGHT_BIT} needs bitsandbytes; pip install bitsandbytes, or take adamw"
+            f"optim.name: {EIGHT_BIT} needs bitsandbytes; pip install bitsandbytes, or use adamw"
         ) from None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tried = nn.Parameter(torch.zeros(4096, device=device))  # smaller ones keep a state of 32 bits
@@ -89,7 +89,7 @@ def _eight_bit_adamw() -> type[torch.optim.Optimizer]:
         AdamW8bit([tried]).step()
     except (RuntimeError, NotImplementedError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise RecipeError(f"optim.name: {EIGHT_BIT} does not work on this {device}; take adamw ({reason})") from None
+        raise RecipeError(f"optim.name: {EIGHT_BIT} does not work on this {device}; use adamw ({reason})") from None
     found: type[torch.optim.Optimizer] = AdamW8bit
     return found
 

@@ -1,8 +1,8 @@
 """One optimizer update over the rows of a step: the same gradient however they are cut and spread over ranks.
 
-Nothing is exchanged between ranks until every one has been through its rows. So a rank that runs out of memory leaves
-no other waiting: all learn of it in the same exchange, cut their forward passes in half, and go through the step once
-more.
+The ranks first sum the number of items in the step. After that, nothing is exchanged until every rank has been through
+its rows. So a rank that runs out of memory leaves no other waiting: all learn of it in the same exchange, cut their
+forward passes in half, and go through the step once more.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _gradients(
             make = partial(_collate, training, examples, training.upcoming, following)
             training.ahead.start((step + 1, state.oom_splits), make)
         passes = _forward_backward(training, mine, batches)
-        total, out_of_memory, has_gradient = _tell_all_ranks(training, passes)
+        total, out_of_memory, has_gradient = _reduce_flags(training, passes)
         if not out_of_memory:
             break
         _put_back(statistics, before)
@@ -175,7 +175,7 @@ def _forward_backward(training: Training, mine: tuple[MicroBatch, ...], batches:
     return _Passes(losses, items, out_of_memory)
 
 
-def _tell_all_ranks(training: Training, passes: _Passes) -> tuple[Tensor, bool, list[bool]]:
+def _reduce_flags(training: Training, passes: _Passes) -> tuple[Tensor, bool, list[bool]]:
     """Return the step's summed loss, whether a rank ran out of memory, and which parameters have a gradient."""
     device = training.accelerator.device
     loss = torch.cat(passes.losses).sum() if passes.losses else torch.zeros((), device=device)
@@ -203,7 +203,9 @@ def _halve(training: Training, state: TrainState) -> None:
         state.step + 1,
         -(-size // 2**state.oom_splits),
         size,
-        " (but for batch norm, which sees fewer rows at a time)" if _running_statistics(training.norms) else "",
+        " (except for batch norm, whose statistics are computed over fewer rows)"
+        if _running_statistics(training.norms)
+        else "",
     )
 
 

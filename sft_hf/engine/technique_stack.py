@@ -37,7 +37,7 @@ class TechniqueStack:
         for settings in recipe.techniques:
             cls = load_component("techniques", settings.name)
             if reason := _reason_against(settings, context.task):
-                raise RecipeError(f"techniques: {settings.name} does not serve this model: {reason}")
+                raise RecipeError(f"techniques: {settings.name} does not support this model: {reason}")
             if settings.needs_label_counts and context.label_counts is None:
                 raise RecipeError(f"techniques: {settings.name} needs training rows with labels that can be counted")
             if settings.needs_validation and "validation" not in context.splits:
@@ -91,8 +91,8 @@ class TechniqueStack:
         for technique in self.techniques:
             if technique.settings.needs_head and not head_names(model):
                 raise RecipeError(
-                    f"techniques: {technique.settings.name} does not serve this model: {type(model).__name__} has no "
-                    "new head; all of it is pretrained, what it answers with included"
+                    f"techniques: {technique.settings.name} does not support this model: {type(model).__name__} has "
+                    "no new head; all of its weights are pretrained, including the output layer"
                 )
             technique.prepare_model(model)
 

@@ -86,7 +86,7 @@ def rows_of_split(predictor: Predictor, split: str, given: Mapping[str, Dataset]
         raise DataError(f"no split {split!r} in this run's data; {did_you_mean(split, splits.by_role)}")
     rows = splits.by_role[split]
     if predictor.recipe.data.streaming and split == "train":
-        raise DataError("the rows of a stream (data.streaming) are not kept to be scored; evaluate another split")
+        raise DataError("streamed rows (data.streaming) are not stored and cannot be scored; evaluate another split")
     return rows, splits.where[split]  # type: ignore[return-value]
 
 

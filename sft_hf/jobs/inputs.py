@@ -49,8 +49,8 @@ def load_data(
         loaded = splits_in_memory(data, given, columns)
     elif data.name == MEMORY:
         raise RecipeError(
-            f"data.name: {MEMORY!r} says that the rows were given in Python: give the same again (splits=), or name a "
-            f"file or folder (a folder of that name is ./{MEMORY})"
+            f"data.name: {MEMORY!r} means that the rows were passed from Python: pass the same rows again (splits=), "
+            f"or name a file or folder (a folder of that name is ./{MEMORY})"
         )
     else:
         loaded = load_splits(data, resolve_section(data, "data"), columns)

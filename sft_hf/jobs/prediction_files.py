@@ -35,7 +35,7 @@ def format_of(output: str | None, wanted: str | None) -> str:
     ending = Path(output or "").suffix.lower().lstrip(".")
     if wanted is None and ending in _TABLES:
         raise UserError(
-            f"--output {output}: .{ending} is not written; end the name in .jsonl, .json, .csv or .txt "
+            f"--output {output}: unsupported output format .{ending}; use .jsonl, .json, .csv or .txt "
             "(.srt, .vtt for speech)"
         )
     return wanted or (ending if ending in FORMATS else "jsonl")

@@ -179,7 +179,7 @@ def push_run(recipe: Recipe, folder: RunFolder, repo_id: str) -> str:
         return push(folder.path, repo_id, private=recipe.hub_private_repo, revision=recipe.hub_revision).url
     except UserError as error:
         command = f"sft-hf push {shlex.quote(str(folder.path))} {repo_id}"
-        raise UserError(f"the run is finished, and not pushed: {error}; then `{command}`") from error
+        raise UserError(f"the run finished but could not be pushed: {error}; to push it, run `{command}`") from error
 
 
 # --- pages -------------------------------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ def write_report(run: str | Path, output: str | Path | None = None, *, trust_rem
         try:
             split = load_data(record.recipe, task, None).by_role.get(record.split)
         except SftError as error:
-            log.warning("the report shows no rows, as the data cannot be read: %s", error)
+            log.warning("the data cannot be read; the report will not show any rows: %s", error)
             split = None
         page = report_page(record, task, split)
     path = Path(output or Path(run) / "report.html")

@@ -112,7 +112,9 @@ class Run:
         known = sorted(path.stem for path in self._folder.outputs.glob("*.safetensors"))
         if split not in known:
             hint = did_you_mean(split, known)
-            raise UserError(f"{self.path}: no outputs of {split[:80]!r} are kept; {hint}. Inputs are given in a list")
+            raise UserError(
+                f"{self.path}: no saved outputs for split {split[:80]!r}; {hint}. To predict new inputs, pass a list"
+            )
         return read_outputs(self._folder.outputs_file(split))
 
     def _predictor(self, **task_settings: Any) -> Predictor:

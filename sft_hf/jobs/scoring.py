@@ -33,7 +33,7 @@ def metric_for_best_model(task: Task[Any], examples: Mapping[str, Examples]) -> 
         raise RecipeError(f"eval.metric_for_best_model: no metric {wanted!r}; {did_you_mean(wanted, known)}")
     if "validation" not in examples:
         if section.early_stopping_patience:
-            raise RecipeError("eval.early_stopping_patience: there is no validation split to watch")
+            raise RecipeError("eval.early_stopping_patience: early stopping requires a validation split")
         return None
     return wanted or task.scorer.primary_metric
 

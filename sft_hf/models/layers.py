@@ -40,8 +40,8 @@ def layer_stacks(model: nn.Module) -> list[Stack]:
     groups = _groups_of_timm(model) if grouped else _groups(model)
     if not groups or all(name in head for name, _ in model.named_parameters()):
         raise RecipeError(
-            f"techniques: no layers can be told apart in {type(model).__name__}; discriminative_learning_rates and "
-            "train.freeze take names of parameters"
+            f"techniques: cannot identify the layers of {type(model).__name__}; use parameter names with "
+            "discriminative_learning_rates and train.freeze"
         )
     stacks = []
     for below, *layers in groups:

@@ -208,7 +208,7 @@ def load_pretrained(
     new = sorted(set(info["missing_keys"]) | mismatched)
     _refuse_foreign_weights(model, new, source)
     if new:
-        log.info("new weights, to be learned: %s", ", ".join(new))
+        log.info("randomly initialized weights: %s", ", ".join(new))
     note_new_weights(model, new)
     return model
 

@@ -36,7 +36,7 @@ def find_output_layers(model: nn.Module, outputs: int, forward: Callable[[], Ten
             if names and _gives_the_outputs([model.get_submodule(name) for name in names], forward):
                 return names
     raise CheckpointError(
-        f"{type(model).__name__} has no linear layer that gives its outputs, which regression needs; take another model"
+        f"{type(model).__name__} has no linear layer that gives its outputs, which regression needs; use another model"
     )
 
 

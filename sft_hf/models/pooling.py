@@ -115,8 +115,8 @@ def _only_mode(config: Any, where: str) -> str:
     else:
         modes = [mode for key, mode in _MODES.items() if isinstance(config, dict) and config.get(key) is True]
     if len(modes) != 1 or modes[0] not in _SUPPORTED:
-        told = " and ".join(modes) + (" together" if len(modes) > 1 else "") if modes else "no mode"
-        raise CheckpointError(f"{where} asks for {told}, which is not supported; {_CHOOSE}")
+        told = f"requests {' and '.join(modes)} pooling, which is not supported" if modes else "names no pooling mode"
+        raise CheckpointError(f"{where} {told}; {_CHOOSE}")
     return modes[0]
 
 

@@ -270,7 +270,7 @@ def load_encoder(
             f"{source.name}: {len(made_up)} weights of {type(model.backbone).__name__} are not in it "
             f"(first: {made_up[0].removeprefix('backbone.')}); config and weights are of different architectures"
         )
-    log.info("new weights, to be learned: %s", ", ".join(model.new_weights))  # type: ignore[arg-type]
+    log.info("randomly initialized weights: %s", ", ".join(model.new_weights))  # type: ignore[arg-type]
     return model
 
 

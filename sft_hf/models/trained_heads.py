@@ -107,7 +107,7 @@ def settle_head(model: PreTrainedModel, rows: HeadRows | None) -> PreTrainedMode
         )
     if order is not None:
         _permute(layers, order)
-        log.info("the head is kept, its outputs put in the order of the labels: %s", _listed(rows.wanted))
+        log.info("pretrained head kept; its outputs are reordered to match the labels: %s", _listed(rows.wanted))
     else:
         _start_anew(model, layers, names)
         remedy = "; data.label_names, in the order of its outputs, keeps it" if _says_nothing(rows.own) else ""

@@ -145,7 +145,12 @@ class ClassifierTask(Task[SettingsT]):
             if role not in counts:
                 continue
             if missing := [name for name, count in zip(self.label_map.names, counts[role], strict=True) if not count]:
-                found.append(Finding("note", f"{role} has no row of {_listed(missing)}: nothing is measured for these"))
+                found.append(
+                    Finding(
+                        "note",
+                        f"{role} has no rows labeled {_listed(missing)}; no metrics are computed for these labels",
+                    )
+                )
             if not self.multi_label:
                 # Of train, as the baseline's: the most frequent label of these rows may be another one.
                 most = int(counts.get("train", counts[role]).argmax())
@@ -161,7 +166,7 @@ class ClassifierTask(Task[SettingsT]):
         named = list(zip(self.label_map.names, counts.tolist(), strict=True))
         if unseen := [name for name, count in named if not count]:
             found.append(
-                Finding("warning", f"train has no row of {_listed(unseen)}: the model cannot learn what it never sees")
+                Finding("warning", f"train has no rows labeled {_listed(unseen)}; the model cannot learn these labels")
             )
         if rare := [f"{name} ({count})" for name, count in named if 0 < count < FEW_ROWS]:
             found.append(Finding("warning", f"train has fewer than {FEW_ROWS} rows of {_listed(rare)}; add some"))
@@ -170,7 +175,9 @@ class ClassifierTask(Task[SettingsT]):
             ratio = present.max() / present.min()
             found.append(
                 Finding(
-                    "note", f"train is unbalanced: the largest label has {ratio:.0f} times the rows of the smallest"
+                    "note",
+                    "train is unbalanced: "
+                    f"the most frequent label has {ratio:.0f} times as many rows as the least frequent",
                 )
             )
         return found

@@ -70,7 +70,7 @@ class RegressionTask(ClassifierTask[SettingsT]):
         Raises DataError for targets that cannot be used, RecipeError for settings that regression has no use for.
         """
         if self.recipe.eval.baseline == "probe":
-            raise RecipeError("eval.baseline: a probe is a classifier, and this is regression; take auto or none")
+            raise RecipeError("eval.baseline: a probe is a classifier, and this is regression; use auto or none")
         data = self.recipe.data
         if data.label_separator is not None or data.merge_similar_labels:
             key = "label_separator" if data.label_separator is not None else "merge_similar_labels"
@@ -169,7 +169,7 @@ class RegressionTask(ClassifierTask[SettingsT]):
             self._warn_of_far_means(model)
         kept = self._keeps_outputs(model)
         if kept and trained:
-            log.info("the pretrained model predicts numbers already: its output layer is kept, and refined")
+            log.info("the pretrained model predicts numbers already: its output layer is kept and fine-tuned")
             self._rescale(model, 1 / self.units.deviation, -self.units.mean / self.units.deviation)
         elif kept:
             start_anew(model, self.output_layers)
@@ -179,8 +179,8 @@ class RegressionTask(ClassifierTask[SettingsT]):
         for name, mean, deviation in zip(self.names, self.scale.mean, self.scale.deviation, strict=True):
             if abs(mean) > FAR_FROM_ZERO * deviation:
                 log.warning(
-                    "the output layer of %s has no bias, so that it can hardly learn %r, which is far from 0 (mean "
-                    "%.4g, standard deviation %.4g): subtract %.4g from its values, or take another model",
+                    "the output layer of %s has no bias, so it cannot fit target %r, whose mean is far from 0 "
+                    "(mean %.4g, standard deviation %.4g): subtract %.4g from its values, or use another model",
                     type(model).__name__,
                     name,
                     mean,

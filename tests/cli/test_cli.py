@@ -54,7 +54,7 @@ def test_finetune_evaluate_predict_from_the_shell(recipe_file, tmp_path, capsys)
     assert json.loads((tmp_path / "p.json").read_text()) == lines
     assert (tmp_path / "p.txt").read_text().splitlines() == [line["prediction"] for line in lines]
     (tmp_path / "new.csv").write_text("text\ngoal\n")
-    for name, words in (("p.tsv", ".tsv is not written"), ("new.csv", "is the input itself")):
+    for name, words in (("p.tsv", "format .tsv"), ("new.csv", "is the input itself")):
         kind = ["--format", "jsonl"] if name == "new.csv" else []
         assert run(["predict", str(folder), str(tmp_path / "new.csv"), "--output", str(tmp_path / name), *kind]) == 2
         assert words in capsys.readouterr().err

@@ -111,10 +111,10 @@ def test_what_was_used_longest_ago_makes_room(folder):
 def test_a_full_disk_only_costs_the_cache(monkeypatch, caplog):
     monkeypatch.setattr("sft_hf.data.row_store.np.save", full_disk)
     cache = kept("a")
-    assert "not kept for other runs" in caplog.text and "No space left" in caplog.text
+    assert "row cache disabled" in caplog.text and "No space left" in caplog.text
     cache.keep("b", ROW)
     cache.flush()
-    assert cache.find("a") is None and caplog.text.count("not kept") == 1
+    assert cache.find("a") is None and caplog.text.count("row cache disabled") == 1
 
 
 def test_damaged_rows_are_made_anew(folder, caplog):

@@ -107,7 +107,7 @@ def test_an_evaluation_takes_batches_in_halves(make_recipe, tmp_path, monkeypatc
     logging.getLogger("sft_hf").propagate = True
     with caplog.at_level("WARNING", logger="sft_hf"):
         result = finetune(make_recipe(train__max_steps=3, output_dir=str(tmp_path / "short")))
-    assert "out of memory in evaluation: 30 rows are taken in two halves" in caplog.text
+    assert "out of memory in evaluation: splitting the batch of 30 rows" in caplog.text
     assert max(sizes) <= 5
     assert result.metrics["test"]["accuracy"] == plain_result.metrics["test"]["accuracy"]
     assert result.metrics["test"]["loss"] == pytest.approx(plain_result.metrics["test"]["loss"], abs=1e-6)

@@ -96,7 +96,7 @@ def test_eight_bits_whose_kernels_do_not_run_here_are_a_mistake(monkeypatch):
     package = SimpleNamespace(optim=SimpleNamespace(AdamW8bit=AdamW8bit))
     monkeypatch.setitem(sys.modules, "bitsandbytes", package)
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", package.optim)
-    with pytest.raises(RecipeError, match=r"does not work on this \w+; take adamw \(no kernel for this device\)"):
+    with pytest.raises(RecipeError, match=r"does not work on this \w+; use adamw \(no kernel for this device\)"):
         build_optimizer(model(), OptimSection(name="adamw_8bit"))
 
 

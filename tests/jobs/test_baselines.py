@@ -140,7 +140,7 @@ def test_a_probe_is_logistic_regression_on_what_the_head_is_given(kind, make_rec
 
 
 def test_a_probe_needs_labels(make_speech_recipe):
-    with pytest.raises(RecipeError, match=r"eval.baseline: a probe needs labels"):
+    with pytest.raises(RecipeError, match=r"eval.baseline: probe requires labels"):
         finetune(make_speech_recipe(eval__baseline="probe", train__max_steps=1))
 
 
@@ -256,7 +256,7 @@ def test_texts_without_a_word_and_without_a_choice_have_no_such_baseline(make_re
     rows = [{"text": "?! ... --", "label": "xy"[index % 2]} for index in range(20)]
     run = untrained_run(make_recipe(data=csv_files(tmp_path, rows, rows)))
     assert words(run, Budget(math.inf, run.accelerator)) is None
-    assert "one baseline less: TF-IDF" in caplog.text
+    assert "baseline skipped: TF-IDF" in caplog.text
 
 
 def test_a_stream_has_no_baseline_of_its_training_rows(make_recipe):
@@ -292,7 +292,7 @@ def test_a_probe_that_nobody_asked_for_costs_no_run(make_image_recipe, cnn_check
         monkeypatch.setattr("sft_hf.jobs.baselines.kinds.last_linear", failing)
         run = untrained_run(make_image_recipe())
         assert [found["name"] for found in baseline_metrics(answered(run, "red"), 1e6)] == ["majority class"]
-        assert "one baseline less" in caplog.text
+        assert "baseline skipped" in caplog.text
     monkeypatch.setattr("sft_hf.jobs.baselines.kinds.last_linear", lambda model, labels: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         baseline_metrics(answered(run, "red"), 1e6)

@@ -50,7 +50,7 @@ def test_leaks_and_rare_labels_are_warnings_and_strict_fails_on_them(commands, r
     assert done.wait() == 0, done.said()
     assert "warning  1 of 30 test rows (3.3%) are in train too: rows 3 (is train row 90)" in done.said()
     assert "warning  train has fewer than 10 rows of rare (" in done.said()
-    assert "test has no row of rare: nothing is measured for these" in done.said()
+    assert "test has no rows labeled rare" in done.said()
     strict = check(commands, recipe_file, tmp_path, data, "--strict")
     assert strict.wait() == 2
     assert "error: 2 warnings, and --strict: 1 of 30 test rows" in strict.said()

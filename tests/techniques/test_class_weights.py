@@ -59,7 +59,7 @@ def test_mistakes_are_told(first_step):
         first_step([{"name": "class_weights", "weights": dict.fromkeys(LABELS, 0.0)}], LABELS)
     with pytest.raises(RecipeError, match=r"class_weights: weights\.food: .*greater than or equal to 0"):
         first_step([{"name": "class_weights", "weights": {"food": -1.0}}], LABELS)
-    with pytest.raises(RecipeError, match=r"class_weights does not serve this model: .*focal_loss"):
+    with pytest.raises(RecipeError, match=r"class_weights does not support this model: .*focal_loss"):
         first_step(["class_weights"], [["sport"], ["money", "food"], []])
 
 

@@ -34,7 +34,7 @@ def test_a_run_trains_on_it(first_step):
 
 
 def test_labels_beside_each_other_are_refused(first_step):
-    with pytest.raises(RecipeError, match=r"logit_adjustment does not serve this model: .*focal_loss"):
+    with pytest.raises(RecipeError, match=r"logit_adjustment does not support this model: .*focal_loss"):
         first_step(["logit_adjustment"], [["sport"], ["money", "food"], []])
 
 

@@ -110,7 +110,11 @@ def test_the_backbone_stands_still_and_runs_as_in_evaluation_while_the_head_is_p
 @pytest.mark.parametrize(
     ("make", "changes", "words"),
     [
-        ("make_speech_recipe", {}, "lp_ft does not serve this model: WhisperForConditionalGeneration has no new head"),
+        (
+            "make_speech_recipe",
+            {},
+            "lp_ft does not support this model: WhisperForConditionalGeneration has no new head",
+        ),
         ("make_recipe", {"train__freeze": ["backbone"]}, "nothing is to be trained in the backbone, for the second"),
         ("make_recipe", {"train__freeze": ["classifier"]}, "nothing is to be trained in the head, for the first"),
     ],

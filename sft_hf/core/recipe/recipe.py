@@ -121,8 +121,8 @@ class Recipe(Section):
     peft: Annotated[dict[str, Any], AfterValidator(_check_peft)] = Field(
         default_factory=dict,
         description="Parameter-efficient fine-tuning: peft_type (LORA, IA3, PREFIX_TUNING, ...) and the fields of "
-        "PEFT's config class by their own names; `use_dora: true` for DoRA. output: merged (default) or adapter: what "
-        "model/ holds; the folder adapter/ has the adapter always. Empty: train the whole model.",
+        "PEFT's config class by their own names; `use_dora: true` for DoRA. output: contents of "
+        "model/: merged (default) or adapter. adapter/ always contains the adapter. Empty: train the whole model.",
         examples=[{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["query", "value"]}],
     )
     techniques: Annotated[list[SerializeAsAny[TechniqueSettings]], BeforeValidator(_validate_techniques)] = Field(

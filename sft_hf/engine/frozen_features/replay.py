@@ -198,11 +198,11 @@ def stack_like(rows: Sequence[Tensor], like: Tensor) -> Tensor:
     Raises Declined if they do not fit.
     """
     if len(rows) != like.shape[0] or any(row.ndim + 1 != like.ndim or row.dtype != like.dtype for row in rows):
-        raise Declined("what the frozen part hands on does not belong to single rows")
+        raise Declined("its output has no row dimension")
     if all(row.shape == like.shape[1:] for row in rows):
         return torch.stack(list(rows)).to(like.device)
     if any(have > room for row in rows for have, room in zip(row.shape, like.shape[1:], strict=True)):
-        raise Declined("what the frozen part hands on does not shrink with the batch")
+        raise Declined("the frozen part's output does not scale with the batch size")
     filled = torch.zeros(like.shape, dtype=like.dtype)
     for target, row in zip(filled, rows, strict=True):
         target[tuple(slice(size) for size in row.shape)] = row

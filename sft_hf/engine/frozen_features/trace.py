@@ -212,7 +212,7 @@ def _surrounding(name: str, containers: Sequence[str], dependent: dict[Label, li
         if name in containers and (name, 0) in dependent:
             break
     if not name:
-        raise Declined("what is frozen and what is trained are woven into each other")
+        raise Declined("frozen and trained modules are interleaved")
     return name
 
 

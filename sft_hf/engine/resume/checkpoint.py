@@ -87,7 +87,7 @@ def _load_weights(model: nn.Module, path: Path) -> None:
         return
     tensors, wanted = load_file(path), trained_tensors(model)
     if tensors.keys() != wanted.keys():
-        raise RuntimeError(f"{min(tensors.keys() ^ wanted.keys())} is missing, or one too much")
+        raise RuntimeError(f"missing or unexpected key {min(tensors.keys() ^ wanted.keys())}")
     model.load_state_dict(tensors, strict=False)
 
 
@@ -234,7 +234,7 @@ def fitting(checkpoint: Path) -> Iterator[None]:
     try:
         yield
     except KeyError as error:
-        raise RunFolderError(f"{checkpoint}: state.json has no {error.args[0]}, or one too much") from error
+        raise RunFolderError(f"{checkpoint}: state.json: missing or unexpected key {error.args[0]}") from error
     except (RuntimeError, ValueError, RecursionError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise RunFolderError(f"{checkpoint}: does not fit this recipe's model or optimizer: {reason}") from error

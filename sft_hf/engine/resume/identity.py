@@ -56,7 +56,7 @@ def check_identity(saved: Any, now: Mapping[str, Any], where: str, *, other_envi
     are missing or differ.
     """
     if not isinstance(saved, dict):
-        raise RunFolderError(f"{where}: state.json does not say what it belongs to (identity); start another run")
+        raise RunFolderError(f"{where}: state.json has no 'identity' entry; start another run")
     flat_saved, flat_now = flatten(saved), flatten(now)
     refused: list[str] = []
     allowed: list[str] = []
@@ -70,8 +70,8 @@ def check_identity(saved: Any, now: Mapping[str, Any], where: str, *, other_envi
         raise RunFolderError(f"{where}: cannot be resumed: {_list(refused)}; restore that, or start another run")
     if allowed and not other_environment:
         raise RunFolderError(
-            f"{where}: resuming would not be exact: {_list(allowed)}; restore that, or accept other last bits with "
-            "--other-environment (in Python: other_environment=True)"
+            f"{where}: resuming would not be exact: {_list(allowed)}; restore that, or allow results that differ "
+            "in the last bits with --other-environment (in Python: other_environment=True)"
         )
     return allowed
 

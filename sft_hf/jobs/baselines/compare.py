@@ -77,11 +77,11 @@ def _tried(make: Maker) -> Maker:
         try:
             return make(run, budget)
         except (RecipeError, TrainingError) as error:
-            log.info("one baseline less: %s", error)
+            log.info("baseline skipped: %s", error)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            log.info("one baseline less: out of memory")
+            log.info("baseline skipped: out of memory")
         return None
 
     return tried

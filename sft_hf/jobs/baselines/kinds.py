@@ -84,7 +84,7 @@ def _words(run: Run, budget: Budget) -> Baseline | None:
     try:
         rows, vectors, features, logits = fitted_within(fit, run.order(len(train)), LEAST_FITTED, budget)
     except ValueError as error:  # scikit-learn's: the texts contain no words
-        log.info("one baseline less: TF-IDF: %s", error)
+        log.info("baseline skipped: TF-IDF: %s", error)
         return None
     tune = None
     if run.multi_label and "validation" in texts:
@@ -129,17 +129,19 @@ def frozen_probe(run: Run, budget: Budget, least: int = FIRST_ROWS) -> Baseline 
     """
     train = run.train
     if train is None:
-        raise RecipeError("eval.baseline: a probe needs all training rows, and data.streaming reads them as they come")
+        raise RecipeError(
+            "eval.baseline: probe requires all training rows in memory; it does not support data.streaming"
+        )
     labels = run.task.scorer.label_counts(train.references)
     if labels is None:
-        raise RecipeError(f"eval.baseline: a probe needs labels, which {run.recipe.task.name} has not here; take auto")
+        raise RecipeError(f"eval.baseline: probe requires labels, and {run.recipe.task.name} has none here; use auto")
     model = run.fresh_model()
     wrapped = _Features(run.task, last_linear(model, len(labels)))
     share = len(run.scored) / (len(run.scored) + len(train))
     rows, answered = predict_within(run, wrapped, model, run.scored, budget.part(share), "probing scored rows")
     fitted, known = predict_within(run, wrapped, model, train, budget, "probing training rows", least)
     if len(fitted) < min(len(train), 2 * len(labels)):
-        log.info("one baseline less: a frozen probe takes more than a tenth of the run's time")
+        log.info("baseline skipped: a frozen probe takes more than a tenth of the run's time")
         return None
     features, targets = known["features"].numpy(), _targets(run, train)[fitted]
     if targets.any(axis=0).sum() < 2:
@@ -154,7 +156,7 @@ def last_linear(model: nn.Module, num_labels: int) -> nn.Module:
     """Return the layer that makes the logits. Raises RecipeError where there is none that is linear."""
     found = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer.out_features == num_labels]
     if not found:
-        raise RecipeError(f"eval.baseline: {type(model).__name__} has no linear head to probe; take auto")
+        raise RecipeError(f"eval.baseline: {type(model).__name__} has no linear head to probe; use auto")
     return found[-1]
 
 
@@ -173,7 +175,9 @@ class _Features:
         finally:
             handle.remove()
         if kept[-1].ndim != 2:
-            raise RecipeError(f"eval.baseline: the head of {type(model).__name__} sees no single vector; take auto")
+            raise RecipeError(
+                f"eval.baseline: the head of {type(model).__name__} does not take one vector per row; use auto"
+            )
         return {"features": kept[-1]}
 
 

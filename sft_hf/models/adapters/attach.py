@@ -130,7 +130,7 @@ def _refuse_models(model: Any, config: Any, recipe: Recipe) -> None:
         return
     if recipe.task.modality != "text":
         raise RecipeError(
-            f"peft.peft_type: {kind} puts virtual tokens before a text, and {recipe.task.name} has none; take LORA"
+            f"peft.peft_type: {kind} puts virtual tokens before a text, and {recipe.task.name} has none; use LORA"
         )
     if kind == "PREFIX_TUNING":
         if recipe.train.gradient_checkpointing:
@@ -138,7 +138,7 @@ def _refuse_models(model: Any, config: Any, recipe: Recipe) -> None:
         if _cache_name(model) is None:
             raise RecipeError(
                 f"peft.peft_type: {kind} needs a model that takes a cache of keys and values, which "
-                f"{type(model).__name__} does not; take LORA, or PROMPT_TUNING"
+                f"{type(model).__name__} does not; use LORA, or PROMPT_TUNING"
             )
     limit, tokens = smallest_table(model) or configured_limit(model.config), config.num_virtual_tokens or 0
     longest = getattr(recipe.task, "max_length", None) or 512
@@ -167,8 +167,8 @@ def _choose_modules(model: nn.Module, config: Any, frozen: set[str]) -> None:
         config.modules_to_save = wanted or None
     elif head:
         raise RecipeError(
-            f"peft.peft_type: {config.peft_type.value} keeps no other module, and {', '.join(head)} is new and has to "
-            "be trained; take LORA"
+            f"peft.peft_type: {config.peft_type.value} cannot save additional modules, but the new head "
+            f"{', '.join(head)} must be trained; use LORA"
         )
     if not hasattr(config, "target_modules"):
         return
@@ -312,7 +312,7 @@ def _output(wrapper: Any, wanted: str | None) -> str:
     if reason is None:
         return wanted or "merged"
     if wanted == "merged":
-        raise RecipeError(f"peft.output: merged: {reason}; take adapter")
+        raise RecipeError(f"peft.output: merged: {reason}; use adapter")
     if wanted is None:
         log.info("peft.output: adapter (%s): model/ needs sft-hf, or PEFT and the checkpoint", reason)
     return "adapter"

@@ -84,7 +84,7 @@ class Adapter:
                 setattr(model.get_submodule(parent), child, module.modules_to_save["default"])
         if model.state_dict().keys() != self.names:
             kind = self.wrapper.peft_config["default"].peft_type.value
-            raise TrainingError(f"peft.output: merged: PEFT does not take {kind} out of the model whole; take adapter")
+            raise TrainingError(f"peft.output: merged: PEFT does not take {kind} out of the model whole; use adapter")
         return model
 
     def save(self, folder: Path, *, name_base: bool = True) -> None:

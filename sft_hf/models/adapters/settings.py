@@ -21,14 +21,14 @@ CLOSED_KEYS = ("megatron_config", "megatron_core", "runtime_config", "layer_repl
 """Fields that import modules by name, or make another architecture of the model."""
 
 REFUSED = {
-    "ADALORA": "moves ranks between layers while it trains, which the loop does not do; take LORA",
-    "XLORA": "mixes adapters that are trained already; take LORA",
-    "POLY": "needs a task's number with every row; take LORA",
-    "MULTITASK_PROMPT_TUNING": "needs a task's number with every row; take PROMPT_TUNING",
-    "ADAPTION_PROMPT": "is for language models that write; take LORA",
-    "CPT": "is for language models that write; take PROMPT_TUNING",
-    "CARTRIDGE": "is for language models that write; take PREFIX_TUNING",
-    "SHADOW": "is for language models that write; take LORA",
+    "ADALORA": "moves ranks between layers while it trains, which the loop does not do; use LORA",
+    "XLORA": "mixes adapters that are trained already; use LORA",
+    "POLY": "requires a task id for every row; use LORA",
+    "MULTITASK_PROMPT_TUNING": "requires a task id for every row; use PROMPT_TUNING",
+    "ADAPTION_PROMPT": "supports only generative language models; use LORA",
+    "CPT": "supports only generative language models; use PROMPT_TUNING",
+    "CARTRIDGE": "supports only generative language models; use PREFIX_TUNING",
+    "SHADOW": "supports only generative language models; use LORA",
 }
 """Methods that do not work in this loop, or on these tasks, and why."""
 

@@ -213,7 +213,7 @@ class _Variables:
         self.unused.discard(name)
         if array.ndim and dtype in ("int8", "int16"):
             self.refuse(
-                f"variable {name!r} is quantized to {dtype}, and the values that were rounded are gone: take the "
+                f"variable {name!r} is quantized to {dtype}, and the values that were rounded are gone: use the "
                 "original checkpoint, or convert it for CTranslate2 with --quantization float16"
             )
         if dtype not in _FLOATS:

@@ -70,7 +70,7 @@ def build_config(source: Source, architecture: str | None) -> PretrainedConfig:
 
     if not architecture:
         raise CheckpointError(
-            f"{source.name}: a file of weights does not say what it is; name its architecture by model.architecture: "
+            f"{source.name}: a state dict does not contain its architecture; set model.architecture: "
             "a timm model (resnet18, tf_efficientnet_lite0, ...) or a Transformers model type (vit, resnet, ...)"
         )
     if pretrained_cfg := timm_preprocessing(architecture):
@@ -133,7 +133,7 @@ def load_from_state_dict(
             target[name].copy_(tensors[theirs])
     log.info("%s: has %d of the model's %d weights", source.path.name, len(chosen), len(target))
     if missing:
-        log.info("new weights, to be learned: %s", ", ".join(missing))
+        log.info("randomly initialized weights: %s", ", ".join(missing))
     note_new_weights(model, [f"timm_model.{name}" if inner is not model else name for name in missing])
     if unused := [name for name in tensors if name not in set(chosen.values())]:
         log.info("not used from %s: %s", source.path.name, first_few(unused, 8))
@@ -208,7 +208,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     items = held.items() if isinstance(held, dict) else ()
     tensors = {str(name): value for name, value in items if isinstance(value, Tensor)}
     if not tensors:
-        raise CheckpointError(f"{path}: holds {_kind(held)}, no named tensors; save model.state_dict() into it")
+        raise CheckpointError(f"{path}: contains {_kind(held)} instead of named tensors; save model.state_dict()")
     while prefix := next((prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in tensors)), None):
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors

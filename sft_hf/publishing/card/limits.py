@@ -17,7 +17,7 @@ MOST_NAMED = 10  # classes or confusions in one sentence
 LONGEST_FINDING = 500  # letters
 
 _ROWS = re.compile(r": rows \d.*", re.DOTALL)
-_CUT = "and were cut"
+_CUT = "and were truncated"
 _HELD_OUT = "(held out for validation)"  # the rows of train say it already
 _WINDOW = re.compile(r"Whisper's window: (?:.* )?([\d.]+) of ([\d.]+) s")
 _WINDOW_ADVICE = (

@@ -95,7 +95,7 @@ class Brightness:
                 notes.append(f"{what}: {scale[0]:g} to {scale[1]:g} becomes 0 to 255, in every split and at predict")
             beyond = sum(depth.low < scale[0] or depth.high > scale[1] for depth in of_kind)
             if beyond:
-                notes.append(f"{where}: values beyond {scale[0]:g} to {scale[1]:g} are cut in {beyond} picture(s)")
+                notes.append(f"{where}: values outside {scale[0]:g} to {scale[1]:g} are clipped in {beyond} image(s)")
         return Brightness(scales), notes
 
 

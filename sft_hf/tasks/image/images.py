@@ -77,7 +77,7 @@ def open_image(value: Any, place: str = "", brightness: Brightness = UNKNOWN) ->
     if content is None:
         raise DataError(f"{where}: there is no image; fill it in or remove the row")
     if isinstance(content, str) and URL.match(content):
-        raise DataError(f"{where}: is a URL, and none is fetched; download the image and give its path")
+        raise DataError(f"{where}: is a URL; URLs are not downloaded; download the image and give its path")
     try:
         if isinstance(content, Image.Image):
             return _upright_rgb(content, where, brightness)

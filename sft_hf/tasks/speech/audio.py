@@ -69,7 +69,9 @@ def _checked(info: AudioInfo, name: str) -> AudioInfo:
     if info.frames <= 0:
         raise DataError(f"{name}: holds no audio (0 frames)")
     if not MIN_RATE <= info.rate <= MAX_RATE:
-        raise DataError(f"{name}: says {info.rate} samples a second; sound has {MIN_RATE} to {MAX_RATE}")
+        raise DataError(
+            f"{name}: sampling rate {info.rate} Hz is outside the supported range of {MIN_RATE} to {MAX_RATE} Hz"
+        )
     return info
 
 

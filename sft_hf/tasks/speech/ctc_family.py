@@ -87,8 +87,8 @@ class CtcFamily(Family):
         lost = [character for character in ctc.characters_of(map(self.write, texts)) if character not in known]
         if lost:
             log.warning(
-                "the checkpoint cannot write %d of the characters in the transcripts (%s); task.vocabulary: train "
-                "builds a new vocabulary",
+                "the pretrained model's vocabulary lacks %d of the characters in the transcripts (%s); "
+                "task.vocabulary: train builds a new vocabulary",
                 len(lost),
                 "".join(lost)[:60],
             )
@@ -120,8 +120,8 @@ class CtcFamily(Family):
             return None
         at_speed = f" at {fastest:g} times its speed (task.speed_factors)" if fastest > 1 else ""
         return (
-            f"is too short for its transcript: {len(labels)} characters need {needed} frames, and the model makes "
-            f"{frames} of it{at_speed}"
+            f"is too short for its transcript: {len(labels)} characters need at least {needed} frames, but the model "
+            f"outputs only {frames}{at_speed}"
         )
 
     def collate(self, rows: Sequence[dict[str, Any]]) -> Batch:

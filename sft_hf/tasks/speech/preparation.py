@@ -112,7 +112,9 @@ class Preparation:
         else:
             labels = self.family.encode(written) if written else []
         if written and not labels:
-            raise DataError(f"{name}: the model's vocabulary has nothing of its transcript {written[:40]!r}")
+            raise DataError(
+                f"{name}: none of the characters of its transcript {written[:40]!r} are in the model's vocabulary"
+            )
         return labels
 
     def _duration(self, clip: Clip, name: str) -> tuple[AudioInfo, float]:

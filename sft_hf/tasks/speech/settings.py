@@ -91,8 +91,8 @@ class SpeechRecognitionSettings(TaskSettings):
     def _windows_fit(self) -> SpeechRecognitionSettings:
         if self.predict_window == "buckets" and self.window != "buckets":
             raise ValueError(
-                "predict_window: buckets is for models that were trained so (window: buckets); one that was trained in "
-                "a single window mishears what fills a shorter one. Use auto or full"
+                "predict_window: buckets requires a model trained with window: buckets; a model trained with one "
+                "window length is inaccurate with shorter windows. Use auto or full"
             )
         return self
 

@@ -69,7 +69,9 @@ def find_embeddings(source: Source) -> EmbeddingSource | None:
         is_array = not (path / "config.json").exists() and next(path.glob("*.npy"), None) is not None
         return EmbeddingSource(path, "array") if is_array else None
     if path.suffix.lower() == ".npy":
-        raise CheckpointError(f"{path}: an array alone names no words; give the folder that also holds their .parquet")
+        raise CheckpointError(
+            f"{path}: a .npy file contains only vectors; give the folder with the .parquet file that lists the words"
+        )
     plain = path.with_suffix("") if path.suffix.lower() == ".gz" else path
     kind = _KINDS.get(plain.suffix.lower(), "text" if plain != path else None)
     return EmbeddingSource(path, kind) if kind else None
@@ -189,7 +191,7 @@ def _text_vectors(path: Path, keep: Callable[[str], bool]) -> Iterator[np.ndarra
     if announced is not None and count < announced:
         raise CheckpointError(f"{path}: is cut short: it holds {count} words, and its first line says {announced}")
     if undecodable:
-        log.info("%s: passed over %d words that are not UTF-8", path.name, undecodable)
+        log.info("%s: skipped %d words that are not valid UTF-8", path.name, undecodable)
 
 
 def _split_line(line: bytes, dimensions: int, where: str) -> tuple[bytes, bytes]:
@@ -231,7 +233,7 @@ def _binary_vectors(path: Path, keep: Callable[[str], bool]) -> Iterator[np.ndar
         if header is None or not int(header[2]):
             raise CheckpointError(
                 f"{path}: is not a word2vec file: it does not begin with the number of words and of dimensions; "
-                "of a fastText model take the .vec file"
+                "of a fastText model use the .vec file"
             )
         count, size = int(header[1]), 4 * int(header[2])
         for number in range(1, count + 1):

@@ -112,8 +112,8 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
     def _open_checkpoint(self, source: Source) -> None:
         if self.settings.embeddings is not None:
             raise RecipeError(
-                f"task.embeddings is for word vectors, and {source.name} is none (.txt, .vec, .bin, .gz, or a folder "
-                "with .npy and .parquet, or a model2vec model); remove it, or change model.name"
+                f"task.embeddings requires word vectors, but {source.name} is not a word-vector file (.txt, .vec, "
+                ".bin, .gz, or a folder with .npy and .parquet, or a model2vec model); remove it, or change model.name"
             )
         self.config = open_checkpoint(AutoConfig, source, "config.json")
         self.pooling = choose_pooling(self.config, source, self.recipe.model.pooling)
@@ -245,7 +245,7 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         if self.pooling is not None:
             return None
         if getattr(self.config, "is_encoder_decoder", False):
-            return f"{self.config.model_type!r} takes no vectors of tokens in place of the tokens"
+            return f"{self.config.model_type!r} does not accept inputs_embeds"
         if self._is_decoder and self.tokenizer.padding_side == "right":
             return (
                 f"{self.config.model_type!r} does not see in the vectors of tokens where a text ends; "

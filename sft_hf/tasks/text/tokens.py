@@ -203,7 +203,7 @@ def _notes(table: TokenTable, lost: np.ndarray, max_length: int, where: str) -> 
     share = tokens / (tokens + int(table.lengths.sum()))
     return [
         f"{where}: {cut} of {len(table)} rows ({cut / len(table):.1%}) are longer than {max_length} tokens "
-        f"and were cut; {share:.1%} of all tokens lost (task.max_length)"
+        f"and were truncated, dropping {share:.1%} of all tokens (task.max_length)"
     ]
 
 

@@ -109,12 +109,12 @@ def test_files_of_the_system_are_counted(tree):
     assert len(splits.by_role["train"]) == 2
     notes = " ".join(splits.notes)
     assert "4 hidden or system file(s)" in notes and "Thumbs.db" in notes
-    assert "1 file(s) left out, because they are not pictures: b/notes.txt" in notes
+    assert "1 file(s) skipped: not images: b/notes.txt" in notes
 
 
 def test_pictures_beside_class_folders_are_said(tree):
     splits = load(tree("train/a/1.jpg", "train/b/2.jpg", "train/loose.jpg", "train/loose2.png"))
-    assert any("2 image(s) left out, because in no class folder" in note for note in splits.notes)
+    assert any("2 image(s) skipped: not in a class folder" in note for note in splits.notes)
 
 
 def test_the_unicode_form_of_a_folder_makes_no_other_class(tree):

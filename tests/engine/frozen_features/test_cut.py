@@ -93,7 +93,7 @@ def test_a_skip_connection_around_a_trained_layer_is_kept_whole():
     found = find_frozen_part(model, lambda: model(torch.ones(2, 4)))
     assert found.modules == ("0",)
     assert [cut.module for cut in found.cuts] == ["1"]
-    with pytest.raises(Declined, match="woven"):
+    with pytest.raises(Declined, match="interleaved"):
         block = Block()
         find_frozen_part(block, lambda: block(torch.ones(2, 4)))
 

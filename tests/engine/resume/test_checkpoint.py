@@ -170,7 +170,7 @@ def rewrite_state(folder, change):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda state: state.pop("identity"), ["does not say what it belongs to"]),
+        (lambda state: state.pop("identity"), ["no 'identity' entry"]),
         (lambda state: state["identity"].pop("task"), ["task.labels is missing in it"]),
         (lambda state: state["identity"]["data"].update(train="0" * 64), ["data.train was", "is now"]),
         (lambda state: state["identity"].update(num_processes=4), ["num_processes was 4 and is now 1"]),

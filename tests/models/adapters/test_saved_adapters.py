@@ -198,5 +198,5 @@ def test_prompts_are_kept_beside_the_checkpoint(make, caplog):
 def test_a_method_that_cannot_be_merged_is_told_before_training(make):
     section = {"peft_type": "LILY", "r": 4}
     assert prepared(make("text", section)).adapter.output == "adapter"
-    with pytest.raises(RecipeError, match=r"peft.output: merged: .*cannot be merged.*take adapter"):
+    with pytest.raises(RecipeError, match=r"peft.output: merged: .*cannot be merged.*use adapter"):
         prepared(make("text", {**section, "output": "merged"}))

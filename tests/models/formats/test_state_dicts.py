@@ -94,7 +94,7 @@ def test_weights_are_found_by_name(tmp_path, theirs, heard, wrap):
     model = build(path, **mapping)
     assert same(model, content if wrap == "half" else theirs)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    assert "new weights, to be learned: classifier.weight, classifier.bias" in heard.text
+    assert "randomly initialized weights: classifier.weight, classifier.bias" in heard.text
 
 
 def test_with_as_many_classes_the_head_is_kept(tmp_path, theirs):
@@ -219,7 +219,7 @@ class Bomb:
         (Bomb(), ["not a plain state dict"]),
         ({"state_dict": {"a": Bomb()}}, ["not a plain state dict"]),
         ([torch.ones(2)], ["a list", "model.state_dict()"]),
-        ({"epoch": 3, "lr": 0.1}, ["epoch, lr", "no named tensors"]),
+        ({"epoch": 3, "lr": 0.1}, ["epoch, lr", "instead of named tensors"]),
         ({}, ["an empty dict"]),
     ],
 )

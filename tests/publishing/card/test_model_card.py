@@ -187,7 +187,7 @@ def test_limits_come_from_the_data(tmp_path: Path) -> None:
             {"level": "warning", "text": "train has fewer than 10 rows of rare (7); add some"},
             {"level": "note", "text": "test: always answering 'common' would have accuracy 0.94"},
         ],
-        "notes": [f"{tmp_path}/test.csv: 5 of 53 rows (9.4%) are longer than 256 tokens and were cut"],
+        "notes": [f"{tmp_path}/test.csv: 5 of 53 rows (9.4%) are longer than 256 tokens and were truncated"],
     }
     card = card_of(record_of(labels, test=test, data=data))
     assert "- Fewer than 20 training rows: rare (7)." in card

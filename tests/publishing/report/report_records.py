@@ -91,7 +91,7 @@ def overview(labels: list[str] | None, unit: str | None) -> dict[str, Any]:
         "revision": None,
         "splits": {"train": split, "validation": split, "test": split},
         "findings": [{"level": "warning", "text": warning}, {"level": "note", "text": "food is rare"}],
-        "notes": ["12 rows are longer than 256 tokens and were cut"],
+        "notes": ["12 rows are longer than 256 tokens and were truncated"],
     }
 
 

@@ -86,7 +86,7 @@ def test_other_architectures_and_their_pipelines(
         assert saved["model_type"] == "timm_wrapper"
         assert saved["label_names"] == ["blue", "green", "red"]
         assert saved["pretrained_cfg"]["input_size"] == ([3, 32, 32] if kind == "timm" else [3, 160, 160])
-    assert "new weights, to be learned" in heard.text
+    assert "randomly initialized weights" in heard.text
     names = {path.suffix for path in result.output_dir.rglob("*") if path.is_file()}
     assert names <= {".json", ".jsonl", ".yaml", ".safetensors", ".md", ".html"}
 
@@ -196,7 +196,7 @@ def test_inputs_are_files_folders_globs_and_tables(trained, image_folder, tmp_pa
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("https://example.org/a.jpg", ["is a URL", "none is fetched"]),
+        ("https://example.org/a.jpg", ["is a URL", "not downloaded"]),
         ("{tmp}/gone.png", ["no such file", "did you mean gone2.png"]),
         ("{tmp}/none/gone.png", ["the folder does not exist either"]),
         ("{tmp}/*.tiff", ["no file matches"]),

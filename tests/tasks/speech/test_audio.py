@@ -84,7 +84,7 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path):
         "text.wav": (b"this is no sound at all, but a text\n" * 9, ["is not a recording that can be read", "WAV"]),
         "cut.flac": (flac[: len(flac) // 2], ["cut.flac"]),
         "header.wav": (whole[:20], ["header.wav"]),
-        "slow.wav": (whole[:24] + (1).to_bytes(4, "little") + whole[28:], ["1 samples a second"]),
+        "slow.wav": (whole[:24] + (1).to_bytes(4, "little") + whole[28:], ["sampling rate 1 Hz"]),
     }
     for name, (content, words) in cases.items():
         if content is not None:

@@ -52,7 +52,7 @@ def test_bad_recordings_are_named_or_skipped(make_speech_recipe, checkpoints, ba
 
     folder, wrong = bad_folder
     if family == "wav2vec2":
-        wrong[9] = "row 9: .*blink.wav: is too short for its transcript: 13 characters need 14 frames"
+        wrong[9] = "row 9: .*blink.wav: is too short for its transcript: 13 characters need at least 14 frames"
     none = {"data__validation_split": None, "data__validation_fraction": 0, "data__test_fraction": 0}
     settings = {"model__name": checkpoints[family], "data__name": str(folder), **none}
     task, _, _ = opened(make_speech_recipe(data__on_bad_row="skip", **settings))

@@ -132,7 +132,7 @@ def test_a_word_that_no_text_can_hold_is_passed_over(tmp_path, caplog, monkeypat
         words, matrix = read(tmp_path / "v.txt")
     assert words == ["the", "of"]
     assert matrix.tolist() == [[1, 2], [9, 10]]
-    assert "passed over 2 words" in caplog.text
+    assert "skipped 2 words" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_truncation_is_counted(make_recipe, caplog):
     with caplog.at_level("INFO", logger="sft_hf"):
         finetune(make_recipe(task__max_length=8, train__max_steps=1))
     (note,) = [record.message for record in caplog.records if record.message.startswith("test.csv:")]
-    assert "of 30 rows" in note and "longer than 8 tokens" in note and "% of all tokens lost" in note
+    assert "of 30 rows" in note and "longer than 8 tokens" in note and "% of all tokens" in note
 
 
 STREAM = {
@@ -133,7 +133,7 @@ def test_a_stream_trains_for_so_many_steps(make_recipe):
     result = finetune(make_recipe(**STREAM, train__max_steps=30))
     assert result.metrics["train"]["num_steps"] == 30
     assert result.metrics["test"]["accuracy"] > 0.8
-    with pytest.raises(DataError, match="the rows of a stream"):
+    with pytest.raises(DataError, match="streamed rows"):
         evaluate_run(result.output_dir, "train")
 
 
