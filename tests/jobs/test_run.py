@@ -283,7 +283,7 @@ def test_test_is_scored_once_and_after_every_choice(make_recipe, monkeypatch):
         ({"model__config_overrides": {"hidden_dropout": 0.1}}, ["hidden_dropout", "did you mean hidden_dropout_prob"]),
         (
             {"data__validation_fraction": 0, "eval__early_stopping_patience": 1},
-            ["early_stopping_patience", "no validation"],
+            ["early_stopping_patience", "validation split"],
         ),
         (
             {

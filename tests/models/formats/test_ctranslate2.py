@@ -258,7 +258,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     ),
     "int8": (
         lambda v: v.update({f"{LINEAR}/weight": np.ones((12, 8), "int8")}),
-        "quantized to int8.*take the original checkpoint, or convert it .* --quantization float16",
+        "quantized to int8.*use the original checkpoint, or convert it .* --quantization float16",
     ),
     "int32": (lambda v: v.update({f"{LINEAR}/weight": np.ones((12, 8), "int32")}), "is int32; float32"),
     "extra": (lambda v: v.update({"encoder/conv3/weight": np.ones(3, "float32")}), "conv3/weight' has no place"),

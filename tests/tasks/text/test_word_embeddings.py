@@ -363,7 +363,7 @@ def test_settings_that_cannot_be_met_are_recipe_errors(make, changes, words):
 
 
 def test_settings_of_word_vectors_are_refused_for_other_checkpoints(make, checkpoint):
-    with pytest.raises(RecipeError, match=r"task\.embeddings is for word vectors.*remove it"):
+    with pytest.raises(RecipeError, match=r"task\.embeddings requires word vectors.*remove it"):
         finetune(make(model__name=str(checkpoint), task__embeddings={"pooling": "max"}))
 
 
