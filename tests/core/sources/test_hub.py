@@ -247,7 +247,7 @@ def test_the_shipped_recipe_runs_on_repositories_like_its_own(hub, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
     assert [row["reference"] for row in rows] == ["negative", "positive"] * 5
     # The head for masked words is left out, the one for labels is new, and nothing else is.
-    (new,) = [line for line in done.stderr.splitlines() if line.startswith("new weights")]
+    (new,) = [line for line in done.stderr.splitlines() if line.startswith("randomly initialized weights")]
     names = {"classifier.bias", "classifier.weight", "pre_classifier.bias", "pre_classifier.weight"}
     assert set(new.partition(": ")[2].split(", ")) == names
     assert "validation: " in done.stderr and "not used: split test" in done.stderr
