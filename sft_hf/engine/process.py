@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import functools
 import gc
 import logging
 import os
@@ -253,6 +254,7 @@ def environment(accelerator: Accelerator) -> dict[str, Any]:
     }
 
 
+@functools.cache  # every checkpoint records the versions, and each look-up reads files
 def _version(name: str) -> str | None:
     try:
         return metadata.version(name)
