@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from datasets import Dataset
+    from numpy.typing import NDArray
 
 TARGET_KEYS = ("data.label_column", "data.transcription_column", "data.group_column")
 """Keys of a recipe that name a column with what is to be predicted, or to report by; the others are input."""
@@ -20,6 +23,11 @@ def column_values(split: Dataset, name: str) -> Iterator[Any]:
     view = split.with_format(None).select_columns([name])
     for start in range(0, len(view), READ_BATCH):
         yield from view[start : start + READ_BATCH][name]
+
+
+def read_row_ids(split: Dataset) -> NDArray[np.int64]:
+    """Return the number of every row in the file or table that it was read from, int64 [rows]."""
+    return np.fromiter(column_values(split, "row_id"), np.int64, len(split))
 
 
 def texts_or_paths(split: Dataset, name: str) -> Iterator[str | None]:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft_hf.core.errors import DataError, first_few
+from sft_hf.data.columns import column_values
 from sft_hf.data.tables.files import TABLE_SUFFIXES
 
 if TYPE_CHECKING:
@@ -155,8 +156,7 @@ def resolved_paths(table: Dataset, columns: Sequence[str], paths: FilePaths) -> 
     for column in columns:
         feature = table.features.get(column)
         if isinstance(feature, Value) and re.fullmatch("(large_)?string|u?int[0-9]+", feature.dtype):
-            cells = table.with_format(None)[column]
-            values = [paths.path(value, row) for row, value in enumerate(cells)]
+            values = [paths.path(value, row) for row, value in enumerate(column_values(table, column))]
             # Added first: a table without columns has no rows.
             table = table.add_column(NEW, values).remove_columns(column).rename_column(NEW, column)
     return table

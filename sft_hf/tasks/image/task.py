@@ -5,7 +5,7 @@ through Transformers' wrapper among them, or a plain state dict (see `sft_hf.mod
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 from sft_hf.core.console import progress
 from sft_hf.core.errors import CheckpointError, DataError, RecipeError, UserError
 from sft_hf.core.recipe.sections import ModelSection
-from sft_hf.data.columns import Column
+from sft_hf.data.columns import Column, read_row_ids
 from sft_hf.data.examples import Examples
 from sft_hf.data.tables.bad_rows import skipped_rows
 from sft_hf.models import image_inputs
@@ -157,10 +157,10 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
     def prepare(self, split: Dataset, where: str) -> Examples:
         """See `Task.prepare`. Every image is opened once, so that a bad one is found before training."""
         split, encoded, skipped = self.labelled_rows(split, where)
-        label_of = None if encoded is None else dict(zip(split["row_id"], encoded, strict=True))
+        label_of = None if encoded is None else dict(zip(read_row_ids(split).tolist(), encoded, strict=True))
         split, store, notes = self._without_bad_rows(split, where)
-        labels = None if label_of is None else [label_of[row_id] for row_id in split["row_id"]]
-        row_ids = np.asarray(split["row_id"], dtype=np.int64)
+        row_ids = read_row_ids(split)
+        labels = None if label_of is None else [label_of[row_id] for row_id in row_ids.tolist()]
 
         def views(name: str, epoch: int) -> ImageRows:
             seeds = [(self.recipe.seed, epoch, int(row_id)) for row_id in row_ids]
@@ -177,7 +177,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         from sft_hf.tasks.image.images import DEPTH, map_ahead
 
         column, skip = self.recipe.data.image_column, self.recipe.data.on_bad_row == "skip"
-        places = _places(where, split["row_id"])
+        places = [f"{where} row {row_id}" for row_id in read_row_ids(split).tolist()]
         store = ImageStore(Column(split, column), places, self.budget.share(), self.reader.brightness)
 
         def looked_at(index: int) -> tuple[str | None, Depth | None]:
@@ -298,7 +298,3 @@ class ImageRegression(RegressionTask[ImageClassificationSettings], ImageClassifi
     def example_batch(self) -> Batch:
         """See `RegressionTask.example_batch`."""
         return self.collate([{"view": "blank"}])
-
-
-def _places(where: str, row_ids: Iterable[int]) -> list[str]:
-    return [f"{where} row {int(row_id)}" for row_id in row_ids]

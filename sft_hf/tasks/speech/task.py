@@ -19,6 +19,7 @@ from sft_hf.core.console import progress
 from sft_hf.core.errors import CheckpointError, DataError, UserError
 from sft_hf.core.recipe.recipe import ModelSection
 from sft_hf.core.recipe.registry import importing
+from sft_hf.data.columns import column_values, read_row_ids
 from sft_hf.data.examples import Examples
 from sft_hf.data.tables.bad_rows import skipped_rows
 from sft_hf.models.formats.ctranslate2 import transformers_source
@@ -137,7 +138,7 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
         store = ClipStore(
             clips, self.family.rate, self.family.extract, keep_samples=bool(augmentation), disk=self._feature_cache
         )
-        texts, row_ids = split[data.transcription_column], np.asarray(split["row_id"], dtype=np.int64)
+        texts, row_ids = list(column_values(split, data.transcription_column)), read_row_ids(split)
         good: dict[int, PreparedRow] = {}
         bad: list[str] = []
         for index in progress(range(len(split)), f"reading {where}", len(split)):
@@ -160,7 +161,7 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
         if not self.learned_lengths:
             notes += self.family.learn_lengths(lengths, labels)
             self.learned_lengths = True
-        groups = split[data.group_column] if data.group_column else [None] * len(split)
+        groups = list(column_values(split, data.group_column)) if data.group_column else [None] * len(split)
         references = [
             Reference(row.reference, None if groups[index] is None else str(groups[index]))
             for index, row in good.items()

@@ -25,6 +25,7 @@ from transformers import (
 
 from sft_hf.core.errors import CheckpointError, RecipeError
 from sft_hf.core.recipe.sections import ModelSection
+from sft_hf.data.columns import column_values, read_row_ids
 from sft_hf.data.examples import Examples
 from sft_hf.data.loading.text_rows import check_texts
 from sft_hf.data.row_cache import RowCache
@@ -190,10 +191,10 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         split, labels, skipped = self.labelled_rows(split, where)
         is_train = where == self.train_where
         self._choose_vocabulary(
-            chain.from_iterable(split[column] for column in self.reader.text_columns) if is_train else ()
+            chain.from_iterable(column_values(split, column) for column in self.reader.text_columns) if is_train else ()
         )
         columns = [split[column] for column in self.reader.text_columns]
-        row_ids = np.asarray(split["row_id"], dtype=np.int64)
+        row_ids = read_row_ids(split)
         table, notes = tokenize(self.tokenizer, columns, self.max_length, where, labels, self._token_cache, row_ids)
         references = [None] * len(row_ids) if labels is None else labels
         return Examples(table, table.lengths, row_ids, references, [*skipped, *notes])
