@@ -73,7 +73,7 @@ def test_resume_takes_the_recipe_of_the_run(recipe_path, tmp_path, capsys):
     assert run(["finetune", "--resume", "--output-dir", folder]) == 0
     assert "resuming from step-000002" in capsys.readouterr().err
     assert run(["finetune", "--auto-resume", "--output-dir", str(tmp_path / "none")]) == 2
-    assert "no run has begun here" in capsys.readouterr().err.splitlines()[-1]
+    assert "no run was started here" in capsys.readouterr().err.splitlines()[-1]
     assert run(["finetune", "--output-dir", folder]) == 2
     assert "name of a recipe" in capsys.readouterr().err.splitlines()[-1]
 

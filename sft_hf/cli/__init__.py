@@ -1,6 +1,6 @@
 """`sft-hf`: each command reads its options and calls one function.
 
-Nothing heavy is imported before a command runs, so that help and mistakes are answered at once.
+Heavy imports happen inside commands, so that help and usage errors are printed at once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class _Commands(click.Group):
     """The command group; readers such as head or less may close its output early."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; a closed reader is not a failure. (click itself would exit with 1.)"""
+        """Run a command; a closed pipe is not an error. (click itself would exit with 1.)"""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
@@ -72,42 +72,42 @@ for command in (
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command and exit with the code of the contract: 0, 1, 2, 3, 74, 130 or 143."""
+    """Run a command and exit with one of the documented codes: 0, 1, 2, 3, 74, 130 or 143."""
     redaction.guard_tracebacks()
     console.write_utf8()
     code = run(arguments)
     if code and _has_launcher() and console.is_main_process():
-        note = f"the reason is above; the launcher ends with 1, sft-hf finetune would with {code}"
-        click.echo(f"(lines of the launcher may follow: {note})", err=True)
+        note = f"the reason is above; the launcher exits with 1, sft-hf finetune would exit with {code}"
+        click.echo(f"(output of the launcher may follow: {note})", err=True)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except BrokenPipeError:  # Python would try once more at its end, fail, and exit with 120
+        except BrokenPipeError:  # Python would flush again at exit, fail, and exit with 120
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    gc.freeze()  # else Python goes through a million objects once more, a second, to find out which are garbage
+    gc.freeze()  # otherwise Python collects garbage at exit, which takes a second for a million objects
     sys.exit(code)
 
 
 def _has_launcher() -> bool:
-    """Whether `accelerate launch` or torchrun started this process: they exit with 1 and print their own traceback."""
+    """Return whether `accelerate launch` or torchrun started this process: they exit with 1 and print a traceback."""
     return "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run a command and return its exit code; every failure that is not a bug is one line on standard error."""
+    """Run a command and return its exit code; errors other than bugs are printed as one line on standard error."""
     arguments = sys.argv[1:] if arguments is None else arguments
     in_json = "--json" in arguments
     try:
         code = cli.main(args=arguments, prog_name="sft-hf", standalone_mode=False)
     except SftError as error:
         return _fail(" ".join(str(error).split()), error.exit_code, in_json, everywhere=not error.on_every_rank)
-    except click.exceptions.NoArgsIsHelpError as error:  # its message is the whole help
+    except click.exceptions.NoArgsIsHelpError as error:  # its message is the full help text
         click.echo(error.format_message(), err=True)
         return UserError.exit_code
     except click.ClickException as error:
         return _fail(" ".join(error.format_message().split()), UserError.exit_code, in_json)
     except (click.Abort, KeyboardInterrupt) as error:
-        ended = next((cause for cause in causes_of(error) if isinstance(cause, Terminated)), None)  # a run, in order
+        ended = next((cause for cause in causes_of(error) if isinstance(cause, Terminated)), None)  # a saved run
         return _fail(str(ended or "interrupted"), ended.exit_code if ended else 130, in_json)
     except ModuleNotFoundError as error:
         if (how := how_to_install(error)) is None:

@@ -50,7 +50,7 @@ class Command(click.Command):
 
 
 class RecipeCommand(Command):
-    """A command on a recipe: its help ends with every key that a recipe may set."""
+    """A command on a recipe, whose help ends with all recipe keys."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the keys, section by section."""
@@ -62,7 +62,7 @@ class RecipeCommand(Command):
 
 
 def recipe_keys() -> list[list[tuple[str, Any]]]:
-    """Return every key of a recipe with its field, dotted, in lists by section."""
+    """Return all dotted recipe keys with their fields, in lists by section."""
     from sft_hf.core.recipe.recipe import Recipe, Section
 
     found = []
@@ -87,7 +87,7 @@ def _default(field: Any) -> str:
 
 
 def wants_json() -> bool:
-    """Whether --json was given."""
+    """Return whether --json was given."""
     context = click.get_current_context(silent=True)
     return bool(context and context.find_root().meta.get("json"))
 
@@ -95,7 +95,7 @@ def wants_json() -> bool:
 def answer(data: Any, lines: Sequence[str] | str, next_step: str | None = None) -> None:
     """Print a command's result: `lines`, or with --json `data`; on standard error, the suggested next command.
 
-    Only rank 0 answers.
+    Only rank 0 prints.
     """
     if not console.is_main_process():
         return
@@ -122,7 +122,7 @@ def short_path(path: str | Path) -> str:
     """Return a path relative to the working folder if it is inside it."""
     try:
         relative = os.path.relpath(path)
-    except ValueError:  # on another drive of Windows
+    except ValueError:  # on another drive on Windows
         return str(path)
     return str(path) if relative.startswith("..") else relative
 
@@ -131,7 +131,7 @@ def short_path(path: str | Path) -> str:
 
 
 def complete_recipe(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of recipes, and files."""
+    """Complete names of recipes, and files."""
     from sft_hf.core.recipe.recipe import list_recipes
 
     names = [CompletionItem(name) for name in list_recipes() if name.startswith(incomplete)]
@@ -139,7 +139,7 @@ def complete_recipe(_: click.Context, __: click.Parameter, incomplete: str) -> l
 
 
 def complete_key(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Dotted keys of a recipe, with what they are."""
+    """Complete dotted recipe keys, with their descriptions."""
     keys = [pair for section in recipe_keys() for pair in section]
     return [
         CompletionItem(f"{key}=", help=entry.description)
@@ -149,7 +149,7 @@ def complete_key(_: click.Context, __: click.Parameter, incomplete: str) -> list
 
 
 def complete_run(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Run folders in here and in runs/."""
+    """Complete run folders in the working folder and in runs/."""
     found = [
         str(path.parent)
         for pattern in ("*/recipe.yaml", "runs/*/recipe.yaml")
@@ -160,7 +160,7 @@ def complete_run(_: click.Context, __: click.Parameter, incomplete: str) -> list
 
 
 def recipe_arguments(command: Any) -> Any:
-    """NAME [KEY=VALUE ...], or --recipe NAME, as `accelerate launch scripts/finetune.py` has it."""
+    """Add the arguments NAME [KEY=VALUE ...], or --recipe NAME, as used with `accelerate launch`."""
     command = click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1, shell_complete=complete_key)(command)
     command = click.argument("name", metavar="[NAME]", required=False, shell_complete=complete_recipe)(command)
     return click.option(
@@ -173,7 +173,7 @@ def recipe_arguments(command: Any) -> Any:
 
 
 def run_argument(command: Any) -> Any:
-    """RUN, a run folder."""
+    """Add the argument RUN, a run folder."""
     return click.argument("run", shell_complete=complete_run)(command)
 
 
@@ -192,9 +192,9 @@ def read_recipe(
     *,
     resume: bool = False,
 ) -> Any:
-    """Return the recipe that the arguments describe. Raises RecipeError.
+    """Return the recipe given by the arguments. Raises RecipeError.
 
-    `resume`: without a name, it is the recipe of the run in `output_dir`.
+    `resume`: without a name, use the recipe of the run in `output_dir`.
     """
     from sft_hf.core.recipe.recipe import list_recipes, load_recipe
 
@@ -204,7 +204,7 @@ def read_recipe(
     if not name and resume and output_dir:
         name = str(Path(output_dir).expanduser() / "recipe.yaml")
         if not os.path.isfile(name):
-            raise RecipeError(f"{output_dir}: no run has begun here (no recipe.yaml); give the recipe's name, too")
+            raise RecipeError(f"{output_dir}: no run was started here (no recipe.yaml); also give the recipe's name")
     elif not name:
         raise RecipeError(f"give the name of a recipe ({', '.join(list_recipes())}) or a path to a YAML file")
     if output_dir:

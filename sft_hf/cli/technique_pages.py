@@ -14,7 +14,7 @@ WIDTH = 100
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting of a technique: its name, default (None where there is none) and description."""
+    """A setting of a technique: its name, default (None if required) and description."""
 
     name: str
     default: Any
@@ -30,13 +30,13 @@ class TechniquePage:
     details: str
     paper: str
     modalities: tuple[str, ...]
-    """Of the tasks that it serves: text, image, speech."""
+    """Of the supported tasks: text, image, speech."""
 
     claims: tuple[str, ...]
-    """What no other technique of a recipe may do as well: keys of `CLAIMS`."""
+    """What only one technique of a recipe may do: keys of `CLAIMS`."""
 
     rivals: dict[str, str]
-    """Other techniques with the same claim: what both do."""
+    """Other techniques with the same claim, and what both do."""
 
     excluded: dict[str, str]
     needs_items: bool
@@ -85,7 +85,7 @@ def list_techniques() -> list[TechniquePage]:
 
 
 def explain(name: str) -> TechniquePage:
-    """Return the page of a technique. Raises RecipeError with the names that exist."""
+    """Return the page of a technique. Raises RecipeError for an unknown name, listing the known ones."""
     cls = load_component("techniques", name)
     settings_class: type[TechniqueSettings] = load_settings("techniques", name)
     summary, _, details = (cls.__doc__ or "").partition("\n")
@@ -112,7 +112,7 @@ def explain(name: str) -> TechniquePage:
 
 
 def _rivals(settings: type[TechniqueSettings]) -> dict[str, str]:
-    """Return the other techniques that claim the same thing, and what that is."""
+    """Return the other techniques with the same claims, and what both do."""
     others: list[type[TechniqueSettings]] = [
         load_settings("techniques", name) for name in component_names("techniques")
     ]

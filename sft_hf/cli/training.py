@@ -93,7 +93,7 @@ def _summary(result: Any, folder: str) -> list[str]:
     train = metrics["train"]
     speed = f"{train['examples_per_second']:.1f} examples/s"
     seconds, total = train["runtime_seconds"], train["total_seconds"]
-    # A resumed run counts the steps of all its commands, and the seconds of the last one.
+    # For a resumed run, the steps include earlier commands, but the total seconds do not.
     whole = f"{total:.0f} s in all" if total >= seconds else f"{total:.0f} s since the last resume"
     lines.append(f"{train['num_steps']} steps in {seconds:.0f} s ({speed}), {whole}")
     lines.append(f"model: {folder}/model    metrics: {folder}/metrics.json    report: {folder}/report.html")
@@ -118,13 +118,13 @@ def check(
     """Find problems before training.
 
     Reads every row, looks for rows shared by two splits and for labels with few rows, takes one step on the longest
-    rows (memory, time), saves a checkpoint and reads it back, and checks the free disk space. Nothing is left behind.
+    rows (memory, time), saves a checkpoint and reads it back, and checks the free disk space. Leaves no files behind.
 
     \b
     sft-hf check text data='{name: mine.csv, text_column: review, label_column: stars}'
     """
     recipe = read_recipe(name, recipe_name, overrides, output_dir)
-    logging.getLogger("sft_hf").setLevel(logging.ERROR)  # the report says it all, and once
+    logging.getLogger("sft_hf").setLevel(logging.ERROR)  # the report contains all findings
     with importing():
         from sft_hf.studies.check import check as run_check
 
@@ -203,7 +203,7 @@ def recipes() -> None:
 
 
 def _hub_ids(path: Path) -> dict[str, str]:
-    """Return the Hub ids of a recipe's model and data, {section: id}; none of a file that cannot be read."""
+    """Return the Hub ids of a recipe's model and data, {section: id}; empty for a file that cannot be read."""
     from sft_hf.core.recipe.yaml_files import read_yaml
     from sft_hf.core.sources.sources import could_be_hub_id
 
@@ -231,7 +231,7 @@ def show(name: str | None, recipe_name: str | None, overrides: tuple[str, ...], 
 
 
 def _finetune(recipe_name: str | None, name: str | None, overrides: tuple[str, ...]) -> str:
-    """The command that trains what was asked about; with --recipe, `name` is an override."""
+    """Return the finetune command for the same arguments; with --recipe, `name` is an override."""
     return "sft-hf finetune " + " ".join(map(for_shell, filter(None, (recipe_name, name, *overrides))))
 
 
@@ -240,7 +240,7 @@ def _finetune(recipe_name: str | None, name: str | None, overrides: tuple[str, .
 def techniques(name: str | None) -> None:
     """List the techniques that modify training, or describe NAME: settings, tasks, paper.
 
-    
+    \b
     sft-hf techniques
     sft-hf techniques mixup
     sft-hf finetune image techniques='[{name: mixup, alpha: 0.2}]'

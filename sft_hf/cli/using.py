@@ -26,7 +26,7 @@ from sft_hf.core.recipe.registry import importing
 
 log = logging.getLogger("sft_hf")
 
-SOME_FAILED = 3  # the exit code of `predict` that has answered some inputs, and named the others
+SOME_FAILED = 3  # exit code of `predict` if some inputs could not be answered
 
 
 @click.command(cls=Command)
@@ -57,9 +57,9 @@ def evaluate(run: str, split: str, mixed_precision: str, trust_remote_code: bool
     "--format",
     "kind",
     type=click.Choice(["jsonl", "json", "csv", "txt", "srt", "vtt"]),
-    help="jsonl: one JSON object a line; json: an array of them; csv: a table; txt: one prediction a line; srt, vtt: "
+    help="jsonl: one JSON object per line; json: one array; csv: a table; txt: one prediction per line; srt, vtt: "
     "subtitles. "
-    "[default: the ending of FILE, else jsonl; with --json, json]",
+    "[default: by the extension of FILE, else jsonl; with --json, json]",
 )
 @click.option(
     "--text", "literal", is_flag=True, help="Treat every INPUT as a text, even if a file of that name exists."
@@ -69,15 +69,15 @@ def evaluate(run: str, split: str, mixed_precision: str, trust_remote_code: bool
 @click.option(
     "--window",
     type=click.Choice(["full", "auto", "buckets"]),
-    help="Whisper: full: the whole 30 s, like a pipeline. auto: the window of training where a recording fits; several "
-    "times faster, and words may differ. buckets: as many whole seconds as each recording needs; only for models "
-    "trained with task.window: buckets. [default: the recipe's, else full]",
+    help="Whisper: full: the whole 30 s, like a pipeline. auto: the training window for recordings that fit into it; "
+    "several times faster, and words may differ. buckets: the length of each recording in whole seconds; only for "
+    "models trained with task.window: buckets. [default: the recipe's, else full]",
 )
 @click.option("--batch-size", type=click.IntRange(min=1), help="Rows per forward pass. [default: the recipe's]")
 @click.option(
     "--mixed-precision",
     type=PRECISIONS,
-    help="no: float32, the results of a pipeline. auto: the fastest precision of the hardware, several times faster; "
+    help="no: float32, as in a pipeline. auto: the fastest precision of the hardware, several times faster; "
     "close calls between classes are recomputed in float32. [default: texts auto, images and speech no]",
 )
 @trust_option
@@ -101,9 +101,9 @@ def predict(
     exists is read as a file, unless --text is given. Files are read in chunks and may be larger than memory;
     recordings may be hours long.
 
-    An answer starts with the input's id (its number, or the table's column of that name), path and row, counted from 0.
-    An input that cannot be answered is reported on standard error and has an `error` in the output; the exit code is 3
-    then. If no input can be answered, it is 2, and nothing is written.
+    An answer starts with the input's id (its number, or the value of the table's `id` column), path and row, counted
+    from 0. An input that cannot be answered is reported on standard error and has an `error` in the output, and the
+    exit code is 3. If no input can be answered, the exit code is 2, and nothing is written.
 
     \b
     sft-hf predict runs/text "oil prices rose again"
@@ -152,7 +152,7 @@ def predict(
 @click.option("--output", metavar="FILE", help="[default: RUN/report.html; for several runs, comparison.html]")
 @trust_option
 def report(runs: tuple[str, ...], output: str | None, trust_remote_code: bool) -> None:
-    """Write a report on run folder RUN, or one that compares several: a self-contained HTML file.
+    """Write a self-contained HTML report on run folder RUN, or a comparison of several runs.
 
     \b
     sft-hf report runs/text

@@ -1,1 +1,1 @@
-"""The training and evaluation loops and what they are built from."""
+"""The training and evaluation loops and their components."""

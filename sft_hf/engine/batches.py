@@ -1,8 +1,8 @@
-"""The batch plan: which rows meet in which optimizer step, on which rank, in which order.
+"""The batch plan: which rows go into which optimizer step, on which rank, in which order.
 
-A whole epoch is laid out before it starts, as a pure function of (row lengths, batch sizes, world size, seed, epoch).
-Resuming slices the plan; nothing is skipped through. The rows that an optimizer step sees depend only on the effective
-batch size: 16 rows x 1, 4 x 4, 1 x 16 and two ranks of 8 hold the same rows: the same gradient.
+A whole epoch is planned before it starts, as a pure function of (row lengths, batch sizes, world size, seed, epoch).
+Resuming slices the plan instead of iterating over skipped batches. The rows of an optimizer step depend only on the
+effective batch size: 16 rows x 1, 4 x 4, 1 x 16 and two ranks of 8 have the same rows, and so the same gradient.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 STEPS_PER_BUCKET = 50  # rows are sorted by length within groups of this many steps: little padding, still random
-UNLABELED = 0x0FF1CE  # tells the order of unlabeled rows from that of labeled ones
+UNLABELED = 0x0FF1CE  # part of the seed, so that unlabeled rows are not shuffled like labeled ones
 
 
 @dataclass(frozen=True)
 class MicroBatch:
     """The rows of one forward pass on one rank.
 
-    `filler` marks a batch whose row counts nothing: in a ragged last step a rank may have no row left, but must take
-    part in the collective operations all the same. `unlabeled` are rows of the unlabeled set, the same number for each
-    of `rows`, in their order: with two for each, rows[1] has unlabeled[2:4].
+    `filler` marks a batch whose row has weight zero: in a smaller last step a rank may have no row left, but must still
+    take part in the collective operations. `unlabeled` are rows of the unlabeled set, the same number for each of
+    `rows`, in their order: with two per row, rows[1] has unlabeled[2:4].
     """
 
     rows: tuple[int, ...]
@@ -29,7 +29,7 @@ class MicroBatch:
     unlabeled: tuple[int, ...] = ()
 
     def split(self, number: int) -> list[MicroBatch]:
-        """Return the rows in up to `number` forward passes of about the same size."""
+        """Split the rows into up to `number` forward passes of about the same size."""
         each = len(self.unlabeled) // len(self.rows)
         places = np.array_split(np.arange(len(self.rows)), min(number, len(self.rows)))
         bounds = [(int(place[0]), int(place[-1]) + 1) for place in places]
@@ -41,7 +41,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class StepBatch:
-    """The rows of one optimizer step: `micro_batches[rank]` is what that rank goes through, the same number on each."""
+    """The rows of one optimizer step: `micro_batches[rank]` are the batches of that rank, the same number on each."""
 
     micro_batches: tuple[tuple[MicroBatch, ...], ...]
 
@@ -50,7 +50,7 @@ class StepBatch:
         return [row for rank in self.micro_batches for batch in rank if not batch.filler for row in batch.rows]
 
     def of(self, rows: np.ndarray) -> StepBatch:
-        """Return the step with the labeled rows `rows[index]` where this one has `index`."""
+        """Return the step with each labeled row `index` replaced by `rows[index]`."""
         return StepBatch(
             tuple(
                 tuple(replace(batch, rows=tuple(int(row) for row in rows[list(batch.rows)])) for batch in rank)
@@ -59,10 +59,10 @@ class StepBatch:
         )
 
     def with_unlabeled(self, rows: np.ndarray) -> StepBatch:
-        """Return the step with unlabeled rows, too; which labeled row gets which does not depend on how it is cut.
+        """Return the step with unlabeled rows added, assigned to labeled rows independently of the batch size.
 
         Args:
-            rows: int64 [labeled rows, rows for each], in the order in which labeled rows were dealt to the passes.
+            rows: int64 [labeled rows, unlabeled rows per labeled row], in the order of the labeled rows in the passes.
         """
         filled = [list(rank) for rank in self.micro_batches]
         start = 0
@@ -77,9 +77,9 @@ class StepBatch:
 
 
 def unlabeled_order(num_rows: int, start: int, count: int, seed: int) -> np.ndarray:
-    """Return the rows at places `start` to `start + count` of endless passes over an unlabeled set, int64 [count].
+    """Return the rows at positions `start` to `start + count` of repeated passes over an unlabeled set, int64 [count].
 
-    Each pass has an order of its own, so that no row comes again before all others have come.
+    Each pass is a new permutation, so that no row is repeated before all others have been used.
     """
     passes, places = np.divmod(np.arange(start, start + count), num_rows)
     found = np.empty(count, dtype=np.int64)
@@ -99,15 +99,15 @@ def plan_epoch(
     epoch: int,
     group_by_length: bool = True,
 ) -> list[StepBatch]:
-    """Lay out one epoch.
+    """Plan one epoch.
 
     Args:
-        lengths: int array [rows], the cost of each row (tokens, frames; all 1 where rows cost the same).
+        lengths: int array [rows], the cost of each row (tokens, frames; all 1 if rows cost the same).
         batch_size: rows per rank and forward pass.
         accumulation: forward passes per optimizer step and rank.
         world_size: number of ranks.
-        seed, epoch: what the order is a function of.
-        group_by_length: sort by length inside large random groups, so that rows of one step are about as long.
+        seed, epoch: determine the order.
+        group_by_length: sort by length inside large random groups, so that rows of one step have similar lengths.
 
     Returns:
         Every row exactly once; only the last step may be smaller than batch_size x accumulation x world_size.
@@ -133,9 +133,9 @@ def _sorted_by_length(rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def _deal(rows: np.ndarray, batch_size: int, world_size: int) -> StepBatch:
-    """Cut the rows of a step into forward passes, the same number for each rank; neighbours in length share one."""
+    """Divide the rows of a step into forward passes of similar lengths, the same number for each rank."""
     per_rank = -(-len(rows) // (batch_size * world_size))
-    # As even as can be: 17 rows in 2 passes are 9 and 8, not 16 and 1.
+    # As even as possible: 17 rows in 2 passes are 9 and 8, not 16 and 1.
     pieces = [tuple(int(row) for row in piece) for piece in np.array_split(rows, per_rank * world_size)]
     batches = [MicroBatch(piece) if piece else MicroBatch((int(rows[0]),), filler=True) for piece in pieces]
     return StepBatch(tuple(tuple(batches[rank::world_size]) for rank in range(world_size)))
@@ -144,15 +144,15 @@ def _deal(rows: np.ndarray, batch_size: int, world_size: int) -> StepBatch:
 def plan_evaluation(
     lengths: np.ndarray, *, batch_size: int, world_size: int = 1, positions: int | None = None
 ) -> list[list[list[int]]]:
-    """Lay out one pass of evaluation: `plan[rank]` is a list of batches of rows.
+    """Plan one evaluation pass: `plan[rank]` is a list of batches of rows.
 
-    Longest rows first, so that running out of memory shows at once; ranks may have different numbers of batches, since
-    no row is ever given twice.
+    Longest rows come first, so that running out of memory shows at once. Ranks may have different numbers of batches,
+    since no row is repeated.
 
     Args:
         lengths: int array [rows], the cost of each row.
         batch_size: rows per batch.
-        positions: rows x longest row of a batch instead (or one row): of short rows more than of long ones.
+        positions: limit rows x longest row of a batch instead (at least one row): batches of short rows are larger.
     """
     lengths = np.asarray(lengths)
     order = np.argsort(-lengths, kind="stable")

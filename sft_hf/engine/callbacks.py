@@ -1,4 +1,4 @@
-"""Callbacks: code of the user's own that a training calls, and that may ask it to stop."""
+"""Callbacks: user code that is called during training and may stop it."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from sft_hf.engine.process import on_any_rank
 
 
 class Callback:
-    """Base of callbacks; override any of its methods.
+    """Base class of callbacks; override any of its methods.
 
-    A method that returns True asks the training to stop after the current step. The run then ends as after an early
-    stop: it is evaluated, saved and written, and `train.stopped_by` in metrics.json names the callback. An exception
-    ends the run with its traceback. In a distributed run every process calls its own callbacks, with the same
-    arguments, and all stop if one of them asks for it.
+    A method that returns True stops training after the current step. The run then ends as after early stopping: the
+    model is evaluated and saved, and `train.stopped_by` in metrics.json names the callback. An exception ends the run
+    with its traceback. In a distributed run every process calls its own callbacks, with the same arguments, and all
+    processes stop if one callback requests it.
     """
 
     def on_log(self, line: dict[str, Any]) -> bool | None:
-        """Receive a line of log.jsonl: of training with step, epoch, loss, learning_rate, ...; or of an evaluation."""
+        """Called with each line of log.jsonl: step, epoch, loss, learning_rate, ... in training, or an evaluation."""
         return None
 
     def on_evaluate(self, step: int, metrics: dict[str, Any]) -> bool | None:
-        """Receive the metrics on validation after a step, as fractions."""
+        """Called after each evaluation during training, with the validation metrics as fractions."""
         return None
 
     def on_step_end(self, step: int) -> bool | None:
-        """Be called after each optimizer step, counted from 1."""
+        """Called after each optimizer step, counted from 1."""
         return None
 
 
 class Callbacks:
-    """The callbacks of a run, and what they have asked for since the last agreement of all processes."""
+    """The callbacks of a run, and their stop requests and errors since the processes last agreed on them."""
 
     def __init__(self, callbacks: Sequence[Callback] = ()) -> None:
-        """Raise UserError for a callback that is not one."""
+        """Raises UserError for an object that is not a Callback."""
         for callback in callbacks:
             if not isinstance(callback, Callback):
                 hint = "an object, not the class: " if isinstance(callback, type) else ""
@@ -47,19 +47,19 @@ class Callbacks:
         self._error: Exception | None = None
 
     def log(self, line: dict[str, Any]) -> None:
-        """Pass a line of log.jsonl on."""
+        """Call `on_log` with a line of log.jsonl."""
         self._call(lambda callback: callback.on_log(dict(line)))
 
     def evaluated(self, step: int, metrics: dict[str, Any]) -> None:
-        """Pass the metrics of an evaluation on."""
+        """Call `on_evaluate` with the metrics of an evaluation."""
         self._call(lambda callback: callback.on_evaluate(step, dict(metrics)))
 
     def step_ended(self, step: int) -> None:
-        """Tell that a step has ended."""
+        """Call `on_step_end`."""
         self._call(lambda callback: callback.on_step_end(step))
 
     def _call(self, method: Callable[[Callback], bool | None]) -> None:
-        """Call all of them. An exception waits for `agree`, where no other process is left waiting."""
+        """Call a method of each. An exception is kept for `agree`, so that no other process is left waiting."""
         for callback in self.callbacks:
             if self._error is not None:
                 return
@@ -70,9 +70,9 @@ class Callbacks:
                 self._error = error
 
     def agree(self, accelerator: Accelerator) -> str | None:
-        """Return the callback that asked to stop, on all processes if it did on one; None: go on.
+        """Return the name of the callback that requested a stop on any process; None to continue.
 
-        Raises what a callback raised, and on the other processes FailedElsewhere.
+        Raises the exception that a callback raised, and FailedElsewhere on the other processes.
         """
         if not self.callbacks:
             return None

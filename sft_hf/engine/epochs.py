@@ -1,4 +1,4 @@
-"""Where the loop's epochs come from: a set that is all there, or a stream read one buffer at a time."""
+"""Sources of training epochs: a data set in memory, or a stream that is read one buffer at a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BatchSizes:
-    """How rows are cut into batches; see `sft_hf.engine.batches.plan_epoch`."""
+    """How rows are divided into batches; see `sft_hf.engine.batches.plan_epoch`."""
 
     batch_size: int
     accumulation: int
@@ -31,7 +31,7 @@ class BatchSizes:
     group_by_length: bool
 
     def plan(self, lengths: np.ndarray, epoch: int) -> list[StepBatch]:
-        """Return the plan of an epoch over rows of these lengths."""
+        """Return the batch plan of an epoch over rows of these lengths."""
         return plan_epoch(
             lengths if self.group_by_length else np.ones_like(lengths),
             batch_size=self.batch_size,
@@ -44,22 +44,22 @@ class BatchSizes:
 
 
 Changed = Callable[["Examples", int], Sequence[dict[str, Any]]]
-"""The rows of an epoch as training is to see them, given its number."""
+"""Returns the features of an epoch's rows as techniques change them, given the rows and the epoch."""
 
 
 @dataclass(frozen=True)
 class Unlabeled:
-    """Rows without labels to train on, besides the labeled ones: `per_row` for each labeled row of a step."""
+    """Unlabeled rows to train on in addition to the labeled ones: `per_row` for each labeled row of a step."""
 
     examples: Examples
     per_row: int = 1
 
 
 class InMemoryEpochs:
-    """All rows are prepared before training; an epoch is one pass.
+    """Epochs over rows that are all prepared before training; an epoch is one pass.
 
-    `changed` and `sampled` are what techniques do to an epoch: other features, and other rows (their indices; None:
-    each row once). `unlabeled_views` are the looks at `unlabeled` rows that they want.
+    `changed` and `sampled` are hooks of techniques: they return an epoch's features, and its rows (indices; None: each
+    row once). `unlabeled_views` are the views of `unlabeled` rows that techniques need.
     """
 
     unlabeled: Unlabeled | None = None
@@ -102,10 +102,10 @@ def _seen(examples: Examples, epoch: int, changed: Changed | None) -> Examples:
 
 
 class StreamEpochs:
-    """A streamed set: an "epoch" of the loop is one buffer of rows, read, shuffled and length-bucketed together.
+    """Epochs over a stream: an "epoch" of the loop is one buffer of rows, shuffled and grouped by length together.
 
-    When the stream ends it starts again from its first row. Going back to buffer `n` after a restart reads the `n`
-    buffers before it once more: a stream has no other way.
+    When the stream ends it starts again from its first row. Resuming at buffer `n` reads the `n` buffers before it
+    again, since a stream cannot seek.
     """
 
     changed: Changed | None = None
@@ -137,7 +137,7 @@ class StreamEpochs:
             rows = self._take()
             self._next += 1
             if self._next == index + 1:
-                features = self.stream.features  # with the names of class labels, which plain rows have lost
+                features = self.stream.features  # with the names of class labels, which plain rows lack
                 if features is not None:
                     features = Features({**features, ROW_ID: Value("int64")})
                 examples = _seen(self.prepare(Dataset.from_list(rows, features)), index, self.changed)

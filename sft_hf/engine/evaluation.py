@@ -1,4 +1,4 @@
-"""THE evaluation and prediction loop: every row once, on whichever rank, outputs back in row order."""
+"""The evaluation and prediction loop: each row once, sharded over ranks, with outputs in row order."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ log = logging.getLogger("sft_hf")
 
 
 CPU_POSITIONS = 2048
-"""Tokens of a forward pass in float32 on a CPU: larger ones leave its caches, and take a quarter longer for each token.
-In bf16, of half the size, twice as many: for fewer, a sixth longer."""
+"""Tokens per forward pass in float32 on a CPU: larger batches exceed its caches and take a quarter longer per token.
+In bf16, with half the size, twice as many: smaller batches take a sixth longer."""
 
 
 def batch_sizes(
     recipe: Recipe, task: Task[Any], accelerator: Accelerator, *, rows: int | None = None, autocast: bool = True
 ) -> dict[str, Any]:
-    """Return how many rows share a forward pass, as `predict` takes it, by the recipe or `rows`.
+    """Return the batch-size arguments of `predict`, from the recipe or from `rows`.
 
-    A batch of texts holds at most as many tokens as N of the longest rows, and on a CPU no more than fit its caches.
+    A batch of N texts has at most as many tokens as N of the longest rows, and on a CPU no more than fit its caches.
     """
     size = rows or recipe.eval.per_device_eval_batch_size
     longest = task.longest_row()
@@ -63,17 +63,17 @@ def predict(
     Args:
         batch_size: rows per rank and forward pass.
         positions: see `plan_evaluation`.
-        autocast: compute in the accelerator's mixed precision; False gives the numbers that anyone gets who opens the
-            saved model.
+        autocast: compute in the accelerator's mixed precision; False computes in the precision of the saved model, as
+            anyone who loads it does.
 
     Returns:
-        What `task.predict_batch` returns, on the CPU, rows in the order of `examples`, the same on every rank.
+        The outputs of `task.predict_batch`, on the CPU, rows in the order of `examples`, the same on every rank.
 
-    Raises Terminated, on all ranks, when a signal asked one of them to stop.
+    Raises Terminated, on all ranks, when one of them received a signal to stop.
     """
     sizes: dict[str, Any] = {"batch_size": batch_size, "positions": positions}
     plan = plan_evaluation(examples.lengths, world_size=accelerator.num_processes, **sizes)
-    # A rank without rows runs one all the same, marked -1: its outputs give the collective operations their shapes.
+    # A rank without rows still runs one, marked -1: the collective operations need the shapes of its outputs.
     mine = plan[accelerator.process_index]
     rows = np.array([row for batch in mine for row in batch] or [-1], dtype=np.int64)
     mine = mine or [[0]]
@@ -82,7 +82,7 @@ def predict(
     collected: list[dict[str, Tensor]] = []
     interrupted = False
     try:
-        # One context around all batches, in which a weight is cast once: but not in `inference_mode`.
+        # One autocast context around all batches, so that each weight is cast once; in `inference_mode` it is not.
         with torch.no_grad(), accelerator.autocast() if autocast else nullcontext():
             for batch_rows in progress(mine, description, len(mine)):
                 collected += _forward(task, model, examples, batch_rows, accelerator)
@@ -90,7 +90,7 @@ def predict(
         interrupted = True
     for module, mode in modes:
         module.training = mode
-    if any(on_any_rank(accelerator, interrupted)):  # together: a rank that left alone would leave the others waiting
+    if any(on_any_rank(accelerator, interrupted)):  # on all ranks: otherwise the others would wait forever
         raise Terminated(f"stopped by a signal while {description}; --resume continues (in Python: resume=True)")
     return _in_row_order(collected, rows, len(examples), accelerator)
 
@@ -98,9 +98,9 @@ def predict(
 def _forward(
     task: Task[Any], model: nn.Module, examples: Examples, rows: list[int], accelerator: Accelerator
 ) -> list[dict[str, Tensor]]:
-    """Run the model over some rows; in halves, where memory does not suffice. Raises TrainingError for a single row."""
+    """Run the model over some rows, in halves if memory runs out. Raises TrainingError if one row does not fit."""
     try:
-        # Outside autocast, which would take spectrograms and resized images for matrix products of the model.
+        # Outside autocast, which would compute spectrograms and resized images in reduced precision.
         with torch.autocast(accelerator.device.type, enabled=False):
             batch = to_device(task.collate([examples.features[row] for row in rows]), accelerator.device)
         outputs = task.predict_batch(model, batch)
@@ -108,7 +108,7 @@ def _forward(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-    free_memory(accelerator.device)  # only here, where the exception no longer holds on to the failed pass
+    free_memory(accelerator.device)  # only here, where the exception no longer references the failed pass
     if len(rows) == 1:
         raise TrainingError(f"out of memory in the evaluation of a single row (id {int(examples.row_ids[rows[0]])})")
     log.warning(
@@ -135,7 +135,7 @@ def _in_row_order(
 
 
 def concatenate(tensors: list[Tensor]) -> Tensor:
-    """Stack batches whose later dimensions may differ (sequences), filling with -100."""
+    """Concatenate batches whose later dimensions may differ (sequences), padding with -100."""
     shapes = {tensor.shape[1:] for tensor in tensors}
     if len(shapes) > 1:
         widest = torch.tensor([list(shape) for shape in shapes]).amax(dim=0).tolist()
@@ -150,7 +150,7 @@ def _widen(tensor: Tensor, shape: list[int]) -> Tensor:
 
 
 def _gather(merged: dict[str, Tensor], accelerator: Accelerator) -> dict[str, Tensor]:
-    """Bring every rank's rows together; ranks may hold different numbers, so they travel padded, marked by row -1."""
+    """Gather the rows of all ranks; ranks may have different numbers of rows, so they are padded, with row -1."""
     gathered = {}
     for name, tensor in merged.items():
         value = tensor.to(accelerator.device)

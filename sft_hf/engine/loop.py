@@ -20,19 +20,19 @@ from sft_hf.models.freezing import set_modes
 log = logging.getLogger("sft_hf")
 
 LOGGING_STEPS = 10
-FEW_STEPS = 50  # below which each step is logged
+FEW_STEPS = 50  # runs with fewer steps log each step
 
 
 def train(training: Training, state: TrainState) -> None:
-    """Train from `state` to the last step, evaluating, saving and logging as the recipe says.
+    """Train from `state` to the last step, evaluating, saving and logging as set in the recipe.
 
-    Raises TrainingError when a loss or gradient is not finite, before the update that it would have spoilt, and
-    Terminated when a signal asked for it, after a checkpoint was saved.
+    Raises TrainingError when a loss or gradient is not finite, before the weights are updated, and Terminated on a
+    signal, after saving a checkpoint.
     """
     set_modes(training.model)
     clock = _Clock(training.recipe.checkpoint.save_minutes)
     with closing(training.ahead), console.bar("training", training.num_steps, initial=state.step) as bar:
-        if state.awaiting_evaluation:  # saved by a signal that came during the evaluation
+        if state.awaiting_evaluation:  # a signal interrupted the evaluation
             _evaluate(training, state)
         while not (state.stopped_early or state.step >= training.num_steps):
             examples, plan = training.data.epoch(state.epoch)
@@ -59,7 +59,7 @@ def _step(
     _advance(state, result, time.perf_counter() - started, end_of_epoch=state.step_in_epoch + 1 == per_epoch)
     if state.step % _logging_steps(training) == 0 or state.step >= training.num_steps:
         _log_step(training, state, result, per_epoch, bar)
-    elif bar.done - bar.initial < _logging_steps(training):  # nothing better is known yet
+    elif bar.done - bar.initial < _logging_steps(training):  # before the first log line
         bar.note = _speed(state)
     bar.update()
 
@@ -72,7 +72,7 @@ def _logging_steps(training: Training) -> int:
 
 
 def _after_step(training: Training, state: TrainState, clock: _Clock) -> None:
-    """Evaluate and save where it is due, on all ranks or on none; save and leave if a signal asked for it."""
+    """Evaluate and save when due, on all ranks or on none; on a signal, save and raise Terminated."""
     recipe, accelerator = training.recipe, training.accelerator
     training.callbacks.step_ended(state.step)
     _stop_if_asked(training, state)
@@ -101,7 +101,7 @@ def _evaluate(training: Training, state: TrainState) -> None:
 
 
 def _stop_if_asked(training: Training, state: TrainState) -> None:
-    """Stop after this step if a callback asked for it, on whichever rank. Raises what a callback raised."""
+    """Stop after this step if a callback requested it on any rank. Raises the exception of a callback."""
     if asked := training.callbacks.agree(training.accelerator):
         log.info("stopping early: %s asked for it after step %d", asked, state.step)
         _stop(training, state, asked)
@@ -119,7 +119,7 @@ def _farewell(training: Training, state: TrainState) -> str:
 
 
 class _Clock:
-    """Tells when it is time to save; one rank's clock decides for all."""
+    """Timer for `save_minutes`; the main process's clock decides for all ranks."""
 
     def __init__(self, minutes: float | None) -> None:
         self.seconds = math.inf if minutes is None else 60 * minutes
@@ -146,7 +146,7 @@ def _advance(state: TrainState, result: StepResult, seconds: float, end_of_epoch
 
 
 def _due(every: int | None, state: TrainState, last: bool) -> bool:
-    """Every N steps, or at the end of each epoch if no number is given; always after the last step."""
+    """Return True every N steps, or at the end of each epoch if N is None; always after the last step."""
     return last or (state.step % every == 0 if every else state.step_in_epoch == 0)
 
 
@@ -168,7 +168,7 @@ def _log_step(
 
 
 def _speed(state: TrainState) -> str:
-    """Loss and speed since the last line of the log."""
+    """Return loss and speed since the last line of the log."""
     interval = state.interval
     speed = interval["rows"] / max(interval["seconds"], 1e-9)
     return f"loss {interval['loss'] / interval['steps']:.4f}, {speed:.1f} examples/s"

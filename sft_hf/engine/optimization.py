@@ -16,15 +16,15 @@ from sft_hf.core.recipe.recipe import OptimSection
 
 Schedule = Callable[[int], float]
 
-# These want a closure, gradients of a kind that we do not make, or only matrices.
+# These require a closure, sparse gradients, or parameters that are all matrices.
 _UNSUPPORTED = {"lbfgs", "sparseadam", "muon", "optimizer"}
 
 EIGHT_BIT = "adamw_8bit"
-"""AdamW of bitsandbytes, whose state takes a byte a number (Dettmers et al. 2022, 8-bit Optimizers)."""
+"""AdamW of bitsandbytes, with one byte per number of optimizer state (Dettmers et al. 2022, 8-bit Optimizers)."""
 
 
 def optimizer_classes() -> dict[str, type[torch.optim.Optimizer]]:
-    """Return the optimizers a recipe may name, by the lower-case name of the torch.optim class."""
+    """Return the supported optimizers by the lower-case name of the torch.optim class."""
     found = {
         name.lower(): value
         for name, value in vars(torch.optim).items()
@@ -36,13 +36,13 @@ def optimizer_classes() -> dict[str, type[torch.optim.Optimizer]]:
 def parameter_groups(
     model: nn.Module, weight_decay: float, learning_rate: float, scales: Mapping[str, float] | None = None
 ) -> list[dict[str, Any]]:
-    """Split the trainable parameters into those that decay and those that do not, and by their learning rate.
+    """Group the trainable parameters by weight decay (with or without) and learning rate.
 
-    Biases and the gains of normalisation layers (every parameter with fewer than two dimensions) do not decay: it pulls
-    them to zero without regularising anything (Goyal et al. 2017, section 5.1).
+    Biases and the gains of normalization layers (every parameter with fewer than two dimensions) have no weight decay,
+    which would pull them to zero without a regularizing effect (Goyal et al. 2017, section 5.1).
 
     Args:
-        scales: factors of the learning rate by name; 1 for those left out.
+        scales: factors of the learning rate by parameter name; 1 for those left out.
     """
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -72,9 +72,9 @@ def check_optimizer(section: OptimSection) -> type[torch.optim.Optimizer]:
 
 
 def _eight_bit_adamw() -> type[torch.optim.Optimizer]:
-    """Return bitsandbytes' class once a step of it has worked here.
+    """Return the class from bitsandbytes after testing one step on this device.
 
-    Raises RecipeError where the package is missing, or has no kernels for this device.
+    Raises RecipeError if the package is missing or has no kernels for this device.
     """
     try:
         from bitsandbytes.optim import AdamW8bit
@@ -83,7 +83,7 @@ def _eight_bit_adamw() -> type[torch.optim.Optimizer]:
             f"optim.name: {EIGHT_BIT} needs bitsandbytes; pip install bitsandbytes, or use adamw"
         ) from None
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    tried = nn.Parameter(torch.zeros(4096, device=device))  # smaller ones keep a state of 32 bits
+    tried = nn.Parameter(torch.zeros(4096, device=device))  # smaller parameters have 32-bit state
     tried.grad = torch.ones_like(tried)
     try:
         AdamW8bit([tried]).step()
@@ -99,7 +99,7 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Return the recipe's optimizer over the model's trainable parameters; `scales` as in `parameter_groups`.
 
-    SGD has momentum 0.9 unless `optim.args` says otherwise. Adam, AdamW and SGD use torch's fused step.
+    SGD has momentum 0.9 unless `optim.args` sets another. Adam, AdamW and SGD use torch's fused step.
     Raises RecipeError for an unknown name or argument.
     """
     cls = check_optimizer(section)
@@ -120,9 +120,9 @@ def build_optimizer(
 
 
 def _begin_momentum(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """Give parameters that join later than others of their group a momentum of zero.
+    """Initialize the momentum of parameters that join their group late to zero.
 
-    Torch's fused SGD fails where only some have one already: a part that is unfrozen, or that layerdrop had skipped.
+    Torch's fused SGD fails if only some parameters have a momentum buffer: after unfreezing, or with layerdrop.
     """
     for group in optimizer.param_groups:
         used = [parameter for parameter in group["params"] if parameter.grad is not None]
@@ -138,9 +138,9 @@ def build_scheduler(
     num_steps: int,
     wrap: Callable[[Schedule], Schedule] | None = None,
 ) -> Any:
-    """Return the learning-rate schedule over `num_steps` optimizer updates, to be stepped once after each.
+    """Return the learning-rate scheduler over `num_steps` optimizer steps, to be stepped once after each.
 
-    `wrap` makes another schedule of it.
+    `wrap` transforms the schedule.
     """
     factor = schedule(section, num_steps)
     return LambdaLR(optimizer, wrap(factor) if wrap else factor)
@@ -148,7 +148,7 @@ def build_scheduler(
 
 def schedule(section: OptimSection, num_steps: int) -> Schedule:
     """Return the recipe's schedule: step (0-based) -> factor of the peak learning rate."""
-    # The peak is told by an optimizer, of which the schedules with a lowest rate read theirs.
+    # Schedules with a minimum rate read the peak from the optimizer.
     stand_in = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=section.learning_rate)
     scheduler = get_scheduler(
         section.lr_scheduler_type,

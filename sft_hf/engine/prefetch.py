@@ -1,7 +1,7 @@
-"""The next step's batches, made in a thread while this step computes on a GPU.
+"""Prepare the next step's batches in a thread while this step computes on a GPU.
 
-What a batch holds is a function of the plan and of seeds of its own, not of any generator's state, so that it is the
-same whenever it is made.
+A batch is a function of the plan and its own seeds, not of the state of any generator, so it does not depend on when it
+is prepared.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ T = TypeVar("T")
 
 
 def pays(device: torch.device) -> bool:
-    """Whether batches are made ahead for a device: a CPU has no core to spare while it computes a step."""
+    """Return whether prefetching helps on a device: a CPU has no core to spare while it computes a step."""
     return device.type != "cpu"
 
 
 class OneAhead(Generic[T]):
-    """Makes one thing ahead of time. Errors of making it are raised where it is taken."""
+    """Computes one result ahead of time in a thread. Its errors are raised by `take`."""
 
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
@@ -29,13 +29,13 @@ class OneAhead(Generic[T]):
         self._future: Future[T] | None = None
 
     def take(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return what was started under `key`, or make it now."""
+        """Return the result started under `key`, or compute it now."""
         future, ready = self._future, self._key == key
         self._future = None
         return future.result() if future is not None and ready else make()
 
     def start(self, key: Hashable, make: Callable[[], T]) -> None:
-        """Begin to make what is taken next, if all goes as planned."""
+        """Start computing the result that `take` is expected to ask for next."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="next-batch")
         if self._future is not None:
@@ -45,7 +45,7 @@ class OneAhead(Generic[T]):
         self._key, self._future = key, self._pool.submit(make)
 
     def close(self) -> None:
-        """Forget what was started, and wait for the thread's end."""
+        """Discard the pending result, and wait for the thread to end."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
         self._pool = self._future = None

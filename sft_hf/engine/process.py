@@ -27,28 +27,28 @@ from sft_hf.core.errors import FailedElsewhere, RecipeError
 
 log = logging.getLogger("sft_hf")
 
-# Apple's GPUs, and CPUs on Windows, in words that Accelerate does not know.
+# Messages of Apple's GPUs, and of CPUs on Windows, that Accelerate does not recognize.
 _NO_MEMORY = ("MPS backend out of memory", "DefaultCPUAllocator: not enough memory")
 
 
 def build_accelerator(mixed_precision: str, num_threads: int | str, *, announce: bool = True) -> Accelerator:
-    """Return the Accelerator of this process, threads set, and say in one line what really runs, if `announce`.
+    """Return the Accelerator of this process and set its threads; log device, threads and precision if `announce`.
 
-    `mixed_precision` is auto, no, bf16 or fp16; `num_threads` a number or auto. Raises RecipeError when the device
-    cannot do what is asked.
+    `mixed_precision` is auto, no, bf16 or fp16; `num_threads` a number or auto. Raises RecipeError if the device does
+    not support the precision.
     """
     no_device = not torch.accelerator.is_available()
-    # Without an accelerator, a plain Accelerator() lets every rank train alone; cpu=True makes them one group (gloo).
+    # Without a GPU, a plain Accelerator() lets every rank train alone; cpu=True puts them in one group (gloo).
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     cpu = no_device or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     precision = choose_precision(mixed_precision, cpu)
-    # Both are singletons; a second run in this process (a fold, a test) may want another precision.
+    # Both are singletons; a second run in this process (a fold, a test) may use another precision.
     AcceleratorState._reset_state()  # type: ignore[no-untyped-call]
     if world_size == 1:
         PartialState._reset_state()  # type: ignore[no-untyped-call]
     try:
         accelerator = Accelerator(cpu=cpu, mixed_precision=precision)
-    except ValueError as error:  # a device without it, such as Apple's before macOS 14
+    except ValueError as error:  # not supported by the device, such as Apple's before macOS 14
         raise RecipeError(
             f"train.mixed_precision: {precision} does not work here; choose no or auto ({error})"
         ) from None
@@ -74,9 +74,9 @@ def build_accelerator(mixed_precision: str, num_threads: int | str, *, announce:
 
 @contextmanager
 def state_kept() -> Iterator[None]:
-    """Put Accelerate's state and torch's threads back after the block: a training may be going on around it.
+    """Restore Accelerate's state and torch's threads after the block, which may run during a training.
 
-    Its callbacks may well ask another model for predictions, and building an Accelerator changes the state of all.
+    A callback may predict with another model, and building an Accelerator changes the state for the whole process.
     """
     states = [(kind, dict(kind._shared_state)) for kind in (PartialState, AcceleratorState)]
     threads = torch.get_num_threads()
@@ -92,7 +92,7 @@ def state_kept() -> Iterator[None]:
 
 
 def leave_process_group() -> None:
-    """End this process's part in the group, if there is one: else its threads may abort the interpreter at its end."""
+    """Destroy the process group, if there is one: otherwise its threads may abort the interpreter at exit."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
@@ -106,7 +106,7 @@ def sum_over_ranks(value: Tensor, accelerator: Accelerator) -> Tensor:
 
 
 def on_any_rank(accelerator: Accelerator, *flags: bool) -> list[bool]:
-    """Return for each flag whether it is set on some rank, so that all ranks do the same."""
+    """Return for each flag whether it is set on any rank, so that all ranks do the same."""
     if accelerator.num_processes == 1:
         return list(flags)
     numbers = torch.tensor([float(flag) for flag in flags], device=accelerator.device)
@@ -114,12 +114,12 @@ def on_any_rank(accelerator: Accelerator, *flags: bool) -> list[bool]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an exception says that a device, or the machine, has no memory left."""
+    """Return whether an exception means that a device, or the machine, is out of memory."""
     return isinstance(error, MemoryError) or should_reduce_batch_size(error) or any(w in str(error) for w in _NO_MEMORY)
 
 
 def free_memory(device: torch.device) -> None:
-    """Give back what a failed pass has left behind."""
+    """Free the memory that a failed pass has left behind."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -128,7 +128,7 @@ def free_memory(device: torch.device) -> None:
 
 
 def on_main_process(accelerator: Accelerator, action: Callable[[], Any]) -> None:
-    """Do something on rank 0 while the others wait. If it fails, all ranks fail, and none is left waiting."""
+    """Run `action` on rank 0 while the others wait. If it fails, all ranks fail, and none is left waiting."""
     failure: Exception | None = None
     if accelerator.is_main_process:
         try:
@@ -145,7 +145,7 @@ def on_main_process(accelerator: Accelerator, action: Callable[[], Any]) -> None
 
 
 def choose_precision(wanted: str, cpu: bool) -> str:
-    """Resolve `auto`: bf16 where the hardware multiplies it, fp16 on older GPUs, else no. Raises RecipeError."""
+    """Resolve `auto`: bf16 where the hardware supports it, fp16 on older GPUs, otherwise no. Raises RecipeError."""
     if wanted == "fp16" and cpu:
         raise RecipeError("train.mixed_precision: fp16 needs a GPU; on a CPU choose bf16, no or auto")
     if wanted != "auto":
@@ -158,15 +158,15 @@ def choose_precision(wanted: str, cpu: bool) -> str:
 
 
 def _cpu_multiplies_bf16() -> bool:
-    """Whether the CPU has instructions for bf16 products (AVX512-BF16 or AMX); emulation is slower than fp32."""
+    """Return whether the CPU has bf16 instructions (AVX512-BF16 or AMX); emulation is slower than fp32."""
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, check, bool)() for check in checks)
 
 
 def set_threads(num_threads: int | str) -> int:
-    """Set torch's CPU threads; auto divides the cores that this process may use by the local processes.
+    """Set torch's CPU threads; auto divides the cores available to this process by the number of local processes.
 
-    `accelerate launch` exports OMP_NUM_THREADS=1 when the user has set none, which leaves all cores but one idle.
+    `accelerate launch` exports OMP_NUM_THREADS=1 if the user has not set it, which leaves all cores but one idle.
     """
     if num_threads == "auto":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -177,27 +177,27 @@ def set_threads(num_threads: int | str) -> int:
 
 
 def make_deterministic() -> None:
-    """Have torch add up in one order wherever it can, so that the same run has the same bits.
+    """Make torch use deterministic algorithms where they exist, so that repeated runs are bitwise identical.
 
-    Without it, two threads share the sums of an indexed tensor's gradient, in an order that differs from run to run:
-    the position embeddings of Whisper's decoder then differ in the last bit. An operation that knows no fixed order
-    (some on GPUs) runs all the same.
+    Otherwise two threads accumulate the gradient of an indexed tensor in an order that differs from run to run: the
+    position embeddings of Whisper's decoder then differ in the last bit. Operations without a deterministic
+    implementation (some on GPUs) still run.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # What use_deterministic_algorithms(True, warn_only=True) does, but for importing the compiler for a second; where a
-    # model is compiled, `models.speed` tells the compiler.
+    # Same as use_deterministic_algorithms(True, warn_only=True) without importing the compiler, which takes a second;
+    # for compiled models, `models.speed` sets it in the compiler.
     torch.set_deterministic_debug_mode("warn")
-    # A help in debugging, that costs a pass over memory.
+    # A debugging aid that costs a pass over memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc's allocator to keep large blocks that were freed instead of giving them back to the kernel.
+    """Make glibc's allocator keep large freed blocks instead of returning them to the kernel.
 
-    A training step on the CPU frees and takes the same tensors of many megabytes again and again; fetching them from
-    the kernel again means page faults and zeroing each time: the text recipe took 292 s of training with 24 million
-    page faults before, 269 s with 1.5 million after, and up to 5.9 GB of memory instead of 3.9. Other allocators and
-    systems are left as they are.
+    A training step on the CPU repeatedly frees and allocates the same tensors of many megabytes. Getting them from the
+    kernel each time means page faults and zeroing: the text recipe trained in 292 s with 24 million page faults before,
+    in 269 s with 1.5 million after, and used up to 5.9 GB of memory instead of 3.9. Other allocators and systems are
+    not changed.
     """
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return
@@ -209,21 +209,21 @@ def keep_freed_memory() -> None:
 
 
 def device_name(device: torch.device) -> str:
-    """Return a name that a person knows: the GPU's, or cpu."""
+    """Return the device's name for display: the GPU's model, or the device type."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Return the most memory used so far: of the GPU if there is one, else resident memory of this process."""
+    """Return the peak memory use so far, in bytes: of the GPU, or else resident memory of this process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return peak_resident_bytes()
 
 
 def peak_resident_bytes() -> int:
-    """Return the most memory that this process has held at a time.
+    """Return the peak resident memory of this process, in bytes.
 
-    From Linux's /proc where it is: getrusage counts, besides, what the process that started this one held by then.
+    Read from /proc on Linux: getrusage also counts the memory that the parent process had when it started this one.
     Windows has neither.
     """
     try:
@@ -241,7 +241,7 @@ def peak_resident_bytes() -> int:
 
 
 def environment(accelerator: Accelerator) -> dict[str, Any]:
-    """Return what a reader of the metrics has to know of the machine and the versions."""
+    """Return the machine and the package versions, for metrics.json."""
     packages = ("sft-hf", "torch", "transformers", "datasets", "accelerate", "tokenizers", "numpy")
     return {
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""Which evaluation's weights a run keeps, and how little that choice rests on where validation is small."""
+"""Choose the weights of the best evaluation, and warn when validation is too small to choose by."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import math
 from sft_hf.data.findings import Finding
 from sft_hf.engine.state import TrainState
 
-FEW_ROWS = 200  # of validation, below which a run says how far its metric is off by chance
+FEW_ROWS = 200  # with fewer validation rows, a run reports the uncertainty of its metric
 
 
 def choose(state: TrainState, value: float | None, loss: float, *, lower: bool) -> bool:
     """Record an evaluation in the state, and return whether its weights are the best so far.
 
-    A better metric wins; of equal ones that with the lower loss, and of equal losses the later one, which has trained
-    for longer. Patience counts a better metric alone: a loss may go on falling, a little, for ever.
+    A better metric wins; with equal metrics the lower loss, and with equal losses the later evaluation, which has been
+    trained for longer. Only a better metric resets patience: the loss may keep falling slightly without end.
 
     Args:
         state: of the run; its best_metric, best_loss, best_step and evaluations_without_improvement are set.
-        value: the metric; None or NaN, which is undefined, is worse than any number.
-        loss: on validation.
+        value: the metric; None or NaN (undefined) is worse than any number.
+        loss: validation loss.
         lower: whether a lower value is better.
     """
     best = state.best_metric
     better = state.best_step is None or _is_better(value, best, lower)
     state.evaluations_without_improvement = 0 if better else state.evaluations_without_improvement + 1
     tied = not better and not _is_better(best, value, lower)
-    # A checkpoint of an earlier version did not record the loss: the later step, then.
+    # Checkpoints of earlier versions have no loss: prefer the later step.
     if better or (tied and (state.best_loss is None or not loss > state.best_loss)):
         state.best_metric, state.best_loss, state.best_step = value, loss, state.step
         return True
@@ -42,10 +42,10 @@ def _is_better(value: float | None, other: float | None, lower: bool) -> bool:
 
 
 def small_validation(rows: int, metric: str = "accuracy") -> list[Finding]:
-    """Return what to know about choosing by so few rows; nothing where they suffice.
+    """Return a note on the uncertainty of the metric if validation has few rows; otherwise nothing.
 
-    The standard error of a fraction p of n rows is sqrt(p (1 - p) / n); the sentence takes p = 0.9. Of metrics other
-    than accuracy, nothing is known without the predictions.
+    The standard error of a fraction p of n rows is sqrt(p (1 - p) / n); the sentence assumes p = 0.9. For metrics other
+    than accuracy it cannot be estimated without the predictions.
     """
     if not 0 < rows < FEW_ROWS:
         return []

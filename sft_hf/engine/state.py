@@ -1,4 +1,4 @@
-"""What the training loop works on, and how far it has come."""
+"""The objects that the training loop uses, and its progress."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from sft_hf.tasks.base import Task
 
 
 class TrainingData(Protocol):
-    """Where epochs come from: a set that is all there, or a stream read piece by piece."""
+    """Source of epochs: a data set in memory, or a stream read one buffer at a time."""
 
     def epoch(self, index: int) -> tuple[Examples, list[StepBatch]]:
         """Return the rows of epoch `index` and their batch plan, a pure function of the index."""
 
 
 _RENAMED = {"window": "step_in_epoch", "halvings": "oom_splits", "prefix_cached": "frozen_features"}
-"""Fields by the names that checkpoints of 0.1.0 have; these have no `best_loss` either."""
+"""Field names in checkpoints of 0.1.0, which have no `best_loss` either."""
 
 
 @dataclass
 class TrainState:
-    """How far a run has come. Plain numbers, so that it travels as JSON."""
+    """Progress of a run, as plain values that are saved as JSON."""
 
     step: int = 0
     epoch: int = 0
@@ -49,9 +49,9 @@ class TrainState:
     stopped_early: bool = False
     stopped_by: str | None = None  # what ended the run before its last step: early_stopping_patience, or a callback
     oom_splits: int = 0  # forward batches are split into 2**oom_splits: see `sft_hf.engine.step`
-    frozen_features: bool | None = None  # whether the frozen part is served: see `sft_hf.engine.frozen_features.build`
+    frozen_features: bool | None = None  # whether the cache is used: see `sft_hf.engine.frozen_features.build`
     loss: float = math.nan
-    seconds: float = 0.0  # in training steps alone: no evaluation, no saving
+    seconds: float = 0.0  # in training steps only, without evaluation and saving
     interval: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class TrainState:
 
 @dataclass
 class Training:
-    """Everything the loop works on, put together by `sft_hf.jobs.build`."""
+    """Everything the training loop needs; built by `sft_hf.jobs.build`."""
 
     recipe: Recipe
     task: Task[Any]
@@ -82,25 +82,25 @@ class Training:
     num_steps: int
     log: Callable[[dict[str, Any]], None]
     evaluate: Callable[[TrainState], bool]
-    """Evaluate on validation, keep the weights if they are the best; True to stop early."""
+    """Evaluates on validation and saves the weights if they are the best; returns True to stop early."""
     save: Callable[[TrainState], None]
     callbacks: Callbacks = field(default_factory=Callbacks)
-    """Code of the user's own that is told what happens, and may ask to stop."""
+    """The user's callbacks."""
     upcoming: StepBatch | None = None
-    """The rows of the step after the one that is being computed, where they are known."""
+    """The rows of the step after the current one, if known."""
     ahead: OneAhead[Any] = field(default_factory=OneAhead)
 
     def tell(self, line: dict[str, Any]) -> None:
-        """Write a line of log.jsonl, and pass it on to the callbacks."""
+        """Write a line to log.jsonl, and pass it to the callbacks."""
         self.log(line)
         self.callbacks.log(line)
 
     @cached_property
     def parameters(self) -> list[nn.Parameter]:
-        """The model's, in its order: finding them takes as long as a small step."""
+        """The model's parameters, cached: listing them takes as long as a small step."""
         return list(self.model.parameters())
 
     @cached_property
     def norms(self) -> list[_NormBase]:
-        """The model's batch norms."""
+        """The model's batch norm layers."""
         return [module for module in self.model.modules() if isinstance(module, _NormBase)]

@@ -1,8 +1,8 @@
-"""One optimizer update over the rows of a step: the same gradient however they are cut and spread over ranks.
+"""One optimizer step: the gradient does not depend on how rows are divided into forward passes and over ranks.
 
-The ranks first sum the number of items in the step. After that, nothing is exchanged until every rank has been through
-its rows. So a rank that runs out of memory leaves no other waiting: all learn of it in the same exchange, cut their
-forward passes in half, and go through the step once more.
+The ranks first sum the number of items in the step. After that, they do not communicate until every rank has processed
+its rows. So a rank that runs out of memory does not leave the others waiting: all learn of it in the same reduction,
+split their forward passes in half, and repeat the step.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sft_hf")
 
-BUCKET_BYTES = 1 << 26  # gradients travel in pieces of this size: one copy of a piece, not of all
+BUCKET_BYTES = 1 << 26  # gradients are reduced in buckets of this size, so that only one bucket is copied at a time
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimizer step saw: its mean loss per item, the gradient's L2 norm before clipping, its rows."""
+    """Result of one optimizer step: mean loss per item, L2 norm of the gradient before clipping, number of rows."""
 
     loss: float
     grad_norm: float
@@ -46,7 +46,7 @@ class StepResult:
 
 @dataclass(frozen=True)
 class _Passes:
-    """What a rank's forward and backward passes over a step came to."""
+    """Results of a rank's forward and backward passes over a step."""
 
     losses: list[Tensor]  # of each pass, per row
     items: Tensor  # of the step, over all ranks
@@ -54,14 +54,14 @@ class _Passes:
 
 
 def train_step(training: Training, examples: Examples, step_batch: StepBatch, state: TrainState) -> StepResult:
-    """One optimizer update.
+    """Run one optimizer step.
 
     The loss is the sum of the losses of all rows, over all forward passes and ranks, divided by the number of items in
-    that same step: how its rows are cut into forward passes changes nothing. When memory runs out, the passes are
-    cut in half, here and from now on (`state.oom_splits`).
+    the step, so it does not depend on how rows are divided into forward passes. When memory runs out, the passes are
+    split in half, in this step and all later ones (`state.oom_splits`).
 
-    Raises TrainingError when a loss or gradient is not finite, before the update that it would have spoilt, and when
-    memory does not suffice for one row at a time.
+    Raises TrainingError when a loss or gradient is not finite, before the weights are updated, and when memory does not
+    suffice for one row at a time.
     """
     step = state.step
 
@@ -85,7 +85,7 @@ def train_step(training: Training, examples: Examples, step_batch: StepBatch, st
 def _gradients(
     training: Training, examples: Examples, step_batch: StepBatch, state: TrainState, keep_statistics: bool
 ) -> float:
-    """Go through the step on all ranks; leave the gradient of its mean loss in `.grad`, and return that loss."""
+    """Compute the gradient of the step's mean loss over all ranks into `.grad`, and return that loss."""
     accelerator, step = training.accelerator, state.step
     statistics = _running_statistics(training.norms)
     before = [value.clone() for value in statistics]
@@ -123,29 +123,29 @@ def _put_back(values: list[Tensor], before: list[Tensor]) -> None:
 
 
 def cut(batches: tuple[MicroBatch, ...], oom_splits: int) -> tuple[MicroBatch, ...]:
-    """Return the same rows in forward passes of 1 / 2**oom_splits of the size."""
+    """Split forward passes into 2**oom_splits smaller ones."""
     if not oom_splits:
         return batches
     return tuple(piece for batch in batches for piece in batch.split(2**oom_splits))
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Make a step's randomness (dropout, masks) a function of (seed, step, rank): resuming has none to restore.
+    """Seed all generators from (seed, step, rank), so that resuming has no random state to restore.
 
-    All three generators: SpecAugment in Transformers draws with NumPy.
+    Includes NumPy's, which SpecAugment in Transformers uses.
     """
     words = np.random.SeedSequence([seed, step, rank]).generate_state(2, np.uint64)
     number = int(words[0] >> np.uint64(1))
     if torch.accelerator.is_available():
         torch.manual_seed(number)
-    else:  # which, without a GPU, notes down for each call where it came from, should there be one some day
+    else:  # without a GPU, torch.manual_seed records a stack trace on each call
         torch.default_generator.manual_seed(number)
     np.random.seed(int(words[1] & np.uint64(0xFFFFFFFF)))
     random.seed(int(words[1]))
 
 
 def _collate(training: Training, examples: Examples, step_batch: StepBatch, state: TrainState) -> list[TrainBatch]:
-    """Return this rank's forward passes of the step, a function of its arguments alone; any thread may make them."""
+    """Return this rank's batches of the step, a function of the arguments alone, so that any thread may call it."""
     techniques, device = training.techniques, training.accelerator.device
     mine = cut(step_batch.micro_batches[training.accelerator.process_index], state.oom_splits)
     partners = techniques.partners(step_batch.rows(), state.step)
@@ -210,7 +210,7 @@ def _halve(training: Training, state: TrainState) -> None:
 
 
 def _sum_gradients(model: nn.Module, has_gradient: list[bool], accelerator: Accelerator) -> None:
-    """Add up the gradients of all ranks; a parameter that only some ranks used counts as zero on the others."""
+    """Sum the gradients over all ranks; a parameter that a rank did not use has gradient zero there."""
     if accelerator.num_processes == 1:
         return
     bucket: list[Tensor] = []
@@ -238,12 +238,12 @@ def _sum_in_place(tensors: list[Tensor]) -> None:
 
 
 def _running_statistics(norms: list[_NormBase]) -> list[Tensor]:
-    """Their running means, variances and counts, but for those of frozen parts, which stay as they are."""
+    """Return running means, variances and counts, except those of frozen layers, which do not change."""
     return [buffer for norm in norms if norm.training for buffer in norm.buffers(recurse=False)]
 
 
 def _average(statistics: list[Tensor], accelerator: Accelerator) -> None:
-    """Make running statistics equal on all ranks: each has seen different rows."""
+    """Average running statistics over ranks, each of which has seen different rows."""
     floats = [value for value in statistics if value.is_floating_point()]
     if accelerator.num_processes > 1 and floats:
         _sum_in_place(floats)
@@ -264,7 +264,7 @@ def _blame(
     step: int,
     accelerator: Accelerator,
 ) -> str:
-    """Name the rows whose loss is not finite, the same words on every rank."""
+    """Return a message naming the rows whose loss is not finite, the same on every rank."""
     rows = [row for micro in mine for row in micro.rows]
     bad = [
         int(examples.row_ids[row])

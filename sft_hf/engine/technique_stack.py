@@ -1,6 +1,6 @@
-"""The techniques of a run, put together: what the loop calls, in the order in which techniques want to be called.
+"""The techniques of a run, combined: calls their hooks in order, for the training loop.
 
-Without any technique, every method does what plain training does, by the same calls.
+Without techniques, every method makes the same calls as plain training.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logging.getLogger("sft_hf")
 
 
 class TechniqueStack:
-    """The techniques that a recipe names. Raises RecipeError for one that the task or the data cannot serve."""
+    """The techniques of a recipe. Raises RecipeError for one that the task or the data does not support."""
 
     def __init__(self, recipe: Recipe, context: Context) -> None:
         self.recipe, self.context = recipe, context
@@ -58,13 +58,13 @@ class TechniqueStack:
 
     @property
     def forbids_frozen_features(self) -> str | None:
-        """The name of a technique that cannot be used while a frozen part is served from the cache."""
+        """The name of a technique that cannot be combined with cached frozen features, or None."""
         return next((one.settings.name for one in self.techniques if not one.allows_frozen_features), None)
 
     # --- rows ----------------------------------------------------------------------------------------------------
 
     def use_data(self, data: InMemoryEpochs | StreamEpochs) -> None:
-        """Let the techniques choose and change the rows of every epoch. Raises RecipeError for missing rows."""
+        """Let techniques sample and change the rows of every epoch. Raises RecipeError for missing rows."""
         if wanting := [one for one in self.techniques if one.settings.needs_unlabeled]:
             if not isinstance(data, InMemoryEpochs) or data.unlabeled is None:
                 raise RecipeError(f"techniques: {wanting[0].settings.name} needs unlabeled rows, and there are none")
@@ -87,7 +87,7 @@ class TechniqueStack:
     # --- the model before training -------------------------------------------------------------------------------
 
     def prepare_model(self, model: nn.Module) -> None:
-        """See `Technique.prepare_model`. Raises RecipeError for one that the model cannot serve."""
+        """See `Technique.prepare_model`. Raises RecipeError for a technique that the model does not support."""
         for technique in self.techniques:
             if technique.settings.needs_head and not head_names(model):
                 raise RecipeError(
@@ -97,7 +97,7 @@ class TechniqueStack:
             technique.prepare_model(model)
 
     def learning_rate_scales(self, model: nn.Module) -> dict[str, float]:
-        """The product of the techniques' factors for each parameter that has one."""
+        """Return the product of the techniques' learning-rate factors for each parameter that has one."""
         scales: dict[str, float] = {}
         for technique in self.techniques:
             for name, scale in technique.learning_rate_scales(model).items():
@@ -118,7 +118,7 @@ class TechniqueStack:
             technique.before_step(model, step)
 
     def partners(self, rows: Sequence[int], step: int) -> dict[int, int]:
-        """Return for each row of a step the one it may be mixed with: a permutation of them, drawn for the step."""
+        """Return for each row of a step the row to mix it with: a random permutation, drawn per step."""
         if not self.needs_partner:
             return {}
         unique = sorted(set(rows))
@@ -128,7 +128,7 @@ class TechniqueStack:
     def collate(
         self, task: Task[Any], examples: Examples, micro: MicroBatch, partners: dict[int, int], step: int
     ) -> TrainBatch:
-        """Collate the rows of a forward pass, with them, to the same shapes, their partners, and unlabeled rows."""
+        """Collate the rows of a forward pass, their partners (to the same shapes), and unlabeled rows."""
         rows = micro.rows
         if not self.techniques:
             return TrainBatch(task.collate([examples.features[row] for row in rows]))
@@ -180,7 +180,7 @@ class TechniqueStack:
 
     @contextmanager
     def evaluated(self, model: nn.Module) -> Iterator[None]:
-        """Put the weights that are evaluated and saved into the model, and the trained ones back afterwards."""
+        """Load the weights to evaluate and save into the model, and restore the trained ones on exit."""
         trained = self.load_averaged_weights(model)
         try:
             yield
@@ -188,7 +188,7 @@ class TechniqueStack:
             _copy_into(model, trained)
 
     def load_averaged_weights(self, model: nn.Module) -> dict[str, Tensor]:
-        """Put the weights that are evaluated and saved into the model; return those they replace."""
+        """Load the weights to evaluate and save into the model; return those they replace."""
         replaced: dict[str, Tensor] = {}
         for technique in self.techniques:
             weights = dict(technique.evaluated_weights(model))
@@ -198,14 +198,14 @@ class TechniqueStack:
         return replaced
 
     def after_training(self, task: Task[Any], outputs: dict[str, Tensor], examples: Examples) -> dict[str, Any]:
-        """See `Technique.after_training`; returns the facts of each technique by name."""
+        """See `Technique.after_training`; returns the results of each technique by name."""
         told = {one.settings.name: one.after_training(task, outputs, examples) for one in self.techniques}
         return {name: found for name, found in told.items() if found}
 
     # --- resuming ------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Every technique's state, `technique/key`."""
+        """Return the state of every technique, with keys `technique/key`."""
         return {
             f"{technique.settings.name}/{key}": tensor.detach().cpu().contiguous()
             for technique in self.techniques
@@ -213,7 +213,7 @@ class TechniqueStack:
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Put back what `state_dict` returned. Raises RunFolderError naming a technique without its state."""
+        """Restore the result of `state_dict`. Raises RunFolderError naming a technique whose state is missing."""
         for technique in self.techniques:
             prefix = f"{technique.settings.name}/"
             mine = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
@@ -224,7 +224,7 @@ class TechniqueStack:
 
 
 def cross_entropy(logits: Tensor) -> Tensor:
-    """Return -log softmax, float32 [items, classes]: the loss that an item would have, were its class this one."""
+    """Return -log softmax, float32 [items, classes]: the loss of each item for each class."""
     return -torch.log_softmax(logits.float(), dim=-1)
 
 
@@ -246,7 +246,7 @@ class _ChangedRows(Sequence[dict[str, Any]]):
 
 
 def _reason_against(settings: TechniqueSettings, task: Task[Any]) -> str | None:
-    """Why a technique cannot serve the model that the task opened."""
+    """Return why a technique does not support the task's model, or None."""
     if settings.needs_items and task.no_items:
         return task.no_items
     if settings.needs_embeddings and task.no_embeddings:

@@ -1,1 +1,1 @@
-"""One run from start to end: train, score, write, open again."""
+"""Training jobs: train, score and write a run, and use finished runs."""

@@ -34,40 +34,40 @@ def finetune(
     callbacks: Sequence[Callback] = (),
     **settings: Any,
 ) -> Run:
-    """Train, choose and score a model; return the finished run. ::
+    """Fine-tune a model, choose its weights on validation, and score it; return the finished run. ::
 
         run = finetune(task="text_classification", model="sentence-transformers/all-MiniLM-L6-v2", train=df,
                        text="review", label="stars", epochs=3, techniques=["mixup"], output_dir="runs/reviews")
         run = finetune("text", train=df, text="review", label="stars")    # with the settings of a recipe
-        run = finetune("text", learning_rate=1e-4)                        # a recipe as it is, but for a key
+        run = finetune("text", learning_rate=1e-4)                        # a recipe with one key changed
 
     Args:
-        recipe: to start from: the name or path of one, or a `Recipe`.
-        task: text_classification, image_classification or speech_recognition; by default the recipe's, or the one that
-            a column says (text=, image=, audio=). A dict has settings of the task.
-        model: a Hub id, a local folder or file; in place of the recipe's.
+        recipe: the recipe to start from: its name or path, or a `Recipe`.
+        task: text_classification, image_classification or speech_recognition; by default the recipe's, or the task of
+            the given column (text=, image=, audio=). A dict contains settings of the task.
+        model: a Hub id, a local folder or file; replaces the recipe's.
         train: the rows: a pandas or polars DataFrame, a `datasets.Dataset`, an Arrow table, a list of dicts or a dict
-            of lists; a `DatasetDict` has all splits; a string is a path or a Hub id. Replaces the recipe's data.
-            Pictures and recordings may be paths, arrays, Pillow images, {"array": ..., "sampling_rate": ...}.
-        validation, test: rows likewise. A split that is missing is held out of train.
+            of lists; a `DatasetDict` with all splits; or a string, a path or Hub id. Replaces the recipe's data.
+            Images and audio may be paths, arrays, Pillow images or {"array": ..., "sampling_rate": ...}.
+        validation, test: rows, as for `train`. A missing split is held out of train.
         text: the column of texts. Further columns are settings: `text_pair`, `image`, `audio`, `transcript`.
-        label: the column of labels, or the list of columns of 0 and 1, one for each label.
-        output_dir: the run folder. By default runs/NAME, NAME being the recipe's or the task's; where that is taken
-            runs/NAME-2, and so on: two runs never meet.
+        label: the column of labels, or a list of 0/1 columns, one per label.
+        output_dir: the run folder. By default runs/NAME, with the name of the recipe or task, or the first of
+            runs/NAME-2, ... that does not exist, so that no other run is overwritten.
         resume: continue the run in the folder from its newest checkpoint, given the same arguments; "auto": if there
             is one.
-        overwrite: replace a run in the folder.
-        other_environment: resume although versions, threads or device differ.
+        overwrite: replace an existing run in the folder.
+        other_environment: resume even if versions, threads or device differ.
         callbacks: see `sft_hf.Callback`.
         settings: see `sft_hf.jobs.settings_table`: short names (epochs, batch_size, ...), keys of recipes by their own
             names (learning_rate, max_length, ...), sections as dicts (optim={"name": "sgd"}), `techniques`, `seed`, ...
 
     Raises:
-        UserError: bad settings, data or model; nothing was changed on the disk.
+        UserError: bad settings, data or model; nothing was written.
         TrainingError: a loss or gradient is not finite, or memory does not suffice for a single row.
-        StorageError: the disk is full; the last committed checkpoint is intact.
-        KeyboardInterrupt: the run was interrupted (Ctrl-C, the stop button of a notebook); a checkpoint was committed
-            first, from which `resume=True` continues.
+        StorageError: the disk is full; the last checkpoint is intact.
+        KeyboardInterrupt: the run was interrupted (Ctrl-C, the stop button of a notebook) after saving a checkpoint,
+            from which `resume=True` continues.
     """
     console.show_log()
     columns = {"text": text, "label": label}

@@ -1,4 +1,4 @@
-"""From the arguments of `sft_hf.finetune` to a recipe, and the rows in memory."""
+"""Convert the arguments of `sft_hf.finetune` to a recipe and rows in memory."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from sft_hf.jobs.settings_table import apply_settings, plain_value, task_meant
 if TYPE_CHECKING:
     from datasets import Dataset
 
-RUNS = "runs"  # the folder of runs whose folder nobody names
-WHERE = "finetune()"  # what messages about the arguments start with
+RUNS = "runs"  # parent folder of runs without an output_dir
+WHERE = "finetune()"  # prefix of messages about the arguments
 
 
 def recipe_of(
@@ -34,13 +34,13 @@ def recipe_of(
     """Return the recipe that the arguments of `finetune` describe.
 
     Args:
-        recipe: to start from; None: a new one.
+        recipe: the recipe to start from; None: a new one.
         task, model: see `finetune`.
-        data: what was given for train, validation and test, None for what was not. Rows in memory, or a name, replace
-            the data section of the recipe.
+        data: the arguments train, validation and test, None if not given. Rows in memory, or a name, replace the data
+            section of the recipe.
         settings: see `sft_hf.jobs.settings_table`.
-        output_dir: the run folder; None: a free one below runs/, see `free_folder`.
-        resume, overwrite: whether a folder that holds a run is meant.
+        output_dir: the run folder; None: a new one in runs/, see `free_folder`.
+        resume, overwrite: use an existing run folder.
 
     Raises UserError.
     """
@@ -61,7 +61,7 @@ def recipe_of(
 
 
 def _start(recipe: Recipe | str | os.PathLike[str] | None, settings: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """Return the recipe to start from as data, and the name of a run of it."""
+    """Return the recipe to start from as a dict, and the name of its runs."""
     if recipe is None:
         return {}, ""
     if isinstance(recipe, Recipe):
@@ -89,7 +89,7 @@ def _set_task(base: dict[str, Any], task: str | Mapping[str, Any] | None, settin
 
 
 def _set_model(base: dict[str, Any], model: str | os.PathLike[str] | Mapping[str, Any] | None) -> None:
-    """Another model takes nothing over from the recipe's: neither its revision nor its digest is its own."""
+    """Set the model. A different model does not inherit the recipe's model settings, such as revision and digest."""
     if model is None:
         return
     if not isinstance(model, (str, os.PathLike, Mapping)):
@@ -105,17 +105,17 @@ def _set_model(base: dict[str, Any], model: str | os.PathLike[str] | Mapping[str
 
 
 def is_name(value: Any) -> bool:
-    """Whether data are given by a path or a Hub id."""
+    """Return whether data are given as a path or a Hub id."""
     return isinstance(value, (str, os.PathLike))
 
 
 def in_memory(data: Mapping[str, Any]) -> bool:
-    """Whether any of the splits that were given is in memory."""
+    """Return whether any of the given splits is in memory."""
     return any(value is not None and not is_name(value) for value in data.values())
 
 
 def _data_section(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the section of the recipe that names the data."""
+    """Return the data section of the recipe."""
     if data.get("train") is None:
         raise UserError(f"{WHERE}: train is missing: validation and test need rows to train on")
     names = {role: os.fspath(value) for role, value in data.items() if is_name(value)}
@@ -141,7 +141,7 @@ def _data_section(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rows_in_memory(data: Mapping[str, Any], recipe: Recipe) -> dict[str, Dataset] | None:
-    """Return the splits that were given in memory, by role, as data sets; None where none was. Raises DataError."""
+    """Return the splits in memory by role, as data sets; None if there are none. Raises DataError."""
     if not in_memory(data):
         return None
     import logging
@@ -160,10 +160,10 @@ def rows_in_memory(data: Mapping[str, Any], recipe: Recipe) -> dict[str, Dataset
 
 
 def free_folder(name: str, resume: bool | str = False, overwrite: bool = False) -> Path:
-    """Return the folder of a run that nobody named: runs/NAME, or the first of runs/NAME-2, -3, ... that is free.
+    """Return the default run folder: runs/NAME, or the first of runs/NAME-2, -3, ... that does not exist.
 
-    With `resume`, the last of these that is there; with `overwrite`, runs/NAME itself. Raises UserError in distributed
-    runs, in which a process could see the folder that another one has just made.
+    With `resume`, the last of these that exists; with `overwrite`, runs/NAME itself. Raises UserError in distributed
+    runs, where one process could see the folder that another has just created.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(f"{WHERE}: give an output_dir, as several processes have to choose the same")

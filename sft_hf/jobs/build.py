@@ -1,4 +1,4 @@
-"""What a run trains with: techniques, model, optimizer and schedule, from a recipe and prepared rows."""
+"""Build techniques, model, optimizer and schedule of a run from its recipe and prepared rows."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def count_steps(recipe: Recipe, data: InMemoryEpochs | StreamEpochs) -> int:
 def build_techniques(
     recipe: Recipe, task: Task[Any], data: InMemoryEpochs | StreamEpochs, splits: Sequence[str]
 ) -> TechniqueStack:
-    """Return the recipe's techniques, which change the rows of `data` from now on. Raises RecipeError."""
+    """Return the recipe's techniques, and register their data hooks with `data`. Raises RecipeError."""
     whole = data if isinstance(data, InMemoryEpochs) else None
     counts = None if whole is None else task.scorer.label_counts(whole.examples.references)
     context = Context(
@@ -73,10 +73,10 @@ def build_training(
     save: Callable[[TrainState], None],
     callbacks: Callbacks,
 ) -> tuple[Training, Adapter | None]:
-    """Load the pretrained model and build what the loop works on; the adapter is None without `peft`.
+    """Load the pretrained model and build the `Training`; the adapter is None without `peft`.
 
-    `log_line`, `evaluate`, `save` and `callbacks` are called by the loop, see `Training`. Raises CheckpointError,
-    RecipeError.
+    `log_line`, `evaluate`, `save` and `callbacks` are called by the training loop, see `Training`. Raises
+    CheckpointError, RecipeError.
     """
     model = task.build_model(source, recipe.model)
     freeze(model, recipe.train.freeze)
@@ -91,7 +91,7 @@ def build_training(
     num_steps = count_steps(recipe, data)
     optimizer = build_optimizer(model, recipe.optim, scales)
     scheduler = build_scheduler(optimizer, recipe.optim, num_steps, techniques.wrap_schedule)
-    # Not wrapped for distributed training: `engine.step` sums the gradients once every rank is through its rows.
+    # Not wrapped for distributed training: `engine.step` sums the gradients after every rank has processed its rows.
     prepared = accelerator.prepare_model(model, evaluation_mode=True)
     training = Training(
         recipe=recipe,
@@ -112,7 +112,7 @@ def build_training(
 
 
 def check_space(training: Training, folder: RunFolder) -> None:
-    """Warn where the disk may fill up during the run. Raises StorageError if not even one checkpoint fits."""
+    """Warn if the disk may fill up during the run. Raises StorageError if not even one checkpoint fits."""
     one, most = checkpoint.expected_bytes(training.model, training.techniques.state_dict())
     keep = training.recipe.checkpoint.save_total_limit
     most += (keep - 1) * one

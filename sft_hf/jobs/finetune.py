@@ -1,4 +1,4 @@
-"""A recipe in, a trained and scored run folder out. Everything that trains calls `finetune`."""
+"""Run a recipe: train, score and write a run folder. All commands that train call `finetune`."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ def finetune(
     overwrite: bool = False,
     other_environment: bool = False,
 ) -> RunResult:
-    """Train, choose and score a model as the recipe says, into `recipe.output_dir`.
+    """Fine-tune a model by a recipe, choose its weights on validation, and score it, in `recipe.output_dir`.
 
     Args:
-        recipe: a recipe, or the name or path of one.
-        splits: rows in memory, by role ("train", "validation", "test"), in place of those that `data.name` names.
-        outputs: what to write, see `sft_hf.jobs.results.OUTPUTS`.
-        callbacks: told what happens while the run trains; see `sft_hf.engine.callbacks`.
-        resume: continue from the newest checkpoint in the folder that verifies; "auto": if a run has begun there, else
-            start.
-        overwrite: replace an existing run in the folder. It is touched only once data and checkpoint have been read.
-        other_environment: resume although versions, threads or device differ; the last bits may then, too.
+        recipe: a recipe, or its name or path.
+        splits: rows in memory, by role ("train", "validation", "test"), replacing the data of `data.name`.
+        outputs: the outputs to write, see `sft_hf.jobs.results.OUTPUTS`.
+        callbacks: called during training; see `sft_hf.engine.callbacks`.
+        resume: continue from the newest valid checkpoint in the folder; "auto": resume if a run was started there,
+            otherwise start.
+        overwrite: replace an existing run in the folder, after data and pretrained model have been read.
+        other_environment: resume even if versions, threads or device differ; results may differ in the last bits.
 
     Raises:
-        UserError: bad recipe, data or checkpoint; nothing was changed on the disk.
+        UserError: bad recipe, data or pretrained model; nothing was written.
         TrainingError: a loss or gradient is not finite, or memory does not suffice for a single row.
-        StorageError: the disk is full; the last committed checkpoint is intact.
-        Terminated: SIGTERM arrived; a checkpoint was committed first.
-        KeyboardInterrupt: SIGINT (Ctrl-C) arrived, likewise, so that a program around it stops, too.
+        StorageError: the disk is full; the last checkpoint is intact.
+        Terminated: SIGTERM arrived; a checkpoint was saved first.
+        KeyboardInterrupt: SIGINT (Ctrl-C) arrived; a checkpoint was saved first.
     """
     console.show_log()
     job = TrainingJob(
@@ -61,7 +61,7 @@ def finetune(
     )
     if (finished := job.check_folder()) is not None:
         log.info("nothing to resume: the run in %s is finished", job.folder.path)
-        checkpoint.clean_up(job.folder.checkpoints, job.recipe.checkpoint.save_total_limit)  # where it died before that
+        checkpoint.clean_up(job.folder.checkpoints, job.recipe.checkpoint.save_total_limit)  # if it was killed before
         return finished
     with job:
         job.prepare()

@@ -1,4 +1,4 @@
-"""Using a finished run: score it again, apply it to new data."""
+"""Inference with finished runs: score them again, predict new inputs."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sft_hf")
 
-SHOWN = 3  # reasons that the error names where no input can be answered
+SHOWN = 3  # reasons in the error message if no input can be answered
 OPTIONS = ("literal", "probabilities", "batch_size", "mixed_precision", "trust_remote_code")  # of every task
 OF_SPEECH = ("timestamps", "window")
-MOST_WAITING = 10_000  # bad inputs that are held back until one is answered
+MOST_WAITING = 10_000  # bad inputs that are buffered until one input is answered
 
 
 def open_trained(
@@ -44,8 +44,8 @@ def open_trained(
 ) -> tuple[Recipe, Task[Any], Any]:
     """Return recipe, task and model of a finished run.
 
-    `trust_remote_code` allows a model with code of its own, as the run was; `task_settings` replace the recipe's.
-    Raises UserError for one that the task does not have, RunFolderError, CheckpointError, RecipeError.
+    `trust_remote_code` allows a model with its own code, if the run had one; `task_settings` replace the recipe's.
+    Raises UserError for a setting that the task does not have, RunFolderError, CheckpointError, RecipeError.
     """
     console.show_log()
     folder = open_run(run)
@@ -65,9 +65,9 @@ def open_trained(
 def evaluate_run(
     run: str | Path, split: str = "test", *, mixed_precision: str = "no", trust_remote_code: bool = False
 ) -> dict[str, Any]:
-    """Score a run's model on one of its splits again, and return the metrics with intervals and per-class figures.
+    """Score a run's model on one of its splits again, and return the metrics with intervals and per-class values.
 
-    Raises RunFolderError for a folder that holds no finished run, DataError for a split that it has not.
+    Raises RunFolderError for a folder without a finished run, DataError for a split that does not exist.
     """
     predictor = Predictor(*open_trained(run, trust_remote_code=trust_remote_code))
     rows, where = rows_of_split(predictor, split)
@@ -75,11 +75,11 @@ def evaluate_run(
 
 
 def rows_of_split(predictor: Predictor, split: str, given: Mapping[str, Dataset] | None = None) -> tuple[Dataset, str]:
-    """Return a split of a run's data, and what messages call it.
+    """Return a split of a run's data, and its name in messages.
 
-    `given`: the rows of a run whose data were in memory. Raises DataError for a split that the run has not.
+    `given`: the rows of a run whose data were in memory. Raises DataError for a split that does not exist.
     """
-    from sft_hf.jobs.inputs import load_data  # with `datasets`: half a second, which `predict` need not wait for
+    from sft_hf.jobs.inputs import load_data  # imports `datasets`, half a second that `predict` does not need
 
     splits = load_data(predictor.recipe, predictor.task, None, given)
     if split not in splits.by_role:
@@ -91,7 +91,7 @@ def rows_of_split(predictor: Predictor, split: str, given: Mapping[str, Dataset]
 
 
 def rows_to_score(predictor: Predictor, data: Any) -> tuple[Dataset, str]:
-    """Return labelled rows in memory as a split of the run would be, and what messages call them. Raises DataError."""
+    """Return labelled rows in memory, read like a split of the run, and their name in messages. Raises DataError."""
     from sft_hf.data.in_memory.splits import as_dataset
     from sft_hf.data.loading.memory import splits_in_memory
 
@@ -108,7 +108,7 @@ def rows_to_score(predictor: Predictor, data: Any) -> tuple[Dataset, str]:
 def scored(
     predictor: Predictor, rows: Dataset, where: str, mixed_precision: str = "no", *, announce: bool = True
 ) -> dict[str, Any]:
-    """Return the metrics of rows with intervals and per-class figures. Raises DataError for rows without labels."""
+    """Return the metrics of rows with intervals and per-class values. Raises DataError for rows without labels."""
     recipe, task = predictor.recipe, predictor.task
     accelerator = process.build_accelerator(mixed_precision, recipe.train.num_threads, announce=announce)
     examples = task.prepare(rows, where)
@@ -129,12 +129,12 @@ def scored(
 
 
 def input_columns(task: Task[Any]) -> list[str]:
-    """Return the columns that a task reads of inputs without references."""
+    """Return the input columns of a task, without references."""
     return [column for key, column in task.reader.columns().items() if not key.startswith(TARGET_KEYS)]
 
 
 def paths_of(inputs: Any) -> list[Any]:
-    """Return texts and paths as a list. Raises DataError for an input that is neither, or empty."""
+    """Return texts and paths as a list. Raises DataError for an input that is empty or neither of these."""
     if isinstance(inputs, (str, os.PathLike)):
         inputs = [inputs]
     kind = type(inputs).__name__
@@ -163,24 +163,24 @@ def answers(
 ) -> Iterator[dict[str, Any]]:
     """Yield one answer per input, in input order: `id`, `path`, `row`, the input's columns, `prediction`, `confidence`.
 
-    A bad input has `prediction` None and its reason as `error`; the others are answered all the same. `id` is the
-    input's number, or what the table's `id` column holds; `row` counts from 0. Inputs are read and answered a chunk at
-    a time, so a file may be larger than memory.
+    A bad input has `prediction` None and the reason as `error`; the others are still answered. `id` is the input's
+    number, or the value of the table's `id` column; `row` counts from 0. Inputs are read and answered in chunks, so a
+    file may be larger than memory.
 
     Args:
-        run: a run folder, or what opens its model, given the settings of the task.
-        inputs: texts, paths, open text files (a text a line).
-        literal: take every input as a text, whatever files there are.
+        run: a run folder, or a function from task settings to a `Predictor`.
+        inputs: texts, paths, open text files (one text per line).
+        literal: treat every input as a text, even if a file of that name exists.
         probabilities: add `probabilities`, {label: probability} of all classes.
         batch_size: rows per forward pass; None: the recipe's.
-        mixed_precision: no (float32, what a pipeline says), bf16, fp16 or auto (what the hardware multiplies); None:
-            the task's own. Classifiers compute close calls again in float32, so that reduced precision moves
-            confidences, and hardly an answer.
+        mixed_precision: no (float32, as in a Transformers pipeline), bf16, fp16 or auto (what the hardware supports);
+            None: the task's default. Classifiers recompute close calls in float32, so that reduced precision changes
+            confidences, but rarely an answer.
         trust_remote_code: see `open_trained`.
         task_settings: replace the recipe's; with `timestamps=True`, speech gets `segments`: {"start", "end", "text"},
             in seconds.
 
-    Raises RunFolderError, UserError; DataError at the end if not one input was answered.
+    Raises RunFolderError, UserError; DataError at the end if no input was answered.
     """
     if callable(run):
         predictor = run(**task_settings)
@@ -194,7 +194,7 @@ def answers(
 
 
 class Predictor:
-    """A trained model, opened once, that answers inputs."""
+    """A trained model, loaded once, that predicts inputs."""
 
     def __init__(self, recipe: Recipe, task: Task[Any], model: Any) -> None:
         self.recipe, self.task, self.model = recipe, task, model
@@ -211,7 +211,7 @@ class Predictor:
     ) -> Iterator[dict[str, Any]]:
         """Yield one answer per input, bad ones with an `error`.
 
-        `announce`: log which device and precision are used. The other options are those of `answers`.
+        `announce`: log device and precision. The other options are those of the function `answers`.
         """
         task, precision = self.task, mixed_precision or self.task.predict_precision
         accelerator = process.build_accelerator(precision, self.recipe.train.num_threads, announce=announce)
@@ -243,12 +243,12 @@ class Predictor:
 def _answered(
     task: Task[Any], chunk: Sequence[Input], answer: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
 ) -> Iterator[tuple[Input, dict[str, Any]]]:
-    """Yield every input of a chunk with its answer, or with the reason why there is none."""
+    """Yield every input of a chunk with its answer, or with an error."""
     errors = {place: one.error for place, one in enumerate(chunk) if one.error is not None}
     good = [place for place in range(len(chunk)) if place not in errors]
     try:
         found = answer([chunk[place].columns for place in good]) if good else []
-    except DataError:  # a file that cannot be decoded; which, is found out one by one
+    except DataError:  # a file that cannot be decoded: check them one by one
         errors |= {place: problem for place in good if (problem := _problem(task, chunk[place])) is not None}
         good = [place for place in good if place not in errors]
         found = answer([chunk[place].columns for place in good]) if good else []
@@ -258,7 +258,7 @@ def _answered(
 
 
 def _problem(task: Task[Any], one: Input) -> str | None:
-    """Return why an input cannot be made one of the model, if it cannot: all of its file is decoded."""
+    """Return why an input cannot be prepared for the model, or None; decodes the whole file."""
     try:
         examples = task.reader.prepare_inputs([one.columns])
         for index in range(len(examples)):
@@ -269,7 +269,7 @@ def _problem(task: Task[Any], one: Input) -> str | None:
 
 
 def _unless_all_failed(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Pass rows on, bad ones once there is an answer (or there are too many of them). DataError if there is none."""
+    """Yield rows, bad ones only after the first answer (or if there are many). Raises DataError without an answer."""
     waiting: list[dict[str, Any]] = []
     failed: list[str] = []
     count, answered = 0, False
@@ -294,7 +294,7 @@ def _unless_all_failed(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any
 def _outputs(
     task: Task[Any], model: nn.Module, examples: Examples, accelerator: Accelerator, sizes: dict[str, Any]
 ) -> dict[str, Tensor]:
-    """What the model says of the rows; where reduced precision might have changed an answer, in float32."""
+    """Return the model's outputs; rows where reduced precision might change the answer are recomputed in float32."""
     outputs = predict(task, model, examples, accelerator, **sizes, description="predicting")
     close = None if accelerator.mixed_precision == "no" else task.scorer.close_calls(outputs)
     if close is None or not close.any():

@@ -1,4 +1,4 @@
-"""What a run reads before it trains: rows, prepared and laid out in batches."""
+"""Read and prepare the data of a run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ log = logging.getLogger("sft_hf")
 
 
 def of_memory(recipe: Recipe) -> Recipe:
-    """Return the recipe of a run whose rows are given in memory: `data` no longer names a source."""
+    """Return the recipe of a run on rows in memory, without the source in `data`."""
     nothing = dict.fromkeys(("revision", "sha256", "config_name", "data_files"))
     data = recipe.data.model_copy(update={"name": MEMORY, "streaming": False, **nothing})
     return recipe.model_copy(update={"data": data})
@@ -38,10 +38,10 @@ def of_memory(recipe: Recipe) -> Recipe:
 def load_data(
     recipe: Recipe, task: Task[Any], model_source: Source | None, given: Mapping[str, Dataset] | None = None
 ) -> Splits:
-    """Load the splits, fit the task on all of train (given a checkpoint), hold out what is missing, limit rows.
+    """Load the splits, fit the task on all of train (given a model source), hold out missing splits, limit rows.
 
-    `given`: rows in memory by role, in place of those that the recipe names. Raises DataError, SourceError, and
-    RecipeError for a recipe of a run whose rows were in memory, where none are given.
+    `given`: rows in memory by role, replacing the recipe's data. Raises DataError, SourceError, and RecipeError if the
+    run's rows were in memory and are not given.
     """
     data = recipe.data
     columns = task.reader.columns() | ({"data.split_by": data.split_by} if data.split_by else {})
@@ -66,7 +66,7 @@ def load_data(
 
 
 def data_findings(task: Task[Any], splits: Splits, examples: Mapping[str, Examples]) -> list[Finding]:
-    """Return what is known of the rows before training: duplicates, contradictions, how labels are spread."""
+    """Return findings about the rows before training: duplicates, contradictions, distribution of labels."""
     rows = {role: split for role, split in splits.by_role.items() if isinstance(split, Dataset)}
     columns = task.reader.loaded_columns()
     content = [column for key, column in columns.items() if key not in TARGET_KEYS]
@@ -77,7 +77,7 @@ def data_findings(task: Task[Any], splits: Splits, examples: Mapping[str, Exampl
 
 
 def prepare_split(task: Task[Any], split: Dataset, where: str) -> Examples:
-    """Return a split's rows as model inputs, and log what there is to say about them."""
+    """Return a split's rows as model inputs, and log the notes on them."""
     examples = task.prepare(split, where)
     for note in examples.notes:
         log.info("%s", note)
@@ -85,7 +85,7 @@ def prepare_split(task: Task[Any], split: Dataset, where: str) -> Examples:
 
 
 def training_data(recipe: Recipe, task: Task[Any], splits: Splits, num_processes: int) -> InMemoryEpochs | StreamEpochs:
-    """Return where the loop's epochs come from. Raises RecipeError, DataError."""
+    """Return the source of the training epochs. Raises RecipeError, DataError."""
     train, section, where = splits.by_role["train"], recipe.train, splits.where["train"]
     sizes = BatchSizes(
         section.per_device_train_batch_size,

@@ -1,4 +1,4 @@
-"""One run from start to end, in three stages: everything read and built, trained, scored and written."""
+"""A training run in three stages: prepare, train, finish."""
 
 from __future__ import annotations
 
@@ -53,23 +53,23 @@ log = logging.getLogger("sft_hf")
 
 
 class TrainingJob:
-    """One run: `prepare` reads and builds, `train` runs the loop, `finish` scores and writes. ::
+    """A training run: `prepare` reads and builds, `train` runs the loop, `finish` scores and writes. ::
 
         with TrainingJob(recipe) as job:
             job.prepare()
             job.train()
             result = job.finish()
 
-    Inside the `with` block the run folder is locked and signals end the run after a checkpoint. `prepare` may be called
-    outside of it, to inspect a run without training.
+    Inside the `with` block the run folder is locked, and signals end the run after a checkpoint. `prepare` may be
+    called outside of it, to inspect a run without training.
 
     Attributes, set by `prepare` unless stated otherwise:
 
     - `task`, `source`: the fitted task, and the source of the pretrained model
-    - `splits`, `data`, `examples`: rows as read, by role; the source of the loop's epochs; the prepared rows of
+    - `splits`, `data`, `examples`: rows as read, by role; the source of the training epochs; the prepared rows of
       validation and test
     - `findings`: findings about the data
-    - `training`: what the loop works on
+    - `training`: the arguments of the training loop
     - `metric`: the metric by which weights are chosen; None without a validation split
     - `state`: the progress of training (set by `train`)
     """
@@ -85,20 +85,20 @@ class TrainingJob:
         overwrite: bool = False,
         other_environment: bool = False,
     ) -> None:
-        """Nothing is read or built yet.
+        """Create a job without reading or building anything.
 
         Args:
-            recipe: what to run.
-            splits: rows in memory, by role ("train", "validation", "test"), in place of what `data.name` names, which
-                becomes "memory". A role that is missing is held out of train as the recipe says.
-            outputs: what to write, see `OUTPUTS`.
-            callbacks: told what happens while the run trains; see `sft_hf.engine.callbacks`.
+            recipe: the recipe to run.
+            splits: rows in memory, by role ("train", "validation", "test"), replacing the data of `data.name`, which
+                becomes "memory". A missing role is held out of train as set in the recipe.
+            outputs: the outputs to write, see `OUTPUTS`.
+            callbacks: called during training; see `sft_hf.engine.callbacks`.
             resume, overwrite, other_environment: see `sft_hf.jobs.finetune.finetune`.
 
-        Raises UserError for an unknown output, or a callback that is not one.
+        Raises UserError for an unknown output, or an object that is not a Callback.
         """
         if unknown := sorted(set(outputs) - ALL_OUTPUTS):
-            raise UserError(f"outputs: there is no {unknown[0]!r}; {did_you_mean(unknown[0], list(OUTPUTS))}")
+            raise UserError(f"outputs: unknown output {unknown[0]!r}; {did_you_mean(unknown[0], list(OUTPUTS))}")
         self.recipe = recipe if splits is None else of_memory(recipe)
         self.given, self.outputs, self.callbacks = splits, frozenset(outputs), Callbacks(callbacks)
         self.resume, self.overwrite, self.other_environment = resume, overwrite, other_environment
@@ -121,13 +121,13 @@ class TrainingJob:
 
     @cached_property
     def trackers(self) -> Trackers:
-        """The experiment trackers that the recipe names."""
+        """The experiment trackers of the recipe."""
         return Trackers(self.recipe, self.folder.path, self.accelerator)
 
     def check_folder(self) -> RunResult | None:
-        """Look whether the run may go into its folder; return the result where it is resumed, and finished already.
+        """Check that the run may use its folder; return the result if it is resumed and already finished.
 
-        Raises RunFolderError; nothing is touched.
+        Raises RunFolderError; nothing is changed.
         """
         self.folder.refuse_if_taken(self.resume, self.overwrite)
         if self.resume == "auto":
@@ -139,9 +139,9 @@ class TrainingJob:
         return None if metrics is None else RunResult(self.folder.path, metrics)
 
     def __enter__(self) -> TrainingJob:
-        """Listen to signals, and lock the run folder if it is there already.
+        """Install signal handlers, and lock the run folder if it exists.
 
-        Raises RunFolderError for a folder that is in use, or that the run may not go into.
+        Raises RunFolderError for a folder that is in use, or that the run may not use.
         """
         if self.check_folder() is not None:
             raise RunFolderError(f"{self.folder.path}: nothing to resume: the run is finished")
@@ -157,23 +157,23 @@ class TrainingJob:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        """Release what `__enter__` took."""
+        """Release the lock, finish trackers and restore signal handlers."""
         return self._open.__exit__(kind, error, traceback)
 
     # --- 1: prepare ----------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Read everything there is to read, and build model, optimizer and schedule. Nothing is written.
+        """Read all inputs, and build model, optimizer and schedule. Nothing is written.
 
-        Raises UserError for a bad recipe, model or data, StorageError where not even one checkpoint fits on the disk,
-        and Terminated after a signal.
+        Raises UserError for a bad recipe, model or data, StorageError if not even one checkpoint fits on the disk, and
+        Terminated after a signal.
         """
         try:
             self._read()
             self._build()
             signals.poll()
         except (UserError, Terminated):
-            if signals.requested():  # and a download that the same signal has ended is not the user's mistake
+            if signals.requested():  # a download aborted by the signal is not a user error
                 raise Terminated("stopped by a signal before the first step; nothing was written") from None
             raise
 
@@ -185,7 +185,7 @@ class TrainingJob:
         check_quantization(recipe.model)
         if self._pushes:
             self._on_main(check_access, self.repo_id)
-        # Before the data, which may take long.
+        # Before the data, which may take a long time.
         self.source = pin(replace(resolve_section(recipe.model, "model"), trusted=recipe.model.trust_remote_code))
         signals.poll()
         self.splits = load_data(recipe, task, self.source, self.given)
@@ -217,12 +217,12 @@ class TrainingJob:
         check_space(self.training, self.folder)
 
     def all_examples(self) -> dict[str, Examples]:
-        """The prepared rows by role, those of train too unless they are a stream."""
+        """Return the prepared rows by role, including train unless it is a stream."""
         train = {"train": self.data.examples} if isinstance(self.data, InMemoryEpochs) else {}
         return {**train, **self.examples}
 
     def _findings(self) -> list[Finding]:
-        """What there is to know of the data, beyond that every row can be used."""
+        """Return findings about the data."""
         found = data_findings(self.task, self.splits, self.all_examples())
         rows = len(self.examples.get("validation", ()))
         return [*found, *selection.small_validation(rows, self.task.scorer.primary_metric)]
@@ -230,10 +230,10 @@ class TrainingJob:
     # --- 2: train ------------------------------------------------------------------------------------------------
 
     def train(self) -> TrainState:
-        """Take the folder, go back to its newest checkpoint if the run is resumed, and train to the last step.
+        """Start the run folder, or restore the newest checkpoint if the run is resumed, and train to the last step.
 
-        Raises RunFolderError for a folder that the run may not go into, StorageError, TrainingError, and Terminated
-        after a signal, when a checkpoint has been saved.
+        Raises RunFolderError for a folder that the run may not use, StorageError, TrainingError, and Terminated on a
+        signal, after saving a checkpoint.
         """
         self.trackers.start(in_the_run_folder=False)
         if not self.resume:
@@ -255,7 +255,7 @@ class TrainingJob:
     # --- 3: finish -----------------------------------------------------------------------------------------------
 
     def finish(self) -> RunResult:
-        """Score the chosen weights, test once, write the results, and push them where the recipe says so."""
+        """Score the chosen weights, write the results, and push them if the recipe sets `push_to_hub`."""
         model = chosen_model(self.training, self.adapter, self.state, self.folder)
         scored = score_splits(self.training, model, self.examples, self.splits)
         metrics = self._metrics(model, scored)
@@ -273,7 +273,7 @@ class TrainingJob:
             self.state,
             model,
             scored.scores,
-            # A run that was resumed has taken longer before.
+            # A resumed run has also taken time before.
             baselines=self._baselines(scored, max(self.state.seconds, passed)),
             overview=data_overview(self.task, self.all_examples(), self.findings, self.splits.notes),
             splits=self.splits,

@@ -1,4 +1,4 @@
-"""What a run's data look like, in numbers that fit on a page: rows, lengths, labels, and what else there is to know."""
+"""Summary of a run's data for metrics.json: rows, lengths, labels, findings and notes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def data_overview(
     """Return `splits`, `findings` and `notes` of metrics.json, as plain data.
 
     Args:
-        task: fitted.
-        examples: prepared rows by role; a stream's training rows are not among them.
+        task: the fitted task.
+        examples: prepared rows by role, without train if it is a stream.
         findings: see `sft_hf.jobs.inputs.data_findings`.
-        notes: on how the data were read, and what was left out; see `Splits`.
+        notes: notes on how the data were read, and what was left out; see `Splits`.
     """
     return {
         "splits": {role: _split(task, rows) for role, rows in examples.items()},

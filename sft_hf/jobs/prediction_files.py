@@ -23,14 +23,14 @@ log = logging.getLogger("sft_hf")
 FORMATS = ("jsonl", "json", "csv", "txt", "srt", "vtt")
 SUBTITLES = ("srt", "vtt")
 _TABLES = ("tsv", "tab", "parquet", "xlsx")
-_PLACE = ("id", "path", "row", "table")  # what a row starts with, where it has it: see `Input.described`
-LISTED = 100  # bad inputs that standard error names where the output has the others
+_PLACE = ("id", "path", "row", "table")  # optional keys at the start of a row: see `Input.described`
+LISTED = 100  # maximum number of bad inputs to log if the output also lists them
 
 
 def format_of(output: str | None, wanted: str | None) -> str:
-    """Return the format that is asked for, or that the ending of the output's name says; else JSON lines.
+    """Return the requested format, or the format of the output's file extension; otherwise JSON lines.
 
-    Raises UserError for the ending of a table, which would be read as one.
+    Raises UserError for extensions of other table formats.
     """
     ending = Path(output or "").suffix.lower().lstrip(".")
     if wanted is None and ending in _TABLES:
@@ -42,7 +42,7 @@ def format_of(output: str | None, wanted: str | None) -> str:
 
 
 def refuse_to_replace(inputs: Iterable[str], output: str | None) -> None:
-    """Raise UserError where the output would take the place of an input."""
+    """Raise UserError if the output would overwrite an input."""
     if output is None or not os.path.exists(output):
         return
     for name in inputs:
@@ -51,15 +51,15 @@ def refuse_to_replace(inputs: Iterable[str], output: str | None) -> None:
 
 
 class Tally:
-    """Counts the rows that pass through `counted`, and names the bad ones in the log."""
+    """Counts the rows that pass through `counted`, and logs the bad ones."""
 
     def __init__(self, in_output: bool) -> None:
-        """`in_output`: whether the output holds the reasons too, so that not all have to be listed."""
+        """`in_output`: whether the output also contains the errors, so that not all need to be logged."""
         self.in_output = in_output
         self.answered = self.failed = 0
 
     def counted(self, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Pass the rows on."""
+        """Yield the rows unchanged."""
         for row in rows:
             if "error" not in row:
                 self.answered += 1
@@ -70,25 +70,24 @@ class Tally:
             yield row
 
     def summary(self) -> str:
-        """Return the line on how many were not answered."""
+        """Return a line with the number of inputs that were not answered."""
         rest = "; the output has the reasons of all of them" if self.in_output and self.failed > LISTED else ""
         return f"{self.failed} of {self.answered + self.failed} inputs were not answered{rest}"
 
 
 def write_predictions(rows: Iterable[dict[str, Any]], output: str | None, kind: str) -> None:
-    """Write what `sft_hf.jobs.inference.answers` yields as it comes; to standard output if `output` is None.
+    """Write the rows of `sft_hf.jobs.inference.answers` as they arrive; to standard output if `output` is None.
 
-    jsonl: one JSON object a line; json: all of them in one array; csv: see `_csv_lines`; txt: one prediction a line,
-    blank for a bad input; srt, vtt: the subtitles of one recording, or for several a folder `output` with one file
-    each.
-    A failure half way leaves no file that looks whole. Raises UserError, DataError, StorageError.
+    jsonl: one JSON object per line; json: one array of all objects; csv: see `_csv_lines`; txt: one prediction per
+    line, blank for a bad input; srt, vtt: the subtitles of one recording, or for several a folder `output` with one
+    file each. No file is left behind if writing fails. Raises UserError, DataError, StorageError.
     """
     if kind in SUBTITLES:
         _write_subtitles(rows, output, kind)
         return
     with _opened(output) as file:
         for piece in _pieces(rows, kind):
-            # a file's name may hold bytes that are no text
+            # file names may contain bytes that are not valid text
             click.echo(piece.encode("utf-8", "backslashreplace").decode(), file, nl=False)
 
 
@@ -107,7 +106,7 @@ def _pieces(rows: Iterable[dict[str, Any]], kind: str) -> Iterator[str]:
             if isinstance(answer, dict):  # of several targets
                 answer = [f"{name}: {number}" for name, number in answer.items()]
             text = ", ".join(map(str, answer)) if isinstance(answer, list) else str(answer)
-            yield " ".join(text.splitlines()) + "\n"  # a label may hold a line break
+            yield " ".join(text.splitlines()) + "\n"  # a label may contain a line break
     else:
         for row in rows:
             yield _json(row) + "\n"
@@ -119,7 +118,7 @@ def _json(row: Any) -> str:
 
 
 def _is_text(text: str) -> bool:
-    """Whether there is UTF-8 for it: there is none for half of a surrogate pair."""
+    """Return whether a string can be encoded as UTF-8, which fails for a lone surrogate."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -130,13 +129,13 @@ def _is_text(text: str) -> bool:
 def _csv_lines(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
     """Yield a CSV table (RFC 4180): id, path, row, the input's columns, prediction, ..., error.
 
-    Probabilities have a column for each class; other lists and objects are JSON. Texts are as they were given: what
-    starts with "=" is a formula for a spreadsheet unless the column is imported as text.
+    Probabilities have one column per class; other lists and objects are JSON. Texts are written unchanged: spreadsheets
+    read those that start with "=" as formulas unless the column is imported as text.
     """
     first = []
     for row in rows:
         first.append(row)
-        if "error" not in row:  # which has all columns
+        if "error" not in row:  # an answered row has all columns
             break
     answered = _flat(first[-1])
     named = [name for one in first for name in _flat(one)]
@@ -184,7 +183,7 @@ def _opened(output: str | None) -> Iterator[IO[str] | None]:
 def _write_subtitles(rows: Iterable[dict[str, Any]], output: str | None, kind: str) -> None:
     from sft_hf.tasks.speech.transcripts import format_subtitles
 
-    rows = (row for row in rows if "error" not in row)  # `Tally` has named the others
+    rows = (row for row in rows if "error" not in row)  # `Tally` logs the others
     first = list(islice(rows, 2))
     if len(first) == 1 and not (output and Path(output).is_dir()):
         text = format_subtitles(first[0], kind)

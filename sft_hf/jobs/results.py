@@ -1,4 +1,4 @@
-"""What a finished run leaves: metrics.json, the lines of predictions.jsonl, the model card, report.html."""
+"""Outputs of a finished run: metrics.json, predictions.jsonl, model card, report.html."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ log = logging.getLogger("sft_hf")
 
 
 OUTPUTS = {
-    "model": "model/, and adapter/ of a parameter-efficient run",
-    "card": "README.md in model/ and adapter/; written with the model alone",
-    "predictions": "predictions.jsonl, of the last split that was predicted: test, or validation without a test",
-    "outputs": "outputs/: what the model gave for every row of validation and test, see `sft_hf.core.run.outputs`",
+    "model": "model/, and adapter/ for a parameter-efficient run",
+    "card": "README.md in model/ and adapter/; only written together with the model",
+    "predictions": "predictions.jsonl of test, or of validation if there is no test split",
+    "outputs": "outputs/: the model's outputs for every row of validation and test, see `sft_hf.core.run.outputs`",
     "report": "report.html",
     "baselines": "baselines, which take up to a tenth of the run's time, in metrics.json, card and report",
-    "push": "pushed to the Hub where the recipe's push_to_hub says so; needs model and card",
+    "push": "push to the Hub if the recipe sets push_to_hub; needs model and card",
 }
-"""What a run leaves besides recipe.yaml, log.jsonl, checkpoints/ and metrics.json, which are always written."""
+"""Optional outputs of a run; recipe.yaml, log.jsonl, checkpoints/ and metrics.json are always written."""
 
 ALL_OUTPUTS = frozenset(OUTPUTS)
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run: its folder, what metrics.json holds, and where it was pushed to."""
+    """A finished run: its folder, the contents of metrics.json, and the URL it was pushed to."""
 
     output_dir: Path
     metrics: dict[str, Any]
@@ -66,7 +66,7 @@ def prediction_rows(
 ) -> list[dict[str, Any]]:
     """Return the lines of predictions.jsonl: row id, path or text, reference (if there are labels), prediction, ...
 
-    `split`: the data set that `examples` were made of, or more rows of it.
+    `split`: the data set of `examples`; it may have more rows.
     """
     inputs = _inputs(task, examples, split)
     rows = zip(examples.row_ids, inputs, examples.references, task.scorer.decode(outputs), strict=True)
@@ -84,11 +84,11 @@ _INPUT_NAMES = {
     "data.image_column": "path",
     "data.audio_column": "path",
 }
-"""Keys of a recipe that name a column of input, and what it is called in predictions.jsonl."""
+"""Recipe keys of input columns, and their names in predictions.jsonl."""
 
 
 def _inputs(task: Task[Any], examples: Examples, split: Any) -> list[dict[str, Any]]:
-    """Return {"text": ...} or {"path": ...} of every example; {} of a picture or recording without a path."""
+    """Return {"text": ...} or {"path": ...} for every example; {} for an image or recording without a path."""
     columns = {_INPUT_NAMES[key]: column for key, column in task.reader.columns().items() if key in _INPUT_NAMES}
     cells = zip(*(texts_or_paths(split, column) for column in columns.values()), strict=True)
     given = [{name: cell for name, cell in zip(columns, row, strict=True) if cell is not None} for row in cells]
@@ -108,15 +108,15 @@ def run_metrics(
     source: Source,
     total_seconds: float,
 ) -> dict[str, Any]:
-    """Return what metrics.json holds.
+    """Return the contents of metrics.json.
 
     Args:
-        training, state, model: the run at its end, and the weights that were chosen.
+        training, state, model: the run at its end, and the model with the chosen weights.
         scores: metrics by role.
         baselines: see `sft_hf.jobs.baselines.compare`.
         overview: see `sft_hf.jobs.overview`.
-        splits, source: where data and checkpoint came from.
-        total_seconds: from the start of the command, or of its resumption.
+        splits, source: the data, and the source of the pretrained model.
+        total_seconds: since the command was started (or resumed).
     """
     recipe, accelerator = training.recipe, training.accelerator
     parameters = list(model.parameters())
@@ -157,7 +157,7 @@ def run_metrics(
 def write_model(
     folder: RunFolder, record: RunRecord, task: Task[Any], model: Any, adapter: Adapter | None, *, card: bool
 ) -> None:
-    """Write model/ and, of a parameter-efficient run, adapter/, as plain PEFT opens it; with a README.md if `card`.
+    """Write model/ and, for a parameter-efficient run, adapter/ in PEFT's format; with a README.md if `card`.
 
     Raises StorageError.
     """
@@ -174,7 +174,7 @@ def write_model(
 
 
 def push_run(recipe: Recipe, folder: RunFolder, repo_id: str) -> str:
-    """Push a finished run to the Hub as its recipe says, and return the address. Raises UserError."""
+    """Push a finished run to the Hub as set in its recipe, and return the URL. Raises UserError."""
     try:
         return push(folder.path, repo_id, private=recipe.hub_private_repo, revision=recipe.hub_revision).url
     except UserError as error:
@@ -186,10 +186,10 @@ def push_run(recipe: Recipe, folder: RunFolder, repo_id: str) -> str:
 
 
 def write_report(run: str | Path, output: str | Path | None = None, *, trust_remote_code: bool = False) -> Path:
-    """Write a finished run's page to `output`, by default report.html in its folder, and return its path.
+    """Write a finished run's report to `output`, by default report.html in its folder, and return its path.
 
-    Everything comes from the run folder. Pictures and recordings, which it does not hold, are read again where the
-    recipe says; where they are gone, the page says so. Raises RunFolderError, RecipeError, StorageError.
+    Uses only the run folder, except that images and recordings are read again from the recipe's data; the report notes
+    rows that cannot be read. Raises RunFolderError, RecipeError, StorageError.
     """
     record = with_outputs(read_record(run, trust_remote_code=trust_remote_code), run)
     texts = {row["id"]: Preview(_text_of(row)) for row in record.predictions if "text" in row}
@@ -213,7 +213,7 @@ def _text_of(row: Mapping[str, Any]) -> str:
 
 
 def write_comparison(runs: Sequence[str | Path], output: str | Path, *, trust_remote_code: bool = False) -> Path:
-    """Write a page that compares finished runs, and return its path. Raises UserError for runs of different tasks."""
+    """Write a report that compares finished runs, and return its path. Raises UserError for runs of different tasks."""
     from sft_hf.publishing.report.comparison import build_comparison
 
     records = [read_record(run, trust_remote_code=trust_remote_code) for run in runs]
@@ -223,7 +223,7 @@ def write_comparison(runs: Sequence[str | Path], output: str | Path, *, trust_re
 
 
 def report_page(record: RunRecord, task: Task[Any], split: Dataset | None) -> str:
-    """Return report.html, with the rows of `split` that the model was most wrong about, and a gallery."""
+    """Return the contents of report.html, with the worst mistakes on `split` and a gallery of its rows."""
     wanted = rows_to_show(record)
     shown = {} if split is None else shown_rows(task, split, wanted)
     gone = set(wanted) - shown.keys()

@@ -1,4 +1,4 @@
-"""A finished run as a Python object: its numbers, and its model, which is loaded once."""
+"""A finished run as a Python object: its metrics, and its model, which is loaded once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from sft_hf.tasks.base import Task
 
-SCORED = ("test", "validation")  # the splits that metrics.json holds, in the order in which they are shown
+SCORED = ("test", "validation")  # the splits in metrics.json, in display order
 
 
 class Run:
@@ -43,11 +43,11 @@ class Run:
         run.metrics["test"]["accuracy"]
         run.predict(["great", "awful"])
 
-    The model is loaded when it is first needed, and kept.
+    The model is loaded on first use and kept in memory.
 
     Attributes:
         path: the run folder.
-        hub_url: the page of the Hub that the run has just been pushed to; None otherwise.
+        hub_url: the URL on the Hub if the run has just been pushed; None otherwise.
     """
 
     def __init__(
@@ -58,15 +58,15 @@ class Run:
         splits: Mapping[str, Dataset] | None = None,
         hub_url: str | None = None,
     ) -> None:
-        """Open a run folder. Nothing but its metrics is read.
+        """Open a run folder. Only its metrics are read.
 
         Args:
             path: the run folder.
-            trust_remote_code: allow a model with code of its own, as the run was.
+            trust_remote_code: allow a model with its own code, if the run had one.
             splits: the rows of a run whose data were in memory, for `evaluate`.
             hub_url: see above.
 
-        Raises RunFolderError for a folder that does not hold a finished run.
+        Raises RunFolderError for a folder without a finished run.
         """
         self._folder: RunFolder = open_run(Path(path), with_model=False)
         self._folder.refuse_unfinished()
@@ -74,7 +74,7 @@ class Run:
         self._trusted, self._splits = trust_remote_code, splits
         self._predictors: dict[str, Predictor] = {}
 
-    # --- what it holds -------------------------------------------------------------------------------------------
+    # --- contents ------------------------------------------------------------------------------------------------
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -83,12 +83,12 @@ class Run:
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """What metrics.json holds: `test` and `validation` with their scores as fractions, `train`, `model`, ..."""
+        """The contents of metrics.json: `test` and `validation` with scores as fractions, `train`, `model`, ..."""
         return self._folder.finished() or {}
 
     @property
     def task(self) -> Task[Any]:
-        """The task as the trained model does it: its labels, thresholds and preprocessing."""
+        """The task of the trained model, with its labels, thresholds and preprocessing."""
         return self._predictor().task
 
     @property
@@ -105,9 +105,9 @@ class Run:
         return list(label_map.names)
 
     def outputs(self, split: str = "test") -> SplitOutputs:
-        """Return what the model gave for every row of a split when the run was scored: row ids, logits, references.
+        """Return the model's saved outputs for every row of a split: row ids, logits, references.
 
-        Raises UserError for a split that the run has not, RunFolderError for a file that is broken.
+        Raises UserError for a split that was not saved, RunFolderError for a damaged file.
         """
         known = sorted(path.stem for path in self._folder.outputs.glob("*.safetensors"))
         if split not in known:
@@ -124,7 +124,7 @@ class Run:
             self._predictors[key] = Predictor(*opened)
         return self._predictors[key]
 
-    # --- what it does --------------------------------------------------------------------------------------------
+    # --- use -----------------------------------------------------------------------------------------------------
 
     def predict(
         self,
@@ -138,13 +138,13 @@ class Run:
         """Return one answer per input, in their order: `id`, the input, `prediction`, `confidence`.
 
         Args:
-            inputs: a list, or another sequence, of inputs; or a table with the recipe's columns. For a model of texts,
-                strings are texts, always. For images and speech, strings are the paths of files; Pillow images,
-                arrays, {"array": ..., "sampling_rate": ...} and the bytes of files are inputs too.
+            inputs: a list or other sequence of inputs, or a table with the recipe's columns. For text models, strings
+                are always texts. For images and speech, strings are file paths; Pillow images, arrays,
+                {"array": ..., "sampling_rate": ...} and the bytes of files are also accepted.
             probabilities: add `probabilities`, {label: probability} of all labels.
             batch_size: rows per forward pass; None: the recipe's.
-            mixed_precision: no, bf16, fp16 or auto; None: the task's own, see `predict_files`.
-            task_settings: replace the recipe's settings of the task, such as `timestamps=True` for speech.
+            mixed_precision: no, bf16, fp16 or auto; None: the task's default, see `predict_files`.
+            task_settings: replace the recipe's task settings, such as `timestamps=True` for speech.
 
         An input that cannot be answered has `prediction` None and the reason as `error`.
         Raises UserError for options that the task does not have.
@@ -169,10 +169,10 @@ class Run:
 
         Args:
             rows: "test" or "validation": the rows of that split as the run scored them, in the order of
-                `outputs(split).row_id`; or inputs as `predict` takes them.
+                `outputs(split).row_id`; or inputs as for `predict`.
 
-        Multi-label, the probabilities of a row need not sum to 1. Raises UserError for a task without labels, for a
-        split that was not saved, and for an input that cannot be answered.
+        For multi-label tasks, the probabilities of a row need not sum to 1. Raises UserError for a task without labels,
+        for a split that was not saved, and for an input that cannot be answered.
         """
         if isinstance(rows, str):
             outputs = self.outputs(rows)
@@ -187,11 +187,11 @@ class Run:
         return np.array(found, dtype=np.float32).reshape(len(found), len(names))
 
     def evaluate(self, data: Any = "test", *, mixed_precision: str = "no") -> dict[str, Any]:
-        """Score the model, and return the metrics with intervals and per-class figures.
+        """Score the model, and return the metrics with intervals and per-class values.
 
         Args:
-            data: a split of the run's data, by its role; or labelled rows in memory, as `finetune` takes them.
-            mixed_precision: no: float32, as the run was scored; bf16, fp16 or auto.
+            data: the name of a split of the run's data, or labelled rows in memory, as for `finetune`.
+            mixed_precision: no (float32, as in the run's own scoring), bf16, fp16 or auto.
 
         Raises DataError for rows that cannot be scored.
         """
@@ -205,11 +205,11 @@ class Run:
             return scored(predictor, rows, where, mixed_precision, announce=False)
 
     def report(self, output: str | os.PathLike[str] | None = None, *, refresh: bool = False) -> Path:
-        """Return the path of the run's report, one HTML file; write it where there is none yet.
+        """Return the path of the run's report, one HTML file; write it if it does not exist.
 
         Args:
-            output: where to write it; None: report.html in the run folder.
-            refresh: write it again.
+            output: the path to write to; None: report.html in the run folder.
+            refresh: write it even if it exists.
         """
         from sft_hf.jobs.results import write_report
 
@@ -219,24 +219,24 @@ class Run:
         return write_report(self.path, target, trust_remote_code=self._trusted)
 
     def push(self, repo_id: str, *, private: bool = True, revision: str | None = None) -> str:
-        """Publish the model with its card on the Hub, in one commit; return the address of its page.
+        """Publish the model with its card on the Hub, in one commit; return its URL.
 
         Args:
-            repo_id: `owner/name`, or `name` alone for one of your own; created where it is not there.
-            private: whether a repository that is created is hidden from others.
+            repo_id: `owner/name`, or `name` for your own account; created if it does not exist.
+            private: whether a new repository is created as private.
             revision: the branch; None: main.
 
-        Raises UserError for a repository that cannot be written, and what `sft-hf push` refuses.
+        Raises UserError for a repository that cannot be written, and for models that `sft-hf push` refuses.
         """
         from sft_hf.publishing.hub.push import push
 
         self.hub_url = push(self.path, repo_id, private=private, revision=revision).url
         return self.hub_url
 
-    # --- what it looks like --------------------------------------------------------------------------------------
+    # --- display -------------------------------------------------------------------------------------------------
 
     def _scores(self) -> list[tuple[str, str, float, str]]:
-        """Split, metric, value and 95 % interval (as text) of the primary metric, of each split that was scored."""
+        """Return split, metric, value and 95 % interval (as text) of the primary metric, for each scored split."""
         primary = str(self.metrics.get("primary_metric"))
         found = []
         for split in SCORED:
@@ -254,7 +254,7 @@ class Run:
         return f"Run({str(self.path)!r}: {self.metrics.get('task')}{f', {scores}' if scores else ''})"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the scores with their intervals, the model, and where the run is."""
+        """Return HTML for notebooks: the scores with their intervals, the model, and the run folder."""
         head = "".join(f"<th>{name}</th>" for name in ("split", "metric", "value", "95 % interval", "rows"))
         rows = [
             (split, metric, f"{value:.4f}", between, str(self.metrics[split].get("num_examples", "")))
@@ -270,29 +270,29 @@ class Run:
 
 
 def predict_files(run: Run | str | os.PathLike[str], paths: Any, **options: Any) -> Iterator[dict[str, Any]]:
-    """Yield one answer per input that files hold, as `sft-hf predict` does: a chunk at a time, whatever their size.
+    """Yield one answer per input in files, like `sft-hf predict`, in chunks, so that files may be larger than memory.
 
     Args:
         run: a run, or its folder.
-        paths: files, folders, patterns and tables, in a list or another iterable; a single one may be given as it is.
-            For a model of texts, a string that names no file is a text.
+        paths: files, folders, patterns and tables, as a list or other iterable, or a single one. For text models, a
+            string that is not the name of a file is a text.
         options: see `sft_hf.jobs.inference.answers`.
 
     An answer starts with the input's id, path and row; an input that cannot be answered has an `error`.
-    Raises UserError; DataError, before anything is answered, for an input that is not a text or path, or empty, and at
-    the end if not one input was answered.
+    Raises UserError; DataError, before anything is answered, for an input that is empty or not a text or path, and at
+    the end if no input was answered.
     """
     opened = run._predictor if isinstance(run, Run) else Path(run)
     return answers(opened, paths_of(paths), **options)
 
 
 def predict(run: Run | str | os.PathLike[str], inputs: Any, **options: Any) -> list[dict[str, Any]]:
-    """Return one answer per input: `Run.predict` of a run, or of the run in a folder."""
+    """Return one answer per input; see `Run.predict`. `run` may be a run folder."""
     return _opened(run).predict(inputs, **options)
 
 
 def evaluate(run: Run | str | os.PathLike[str], data: Any = "test", **options: Any) -> dict[str, Any]:
-    """Score a run's model on a split of its data, or on labelled rows: `Run.evaluate`."""
+    """Score a run's model on a split of its data, or on labelled rows; see `Run.evaluate`."""
     return _opened(run).evaluate(data, **options)
 
 

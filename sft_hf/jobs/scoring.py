@@ -1,4 +1,4 @@
-"""Scoring the splits of a run: validation while it trains, to choose weights; every split at its end."""
+"""Score the splits of a run: validation during training, to choose weights; all splits at the end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger("sft_hf")
 
 
 def metric_for_best_model(task: Task[Any], examples: Mapping[str, Examples]) -> str | None:
-    """Return the metric that weights are chosen by; None without a validation split. Raises RecipeError."""
+    """Return the metric by which weights are chosen; None without a validation split. Raises RecipeError."""
     section = task.recipe.eval
     wanted, known = section.metric_for_best_model, task.scorer.metric_names()
     if wanted and wanted not in known:
@@ -41,7 +41,7 @@ def metric_for_best_model(task: Task[Any], examples: Mapping[str, Examples]) -> 
 def split_outputs(
     training: Training, model: Any, examples: Examples, role: str, *, autocast: bool
 ) -> dict[str, Tensor]:
-    """Return what `Task.predict_batch` says of every row of a split, in their order, the same on every rank."""
+    """Return the outputs of `Task.predict_batch` for every row of a split, in row order, the same on every rank."""
     return predict(
         training.task,
         model,
@@ -59,13 +59,13 @@ def split_outputs(
 def choose_weights(
     training: Training, validation: Examples, metric: str, state: TrainState, save_best: Callable[[int], None]
 ) -> bool:
-    """Score validation, keep the weights if they are the best so far, and say whether to stop early.
+    """Score validation, save the weights if they are the best so far, and return whether to stop early.
 
     Args:
-        training, state: the run, at some step.
+        training, state: the run at the current step.
         validation: the rows.
-        metric: that weights are chosen by.
-        save_best: keeps the present weights as those of a step.
+        metric: the metric by which weights are chosen.
+        save_best: saves the current weights as those of a step.
     """
     with training.techniques.evaluated(training.accelerator.unwrap_model(training.model)):
         outputs = split_outputs(training, training.model, validation, "validation", autocast=True)
@@ -101,10 +101,10 @@ def choose_weights(
 
 @dataclass
 class Scored:
-    """What the chosen model says of validation and test, by role.
+    """Results of the chosen model on validation and test, by role.
 
-    `scores` are metrics, of the splits that have labels; `predictions` the lines of predictions.jsonl; `outputs` what
-    `Task.predict_batch` gave, row by row; `chosen` what techniques chose on validation.
+    `scores` are the metrics of the splits that have labels; `predictions` the lines of predictions.jsonl; `outputs` the
+    outputs of `Task.predict_batch`, by row; `chosen` the values that techniques chose on validation.
     """
 
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -115,7 +115,7 @@ class Scored:
 
 def chosen_model(training: Training, adapter: Adapter | None, state: TrainState, folder: RunFolder) -> Any:
     """Return the model with the weights that are scored and saved: the best on validation, or the last."""
-    # Without the mixed-precision wrapper: scored are the numbers that anyone gets who opens the saved model.
+    # Without the mixed-precision wrapper, so that scores match those of the saved model when it is loaded.
     model = training.accelerator.unwrap_model(training.model, keep_fp32_wrapper=False)
     if training.recipe.eval.load_best_model_at_end and state.best_step not in (None, state.step):
         checkpoint.load_best(folder.checkpoints, state.best_step, model)
@@ -127,7 +127,7 @@ def chosen_model(training: Training, adapter: Adapter | None, state: TrainState,
 
 
 def score_splits(training: Training, model: Any, examples: Mapping[str, Examples], splits: Splits) -> Scored:
-    """Score the chosen model in float32: on validation, which choices are made on, then once on test."""
+    """Score the chosen model in float32: on validation, which thresholds are tuned on, then once on test."""
     task, found = training.task, Scored()
     for role, rows in examples.items():  # validation before test
         outputs = found.outputs[role] = split_outputs(training, model, rows, role, autocast=False)

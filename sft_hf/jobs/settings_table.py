@@ -1,14 +1,14 @@
-"""The keyword settings of `sft_hf.finetune`: which key of a recipe each of them sets.
+"""The keyword settings of `sft_hf.finetune`, and the recipe keys that they set.
 
 A setting is one of these:
 
     a short name      text="review"               see `SHORT_NAMES`
-    a key's own name  learning_rate=1e-4          any key of model, data, train, optim, eval, checkpoint or the task, if
-                                                  no other of these sections has one of that name
+    a key's own name  learning_rate=1e-4          any key of model, data, train, optim, eval, checkpoint or the task
+                                                  that is unique among these sections
     a section         optim={"name": "sgd"}       changes these keys of it; the section train is called `training` here
     a dotted key      **{"optim.args": {...}}
 
-Values are taken as they are: nothing is parsed as YAML.
+Values are not parsed as YAML.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SHORT_NAMES = {
     "revision": "model.revision",
     "training": "train",
 }
-"""Short names, and the keys that they set."""
+"""Short names and the keys that they set."""
 
 SECTIONS = ("model", "data", "train", "optim", "eval", "checkpoint")
 """The sections whose keys may be set by their own names."""
@@ -47,13 +47,13 @@ NOT_SETTINGS = ("train", "output_dir")
 """Keys of a recipe whose names are arguments of `finetune` with another meaning."""
 
 MODALITIES = {"text": "text", "image": "image", "audio": "speech"}
-"""Settings that name the column of inputs, and the modality of the tasks that they belong to."""
+"""Settings for the column of inputs, and the modality of their tasks."""
 
 
 def known_settings(task: str | None) -> dict[str, str]:
-    """Return every setting, and the key of a recipe that it sets.
+    """Return all settings and the recipe keys that they set.
 
-    `task` is the name of the recipe's task, whose settings count too; None: not known.
+    `task` is the name of the recipe's task, whose settings are included; None if unknown.
     """
     classes: dict[str, Any] = {section: Recipe.model_fields[section].annotation for section in SECTIONS}
     if task is not None:
@@ -66,16 +66,16 @@ def known_settings(task: str | None) -> dict[str, str]:
 
 
 def task_meant(settings: Collection[str]) -> str | None:
-    """Return the task that serves the column of inputs that settings name; None for none, or for several."""
+    """Return the task for the input column in `settings`; None if there is none or more than one."""
     wanted = {MODALITIES[name] for name in settings if name in MODALITIES}
     names = [name for name in component_names("tasks") if load_settings("tasks", name).modality in wanted]
     return names[0] if len(names) == 1 else None
 
 
 def apply_settings(data: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the data of a recipe with settings applied; see the module for what they may be.
+    """Return a recipe's data with settings applied; see the module docstring for their forms.
 
-    Raises UserError for a name that is none, RecipeError for two that set the same key.
+    Raises UserError for an unknown setting, RecipeError if two settings set the same key.
     """
     result = {name: dict(value) if isinstance(value, Mapping) else value for name, value in data.items()}
     task = result.get("task")
@@ -117,7 +117,7 @@ def _section(data: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def plain_value(value: Any) -> Any:
-    """Return a setting as recipes hold it: paths as text, tuples as lists, numbers of NumPy as numbers."""
+    """Return a setting as a plain value: paths as strings, tuples as lists, NumPy scalars as Python numbers."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Mapping):

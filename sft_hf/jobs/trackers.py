@@ -1,4 +1,4 @@
-"""Experiment trackers, through Accelerate: TensorBoard, Trackio, Weights & Biases, MLflow. None unless asked for."""
+"""Experiment trackers, through Accelerate: TensorBoard, Trackio, Weights & Biases, MLflow. Off by default."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ IN_THE_RUN_FOLDER = ("tensorboard",)
 
 
 def check_installed(recipe: Recipe) -> None:
-    """Raise RecipeError for a tracker whose package is not there."""
+    """Raise RecipeError for a tracker whose package is not installed."""
     for name in recipe.report_to:
         if find_spec(name) is None:
             raise RecipeError(f"report_to: {name} is not installed; pip install {name}, or leave it out")
 
 
 class Trackers:
-    """The trackers of one run; what is logged goes to each of them."""
+    """The trackers of a run; lines are logged to each of them."""
 
     def __init__(self, recipe: Recipe, folder: Path, accelerator: Accelerator) -> None:
         self.recipe, self.folder, self.accelerator = recipe, folder, accelerator
         accelerator.project_configuration.logging_dir = str(folder / "tensorboard")
 
     def start(self, *, in_the_run_folder: bool) -> None:
-        """Start those that write into the run folder, once it is this run's, or, before that, the others.
+        """Start the trackers that write into the run folder, or the others, which start before the folder is changed.
 
-        Raises UserError for one that cannot start (no login, no server): before anything of an earlier run is touched.
+        Raises UserError for a tracker that cannot start (no login, no server).
         """
         for name in self.recipe.report_to:
             if (name in IN_THE_RUN_FOLDER) != in_the_run_folder:
@@ -53,14 +53,14 @@ class Trackers:
                 for tracker in self.accelerator.trackers[before:]:
                     tracker.store_init_configuration(_settings(self.recipe))
             except Exception as error:  # each raises different errors
-                del self.accelerator.trackers[before:]  # what has not started cannot be finished
+                del self.accelerator.trackers[before:]  # a tracker that did not start cannot be finished
                 reason = next(iter(str(error).splitlines()), "") or type(error).__name__
                 raise UserError(
                     f"report_to: {name} cannot start: {redact(reason)}; fix that, or leave it out"
                 ) from error
 
     def log(self, line: Mapping[str, Any]) -> None:
-        """Send a line of log.jsonl: its finite numbers, at its step."""
+        """Log the finite numbers of a line of log.jsonl at its step."""
         if not self.accelerator.trackers:
             return
         numbers = {
@@ -71,7 +71,7 @@ class Trackers:
         self.accelerator.log(numbers, step=line["step"])
 
     def log_scores(self, step: int, scores: Mapping[str, Mapping[str, Any]]) -> None:
-        """Send the metrics of each split at the end of a run, by names that trackers group: test/accuracy."""
+        """Log the metrics of each split at the end of a run, with names that trackers group: test/accuracy."""
         self.log(
             {
                 "step": step,
@@ -80,7 +80,7 @@ class Trackers:
         )
 
     def finish(self) -> None:
-        """Let every tracker write what it still holds. Not `end_training`, which ends the process group too."""
+        """Finish all trackers. Not `end_training`, which also ends the process group."""
         for tracker in self.accelerator.trackers:
             tracker.finish()
         self.accelerator.trackers.clear()
@@ -93,7 +93,7 @@ def _options(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _settings(recipe: Recipe) -> dict[str, str | int | float | bool]:
-    """The recipe by dotted key; other than plain values as text, and without unset keys."""
+    """Return the recipe by dotted key, without unset keys; values that are not plain are converted to text."""
     settings = recipe.model_dump(mode="json", exclude=set(NON_IDENTITY_KEYS))
     return {
         key: value if isinstance(value, (str, int, float, bool)) else str(value)

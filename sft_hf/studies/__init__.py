@@ -1,1 +1,1 @@
-"""Studies that run a recipe several times."""
+"""Checks that run a recipe: `check` and `verify-resume`."""

@@ -38,11 +38,11 @@ class Report:
 
 
 def check(recipe: Recipe, *, push_to: str | None = None) -> Report:
-    """Prepare a run as `finetune` does, take one step on its longest rows, save once, and leave nothing behind.
+    """Prepare a run like `finetune`, take one step on its longest rows, save once, and leave no files behind.
 
     Args:
-        recipe: what would be run.
-        push_to: a Hub repository that the user wants to be able to write to.
+        recipe: the recipe to check.
+        push_to: a Hub repository to check for write access.
 
     Raises UserError for a problem that stops preparation; later problems are in the report.
     """
@@ -50,7 +50,7 @@ def check(recipe: Recipe, *, push_to: str | None = None) -> Report:
     run = TrainingJob(recipe)
     with signals.listening():
         run.prepare()
-        report.passed.append("recipe, checkpoint and data: every row can be used")
+        report.passed.append("recipe, model and data: every row can be used")
         report.passed += run.splits.notes
         for finding in run.findings:
             (report.warnings if finding.level == "warning" else report.passed).append(finding.text)
@@ -70,7 +70,7 @@ def check(recipe: Recipe, *, push_to: str | None = None) -> Report:
 
 
 def _collect(report: Report, part: Callable[[Any], tuple[str, str | None]], subject: Any) -> None:
-    """Take down what a part of the check says: a line, and perhaps a warning."""
+    """Run a part of the check, and add its line, warning or error to the report."""
     try:
         line, warning = part(subject)
     except SftError as error:
@@ -97,11 +97,11 @@ def _folder(run: TrainingJob) -> tuple[str, str | None]:
         run.folder.refuse_if_taken(resume=False, overwrite=False)
     except RunFolderError as error:
         return f"run folder: {run.folder.path}", str(error)
-    return f"run folder: {run.folder.path} can be taken", None
+    return f"run folder: {run.folder.path} can be used", None
 
 
 def longest_step(run: TrainingJob) -> tuple[Examples, StepBatch]:
-    """Return the update of the first epoch whose forward passes are the largest."""
+    """Return the step of the first epoch with the largest forward pass."""
     examples, plan = run.training.data.epoch(0)
     lengths = examples.lengths
 
@@ -113,7 +113,7 @@ def longest_step(run: TrainingJob) -> tuple[Examples, StepBatch]:
 
 
 def _longest_step(run: TrainingJob) -> tuple[str, str | None]:
-    """Train on the longest rows: the memory that a run needs at most, and the time that it takes at least."""
+    """Take one step on the longest rows, and report its time and peak memory."""
     examples, step_batch = longest_step(run)
     state, size = TrainState(), run.recipe.train.per_device_train_batch_size
     set_modes(run.training.model)
@@ -133,7 +133,7 @@ def _longest_step(run: TrainingJob) -> tuple[str, str | None]:
 
 
 def _trial_save(run: TrainingJob) -> tuple[str, str | None]:
-    """Commit a checkpoint on the file system of the run folder, read it back, and delete it."""
+    """Save a checkpoint on the file system of the run folder, read it back, and delete it."""
     parent = run.folder.path
     while not parent.is_dir():
         parent = parent.parent
@@ -164,7 +164,7 @@ def _trial_save(run: TrainingJob) -> tuple[str, str | None]:
 
 
 def _hub_access(repository: str) -> tuple[str, str | None]:
-    """Raise UserError unless the user's token may write to a repository, or create it."""
+    """Raise UserError unless the user's token can write to a repository, or create it."""
     access = write_access(repository)
-    can = "can be written to" if access.exists else "is not there yet, and can be created"
+    can = "can be written to" if access.exists else "does not exist yet and can be created"
     return f"Hub: {access.repo_id} {can}", None

@@ -1,4 +1,4 @@
-"""`sft-hf verify-resume`: check that a killed and resumed run equals an uninterrupted one."""
+"""`sft-hf verify-resume`: check that a killed and resumed run is identical to an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from sft_hf.engine.resume.checkpoint import list_checkpoints
 
 log = logging.getLogger("sft_hf")
 
-KILLED = 1 if WINDOWS else -signal.SIGKILL  # what Popen.wait returns of a process after Popen.kill
-CARD = "README.md"  # made of metrics.json, times and all
+KILLED = 1 if WINDOWS else -signal.SIGKILL  # return code of Popen.wait after Popen.kill
+CARD = "README.md"  # not compared: includes times from metrics.json
 
-# Of metrics.json: what the clock, the memory and the machine's name say is not the run's doing.
+# Entries of metrics.json that differ between identical runs.
 VOLATILE = ("runtime_seconds", "total_seconds", "examples_per_second", "peak_memory_bytes")
 
 
@@ -49,7 +49,7 @@ class Verdict:
 
 
 def shorten(recipe: Recipe, steps: int) -> Recipe:
-    """Return the recipe cut to `steps`, with several saves and evaluations."""
+    """Return the recipe shortened to `steps`, with several saves and evaluations."""
     data: dict[str, Any] = recipe.model_dump(mode="json")
     data["train"] |= {"max_steps": steps, "logging_steps": max(1, steps // 10)}
     data["checkpoint"] |= {"save_steps": max(1, steps // 5), "save_total_limit": 2}
@@ -63,18 +63,18 @@ def verify_resume(recipe: Recipe, *, kills: int = 3, steps: int | None = 20, see
     """Run a recipe uninterrupted, and again with SIGKILLs at random times, and compare the two run folders.
 
     Args:
-        kills: how often the second run is killed, each time after its first checkpoint.
+        kills: number of times the second run is killed, each time after its first checkpoint.
         steps: length of both runs; None: the recipe's own length.
-        seed: of the kill times.
+        seed: seed for choosing the kill times.
 
     Raises UserError for a recipe that does not run, SftError for a resumed run that fails.
     """
     recipe = recipe if steps is None else shorten(recipe, steps)
-    recipe = recipe.model_copy(update={"push_to_hub": False, "report_to": []})  # a rehearsal is not for the public
+    recipe = recipe.model_copy(update={"push_to_hub": False, "report_to": []})  # test runs are not published
     with _work_folder(Path(recipe.output_dir or ".")) as work:
         file = work / "recipe.yaml"
         file.write_text(recipe.to_yaml(), encoding="utf-8")
-        log.info("one run without a fault")
+        log.info("one uninterrupted run")
         trust = recipe.model.trust_remote_code
         _Process(file, work / "whole", trust).finish()
         log.info("the same run, killed %d times", kills)
@@ -86,7 +86,7 @@ def verify_resume(recipe: Recipe, *, kills: int = 3, steps: int | None = 20, see
 
 @contextmanager
 def _work_folder(output_dir: Path) -> Iterator[Path]:
-    """A folder on the file system that the run would be on."""
+    """Create a temporary folder on the file system of the run folder; delete it on exit."""
     parent = output_dir
     while not parent.is_dir():
         parent = parent.parent
@@ -99,7 +99,7 @@ def _work_folder(output_dir: Path) -> Iterator[Path]:
 
 def _killed_and_resumed(file: Path, folder: Path, kills: int, generator: random.Random, trust: bool) -> int:
     """Run to the end with up to `kills` kills; return their number."""
-    # What is left of the training after its first checkpoint, divided so that every kill finds a run to kill.
+    # An estimate of the training time after the first checkpoint, divided so that each kill comes before the end.
     seconds = 0.7 * _training_seconds(file.parent / "whole") / kills
     for done in range(kills):
         process = _Process(file, folder, trust)
@@ -120,7 +120,7 @@ class _Process:
         self.folder, self.output = folder, folder.with_suffix(".txt")
         self.lines_before = _lines(folder)
         command = [sys.executable, "-m", "sft_hf", "finetune", str(file), "--output-dir", str(folder)]
-        if trust:  # a file alone may not say so
+        if trust:  # not accepted from a file alone
             command.append(f"{TRUST}=true")
         if (folder / "recipe.yaml").is_file():
             command.append("--resume")
@@ -128,7 +128,7 @@ class _Process:
             self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
 
     def finish(self) -> None:
-        """Wait for the run to succeed. Raises the error that it failed with."""
+        """Wait for the run to succeed. Raises the run's error if it fails."""
         try:
             self._check(self.process.wait())
         finally:
@@ -137,12 +137,12 @@ class _Process:
     def _check(self, code: int) -> None:
         if code:
             lines = self.output.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [
-                "it said nothing"
+                "it printed nothing"
             ]
             raise (UserError if code == UserError.exit_code else SftError)(lines[-1].removeprefix("error: "))
 
     def gets_going(self) -> bool:
-        """Wait for a checkpoint and another step in the log; whether they came before the run ended."""
+        """Wait for a checkpoint and a new line in the log; return False if the run ended before that."""
         while _lines(self.folder) <= self.lines_before or not list_checkpoints(self.folder / "checkpoints"):
             if (code := self.process.poll()) is not None:
                 self._check(code)
@@ -151,7 +151,7 @@ class _Process:
         return True
 
     def kill(self) -> bool:
-        """Kill the run; whether it was still running."""
+        """Kill the run; return whether it was still running."""
         self.process.kill()
         code = self.process.wait()
         if code != KILLED:
@@ -176,7 +176,7 @@ def _training_seconds(folder: Path) -> float:
 
 
 def _contents(folder: Path) -> dict[str, Any]:
-    """Return {file: what has to be the same in it}."""
+    """Return {file: contents to compare}."""
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     metrics["train"] = {key: value for key, value in metrics["train"].items() if key not in VOLATILE}
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -1,1 +1,1 @@
-"""Techniques that modify training, for every task: one file each, found by its name."""
+"""Techniques that modify training, for every task: one file each, loaded by name."""

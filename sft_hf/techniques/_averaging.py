@@ -1,4 +1,4 @@
-"""Averages of weights over the steps of training."""
+"""Averages of weights over training steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @torch.no_grad()
 def move_towards(average: Mapping[str, Tensor], weights: Mapping[str, Tensor], share: float) -> None:
-    """Set a <- a + share (w - a) in place, by name; whole numbers (batch norm's counts) are copied."""
+    """Set a <- a + share (w - a) in place, by name; integers (batch norm's counts) are copied."""
     for name, value in weights.items():
         if average[name].is_floating_point():
             average[name].lerp_(value.to(average[name].dtype), share)

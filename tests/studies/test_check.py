@@ -18,7 +18,7 @@ def test_a_good_recipe_passes_and_nothing_is_left(commands, recipe_file, tmp_pat
     assert done.wait() == 0, done.said()
     said = done.said()
     for words in (
-        "ok       recipe, checkpoint and data: every row can be used",
+        "ok       recipe, model and data: every row can be used",
         "ok       train: 81 rows; length: median ",
         "ok       test: always answering 'sport', the most frequent label of train, would have accuracy 0.3333",
         "ok       one update on the 8 longest rows: ",
@@ -111,8 +111,8 @@ def hub(tmp_path):
 def test_write_access_to_the_hub(hub, tmp_path):
     cases = [
         ("hf_may", "ann/model", "Hub: ann/model can be written to"),
-        ("hf_may", "lab/new", "Hub: lab/new is not there yet, and can be created"),
-        ("hf_may", "new", "Hub: ann/new is not there yet, and can be created"),
+        ("hf_may", "lab/new", "Hub: lab/new does not exist yet and can be created"),
+        ("hf_may", "new", "Hub: ann/new does not exist yet and can be created"),
         ("hf_may", "other/new", "other/new: does not exist, and you may not create it under 'other'"),
         ("hf_may_not", "ann/model", "ann/model: you or your token have no write access (403: "),
         ("hf_reads", "ann/model", "ann/model: your token has only read access"),

@@ -97,5 +97,5 @@ def test_the_saved_config_is_the_checkpoints_own(make_recipe, checkpoint):
 
 
 def test_a_model_without_dropout_is_refused():
-    with pytest.raises(RecipeError, match="dropout: Linear has no dropout that could be set"):
+    with pytest.raises(RecipeError, match="dropout: Linear has no dropout to set"):
         apply(nn.Linear(2, 2), probability=0.5)

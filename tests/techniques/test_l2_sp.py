@@ -76,5 +76,5 @@ def test_in_training_the_backbone_stays_nearer_to_the_checkpoint(make_recipe, ch
 def test_weight_decay_towards_zero_pulls_an_adapter_back_as_well(make_recipe):
     recipe = make_recipe()
     recipe.peft = {"peft_type": "LORA"}
-    with pytest.raises(RecipeError, match="l2_sp cannot be combined with peft: adapters begin at zero"):
+    with pytest.raises(RecipeError, match="l2_sp cannot be combined with peft: adapters start at zero"):
         L2SpSettings().check_recipe(recipe)

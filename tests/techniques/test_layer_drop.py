@@ -134,7 +134,7 @@ def test_an_optimizer_with_momentum_meets_layers_that_were_left_out(make_recipe)
 
 
 def test_what_it_refuses(make_recipe):
-    with pytest.raises(RecipeError, match="layer_drop: Linear has no repeated layers to leave out"):
+    with pytest.raises(RecipeError, match="layer_drop: Linear has no repeated layers to skip"):
         apply(nn.Linear(2, 2))
     with pytest.raises(RecipeError, match=r"layer_drop cannot be combined with train\.torch_compile"):
         make_recipe(techniques=[{"name": "layer_drop"}], train__torch_compile="on")

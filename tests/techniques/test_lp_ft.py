@@ -115,8 +115,8 @@ def test_the_backbone_stands_still_and_runs_as_in_evaluation_while_the_head_is_p
             {},
             "lp_ft does not support this model: WhisperForConditionalGeneration has no new head",
         ),
-        ("make_recipe", {"train__freeze": ["backbone"]}, "nothing is to be trained in the backbone, for the second"),
-        ("make_recipe", {"train__freeze": ["classifier"]}, "nothing is to be trained in the head, for the first"),
+        ("make_recipe", {"train__freeze": ["backbone"]}, "there is nothing to train in the backbone, for the second"),
+        ("make_recipe", {"train__freeze": ["classifier"]}, "there is nothing to train in the head, for the first"),
     ],
 )
 def test_without_both_head_and_backbone_to_train_it_is_refused_in_one_line(request, make, changes, words):

@@ -63,7 +63,7 @@ def test_rows_keep_what_goes_along_and_their_length():
 
 def test_a_vocabulary_of_whole_words_is_refused():
     task = SimpleNamespace(tokenizer=word_tokenizer(["notebook", "note", "book"]), max_length=6)
-    with pytest.raises(RecipeError, match="this vocabulary has whole words alone"):
+    with pytest.raises(RecipeError, match="this vocabulary has only whole words"):
         SubwordRegularization(SubwordRegularizationSettings(), SimpleNamespace(task=task))
 
 

@@ -168,7 +168,7 @@ def test_where_every_answer_is_right_the_temperature_stays_one(make_speech_recip
     examples = Examples([], np.ones(6), np.arange(6), references)
     told = TemperatureScaling(TemperatureScalingSettings(), None).after_training(task, outputs, examples)
     assert told["temperature"] == task.scorer.confidence.temperature == 1.0
-    assert "no temperature is low enough for validation (6 rows)" in caplog.text
+    assert "the best temperature for validation (6 rows) is below the minimum" in caplog.text
 
 
 def test_without_validation_it_is_refused(make_recipe):

@@ -1,1 +1,1 @@
-"""Compute the frozen lower part of a model once per row, and reuse it."""
+"""Compute the output of a model's frozen lower part once per row, and reuse it."""

@@ -1,10 +1,10 @@
-"""What the frozen lower part of a model makes of the training rows: computed once, read from the disk afterwards.
+"""Cache the outputs of a model's frozen lower part for the training rows: computed once, then read from disk.
 
-Every row goes through the frozen part alone, in a batch of one, so that its numbers do not depend on other rows:
+Every row goes through the frozen part alone, in a batch of one, so that its features do not depend on other rows:
 they are the same in every order, on any number of processes, in a resumed run, and whether they were computed now or
-by another run. Training always reads them back from the disk. Against a run without the cache, the last bits differ
-where a kernel rounds otherwise in a larger batch; beforehand, losses and gradients of a few rows are computed both
-ways, and the cache is not used where they differ by more than that.
+by another run. Training always reads them back from disk. Compared with a run without the cache, the last bits differ
+where a kernel rounds differently in a larger batch. Before training, losses and gradients of a few rows are computed
+both ways, and the cache is not used if they differ by more than a tolerance.
 """
 
 from __future__ import annotations
@@ -42,22 +42,23 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sft_hf")
 
-FOLDER = "frozen-features"  # below the cache folder
-FORMAT = 1  # of what is recorded; a change here invalidates the cache
+FOLDER = "frozen-features"  # in the cache folder
+FORMAT = 1  # of the recorded tensors; a change here invalidates the cache
 TRIED_ROWS = 4  # from the shortest to the longest, for finding the frozen part and for the comparison
-TOLERANCE = 1e-5  # of losses and gradients, relative, in float32 on a CPU
+TOLERANCE = 1e-5  # relative, for losses and gradients, in float32 on a CPU
 COARSE_TOLERANCE = 3e-2  # in 16 bits, and on GPUs, whose convolutions round to 10 bits
 ABOUT_LABELS = ("id2label", "label2id", "num_labels", "num_classes", "label_names", "problem_type", "_name_or_path")
-"""Fields of a config that say nothing of the backbone."""
+"""Fields of a config that do not affect the backbone."""
 
 
 def with_frozen_features(training: Training, state: TrainState) -> Training:
-    """Return the training with its frozen lower part served from the cache; as it is where that cannot be, or pay.
+    """Return the training with its frozen lower part served from the cache, or unchanged if that is not possible.
 
-    Only a recipe with `train.freeze` is looked at. Says in one line why the cache is not used. All ranks decide alike.
-    `state` remembers what was decided: a run that went on differently would have other last bits, which is reported.
+    Applies only to recipes with `train.freeze`. If the cache is not used, one log line gives the reason. All ranks make
+    the same decision. It is recorded in `state`; a warning is logged if a resumed run decides differently, since its
+    results may differ in the last bits.
 
-    Raises Terminated, on all ranks, when a signal asked one of them to stop.
+    Raises Terminated, on all ranks, when one of them received a signal to stop.
     """
     section = training.recipe.train
     if not section.freeze or section.frozen_features == "off":
@@ -79,7 +80,7 @@ def with_frozen_features(training: Training, state: TrainState) -> Training:
 
 
 class _Builder:
-    """Finds the frozen part, tries it, computes what is missing, and rebuilds the training on it."""
+    """Finds and tests the frozen part, computes missing features, and rebuilds the training on them."""
 
     def __init__(self, training: Training) -> None:
         self.training, self.task, self.accelerator = training, training.task, training.accelerator
@@ -87,16 +88,16 @@ class _Builder:
 
     def build(self) -> Training:
         """See `with_frozen_features`. Raises Declined, on all ranks or on none."""
-        with self._together("it could not be cut off"):
+        with self._together("the model could not be split"):
             self.examples = self._examples()
             self.part, self.tried_bytes = self._try()
             self.store = RowStore(FOLDER, self._key(), int(self.training.recipe.train.frozen_features_gb * 1e9))
             self._check_room()
-        with self._together("its results could not be kept"):
+        with self._together("the features could not be stored"):
             self.store.open()
             mine, computed = self._compute()
         names, computed = self._share(mine, computed)
-        with self._together("its results could not be read"):
+        with self._together("the features could not be read"):
             self.store.open()
             if any(name not in self.store for name in names):
                 raise Declined("the processes do not see the same cache folder")
@@ -115,7 +116,7 @@ class _Builder:
 
     @contextmanager
     def _together(self, what: str) -> Iterator[None]:
-        """Let all ranks go on, or none: whatever fails on one declines on all."""
+        """Continue on all ranks or on none: a failure on one raises Declined on all."""
         reason: str | None = None
         stopped = False
         try:
@@ -126,7 +127,7 @@ class _Builder:
             reason = str(error)
         except (SftError, OSError) as error:
             reason = f"{what}: {error}"
-        except Exception as error:  # whatever an architecture does that was not foreseen: train without the cache
+        except Exception as error:  # an architecture that this code does not handle: train without the cache
             log.debug("the frozen-feature cache failed", exc_info=True)
             reason = f"{what} ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
         interrupted, declined = process.on_any_rank(self.accelerator, stopped, reason is not None)
@@ -138,7 +139,7 @@ class _Builder:
             raise Declined(reason or "another process could not use the cache; see its log")
 
     def _examples(self) -> Examples:
-        """The training rows. Raises Declined where they are not the same in every epoch."""
+        """Return the training rows. Raises Declined if they are not the same in every epoch."""
         data = self.training.data
         if name := self.training.techniques.forbids_frozen_features:
             raise Declined(f"the technique {name} needs the whole model in every epoch")
@@ -150,12 +151,12 @@ class _Builder:
             )
         if data.examples.views is not None:
             raise Declined(
-                "training rows are changed at random (for images, task.augmentation: evaluation turns that off; for "
-                "speech, task.speed_factors: [1.0] and task.noise_probability: 0)"
+                "the training rows are augmented at random (to turn it off: for images, task.augmentation: evaluation; "
+                "for speech, task.speed_factors: [1.0] and task.noise_probability: 0)"
             )
         return data.examples
 
-    # --- trying it -----------------------------------------------------------------------------------------------
+    # --- testing it ----------------------------------------------------------------------------------------------
 
     def _batch(self, rows: Iterable[int]) -> Batch:
         batch = self.task.collate([self.examples.features[row] for row in rows])
@@ -166,15 +167,15 @@ class _Builder:
             return self.task.losses(self.training.model, batch)
 
     def _record(self, row: int, batch: Batch | None = None) -> list[Tensor]:
-        """Return the tensors of one row, alone in its batch, without the row dimension. Raises Declined."""
+        """Return the tensors of one row, computed in a batch of one, without the row dimension. Raises Declined."""
         alone = self._batch([row]) if batch is None else batch
         found = record(self.model, self.part, lambda: self._losses(alone))
         if any(tensor.ndim < 1 or len(tensor) != 1 for tensor in found):
-            raise Declined("its output has no row dimension")
+            raise Declined("the frozen part's output has no row dimension")
         return [tensor[0] for tensor in found]
 
     def _try(self) -> tuple[FrozenPart, float]:
-        """Find the frozen part, and compare losses and gradients with and without it; its bytes per row."""
+        """Find the frozen part, and compare losses and gradients with and without it; also return its bytes per row."""
         order = np.argsort(self.examples.lengths, kind="stable")
         rows = [
             int(order[place])
@@ -188,7 +189,7 @@ class _Builder:
             seed_step(self.training.recipe.seed, 1, 0)
             again = [self._record(row) for row in rows]
             if not all(torch.equal(a, b) for a, b in zip(_flat(first), _flat(again), strict=True)):
-                raise Declined("it is random (for speech, task.mask_time_prob: 0 and task.mask_feature_prob: 0)")
+                raise Declined("they are random (for speech, task.mask_time_prob: 0 and task.mask_feature_prob: 0)")
             self._compare(rows, batch, first)
         return self.part, sum(tensor.nbytes for tensor in _flat(first)) / len(rows)
 
@@ -215,7 +216,7 @@ class _Builder:
                 )
 
     def _gradients(self, losses: Callable[[], Tensor]) -> list[Tensor]:
-        """The rows' losses, and the gradient of their sum for each parameter that has one."""
+        """Return the rows' losses, and the gradient of their sum for each parameter that has one."""
         seed_step(self.training.recipe.seed, 0, 0)
         self.model.zero_grad(set_to_none=True)
         values = losses()
@@ -227,9 +228,11 @@ class _Builder:
     # --- computing it --------------------------------------------------------------------------------------------
 
     def _key(self) -> str:
-        """What makes the tensors, besides the rows: weights, architecture, where it is cut, precision, versions."""
+        """Return a hash of what the tensors depend on except rows: weights, architecture, cuts, precision, versions."""
         environment = process.environment(self.accelerator)
-        kind = type(self.model)  # the module of a checkpoint's own code has its commit in its name
+        kind = type(
+            self.model
+        )  # for a model with its own code (trust_remote_code), the module name includes the commit
         config = self.model.config.to_dict() if hasattr(self.model, "config") else {}
         what = {
             "format": FORMAT,
@@ -246,24 +249,21 @@ class _Builder:
         return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
     def _check_room(self) -> None:
-        """Raise Declined where the rows would not fit; delete what was not used for longest to make room."""
+        """Raise Declined if the rows would not fit; delete the least recently used entries to make room."""
         needed, limit = int(self.tried_bytes * len(self.examples)), self.store.limit
         if needed > limit:
             raise Declined(
-                f"its results take about {human_bytes(needed)}, and train.frozen_features_gb allows "
-                f"{human_bytes(limit)}"
+                f"they take about {human_bytes(needed)}, and train.frozen_features_gb allows {human_bytes(limit)}"
             )
         if self.accelerator.is_main_process:
-            self.store.open()  # what is there of this part stays
+            self.store.open()  # entries of this part are kept
             missing = max(0, needed - self.store.size())
             self.store.make_room(missing)
             if missing > 0.9 * free_bytes(self.store.root):
-                raise Declined(
-                    f"its results take about {human_bytes(needed)}, and the disk of {self.store.root} is full"
-                )
+                raise Declined(f"they take about {human_bytes(needed)}, and the disk of {self.store.root} is full")
 
     def _compute(self) -> tuple[list[str], int]:
-        """Name this rank's share of the rows, and compute those that are not in the cache. Raises StorageError."""
+        """Return the names of this rank's rows, computing those that are not in the cache. Raises StorageError."""
         names, computed = [], 0
         mine = range(self.accelerator.process_index, len(self.examples), self.accelerator.num_processes)
         budget = self.store.limit
@@ -277,15 +277,15 @@ class _Builder:
                 tensors = self._record(row, to_device(batch, self.accelerator.device))
                 budget -= sum(tensor.nbytes for tensor in tensors) * self.accelerator.num_processes
                 if budget < 0:
-                    raise Declined("its results take more than train.frozen_features_gb allows")
+                    raise Declined("they take more than train.frozen_features_gb allows")
                 self.store.add(name, tensors)
                 computed += 1
         finally:
-            self.store.flush()  # for the next run, when this one is interrupted
+            self.store.flush()  # for the next run, if this one is interrupted
         return names, computed
 
     def _share(self, mine: list[str], computed: int) -> tuple[list[str], int]:
-        """Return the names of all rows, and how many were computed, over all ranks and on every one."""
+        """Return the names of all rows and the number computed over all ranks, the same on every rank."""
         table = np.zeros((len(self.examples) + 1, 4), dtype=np.int64)
         place, world = self.accelerator.process_index, self.accelerator.num_processes
         words = [np.frombuffer(bytes.fromhex(name), np.int64) for name in mine]
@@ -297,7 +297,7 @@ class _Builder:
 
 
 def _difference(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
-    """The norm of all differences to the norm of `left`; infinite where there are not as many tensors."""
+    """Return the norm of the differences relative to the norm of `left`; infinite if the numbers of tensors differ."""
     if len(left) != len(right):
         return math.inf
     both = [
@@ -313,7 +313,7 @@ def _flat(rows: Sequence[Sequence[Tensor]]) -> list[Tensor]:
 
 @contextmanager
 def _untouched(model: nn.Module) -> Iterator[None]:
-    """Put batch norm's statistics, and every other buffer, back at the end."""
+    """Restore all buffers, such as batch norm statistics, on exit."""
     before = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         yield
@@ -337,7 +337,7 @@ def _weights(model: nn.Module, part: FrozenPart) -> str:
 
 
 def _digest(batch: Batch) -> str:
-    """Return the SHA-256 of a collated row, its label left out."""
+    """Return the SHA-256 of a collated row without its label."""
     digest = hashlib.sha256()
     for name in sorted(batch.keys() - {"labels"}):
         digest.update(f"{name} {batch[name].dtype} {tuple(batch[name].shape)}\n".encode())

@@ -1,8 +1,8 @@
-"""Running a model up to the end of its frozen lower part, to record what it hands on, and running it without it.
+"""Record the outputs of a model's frozen lower part, and run the model from these recordings.
 
-In a replay the frozen part is skipped. Its modules return tensors of the right shapes that hold NaN and take no memory,
-the model's own code runs between them (masks and positions come out right, since they depend on shapes), and recorded
-tensors are put in at the cuts. A NaN that got past a cut would reach the loss, so that a wrong trace cannot go unseen.
+In a replay the frozen part is skipped. Its modules return NaN tensors of the right shapes that take no memory, the
+model's own code runs between them (masks and positions are correct, since they depend only on shapes), and recorded
+tensors are inserted at the cuts. A NaN that got past a cut would reach the loss, so a wrong trace cannot go unnoticed.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sft_hf.engine.frozen_features.trace import Cut, Declined, FrozenPart, Run, hooks
 
-MOST_SHAPES = 1000  # that are remembered: batches of recordings hardly ever have the same twice
+MOST_SHAPES = 1000  # limit of the shape cache: batches of audio rarely have the same shape twice
 
 # --- recording ---------------------------------------------------------------------------------------------------
 
 
 class _Recorded(Exception):
-    """All tensors are there: the rest of the pass is of no use."""
+    """Raised when all tensors are recorded, to skip the rest of the forward pass."""
 
 
 def record(model: nn.Module, part: FrozenPart, run: Run) -> list[Tensor]:
-    """Run the frozen part on a batch, and return the tensors at the cuts. What comes after them does not run."""
+    """Run the frozen part on a batch, and return the tensors at the cuts. Modules after the last cut do not run."""
     found: dict[int, Tensor] = {}
 
     def take(cut: Cut, leaves: list[Any]) -> None:
@@ -45,12 +45,12 @@ def record(model: nn.Module, part: FrozenPart, run: Run) -> list[Tensor]:
             run()
         except _Recorded:
             return [found[number] for number in range(part.tensors)]
-    raise Declined("its calls are not the same in every forward pass")
+    raise Declined("the frozen part is not called the same way in every forward pass")
 
 
 @contextmanager
 def _at_cuts(model: nn.Module, part: FrozenPart, action: Callable[[Cut, list[Any]], None]) -> Iterator[None]:
-    """Call `action` at every cut with the leaves of the arguments, which it may replace."""
+    """Call `action` at every cut with the leaves of the module's arguments, which it may replace."""
     wanted: dict[str, dict[int, list[Cut]]] = {}
     for cut in part.cuts:
         wanted.setdefault(cut.module, {}).setdefault(cut.call, []).append(cut)
@@ -86,7 +86,7 @@ class Replay:
         self._only_whole: set[str] = set()
 
     def __call__(self, run: Run, rows: Sequence[Sequence[Tensor]]) -> Any:
-        """Return what `run` does, given the recorded tensors of each row of its batch, without their row dimension."""
+        """Return the result of `run`, given the recorded tensors of each row of its batch, without a row dimension."""
         ready: dict[int, Tensor] = {}
 
         def put(cut: Cut, leaves: list[Any]) -> None:
@@ -102,7 +102,7 @@ class Replay:
         before = []
         for name in self.part.skipped:
             module = self.model.get_submodule(name)
-            own = module.__dict__.get("forward")  # where someone else has put a forward of his own
+            own = module.__dict__.get("forward")  # set if other code has replaced this instance's forward
             before.append((module, own))
             module.forward = partial(self._stand_in, name, own or type(module).forward.__get__(module))
         try:
@@ -115,7 +115,7 @@ class Replay:
                     module.forward = own
 
     def _stand_in(self, name: str, forward: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """Return NaN in the shapes of what `forward` returns, found out once for each shape of its inputs."""
+        """Return NaN tensors in the shapes of `forward`'s outputs, computed once per input shape."""
         leaves, structure = pytree.tree_flatten((arguments, options))
         key = (name, structure, tuple(_signature(leaf) for leaf in leaves))
         if key not in self._hollow:
@@ -133,14 +133,14 @@ class Replay:
         return self._hollow[key]
 
     def _output_of(self, name: str, module: nn.Module, arguments: Any, options: Any) -> Any:
-        """Compute the shapes alone, once they have been right for the first batch; else run the module."""
+        """Compute only the shapes if they were right for the first batch; otherwise run the module."""
         if name in self._first and name not in self._only_whole:
             output = _shapes_only(module, arguments, options)
             if output is not None:
                 return output
         whole = _run_whole(module, arguments, options)
         if name not in self._first:
-            # Autocast, which decides on dtypes, knows nothing of the meta device.
+            # Dtypes come from a real run: autocast does not support the meta device.
             self._first[name] = [_hollow(leaf, leaf) for leaf in pytree.tree_leaves(whole)]
             output = _shapes_only(module, arguments, options)
             if output is None or _shapes(output) != _shapes(whole):
@@ -155,7 +155,7 @@ def _signature(leaf: Any) -> Any:
 
 
 class _AnyValue(TorchDispatchMode):
-    """Answers 1 where a module asks for the value of a tensor that has only a shape ("is nothing masked?")."""
+    """Returns 1 when a module reads the value of a tensor that has only a shape ("is nothing masked?")."""
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
@@ -164,7 +164,7 @@ class _AnyValue(TorchDispatchMode):
 
 
 def _shapes_only(module: nn.Module, arguments: Any, options: Any) -> Any:
-    """Return what a module returns, on torch's meta device, where only shapes are computed; None if that fails."""
+    """Run a module on torch's meta device, which computes only shapes; return None if that fails."""
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     ghosts = pytree.tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (state, arguments, options))
     try:
@@ -185,7 +185,7 @@ def _shapes(output: Any) -> list[Any]:
 
 
 def _hollow(leaf: Any, like: Any) -> Any:
-    """A tensor of the shape of `leaf` that holds NaN, or 0 where there is none, in the memory of one number."""
+    """Return a tensor of the shape of `leaf`, filled with NaN (0 for integers), in the memory of one number."""
     if not isinstance(leaf, Tensor):
         return leaf if isinstance(leaf, (bool, int, float, str)) else None
     value = math.nan if like.is_floating_point() else 0
@@ -193,12 +193,12 @@ def _hollow(leaf: Any, like: Any) -> Any:
 
 
 def stack_like(rows: Sequence[Tensor], like: Tensor) -> Tensor:
-    """Stack the rows' tensors to the shape of `like`, whose first dimension is the row; zeros where a row is shorter.
+    """Stack the rows' tensors to the shape of `like`, whose first dimension is the row; pad shorter rows with zeros.
 
     Raises Declined if they do not fit.
     """
     if len(rows) != like.shape[0] or any(row.ndim + 1 != like.ndim or row.dtype != like.dtype for row in rows):
-        raise Declined("its output has no row dimension")
+        raise Declined("the frozen part's output has no row dimension")
     if all(row.shape == like.shape[1:] for row in rows):
         return torch.stack(list(rows)).to(like.device)
     if any(have > room for row in rows for have, room in zip(row.shape, like.shape[1:], strict=True)):

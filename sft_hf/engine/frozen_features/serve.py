@@ -1,4 +1,4 @@
-"""Rows, set and task for a loop whose forward passes begin where the frozen part of the model ends."""
+"""Rows, data and task for a training loop whose forward passes start at the end of the model's frozen part."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROW = "frozen_features_row"  # in features and batches: which row of the trainin
 
 
 class ServedRows(Sequence[dict[str, Any]]):
-    """Rows without what only the frozen part reads, each with its number."""
+    """Rows without the features that only the frozen part reads, each with its index."""
 
     def __init__(self, examples: Examples) -> None:
         self.features = examples.features if examples.blank is None else examples.blank
@@ -44,7 +44,7 @@ class ServedSet:
 
 
 class ServedTask:
-    """The task, but for forward passes that begin where the frozen part ends."""
+    """Wraps a task for forward passes that start at the end of the frozen part."""
 
     def __init__(self, task: Any, replay: Replay, fetch: Callable[[int], Sequence[Tensor]]) -> None:
         self._task, self._replay, self._fetch = task, replay, fetch
@@ -53,7 +53,7 @@ class ServedTask:
         return getattr(self._task, name)
 
     def collate(self, features: list[dict[str, Any]]) -> Batch:
-        """See `Task.collate`; besides, which rows they are."""
+        """See `Task.collate`; also stores the row indices in the batch."""
         rows = [{name: value for name, value in row.items() if name != ROW} for row in features]
         batch: Batch = self._task.collate(rows)
         return {**batch, ROW: torch.tensor([row[ROW] for row in features])}

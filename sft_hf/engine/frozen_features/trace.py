@@ -1,13 +1,13 @@
-"""The frozen lower part of any model: finding it, and where its results are used (see `replay`).
+"""Find the frozen lower part of a model, and where its outputs are used (see `replay`).
 
-Nothing here knows an architecture. A forward pass is traced, and autograd shows the dependencies:
+This code is independent of the architecture. A forward pass is traced, and autograd shows the dependencies:
 
-1. With the model as it is, a tensor requires a gradient if something trainable or random (dropout) precedes it.
-   The largest modules with parameters, all of them frozen, whose inputs never depend on anything of that kind, are the
-   *frozen part*: what comes out of them is a function of the row alone.
+1. With the model as it is, a tensor requires a gradient if it depends on something trainable or random (dropout).
+   The largest modules whose parameters are all frozen, and whose inputs never depend on anything of that kind, are the
+   *frozen part*: their outputs are a function of the row alone.
 2. With every parameter frozen and the outputs of the frozen part marked as requiring a gradient, the inputs of the
    modules above that require one come from the frozen part. These tensors are the *cuts*: a pooled vector before a
-   linear head, hidden states before the first layer that is trained, the encoder's output before a decoder.
+   linear head, hidden states before the first trained layer, the encoder's output before a decoder.
 """
 
 from __future__ import annotations
@@ -29,41 +29,41 @@ Run = Callable[[], Any]
 """One forward pass of the model."""
 
 Label = tuple[str, int]
-"""A module's name, and which of its calls in a forward pass."""
+"""A module's name, and the index of its call in a forward pass."""
 
 
 class Declined(Exception):
-    """The model cannot be cut, for the reason that the message gives."""
+    """Raised when the frozen part cannot be cached; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """The place of a recorded tensor: the module that takes it, in which call, as which leaf of its arguments."""
+    """Where a recorded tensor is used: the module, its call, and the leaf of its arguments."""
 
     module: str
     call: int
     leaf: int
     tensor: int
-    """Which of the recorded tensors; one may be taken by several modules."""
+    """Index of the recorded tensor; several modules may use the same one."""
 
 
 @dataclass(frozen=True)
 class FrozenPart:
-    """What need not run, and where its results go in."""
+    """The modules that need not run, and where their outputs are used."""
 
     modules: tuple[str, ...]
     """The frozen modules below the cuts."""
     skipped: tuple[str, ...]
-    """These, and those without parameters that only work on what comes out of them."""
+    """These, and the modules without parameters that only process their outputs."""
     containers: tuple[str, ...]
-    """The modules around them, whose own parameters may take part."""
+    """The modules that contain them, whose own parameters may be used."""
     cuts: tuple[Cut, ...]
     tensors: int
 
 
 @contextmanager
 def hooks(handles: list[Any]) -> Iterator[None]:
-    """Remove hooks at the end."""
+    """Remove hooks on exit."""
     try:
         yield
     finally:
@@ -75,7 +75,7 @@ def hooks(handles: list[Any]) -> Iterator[None]:
 
 
 def find_frozen_part(model: nn.Module, run: Run) -> FrozenPart:
-    """Return the frozen lower part, with the model in the mode that it trains in. Raises Declined if there is none."""
+    """Return the frozen lower part of a model, which must be in training mode. Raises Declined if there is none."""
     dependent = _dependencies(model, run)
     closed: set[str] = set()
     while True:
@@ -87,12 +87,12 @@ def find_frozen_part(model: nn.Module, run: Run) -> FrozenPart:
         found = _find_cuts(model, run, roles, dependent)
         if found.mixed is None:
             break
-        # A skip connection around something trained: what holds both is taken as one piece.
+        # A skip connection around something trained: treat the module that contains both as one piece.
         closed.add(_surrounding(found.mixed, roles.containers, dependent))
     if not found.cuts:
         raise Declined("nothing that is trained uses the frozen part")
     opened: set[str] = set()
-    for name in dict.fromkeys(cut.module for cut in found.cuts):  # a head that is given all tokens and takes the first
+    for name in dict.fromkeys(cut.module for cut in found.cuts):  # such as a head that gets all tokens, uses the first
         inner_roles = _Roles(model, dependent, closed, opened | {name})
         inner = _find_cuts(model, run, inner_roles, dependent)
         if inner.mixed is None and 0 < inner.size < found.size:
@@ -103,7 +103,7 @@ def find_frozen_part(model: nn.Module, run: Run) -> FrozenPart:
 
 
 def is_random(module: nn.Module) -> bool:
-    """Whether a module itself draws random numbers in the mode that it is in."""
+    """Return whether a module itself draws random numbers in its current mode."""
     if not module.training:
         return False
     if isinstance(module, _DropoutNd):
@@ -118,7 +118,7 @@ def _is_off(module: nn.Module) -> bool:
 
 
 def _dependencies(model: nn.Module, run: Run) -> dict[Label, list[bool]]:
-    """Watch a forward pass: for each call, which of its inputs depend on something trainable or random."""
+    """Trace a forward pass: for each call, return which inputs depend on something trainable or random."""
     found: dict[Label, list[bool]] = {}
     calls: Counter[str] = Counter()
 
@@ -139,12 +139,12 @@ def _dependencies(model: nn.Module, run: Run) -> dict[Label, list[bool]]:
 
 def _marked(value: Any) -> Any:
     if isinstance(value, Tensor) and value.is_floating_point():
-        return value.detach().requires_grad_().clone()  # no leaf: activations may work in place
+        return value.detach().requires_grad_().clone()  # not a leaf: activations may work in place
     return value
 
 
 class _Roles:
-    """Who is who in a model: the frozen part, what is around it, what takes its results, and what only computes."""
+    """The roles of a model's modules: the frozen part, its containers, its consumers, and those without parameters."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class _Roles:
         closed: set[str],
         opened: AbstractSet[str] = frozenset(),
     ) -> None:
-        """`closed`: modules that are not looked into; `opened`: those that are, though nothing in them is frozen."""
+        """`closed`: modules not to descend into; `opened`: modules to descend into though nothing in them is frozen."""
         self.called = {name for name, _ in dependent}
         waiting = {name for (name, _), flags in dependent.items() if any(flags)}
         self._frozen = {
@@ -197,7 +197,7 @@ def _is_frozen(module: nn.Module) -> bool:
 
 
 def _computes(module: nn.Module) -> bool:
-    """Whether a module does more than look vectors up, and normalize them."""
+    """Return whether a module does more than look up vectors and normalize them."""
     layers = [part for part in module.modules() if list(part.parameters(recurse=False))]
     return any(
         not isinstance(layer, nn.Embedding) and any(p.ndim > 1 for p in layer.parameters(recurse=False))
@@ -206,7 +206,7 @@ def _computes(module: nn.Module) -> bool:
 
 
 def _surrounding(name: str, containers: Sequence[str], dependent: dict[Label, list[bool]]) -> str:
-    """Return the innermost module around `name` that the model calls. Raises Declined for the model itself."""
+    """Return the innermost called module that contains `name`. Raises Declined if that is the model itself."""
     while name:
         name = name.rpartition(".")[0]
         if name in containers and (name, 0) in dependent:
@@ -221,7 +221,7 @@ class _Found(NamedTuple):
     tensors: int
     size: int  # elements of all tensors
     skippable: list[str]
-    mixed: str | None  # a module that is given what depends on both frozen and trained parts
+    mixed: str | None  # a module with an input that depends on both frozen and trained parts
 
 
 def _find_cuts(model: nn.Module, run: Run, roles: _Roles, dependent: dict[Label, list[bool]]) -> _Found:

@@ -1,16 +1,16 @@
-"""Checkpoints that are whole or not there: written aside, synced, described by a manifest, renamed into place.
+"""Atomic checkpoints: written to a temporary folder, synced, described by a manifest, renamed into place.
 
     checkpoints/step-000120/
       model.safetensors       weights and buffers
       optimizer.safetensors   the optimizer's tensors, named "<parameter index>.<name>"
-      techniques.safetensors  what techniques keep, where they keep anything
-      state.json              how far the run had come, schedule, what it was trained on and with
+      techniques.safetensors  state of techniques, if any
+      state.json              progress, schedule, identity of data and environment
       manifest.json           size and SHA-256 of every other file; written last
-    checkpoints/best-000080/  the weights of the best evaluation so far, likewise with a manifest
+    checkpoints/best-000080/  the weights of the best evaluation so far, also with a manifest
 
-Nothing is a pickle. A folder whose manifest is missing or does not match is not a checkpoint, and neither is one whose
-best weights are lost: resuming passes over it. There are no random states to save: the order of data, augmentation and
-dropout are functions of (seed, epoch, row) and (seed, step, rank).
+Nothing is pickled. A folder whose manifest is missing or does not match, or whose best weights are lost, is not a valid
+checkpoint, and resuming skips it. No random states are saved: the order of data, augmentation and dropout are functions
+of (seed, epoch, row) and (seed, step, rank).
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def save_checkpoint(
     best_step: int | None = None,
     keep: int = 1,
 ) -> Path:
-    """Commit a checkpoint, then delete all but the newest `keep`, and the best weights that none of them needs.
+    """Save a checkpoint, then delete all but the newest `keep`, and best weights that none of them needs.
 
-    A checkpoint of this step that is there already and verifies is left alone: it holds the same weights.
-    `best_step` names the weights of `save_best` that belong to it. Returns its folder. Raises StorageError.
+    A valid checkpoint of this step that already exists is kept: it has the same weights. `best_step` is the step of the
+    `save_best` weights that belong to it. Returns the checkpoint's folder. Raises StorageError.
     """
     target = folder / f"step-{step:06d}"
     if target.exists() and verify(target) is None:
@@ -73,7 +73,7 @@ def save_checkpoint(
 
 
 def _save_weights(model: nn.Module, path: Path) -> None:
-    """Write a model's weights; of a quantized one those that are trained, which alone can be loaded into it again."""
+    """Write a model's weights; for a quantized model only the trained ones, since the others cannot be loaded again."""
     if is_quantized(model):
         save_file({name: tensor.contiguous() for name, tensor in trained_tensors(model).items()}, path)
     else:
@@ -81,7 +81,7 @@ def _save_weights(model: nn.Module, path: Path) -> None:
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:
-    """Load what `_save_weights` wrote, in place. Raises RuntimeError, SafetensorError for what does not fit."""
+    """Load the file of `_save_weights`, in place. Raises RuntimeError or SafetensorError if it does not fit."""
     if not is_quantized(model):
         load_model(model, path)
         return
@@ -92,9 +92,9 @@ def _load_weights(model: nn.Module, path: Path) -> None:
 
 
 def expected_bytes(model: nn.Module, techniques: dict[str, Tensor]) -> tuple[int, int]:
-    """Return the size of one checkpoint, and the most that a run's folder takes while a second is written.
+    """Return the size of one checkpoint, and the peak size of a run's folder while a second is written, in bytes.
 
-    An optimizer is taken to keep two numbers for each weight, as Adam does.
+    Assumes that the optimizer keeps two numbers per weight, as Adam does.
     """
     weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
     one = 3 * weights + sum(tensor.nbytes for tensor in techniques.values())
@@ -103,7 +103,7 @@ def expected_bytes(model: nn.Module, techniques: dict[str, Tensor]) -> tuple[int
 
 @contextmanager
 def _described_folder(target: Path) -> Iterator[Path]:
-    """`committed_folder`, with a manifest of what was written."""
+    """`committed_folder`, with a manifest of the files."""
     with committed_folder(target) as aside:
         yield aside
         manifest = {}
@@ -117,7 +117,7 @@ def _described_folder(target: Path) -> Iterator[Path]:
 def _prune(folder: Path, keep: int, best_step: int | None, name: str) -> None:
     checkpoints = list_checkpoints(folder)
     for old in checkpoints[keep:]:
-        # Renamed first: half a deletion would look like damage.
+        # Renamed first: a partly deleted checkpoint would look damaged.
         doomed = old.rename(old.with_name(f".{old.name}.old"))
         reach(name)
         shutil.rmtree(doomed, ignore_errors=True)
@@ -136,7 +136,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def verify(checkpoint: Path) -> str | None:
-    """Return what is wrong with a checkpoint, its best weights included, or None if all is as the manifests say."""
+    """Return the problem with a checkpoint or its best weights, or None if all files match their manifests."""
     problem = _verify_folder(checkpoint)
     if problem or not checkpoint.name.startswith("step-"):
         return problem
@@ -177,7 +177,7 @@ def _best_step(checkpoint: Path) -> int | None:
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
-    """Return the newest checkpoint that verifies, and a sentence on each one passed over."""
+    """Return the newest valid checkpoint, and a sentence about each one skipped."""
     passed_over: list[str] = []
     for checkpoint in list_checkpoints(folder):
         problem = verify(checkpoint)
@@ -188,7 +188,7 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def set_aside(folder: Path, than: Path | None) -> None:
-    """Rename checkpoints newer than the one resumed from: they are damaged, and would pass for the newest for ever."""
+    """Rename checkpoints newer than the one resumed from: they are damaged, and would remain the newest."""
     for checkpoint in list_checkpoints(folder):
         if checkpoint == than:
             break
@@ -198,7 +198,7 @@ def set_aside(folder: Path, than: Path | None) -> None:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """Return what state.json holds. Raises RunFolderError, though the checkpoint verified: manifests can be forged."""
+    """Return the contents of state.json. Raises RunFolderError even if the manifest matches, as it may be forged."""
     with fitting(checkpoint):
         state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
         if not isinstance(state, dict):
@@ -207,7 +207,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Load weights and optimizer in place; return state.json. Raises RunFolderError if they do not fit this recipe."""
+    """Load weights and optimizer in place; return state.json. Raises RunFolderError if they do not fit the recipe."""
     state = read_state(checkpoint)
     with fitting(checkpoint):
         _load_weights(model, checkpoint / MODEL)
@@ -217,20 +217,20 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.O
 
 
 def load_techniques(checkpoint: Path) -> dict[str, Tensor]:
-    """Return what techniques kept; empty where they kept nothing. Raises RunFolderError."""
+    """Return the saved tensors of techniques; empty if there are none. Raises RunFolderError."""
     path = checkpoint / TECHNIQUES
     with fitting(checkpoint):
         return _load_tensors(path) if path.exists() else {}
 
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:
-    """Return a file's tensors, copied: as they are loaded, they are the file, which Windows then does not delete."""
+    """Return copies of a file's tensors: loaded tensors are memory-mapped, and Windows does not delete mapped files."""
     return {name: tensor.clone() for name, tensor in load_file(path).items()}
 
 
 @contextmanager
 def fitting(checkpoint: Path) -> Iterator[None]:
-    """Turn what goes wrong while a state is put back into RunFolderError, naming what is missing or too much."""
+    """Convert errors while a state is restored to RunFolderError, naming the missing or unexpected key."""
     try:
         yield
     except KeyError as error:
@@ -241,7 +241,7 @@ def fitting(checkpoint: Path) -> Iterator[None]:
 
 
 def _split_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Take an optimizer's state apart into tensors and plain data."""
+    """Split an optimizer's state into tensors and plain data."""
     tensors: dict[str, Tensor] = {}
     plain: dict[str, dict[str, Any]] = {}
     for index, values in state["state"].items():
@@ -254,8 +254,8 @@ def _split_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str
 
 
 def _unwrapped(values: dict[str, Any]) -> dict[str, Any]:
-    """bitsandbytes wraps its 8-bit state, code books that parameters share among it, in a dict within each parameter's;
-    it takes it back without."""
+    """Flatten the state of bitsandbytes, which nests its 8-bit tensors (including code books that parameters share) in
+    a dict per parameter, but also loads them flat."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         flat |= {key: tensor.clone() for key, tensor in value.items()} if isinstance(value, dict) else {name: value}
@@ -275,18 +275,18 @@ def _join_optimizer(tensors: dict[str, Tensor], rest: dict[str, Any]) -> dict[st
 
 
 def best_folder(folder: Path, step: int) -> Path:
-    """Return where the weights of the evaluation after `step` are kept."""
+    """Return the folder of the weights of the evaluation after `step`."""
     return folder / f"best-{step:06d}"
 
 
 def save_best(folder: Path, step: int, model: nn.Module) -> None:
-    """Keep these weights as the best so far; the ones before stay until no checkpoint needs them. StorageError."""
+    """Save these weights as the best so far; earlier ones stay while a checkpoint needs them. Raises StorageError."""
     with _described_folder(best_folder(folder, step)) as aside:
         _save_weights(model, aside / MODEL)
 
 
 def load_best(folder: Path, step: int, model: nn.Module) -> None:
-    """Load what `save_best` kept, in place. Raises StorageError if it is damaged."""
+    """Load the weights of `save_best`, in place. Raises StorageError if they are damaged."""
     best = best_folder(folder, step)
     if problem := _verify_folder(best):
         raise StorageError(
@@ -299,7 +299,7 @@ def load_best(folder: Path, step: int, model: nn.Module) -> None:
 def clean_up(folder: Path, keep: int) -> None:
     """Delete what a finished run does not need: the best weights, which are also in model/, and corrupt folders.
 
-    And all but `keep` checkpoints: a run that died just after its last save had not come to that.
+    Also deletes all but `keep` checkpoints, in case the run was killed between its last save and their deletion.
     """
     for old in list_checkpoints(folder)[keep:]:
         shutil.rmtree(old, ignore_errors=True)

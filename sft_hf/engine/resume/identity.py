@@ -1,7 +1,7 @@
-"""What a checkpoint belongs to: the data, labels, processes and versions that its continuation has to find again.
+"""The identity of a run: the data, labels, processes and versions that must match when it is resumed.
 
-A run that goes on with other rows, another order of labels or twice as many processes is another run, and one that
-goes on with other versions or threads has other last bits. Both are reported by name before training.
+Resuming with other rows, another order of labels or more processes would be a different run; resuming with other
+versions or threads would change the last bits. Both are reported by name before training.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sft_hf.core.recipe.recipe import NON_IDENTITY_KEYS
 from sft_hf.core.recipe.yaml_files import flatten
 
 ENVIRONMENT = "environment"
-"""The part that may differ where the user says so: it changes the last bits, not the meaning."""
+"""The part that may differ if the user allows it: it changes only the last bits of results."""
 
 
 def identity_of(
@@ -30,11 +30,11 @@ def identity_of(
     """Return the identity as plain data.
 
     Args:
-        recipe: the resolved recipe; where its results go, and where a mirror is, does not count.
+        recipe: the resolved recipe; the output folder and mirrors are ignored.
         data: {split: fingerprint of its rows}.
-        task: what the outputs mean (label names, vocabulary).
-        model_revision: the commit of a Hub checkpoint.
-        environment: `process.environment`; the platform's name does not count.
+        task: the meaning of the outputs (label names, vocabulary).
+        model_revision: the commit of a pretrained model on the Hub.
+        environment: `process.environment`; the platform's name is ignored.
     """
     settings = {key: value for key, value in recipe.items() if key not in NON_IDENTITY_KEYS}
     for key in ("model", "data"):
@@ -50,10 +50,10 @@ def identity_of(
 
 
 def check_identity(saved: Any, now: Mapping[str, Any], where: str, *, other_environment: bool) -> list[str]:
-    """Compare what a checkpoint was written with to what it would be continued with.
+    """Compare the identity saved in a checkpoint with the current one.
 
-    Returns a sentence on each difference that `other_environment` allows. Raises RunFolderError naming the items that
-    are missing or differ.
+    Returns a sentence about each difference that `other_environment` allows. Raises RunFolderError naming the items
+    that are missing or differ.
     """
     if not isinstance(saved, dict):
         raise RunFolderError(f"{where}: state.json has no 'identity' entry; start another run")
@@ -62,7 +62,7 @@ def check_identity(saved: Any, now: Mapping[str, Any], where: str, *, other_envi
     allowed: list[str] = []
     for key in sorted({**flat_now, **flat_saved}):
         if key not in flat_saved:
-            refused.append(f"{key} is missing in it")
+            refused.append(f"{key} is missing from it")
         elif flat_saved[key] != flat_now.get(key):
             sentence = f"{key} was {_short(flat_saved[key])} and is now {_short(flat_now.get(key))}"
             (allowed if key.startswith(f"{ENVIRONMENT}.") else refused).append(sentence)

@@ -1,4 +1,4 @@
-"""A run's state on the disk: what is saved, what it belongs to, and how a run finds its way back."""
+"""Save and restore the state of a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger("sft_hf")
 
 
 class RunState:
-    """Saves and restores the state of training. Rank 0 writes; all ranks learn whether that succeeded."""
+    """Saves and restores the state of training. Rank 0 writes; if that fails, all ranks raise."""
 
     def __init__(self, training: Training, folder: RunFolder, splits: Splits, source: Source) -> None:
         self.training, self.folder, self.splits, self.source = training, folder, splits, source
@@ -37,11 +37,11 @@ class RunState:
         process.on_main_process(self.accelerator, lambda: action(*arguments, **options))
 
     def save_best(self, step: int) -> None:
-        """Keep the present weights as the best so far. Raises StorageError."""
+        """Save the current weights as the best so far. Raises StorageError."""
         self._on_main(checkpoint.save_best, self.folder.checkpoints, step, self._plain_model())
 
     def save(self, state: TrainState) -> None:
-        """Commit a checkpoint. Raises StorageError."""
+        """Save a checkpoint. Raises StorageError."""
         self._on_main(
             checkpoint.save_checkpoint,
             self.folder.checkpoints,
@@ -78,14 +78,14 @@ class RunState:
         )
 
     def restore(self, other_environment: bool) -> TrainState:
-        """Load the newest checkpoint that verifies, and say which and why; with none, start from the beginning.
+        """Load the newest valid checkpoint and log which one; without any, start from the beginning.
 
         Raises RunFolderError for a checkpoint of other data, labels or processes, and for one of another environment
         unless `other_environment`.
         """
         found = self._choose_checkpoint()
         if found is None:
-            log.info("no checkpoint that can be used: starting from the first step")
+            log.info("no usable checkpoint: starting from the first step")
             state = TrainState()
         else:
             identity = checkpoint.read_state(found).get("identity")
@@ -111,7 +111,7 @@ class RunState:
         return state
 
     def _choose_checkpoint(self) -> Path | None:
-        """Rank 0 verifies and chooses for all."""
+        """Return the checkpoint to resume from, verified and chosen by rank 0."""
         chosen = -1
 
         def choose() -> None:

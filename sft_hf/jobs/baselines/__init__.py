@@ -1,1 +1,1 @@
-"""What a score is compared with: answers that need no fine-tuning, to the same rows; see `compare`."""
+"""Baselines without fine-tuning, scored on the same rows as the model; see `compare`."""

@@ -1,4 +1,4 @@
-"""What all baselines need: the run that they are compared with, the time they may take, and scoring."""
+"""Common code of baselines: the run to compare with, the time budget, and scoring."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from sft_hf.tasks.scoring.confidence import Confidence
 from sft_hf.tasks.scoring.intervals import CONFIDENCE_SAMPLES
 
 MOST_SECONDS = 600.0
-MOST_SECONDS_WAITING = 60.0  # where other processes wait for the first one
+MOST_SECONDS_WAITING = 60.0  # if other processes wait for the main process
 Clock = Callable[[], float]
-FIRST_ROWS = 16  # that a model answers whatever it takes; by their time the others are planned
+FIRST_ROWS = 16  # always predicted, regardless of time; their duration determines how many more follow
 
 
 class Budget:
-    """The seconds that a baseline may take, by a clock that tests replace."""
+    """The time budget of a baseline, in seconds; tests replace the clock."""
 
     def __init__(self, seconds: float, accelerator: Accelerator, clock: Clock = time.perf_counter) -> None:
         self.clock, self.accelerator = clock, accelerator
@@ -38,11 +38,11 @@ class Budget:
         self.end = clock() + min(seconds, waiting)
 
     def left(self) -> float:
-        """Seconds; of this rank's clock."""
+        """Return the remaining seconds, by this rank's clock."""
         return max(0.0, self.end - self.clock())
 
     def part(self, share: float) -> Budget:
-        """Return a budget of a share of what is left of this one."""
+        """Return a budget of a share of the remaining time."""
         return Budget(share * self.left(), self.accelerator, self.clock)
 
     def rows(self, done: int, seconds: float) -> int:
@@ -52,13 +52,13 @@ class Budget:
 
 @dataclass(frozen=True)
 class Run:
-    """What baselines need to know of a run whose model is trained and scored.
+    """A trained and scored run, as baselines need it.
 
     Attributes:
         split: the role that is scored: test, or validation.
-        examples: the prepared rows by role; those of train only if they are all there, and not a stream.
-        tables: the rows as they were read, by role.
-        answers: the model's answers to the rows of `split`, as predictions.jsonl has them.
+        examples: the prepared rows by role, without train if it is a stream.
+        tables: the rows as read, by role.
+        answers: the model's predictions for the rows of `split`, as in predictions.jsonl.
     """
 
     recipe: Recipe
@@ -86,11 +86,11 @@ class Run:
         return bool(getattr(self.task, "multi_label", False))
 
     def order(self, number: int) -> np.ndarray:
-        """Return the numbers of some rows in random order: the first ones are a sample."""
+        """Return a random permutation of `number` row indices; its first ones are a random sample."""
         return np.random.default_rng(self.recipe.seed).permutation(number)
 
     def fresh_model(self) -> nn.Module:
-        """Return the pretrained model, with whatever new weights a run starts from."""
+        """Return the pretrained model with the same newly initialized weights that the run started from."""
         set_seed(self.recipe.seed)
         model = self.task.build_model(self.source, self.recipe.model).to(self.accelerator.device)
         return model.eval()
@@ -98,9 +98,9 @@ class Run:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What a baseline answered: `metrics` and `predictions` are of the scored rows `rows`, ascending.
+    """Result of a baseline: `metrics` and `predictions` are of the scored rows `rows`, ascending.
 
-    `sampled` names what was left out to save time. `predictions` None: not known.
+    `sampled` describes samples used to save time. `predictions` is None if unknown.
     """
 
     name: str
@@ -111,7 +111,7 @@ class Baseline:
     sampled: list[str] = field(default_factory=list)
 
     def fitted_to(self, rows: int, total: int) -> Baseline:
-        """Note how many of the training rows it was fitted to, and return it."""
+        """Record the number of training rows it was fitted to, and return self."""
         if rows < total:
             self.sampled.append(f"{rows:,} of {total:,} training rows")
         return self
@@ -128,11 +128,11 @@ def scored(
     """Score outputs by the task.
 
     Args:
-        run: the run that the baseline is of.
+        run: the run to compare with.
         name, description: of the baseline.
-        outputs: as `Task.predict_batch` gives them, of `rows` of the scored split.
-        rows: their numbers.
-        tune: outputs and rows to make choices on (a decision threshold), which are the baseline's own.
+        outputs: as returned by `Task.predict_batch`, for `rows` of the scored split.
+        rows: the row indices.
+        tune: outputs and rows to tune the baseline's decision thresholds on.
     """
     scorer = copy(run.task.scorer)
     scorer.confidence = Confidence()
@@ -145,9 +145,9 @@ def scored(
 def predict_within(
     run: Run, task: Any, model: nn.Module, examples: Examples, budget: Budget, description: str, first: int = FIRST_ROWS
 ) -> tuple[np.ndarray, dict[str, Tensor]]:
-    """Have a model answer rows in random order until the time is up; `first` of them whatever that takes.
+    """Predict rows in random order until the time is up, but at least `first` of them.
 
-    Returns their numbers, ascending, and the outputs in this order. Raises what `evaluation.predict` raises.
+    Returns the row indices, ascending, and the outputs in this order. Raises the errors of `evaluation.predict`.
     """
     options = {**batch_sizes(run.recipe, run.task, run.accelerator, autocast=False), "autocast": False}
     order = run.order(len(examples))

@@ -1,9 +1,9 @@
-"""Compare a trained model with what needs no fine-tuning, on the same rows.
+"""Compare a trained model with baselines that need no fine-tuning, on the same rows.
 
-The most frequent label; logistic regression on words (texts) or on the pretrained model's features (images); the
-pretrained model as it came (speech). A baseline is scored on the split of the headline, like the model, and no choice
-is made on it. Together they may take a tenth of the run's time; what would take longer is done on a sample, which the
-baseline's description says.
+The baselines are the most frequent label; logistic regression on words (texts) or on the pretrained model's features
+(images); and the pretrained model itself (speech). They are scored on the same split as the model, and nothing is
+tuned on it. Together they may take a tenth of the run's time; a baseline that would take longer is computed on a
+sample, which its description states.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ Maker = Callable[[Run, Budget], Baseline | None]
 
 
 def baseline_metrics(run: Run, seconds: float, clock: Clock = time.perf_counter) -> list[dict[str, Any]]:
-    """Return `baselines` of metrics.json; the first of them is its `baseline`.
+    """Return `baselines` of metrics.json; the first of them is also its `baseline`.
 
-    Each has `name`, `description`, `split`, `metrics` (the primary one, with its interval) and `num_examples`. Where
-    answers can be compared row by row, it has `model` (the model's primary metric on the same rows) and `difference`
-    (model minus baseline, see `sft_hf.tasks.scoring.paired`). A warning says that the model is worse than one of them.
+    Each has `name`, `description`, `split`, `metrics` (the primary one, with its interval) and `num_examples`. If
+    predictions can be compared row by row, it also has `model` (the model's primary metric on the same rows) and
+    `difference` (model minus baseline, see `sft_hf.tasks.scoring.paired`). Logs a warning if the model is worse.
 
     Args:
-        run: what was trained.
-        seconds: that the run has taken; `SHARE` of them may be used.
-        clock: the time in seconds.
+        run: the trained run.
+        seconds: duration of the run; `SHARE` of it may be used.
+        clock: returns the time in seconds.
 
     Raises:
-        RecipeError: a probe was asked for, and cannot be made.
+        RecipeError: the recipe requests a probe that cannot be computed.
         Terminated: a signal arrived.
     """
     kind = run.recipe.eval.baseline
@@ -62,7 +62,7 @@ def baseline_metrics(run: Run, seconds: float, clock: Clock = time.perf_counter)
 
 
 def _usual(run: Run) -> list[Maker]:
-    """The baselines of `auto` that take time."""
+    """Return the baselines of `auto` that take time."""
     if run.task.answers_untrained():
         return [untrained]
     if run.train is None or run.task.scorer.label_counts(run.train.references) is None:
@@ -71,7 +71,7 @@ def _usual(run: Run) -> list[Maker]:
 
 
 def _tried(make: Maker) -> Maker:
-    """A baseline that nobody asked for must not cost a trained model."""
+    """Skip a baseline that fails: one that was not requested must not end a run whose model is trained."""
 
     def tried(run: Run, budget: Budget) -> Baseline | None:
         try:

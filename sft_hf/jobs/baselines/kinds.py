@@ -1,4 +1,4 @@
-"""The baselines: the most frequent label, the pretrained model as it came, words, frozen features."""
+"""The baselines: most frequent label, pretrained model, TF-IDF, frozen features."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from sft_hf.tasks.scoring.intervals import CONFIDENCE_SAMPLES
 
 log = logging.getLogger("sft_hf")
 
-LEAST_FITTED = 500  # training rows of a linear model, whatever they take
+LEAST_FITTED = 500  # minimum training rows of a linear model, regardless of time
 
 
 def most_frequent(run: Run) -> Baseline | None:
-    """The answer that is right most often in train; None for a task that has none, and for a stream."""
+    """The most frequent answer in train; None for a task without one, and for a stream."""
     if run.train is None:
         return None
     answer = run.task.scorer.constant_answer(run.train.references, run.scored.references, CONFIDENCE_SAMPLES)
@@ -47,7 +47,7 @@ def most_frequent(run: Run) -> Baseline | None:
 
 
 def untrained(run: Run, budget: Budget) -> Baseline:
-    """The pretrained model on rows as it was made to take them: Whisper in its whole window."""
+    """The pretrained model without fine-tuning, on inputs in the format it was trained on (Whisper: full windows)."""
     model = run.fresh_model()
     examples, how = run.task.as_pretrained(run.scored)
     rows, outputs = predict_within(run, run.task, model, examples, budget, "scoring the untrained model")
@@ -58,9 +58,9 @@ def untrained(run: Run, budget: Budget) -> Baseline:
 
 
 def words(run: Run, budget: Budget) -> Baseline | None:
-    """Logistic regression on TF-IDF of the words; None where texts or labels leave nothing to fit."""
+    """Logistic regression on TF-IDF of the words; None if texts or labels are missing or there is nothing to fit."""
     made: list[Baseline | None] = [None]
-    # On one process: the others would compute the same, on the same cores.
+    # On one process: the others would compute the same on the same cores.
     on_main_process(run.accelerator, lambda: made.append(_words(run, budget)))
     return made[-1]
 
@@ -97,7 +97,7 @@ def _words(run: Run, budget: Budget) -> Baseline | None:
 
 
 def read_texts(run: Run, role: str) -> list[list[str]] | None:
-    """The texts of the prepared rows, [columns][rows]; None for a task that does not read texts."""
+    """Return the texts of the prepared rows, [columns][rows]; None for a task that does not read texts."""
     table = run.tables.get(role)
     columns = None if table is None else run.task.reader.texts(table)
     if columns is None:
@@ -114,15 +114,15 @@ def _chosen(columns: Any, rows: Any) -> list[list[str]]:
 
 
 def frozen_probe(run: Run, budget: Budget, least: int = FIRST_ROWS) -> Baseline | None:
-    """Logistic regression on what the pretrained model passes to its head (G. Alain and Y. Bengio, 2016).
+    """Logistic regression on the inputs of the pretrained model's head (G. Alain and Y. Bengio, 2016).
 
     Args:
         run: the run.
-        budget: the time for it.
-        least: training rows, whatever they take.
+        budget: the time budget.
+        least: minimum number of training rows, regardless of time.
 
     Returns:
-        None if in that time there were not two training rows for each label.
+        None if the time did not suffice for two training rows per label.
 
     Raises:
         RecipeError: there is nothing to probe.
@@ -153,7 +153,7 @@ def frozen_probe(run: Run, budget: Budget, least: int = FIRST_ROWS) -> Baseline 
 
 
 def last_linear(model: nn.Module, num_labels: int) -> nn.Module:
-    """Return the layer that makes the logits. Raises RecipeError where there is none that is linear."""
+    """Return the linear layer that computes the logits. Raises RecipeError if there is none."""
     found = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer.out_features == num_labels]
     if not found:
         raise RecipeError(f"eval.baseline: {type(model).__name__} has no linear head to probe; use auto")
@@ -161,7 +161,7 @@ def last_linear(model: nn.Module, num_labels: int) -> nn.Module:
 
 
 class _Features:
-    """Stands in for a task in `predict`: its outputs are what the head is given, [rows, features]."""
+    """Replaces a task in `predict`: its outputs are the inputs of the head, [rows, features]."""
 
     def __init__(self, task: Task[Any], head: nn.Module) -> None:
         self.task, self.head = task, head
@@ -182,7 +182,7 @@ class _Features:
 
 
 def _targets(run: Run, examples: Examples) -> np.ndarray:
-    """0 or 1, [rows, labels]."""
+    """Return the labels as 0 or 1, int64 [rows, labels]."""
     counts = run.task.scorer.label_counts(examples.references) or {}
     targets = np.zeros((len(examples), len(counts)), dtype=np.int64)
     for row, labels in enumerate(examples.references):

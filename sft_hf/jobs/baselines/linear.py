@@ -1,6 +1,6 @@
 """Linear classifiers as baselines: on words (TF-IDF), or on the features of a frozen model.
 
-In the shapes, N is the number of rows and C of labels.
+In the shapes, N is the number of rows and C the number of labels.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from sft_hf.core import signals
 from sft_hf.jobs.baselines.base import Budget
 
 Fit = Callable[[Any, np.ndarray], Callable[[Any], np.ndarray]]
-"""From features of N rows and their targets, 0 or 1 [N, C], to a function from features to logits [N, C]."""
+"""Fits features of N rows to their targets, 0 or 1 [N, C]; returns a function from features to logits [N, C]."""
 
 UNSEEN = -1e4
 """The logit of a label that no training row has."""
 
-STRENGTH = 10.0  # C of the logistic regression on words: 1 is too strong a penalty for vectors of length 1
+STRENGTH = 10.0  # C of the logistic regression on words: 1 is too strong a penalty for unit vectors
 FOLDS = 3
-MANY_WORDS = 1.5  # words a text, below which letters are more informative: names, or a language written without blanks
+MANY_WORDS = 1.5  # words per text; below it letters are more informative (names, languages written without spaces)
 
 
 def import_scikit_learn() -> None:
-    """Take the seconds of the import before a clock is looked at, which would count them as time per row."""
+    """Import scikit-learn before timing starts, so that the import does not count as time per row."""
     import sklearn.feature_extraction.text
     import sklearn.linear_model  # noqa: F401
 
 
 class Words:
-    """TF-IDF of words, or of 2 to 4 letters where texts are single words; a vector per column.
+    """TF-IDF of words, or of 2 to 4 letters if texts are single words; one vector per column.
 
-    Term frequencies are logarithmic, and vectors of length 1 (G. Salton and C. Buckley, Information Processing and
+    Term frequencies are logarithmic, and vectors have length 1 (G. Salton and C. Buckley, Information Processing and
     Management 24, 1988).
     """
 
     def __init__(self, columns: Sequence[Sequence[str]]) -> None:
-        """`columns`: the texts of the training rows, [columns][N]. Raises ValueError without any word."""
+        """`columns`: the texts of the training rows, [columns][N]. Raises ValueError if they contain no words."""
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         self.units = "words"
@@ -50,7 +50,7 @@ class Words:
         self.vectorizers = [TfidfVectorizer(sublinear_tf=True, dtype=np.float32, **options).fit(own) for own in columns]
 
     def __call__(self, columns: Sequence[Sequence[str]]) -> Any:
-        """Return a sparse matrix, a row for each text."""
+        """Return a sparse matrix with one row per text."""
         from scipy.sparse import hstack
 
         pairs = zip(self.vectorizers, columns, strict=True)
@@ -69,9 +69,9 @@ def logistic_on_words(features: Any, targets: np.ndarray) -> Callable[[Any], np.
 
 
 def logistic_on_features(features: Any, targets: np.ndarray) -> Callable[[Any], np.ndarray]:
-    """Fit a logistic regression on features [N, F] in units of their deviation; see `Fit`.
+    """Fit logistic regression on standardized features [N, F]; see `Fit`.
 
-    One of all labels where each row has exactly one, else one for each label.
+    Multinomial if each row has exactly one label, otherwise one binary regression per label.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -95,7 +95,7 @@ def logistic_on_features(features: Any, targets: np.ndarray) -> Callable[[Any], 
 def _label_by_label(
     targets: np.ndarray, fit: Callable[[np.ndarray], Callable[[Any], np.ndarray]]
 ) -> Callable[[Any], np.ndarray]:
-    """Labels that no row has, or all rows have, need no model. Raises Terminated between two labels."""
+    """Fit each label, except those that no row or every row has. Raises Terminated between two labels."""
     known: dict[int, Callable[[Any], np.ndarray]] = {}
     always = targets.all(axis=0)
     for label in np.flatnonzero(targets.any(axis=0) & ~always).tolist():
@@ -113,7 +113,7 @@ def _label_by_label(
 
 
 def cross_fitted(fit: Fit, features: Any, targets: np.ndarray) -> np.ndarray:
-    """Return the logits of the training rows [N, C], each by a model that has not seen the row; N >= 2."""
+    """Return the logits of the training rows [N, C], each from a model that was not fitted to the row; N >= 2."""
     folds = np.random.default_rng(0).permutation(len(targets)) % min(FOLDS, len(targets))
     scores = np.empty(targets.shape, dtype=np.float32)
     for fold in np.unique(folds):
@@ -123,17 +123,17 @@ def cross_fitted(fit: Fit, features: Any, targets: np.ndarray) -> np.ndarray:
 
 
 def fitted_within(fit: Callable[[np.ndarray], Any], order: np.ndarray, first: int, budget: Budget) -> Any:
-    """Fit to as many rows as time allows: a few first, and by the time that they took, all or some of the others.
+    """Fit to as many rows as time allows, estimated from the time of a first fit to a few rows.
 
     Args:
-        fit: from row numbers, ascending, to a fitted model.
-        order: of the rows, random: the first ones are a sample.
-        first: how many are fitted to whatever that takes.
-        budget: the time.
+        fit: fits a model to row indices, ascending.
+        order: random order of the rows; the first ones are a sample.
+        first: number of rows of the first fit, regardless of time.
+        budget: the time budget.
     """
     started = budget.clock()
     fitted = fit(np.sort(order[:first]))
     affordable = min(len(order), budget.rows(first, budget.clock() - started))
-    if len(order) <= first or affordable < 2 * first:  # there are no more, or hardly more
+    if len(order) <= first or affordable < 2 * first:  # no more rows, or few more
         return fitted
     return fit(np.sort(order[:affordable]))

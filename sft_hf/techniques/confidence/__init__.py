@@ -1,1 +1,1 @@
-"""Techniques that calibrate or withhold answers."""
+"""Techniques that calibrate confidence or abstain from answers."""

@@ -1,4 +1,4 @@
-"""Abstention: no answer where the model is not sure enough."""
+"""Abstention: no answer if the confidence is below a threshold."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ log = logging.getLogger("sft_hf")
 
 
 def upper_bound(errors: np.ndarray, answered: np.ndarray, level: float) -> np.ndarray:
-    """Return the Clopper-Pearson bound that an error rate exceeds with a chance of 1 - level at most, [cases].
+    """Return the one-sided Clopper-Pearson upper bound of an error rate, [cases].
 
     Args:
         errors, answered: int [cases], k wrong ones of n answers, n >= 1.
-        level: of the one-sided bound, e.g. 0.95.
+        level: confidence level of the bound, e.g. 0.95.
 
     Source: C. J. Clopper and E. S. Pearson, The use of confidence or fiducial limits illustrated in the case of the
-    binomial, 1934: the p at which k or fewer errors among n have the probability 1 - level; 1 where all are wrong.
+    binomial, 1934: the p at which k or fewer errors among n have the probability 1 - level; 1 if all are wrong.
     """
     bound = beta.ppf(level, errors + 1, np.maximum(answered - errors, 1))
     return np.where(errors == answered, 1.0, bound)
@@ -37,17 +37,17 @@ def choose_abstention(
 ) -> float | None:
     """Return the lowest threshold at which the answers' error rate is at most `error_rate`; None if there is none.
 
-    Answered are rows with a confidence of at least the threshold. If all may be answered, it is 0.
+    Rows with a confidence of at least the threshold are answered. If all may be answered, it is 0.
 
     Args:
         confidences: float [rows].
         correct: bool [rows].
-        error_rate: wanted among the answers.
-        level: compare the upper bound at this level instead of the rate itself. It holds for each threshold by itself,
-            and is not corrected for their being many.
+        error_rate: maximum error rate of the answers.
+        level: compare the upper bound at this level instead of the rate itself. It holds for each single threshold,
+            and is not corrected for multiple comparisons.
 
     Source: Y. Geifman and R. El-Yaniv, Selective Classification for Deep Neural Networks, 2017, section 3. Algorithm 1
-    there finds the threshold by halving, and divides 1 - level by the number of its steps.
+    there finds the threshold by bisection, and divides 1 - level by the number of its steps.
     """
     order = np.argsort(-confidences, kind="stable")
     ordered = confidences[order]
@@ -84,7 +84,7 @@ class Abstention(Technique[AbstentionSettings]):
         if found is None:
             log.warning(
                 "abstention: at no threshold is the error rate%s on validation (%d rows) at most %g, so the model "
-                "abstains from all answers; allow a higher error_rate, or give it more validation rows%s",
+                "abstains from all answers; allow a higher error_rate, or use more validation rows%s",
                 "'s upper bound" if level else "",
                 len(right),
                 settings.error_rate,

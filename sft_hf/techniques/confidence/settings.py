@@ -1,4 +1,4 @@
-"""Settings of the techniques that make confidence mean something."""
+"""Settings of the techniques for calibration and abstention."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class AbstentionSettings(TechniqueSettings):
     """Settings of the technique."""
 
     excluded = {
-        "regression": "a number has no confidence to abstain by",
+        "regression": "predicted numbers have no confidence to abstain by",
     }
     neutral = {}
     needs_validation = True
@@ -36,7 +36,7 @@ class TemperatureScalingSettings(TechniqueSettings):
     """Settings of the technique."""
 
     excluded = {
-        "regression": "a number has no confidence to be scaled",
+        "regression": "predicted numbers have no confidence to scale",
     }
     neutral = {}
     needs_validation = True

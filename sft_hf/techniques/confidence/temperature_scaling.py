@@ -18,7 +18,7 @@ from sft_hf.techniques.confidence.settings import TemperatureScalingSettings
 log = logging.getLogger("sft_hf")
 
 LOWEST, HIGHEST = 0.05, 20.0
-"""Temperatures between which one is looked for."""
+"""Bounds of the search."""
 HALVINGS = 60
 
 
@@ -28,11 +28,11 @@ def mean_loss(logits: Tensor, targets: Tensor, temperature: float) -> float:
 
 
 def fit_temperature(logits: Tensor, targets: Tensor) -> float:
-    """Return the T in [`LOWEST`, `HIGHEST`] with the least `mean_loss`.
+    """Return the T in [`LOWEST`, `HIGHEST`] that minimizes `mean_loss`.
 
-    With b = 1 / T the loss is convex: its derivative in b, the mean over items of E[z] - z_y with the expectation under
-    softmax(b z), never falls. So its zero is found by bisection, and where it has none, the nearer bound is best: the
-    lowest T where every item is right.
+    The loss is convex in b = 1 / T: its derivative, the mean over items of E[z] - z_y with the expectation under
+    softmax(b z), does not decrease. Its zero is found by bisection; without one in the interval, a bound is optimal
+    (the lowest T if every item is right).
 
     Args:
         logits: float [items, classes], z.
@@ -77,8 +77,8 @@ class TemperatureScaling(Technique[TemperatureScalingSettings]):
         temperature = fit_temperature(logits, targets)
         if temperature == LOWEST:
             log.warning(
-                "temperature_scaling: no temperature is low enough for validation (%d rows), as where every answer is "
-                "right: it stays 1; more validation rows are needed",
+                "temperature_scaling: the best temperature for validation (%d rows) is below the minimum, as when "
+                "every answer is right: it stays 1; use more validation rows",
                 len(examples),
             )
             temperature = 1.0

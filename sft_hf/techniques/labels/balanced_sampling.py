@@ -1,4 +1,4 @@
-"""Balanced sampling: rare labels are seen more often."""
+"""Balanced sampling: rows with rare labels are repeated."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from sft_hf.techniques.labels.settings import BalancedSamplingSettings
 
 
 def rarest_labels(references: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Return each row's rarest label, int64 [rows], and the rows of each label.
+    """Return each row's rarest label, int64 [rows], and the number of rows of each label.
 
-    A row with several labels is as rare as the rarest of them. Rows without any have a separate label, the last.
+    Rows without labels get an additional label, the last.
 
     Args:
         references: a label, or a list of labels, for each row.
 
-    Source: A. Gupta et al., LVIS, 2019, on repeat factor sampling, where a row is repeated as its rarest label wants.
+    Source: A. Gupta et al., LVIS, 2019, repeat factor sampling, where the rarest label of a row determines its
+    repetitions.
     """
     rows = [reference if isinstance(reference, list) else [reference] for reference in references]
     none = 1 + max((label for row in rows for label in row), default=-1)
@@ -30,11 +31,11 @@ def rarest_labels(references: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def sampled(rarest: np.ndarray, counts: np.ndarray, strength: float, generator: np.random.Generator) -> np.ndarray:
-    """Return as many rows as there are, int64, ascending; some twice or more, others not at all.
+    """Return a sample of row indices with repetitions, int64 [rows], ascending.
 
-    A row is drawn in proportion to n^-s, where n are the rows of its label: a label with n rows has a share of
-    n^(1 - s). Which rows of a label is left to chance, how many as little as can be (systematic sampling): each row
-    occurs as often as it has to, rounded up or down, and so does, for one label per row, each label.
+    A row is drawn with probability proportional to n^-s, where n is the number of rows of its label, so that a label
+    with n rows has a share proportional to n^(1 - s). Systematic sampling reduces the variance: each row occurs its
+    expected number of times, rounded up or down, and so does each label if rows have a single label.
 
     Args:
         rarest, counts: see `rarest_labels`.
@@ -44,7 +45,7 @@ def sampled(rarest: np.ndarray, counts: np.ndarray, strength: float, generator: 
     q = 1 - s.
     """
     weights = counts[rarest].astype(np.float64) ** -strength
-    times = weights / weights.mean()  # how often a row is to be expected
+    times = weights / weights.mean()  # expected number of occurrences
     order = generator.permutation(len(rarest))
     order = order[np.argsort(rarest[order], kind="stable")]
     points = generator.random() + np.arange(len(rarest))

@@ -1,4 +1,4 @@
-"""Bootstrapping: labels that give way to what the model believes."""
+"""Bootstrapping: labels are mixed with the model's predictions."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sft_hf.techniques.labels.settings import BootstrappingSettings
 def soft(losses: Tensor, beta: float) -> Tensor:
     """Return b L_c + (1 - b) sum_k p_k L_k for every class c: the loss against b one-hot + (1 - b) p.
 
-    The gradient goes through p as a target too, as in the paper: the second term is the entropy of what the model
-    says, which is made smaller.
+    The gradient also flows through p as a target, as in the paper: the second term is the entropy of the prediction,
+    which is minimized.
 
     Args:
         losses: float32 [items, classes], L = -log p.
-        beta: b, how much the label counts.
+        beta: b, the weight of the label.
 
     Source: S. Reed et al., Training Deep Neural Networks on Noisy Labels with Bootstrapping, 2015, soft bootstrapping.
     """
@@ -27,7 +27,7 @@ def soft(losses: Tensor, beta: float) -> Tensor:
 def hard(losses: Tensor, beta: float) -> Tensor:
     """Return b L_c + (1 - b) min_k L_k for every class c: the loss against b one-hot + (1 - b) the likeliest class.
 
-    Args, source: as of `soft`; hard bootstrapping.
+    Args and source: see `soft`; hard bootstrapping.
     """
     return beta * losses + (1 - beta) * losses.amin(dim=1, keepdim=True)
 

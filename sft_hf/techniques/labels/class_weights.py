@@ -12,15 +12,15 @@ from sft_hf.techniques.labels.settings import ClassWeightsSettings
 
 
 def inverse_frequency(counts: np.ndarray) -> np.ndarray:
-    """Return 1 / n for labels of n rows, float64 [labels]; a label without any row counts as if it had one."""
+    """Return 1 / n for labels with n rows, float64 [labels]; a label without rows is treated as if it had one."""
     return 1 / np.maximum(counts, 1)
 
 
 def effective_number(counts: np.ndarray, beta: float) -> np.ndarray:
-    """Return (1 - b) / (1 - b^n) for labels of n rows, float64 [labels]: 1 over their effective number.
+    """Return (1 - b) / (1 - b^n) for labels with n rows, float64 [labels]: 1 over their effective number.
 
-    From equal weights, at b = 0, to the inverse frequency, near b = 1: another row of a label that has many says
-    little that is new. A label without any row counts as if it had one.
+    Ranges from equal weights at b = 0 to the inverse frequency near b = 1: the more rows a label has, the less
+    information another one adds. A label without rows is treated as if it had one.
 
     Source: Y. Cui et al., Class-Balanced Loss Based on Effective Number of Samples, 2019, proposition 1, section 4.
     """
@@ -29,11 +29,11 @@ def effective_number(counts: np.ndarray, beta: float) -> np.ndarray:
 
 
 def normalized(weights: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return the weights in the same ratios, their mean over all training rows 1: the learning rate keeps its meaning.
+    """Return the weights scaled to mean 1 over all training rows, so that the learning rate need not change.
 
     Args:
         weights: float [labels].
-        counts: training rows of each label, int [labels].
+        counts: number of training rows of each label, int [labels].
     """
     return weights * counts.sum() / (weights * counts).sum()
 
@@ -41,8 +41,8 @@ def normalized(weights: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def weighted(losses: Tensor, weights: Tensor) -> Tensor:
     """Return w_c L_c for every class c, float32 [items, classes].
 
-    The sum over a step's items is divided by their number, not by the sum of their weights as torch's mean does: how
-    a step is cut must change nothing.
+    The sum over a step's items is divided by their number, not by the sum of their weights as in torch's mean, so that
+    it does not depend on how a step is divided into forward passes.
     """
     return weights * losses
 

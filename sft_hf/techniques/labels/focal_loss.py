@@ -8,15 +8,15 @@ from torch import Tensor
 from sft_hf.techniques.base import Criterion, Technique
 from sft_hf.techniques.labels.settings import FocalLossSettings
 
-SMALLEST = 1e-8  # of 1 - p, which is 0 or more than that in float32: the power's slope at 0 may be infinite
+SMALLEST = 1e-8  # minimum of 1 - p (0 or larger than this in float32), since the power's slope at 0 may be infinite
 
 
 def focal(losses: Tensor, gamma: float) -> Tensor:
-    """Return -(1 - p)^gamma log p for every class: what is right already counts little.
+    """Return -(1 - p)^gamma log p for every class, which down-weights examples that are already right.
 
     Args:
         losses: float32 [items, classes], -log p.
-        gamma: how little; 0 leaves cross-entropy.
+        gamma: strength; 0 is cross-entropy.
 
     Source: T.-Y. Lin et al., Focal Loss for Dense Object Detection, 2017, equation 4.
     """

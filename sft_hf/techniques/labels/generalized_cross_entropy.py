@@ -10,11 +10,11 @@ from sft_hf.techniques.labels.settings import GeneralizedCrossEntropySettings
 
 
 def generalized(losses: Tensor, q: float) -> Tensor:
-    """Return (1 - p^q) / q for every class: bounded, so that a wrong label cannot pull for ever.
+    """Return (1 - p^q) / q for every class, which is bounded, so that wrong labels have limited influence.
 
     Args:
         losses: float32 [items, classes], -log p.
-        q: between cross-entropy, its limit at 0, and the mean absolute error (half of it), at 1.
+        q: from 0 (cross-entropy, the limit) to 1 (half the mean absolute error).
 
     Source: Z. Zhang and M. R. Sabuncu, Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy
     Labels, 2018, equation 6.

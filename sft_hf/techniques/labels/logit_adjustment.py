@@ -14,15 +14,15 @@ from sft_hf.techniques.labels.settings import LogitAdjustmentSettings
 def log_prior(counts: Sequence[int]) -> Tensor:
     """Return the logarithm of each label's share of the rows, float32 [labels].
 
-    A label without any row counts as if it had one: the logarithm of zero would turn every mixed or smoothed label
-    into an infinite loss.
+    A label without rows is treated as if it had one: the logarithm of zero would make the loss of every mixed or
+    smoothed label infinite.
     """
     seen = torch.tensor(counts, dtype=torch.float64).clamp_min(1)
     return (seen / seen.sum()).log().float()
 
 
 def adjusted(logits: Tensor, prior: Tensor, tau: float) -> Tensor:
-    """Return f_y + tau log pi_y, from which the loss is computed; answers are given from f alone.
+    """Return f_y + tau log pi_y, used for the loss only; predictions use f.
 
     Args:
         logits: float32 [items, classes], f.
@@ -43,7 +43,7 @@ class LogitAdjustment(Technique[LogitAdjustmentSettings]):
     """
 
     paper = "A. K. Menon et al., Long-tail Learning via Logit Adjustment, 2021, equation 10"
-    order = 80  # outside of whatever is made of probabilities: they are those of the adjusted logits
+    order = 80  # outermost, so that other criteria use the probabilities of the adjusted logits
     allows_frozen_features = True
 
     def __init__(self, settings: LogitAdjustmentSettings, context: Context) -> None:

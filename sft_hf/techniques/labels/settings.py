@@ -10,7 +10,7 @@ from sft_hf.core.recipe.component_settings import TechniqueSettings
 
 
 def _named(value: Any) -> Any:
-    """Labels that YAML reads as numbers or truth values, as the text that they are in the data."""
+    """Convert labels that YAML reads as numbers or booleans to strings, as in the data."""
     if not isinstance(value, dict):
         return value
     return {str(key).lower() if isinstance(key, bool) else str(key): weight for key, weight in value.items()}

@@ -1,4 +1,4 @@
-"""Adversarial training on perturbed inputs: pictures, spectrograms, the vectors of tokens."""
+"""Adversarial training on perturbed inputs: images, spectrograms, token embeddings."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ TINY = 1e-12
 
 
 def perturbation(gradients: Tensor, epsilon: float) -> Tensor:
-    """Return r = epsilon g / |g|_2 for each row, the step of that length along which its loss grows fastest.
+    """Return r = epsilon g / |g|_2 for each row, the step of that length that increases its loss fastest.
 
-    A row without a gradient is not perturbed.
+    A row with zero gradient is not perturbed.
 
     Args:
-        gradients: float [rows, ...], of each row's loss in its own inputs.
+        gradients: float [rows, ...], of each row's loss with respect to its inputs.
         epsilon: |r|_2, in the units of the inputs.
 
     Source: T. Miyato, A. M. Dai and I. Goodfellow, Adversarial Training Methods for Semi-Supervised Text
-    Classification, 2017, equation 5 (there the gradient is that of the log-likelihood, hence a minus, and the vectors
-    of words are normalized first).
+    Classification, 2017, equation 5 (with the gradient of the log-likelihood, hence a minus, and with normalized word
+    embeddings).
     """
     norms = gradients.float().flatten(1).norm(dim=1).clamp(min=TINY)
     scale = (epsilon / norms).view(-1, *[1] * (gradients.ndim - 1))
@@ -47,16 +47,16 @@ class Adversarial(Technique[AdversarialSettings]):
     order = 80
 
     def wrap_loss(self, loss: Loss, parts: LossParts) -> Loss:
-        """Return (1 - w) L(x) + w L(x + r), where r is a constant for the optimizer."""
+        """Return (1 - w) L(x) + w L(x + r), without a gradient through r."""
         weight = self.settings.weight
 
         def adversarial(model: nn.Module, batch: TrainBatch) -> Tensor:
             name, inputs = parts.task.as_embeddings(model, batch.inputs)
             values = inputs[name]
-            if not values.requires_grad:  # pictures, spectrograms, the vectors of frozen embeddings
+            if not values.requires_grad:  # images, spectrograms, frozen embeddings
                 values = values.detach().requires_grad_()
             plain = loss(model, batch.with_inputs({**inputs, name: values}))
-            (gradients,) = torch.autograd.grad(plain.sum(), values, retain_graph=True)  # none reaches the parameters
+            (gradients,) = torch.autograd.grad(plain.sum(), values, retain_graph=True)  # not into the parameters
             moved = values + perturbation(gradients, self.settings.epsilon)
             with _statistics_kept(model):
                 worst = loss(model, batch.with_inputs({**inputs, name: moved}))
@@ -67,10 +67,10 @@ class Adversarial(Technique[AdversarialSettings]):
 
 @contextmanager
 def _statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Leave batch norm's running statistics to the plain inputs, which are what evaluation sees."""
+    """Keep batch norm's running statistics of the plain inputs, which are what evaluation sees."""
     norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.training]
     before = [dict(norm._buffers) for norm in norms]
-    for norm in norms:  # others in their place, not others' values: the backward pass may look at these
+    for norm in norms:  # replace the buffers instead of their values, which the backward pass may need
         norm._buffers.update({name: None if old is None else old.clone() for name, old in norm._buffers.items()})
     try:
         yield

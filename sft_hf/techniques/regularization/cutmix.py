@@ -1,4 +1,4 @@
-"""CutMix: a box of another picture, pasted into this one."""
+"""CutMix: paste a box of one image into another."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SALT = 2
 
 
 class Box(NamedTuple):
-    """Rows `top` to `bottom` and columns `left` to `right` of a picture, the ends left out, in pixels."""
+    """Rows `top` to `bottom` and columns `left` to `right` of an image in pixels, ends exclusive."""
 
     top: int
     bottom: int
@@ -25,11 +25,11 @@ class Box(NamedTuple):
 
 
 def draw_box(height: int, width: int, share: float, generator: np.random.Generator) -> Box:
-    """Return a box of the picture's proportions around a random pixel, cut off at the picture's edges.
+    """Return a box with the image's aspect ratio around a random pixel, clipped at the image's edges.
 
     Args:
-        height, width: of the picture, in pixels.
-        share: the part of the picture's area that the box would have away from the edges: 1 - lambda.
+        height, width: of the image, in pixels.
+        share: the fraction of the image's area of the unclipped box, 1 - lambda.
 
     Source: S. Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features, 2019,
     equation 2.
@@ -42,17 +42,17 @@ def draw_box(height: int, width: int, share: float, generator: np.random.Generat
 
 
 def pasted(first: Tensor, second: Tensor, boxes: list[Box]) -> tuple[Tensor, Tensor]:
-    """Return each picture of `first` with a box of `second`'s in it, and the part of its area that is its own.
+    """Return each image of `first` with a box pasted from `second`, and the fraction of its area outside of the box.
 
     Args:
         first, second: float [rows, channels, height, width].
         boxes: one for each row.
 
     Returns:
-        Pictures as `first`, and float32 [rows].
+        Images with the shape of `first`, and float32 [rows].
 
     Source: S. Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features, 2019,
-    equation 1 (x = M x_a + (1 - M) x_b), with lambda from the box as it was cut off, as in algorithm A1.
+    equation 1 (x = M x_a + (1 - M) x_b), with lambda from the clipped box, as in algorithm A1.
     """
     height, width = first.shape[-2:]
     inside = torch.zeros((len(first), 1, height, width), dtype=torch.bool, device=first.device)
@@ -63,10 +63,10 @@ def pasted(first: Tensor, second: Tensor, boxes: list[Box]) -> tuple[Tensor, Ten
 
 
 class Cutmix(Technique[CutmixSettings]):
-    """Paste a box from another picture into each picture, and mix the labels by area.
+    """Paste a box from another image into each image, and mix the labels by area.
 
-    Unlike mixup, it keeps pictures locally natural and makes the model use the whole picture. Needs more epochs than
-    plain training, like any stronger augmentation.
+    Unlike mixup, it keeps images locally natural and makes the model use the whole image. Needs more epochs than plain
+    training, like any stronger augmentation.
     """
 
     paper = (
@@ -76,7 +76,7 @@ class Cutmix(Technique[CutmixSettings]):
     order = 90
 
     def wrap_loss(self, loss: Loss, parts: LossParts) -> Loss:
-        """Paste into the pictures, and share the labels."""
+        """See `pasted`; labels are mixed by area."""
 
         def cutting(model: nn.Module, batch: TrainBatch) -> Tensor:
             assert batch.partner is not None

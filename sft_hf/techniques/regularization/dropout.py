@@ -1,4 +1,4 @@
-"""Dropout, of every layer that has any."""
+"""Dropout."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from sft_hf.techniques.regularization.settings import DropoutSettings
 
 
 class Place(NamedTuple):
-    """The place of a dropout probability: an attribute of a module."""
+    """A dropout probability: an attribute of a module."""
 
     module: nn.Module
     attribute: str
     of_attention: bool
-    """Of the weights that attention gives, not of hidden states."""
+    """Dropout of attention weights, not of hidden states."""
 
 
 def dropout_places(model: nn.Module) -> list[Place]:
     """Return every dropout probability of a model.
 
-    They are the `p` of dropout modules, and the numbers that functional dropout reads from its module: Transformers
-    calls them dropout, attention_dropout, activation_dropout, ..., timm drop_rate. LayerDrop and stochastic depth have
-    different names, and are not among them.
+    These are the `p` of dropout modules, and the attributes that functional dropout reads: dropout, attention_dropout,
+    activation_dropout, ... in Transformers, drop_rate in timm. LayerDrop and stochastic depth have other names and are
+    not included.
     """
     places = []
     for module in model.modules():
@@ -41,7 +41,7 @@ def dropout_places(model: nn.Module) -> list[Place]:
 
 
 def _is_of_attention(kind: str, name: str) -> bool:
-    """Whether `name` of a module of class `kind` is about attention's weights (BertSelfOutput's is not)."""
+    """Return whether `name` in a module of class `kind` is dropout of attention weights (not in BertSelfOutput)."""
     if "attn" in name or "attention" in name:
         return True
     return "Attention" in kind and "Output" not in kind and name in ("dropout", "pos_dropout", "dropout_p")
@@ -63,7 +63,7 @@ class Dropout(Technique[DropoutSettings]):
         """Set the probabilities. Raises RecipeError for a model without any."""
         places = dropout_places(model)
         if not places:
-            raise RecipeError(f"techniques: dropout: {type(model).__name__} has no dropout that could be set")
+            raise RecipeError(f"techniques: dropout: {type(model).__name__} has no dropout to set")
         hidden, attention = self.settings.probability, self.settings.attention_probability
         attention = hidden if attention is None else attention
         for place in places:

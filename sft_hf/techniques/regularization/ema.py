@@ -13,7 +13,7 @@ from sft_hf.techniques.regularization.settings import EmaSettings
 
 
 def decay_at(step: int, decay: float) -> float:
-    """Return min(d, (1 + t) / (10 + t)): the average of the first steps must not hold on to where it began.
+    """Return min(d, (1 + t) / (10 + t)), so that the average does not stay near the initial weights in the first steps.
 
     Source: TensorFlow's ExponentialMovingAverage with `num_updates`.
     """
@@ -21,7 +21,7 @@ def decay_at(step: int, decay: float) -> float:
 
 
 def update(average: dict[str, Tensor], weights: Mapping[str, Tensor], decay: float) -> None:
-    """Set a <- d a + (1 - d) w in place; whole numbers (batch norm's counts) are copied.
+    """Set a <- d a + (1 - d) w in place; integers (batch norm's counts) are copied.
 
     Source: B. T. Polyak and A. B. Juditsky, Acceleration of stochastic approximation by averaging, 1992; with
     exponential weights as in A. Tarvainen and H. Valpola, Mean teachers are better role models, 2017, the update of the
@@ -37,7 +37,7 @@ class Ema(Technique[EmaSettings]):
     allows_frozen_features = True
 
     def prepare_model(self, model: nn.Module) -> None:
-        """Begin with the weights that training begins with."""
+        """Initialize the average with the initial weights."""
         self.average = {name: tensor.detach().clone() for name, tensor in trained_tensors(model).items()}
 
     def after_step(self, model: nn.Module, step: int) -> None:
@@ -45,14 +45,14 @@ class Ema(Technique[EmaSettings]):
         update(self.average, trained_tensors(model), decay_at(step, self.settings.decay))
 
     def evaluated_weights(self, model: nn.Module) -> Mapping[str, Tensor]:
-        """The average."""
+        """Return the average."""
         return self.average
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The average."""
+        """Return the average."""
         return self.average
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Put the average back."""
+        """Restore the average."""
         for name, tensor in self.average.items():
             tensor.copy_(state[name])

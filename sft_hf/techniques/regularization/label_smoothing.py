@@ -12,7 +12,7 @@ def smoothed(losses: Tensor, smoothing: float) -> Tensor:
     """Return (1 - e) L_c + e mean_k L_k for every class c: the loss against (1 - e) one-hot + e uniform.
 
     Args:
-        losses: float32 [items, classes], the loss of an item for each class that it might have.
+        losses: float32 [items, classes], the loss of each item for each class.
         smoothing: e.
 
     Source: C. Szegedy et al., Rethinking the Inception Architecture for Computer Vision, 2016, section 7.

@@ -18,7 +18,7 @@ SALT = 7  # separates these draws from other techniques'
 
 
 def dropped_layers(layers: int, probability: float, seed: int, step: int) -> np.ndarray:
-    """Return which layers are left out in a step, bool [layers]: each with the probability, by itself.
+    """Return which layers are skipped in a step, bool [layers]: each independently with the given probability.
 
     Source: A. Fan, E. Grave and A. Joulin, Reducing Transformer Depth on Demand with Structured Dropout, 2020, section
     3.2.
@@ -41,24 +41,24 @@ class LayerDrop(Technique[LayerDropSettings]):
     allows_frozen_features = True
 
     def prepare_model(self, model: nn.Module) -> None:
-        """Put a switch on every layer that is trained. Raises RecipeError for a model without repeated layers."""
+        """Make every trained layer skippable. Raises RecipeError for a model without repeated layers."""
         layers = [layer for stack in block_stacks(model) for _, layer in stack]
         if not layers:
-            raise RecipeError(f"techniques: layer_drop: {type(model).__name__} has no repeated layers to leave out")
+            raise RecipeError(f"techniques: layer_drop: {type(model).__name__} has no repeated layers to skip")
         self.switches = [
             _Switch(layer) if any(parameter.requires_grad for parameter in layer.parameters()) else None
             for layer in layers
         ]
 
     def before_step(self, model: nn.Module, step: int) -> None:
-        """Draw the layers of the step."""
+        """Draw the layers to skip in the step."""
         drawn = dropped_layers(len(self.switches), self.settings.probability, self.context.recipe.seed, step)
         for switch, off in zip(self.switches, drawn, strict=True):
             if switch is not None:
                 switch.off = bool(off)
 
     def change_gradients(self, model: nn.Module) -> None:
-        """Give the layers left out their gradient, zero: torch's fused SGD cannot do with some that have none."""
+        """Set the gradients of skipped layers to zero: torch's fused SGD fails if some parameters have none."""
         for switch in self.switches:
             if switch is not None and switch.off:
                 for parameter in switch.layer.parameters():
@@ -67,10 +67,10 @@ class LayerDrop(Technique[LayerDropSettings]):
 
 
 class _Switch:
-    """A layer's `forward`, which returns the layer's input while it is off, and the layer trains.
+    """Replaces a layer's `forward`; returns the layer's input while it is off and the layer is in training mode.
 
-    What a layer returns in addition to its hidden states is known once it has run: before that it
-    runs all the same, and its result is discarded, without using up random numbers, so that both ways come to the same.
+    Until it is known that the layer returns only hidden states, a skipped layer still runs, and its hidden states are
+    replaced. It runs with forked random states, so that the results are the same either way.
     """
 
     def __init__(self, layer: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Mixup: of pictures, of the vectors of tokens, of spectrograms."""
+"""Mixup of images, token embeddings or spectrograms."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Mixup(Technique[MixupSettings]):
     order = 90
 
     def wrap_loss(self, loss: Loss, parts: LossParts) -> Loss:
-        """Mix inputs, and the labels with them; or, for transcripts, the losses of both."""
+        """Mix the inputs, and the labels or (for transcripts) the losses of both rows."""
 
         def mixing(model: nn.Module, batch: TrainBatch) -> Tensor:
             assert batch.partner is not None
@@ -54,7 +54,7 @@ class Mixup(Technique[MixupSettings]):
         return mixing
 
     def _weights(self, batch: TrainBatch) -> Tensor:
-        """How much of a row is itself, float32 [rows]; at least a half, so that each stays the row it is."""
+        """Draw the weight of each row in its mixture, float32 [rows]; at least 0.5, so that the row dominates."""
         drawn = []
         for generator in batch.generators(SALT):
             mixes = generator.random() < self.settings.probability
@@ -64,7 +64,7 @@ class Mixup(Technique[MixupSettings]):
 
 
 def _masks(own: Batch, other: Batch, weights: Tensor) -> Batch:
-    """What either row has is real, where they are mixed; after the end of a text its partner's token types are used."""
+    """Return the union of both rows' masks; after the end of a text, the token types of its partner are used."""
     masks: Batch = {}
     if "token_type_ids" in own:
         alone = (weights == 1)[:, None] | own["attention_mask"].bool()

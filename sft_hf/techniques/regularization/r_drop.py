@@ -1,4 +1,4 @@
-"""R-Drop: two passes under dropout have to agree."""
+"""R-Drop: penalize differences between two passes with different dropout."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def divergence(first: Tensor, second: Tensor) -> Tensor:
 def agreeing(first: Tensor, second: Tensor, criterion: Criterion, alpha: float) -> Tensor:
     """Return (L(first) + L(second)) / 2 + alpha/2 (KL(p || q) + KL(q || p)), float32 [items, classes].
 
-    The divergence does not depend on an item's class, so that it is added to the loss of each.
+    The divergence does not depend on the class, so it is added to the loss of each class.
 
     Args:
         first, second: float32 logits [items, classes] of the two passes.
         criterion: L.
         alpha: strength.
 
-    Source: X. Liang et al., R-Drop: Regularized Dropout for Neural Networks, 2021, equation 4; the mean of the two
-    losses as in the authors' code, where the paper has their sum: a step has the size of a plain one.
+    Source: X. Liang et al., R-Drop: Regularized Dropout for Neural Networks, 2021, equation 4; with the mean of the two
+    losses, as in the authors' code (the paper has their sum), so that the loss has its usual scale.
     """
     return (criterion(first) + criterion(second)) / 2 + alpha / 2 * divergence(first, second)[:, None]
 
@@ -46,11 +46,11 @@ class RDrop(Technique[RDropSettings]):
     """
 
     paper = "X. Liang et al., R-Drop: Regularized Dropout for Neural Networks, 2021, equation 4"
-    order = 10  # innermost: it makes the forward pass itself
-    allows_frozen_features = True  # one pass, in which the rows occur twice
+    order = 10  # innermost: it runs the forward pass itself
+    allows_frozen_features = True  # a single pass with each row twice
 
     def wrap_loss(self, loss: Loss, parts: LossParts) -> Loss:
-        """See `agreeing`. Both passes are one over twice the rows, so that batch norm counts them once."""
+        """See `agreeing`. Both passes run as one over doubled rows, so that batch norm is updated once."""
         alpha = self.settings.alpha
         if not alpha:
             return loss
@@ -58,7 +58,7 @@ class RDrop(Technique[RDropSettings]):
         def twice(model: nn.Module, batch: TrainBatch) -> Tensor:
             doubled = {name: torch.cat([tensor, tensor]) for name, tensor in batch.inputs.items()}
             items = parts.task.items(model, doubled)
-            first, second = items.logits.chunk(2)  # rows ascend, and both halves have the same items
+            first, second = items.logits.chunk(2)  # items are in row order, and both halves have the same items
             one = replace(
                 items,
                 logits=first,

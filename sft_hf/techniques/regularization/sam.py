@@ -1,4 +1,4 @@
-"""Sharpness-aware minimization, and its adaptive form."""
+"""Sharpness-aware minimization (SAM), and its adaptive variant (ASAM)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ TINY = 1e-12
 
 
 def perturbation(gradients: list[Tensor], weights: list[Tensor], rho: float, adaptive: bool) -> list[Tensor]:
-    """Return the step e to where the loss is highest nearby, a tensor for each gradient.
+    """Return the ascent step e within the neighborhood, one tensor per gradient.
 
-    SAM: e = rho g / |g|_2. ASAM: e = rho T^2 g / |T g|_2 with T = |w|, so that scaling a layer up and the next one
-    down changes nothing.
+    SAM: e = rho g / |g|_2. ASAM: e = rho T^2 g / |T g|_2 with T = |w|, which is invariant to scaling one layer up and
+    the next one down.
 
     Source: P. Foret et al., Sharpness-Aware Minimization for Efficiently Improving Generalization, 2021, equation 2;
-    J. Kwon et al., ASAM, 2021, its step of ascent with T = |w| by element (without the eta that its code adds).
+    J. Kwon et al., ASAM, 2021, the ascent step with elementwise T = |w| (without the eta that its code adds).
     """
     scaled = [g * w.abs() for g, w in zip(gradients, weights, strict=True)] if adaptive else gradients
     norm = torch.stack([g.float().norm() for g in scaled]).norm() + TINY
@@ -39,7 +39,7 @@ class Sam(Technique[SamSettings]):
     allows_frozen_features = True
 
     def compute_gradients(self, model: nn.Module, compute: Callable[..., float]) -> float:
-        """Climb by `perturbation`, compute the gradient there, and come back."""
+        """Add `perturbation` to the weights, compute the gradient there, and restore the weights."""
         loss = compute()
         moved = [parameter for parameter in model.parameters() if parameter.grad is not None]
         before = [parameter.detach().clone() for parameter in moved]

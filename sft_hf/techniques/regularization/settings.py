@@ -1,4 +1,4 @@
-"""Settings of the techniques that regularize."""
+"""Settings of the regularization techniques."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class CutmixSettings(TechniqueSettings):
 
     claims = frozenset({"partner_rows"})
     excluded = {
-        "text": "a text has no area to cut a box out of; mixup mixes the vectors of tokens",
-        "speech": "no part of a transcript belongs to a box of a spectrogram; mixup mixes spectrograms",
+        "text": "texts have no area to cut a box from; mixup mixes token embeddings",
+        "speech": "a box of a spectrogram has no corresponding part of the transcript; mixup mixes spectrograms",
     }
     neutral = {"probability": 0.0}
     needs_partner = True
@@ -110,8 +110,8 @@ class LayerDropSettings(TechniqueSettings):
         """See `TechniqueSettings.check`."""
         if recipe.train.torch_compile == "on":
             raise RecipeError(
-                "techniques: layer_drop cannot be combined with train.torch_compile, which would compile each choice "
-                "of layers"
+                "techniques: layer_drop cannot be combined with train.torch_compile, which would recompile for each "
+                "choice of layers"
             )
 
 
@@ -167,9 +167,9 @@ class SpecAugmentSettings(TechniqueSettings):
     """Settings of the technique."""
 
     excluded = {
-        "image": "a picture is not a spectrogram; task.augmentation and cutmix hide parts of pictures",
-        "text": "a text has no spectrogram; text_augmentation leaves out words",
-        "ctc": "the model reads samples; task.mask_time_prob and mask_feature_prob mask what it makes of them",
+        "image": "images have no spectrogram; task.augmentation and cutmix hide parts of images",
+        "text": "texts have no spectrogram; text_augmentation deletes words",
+        "ctc": "the model reads raw audio; task.mask_time_prob and task.mask_feature_prob mask its features",
     }
     neutral = {"num_time_masks": 0, "num_frequency_masks": 0}
 
@@ -201,8 +201,8 @@ class SubwordRegularizationSettings(TechniqueSettings):
     """Settings of the technique."""
 
     excluded = {
-        "image": "a picture has no tokens",
-        "speech": "tokens are what is to be written there, and evaluation writes the usual ones",
+        "image": "images have no tokens",
+        "speech": "tokens are the targets, and evaluation uses the standard tokenization",
     }
     example = {"probability": 0.5}
     neutral = {"probability": 0.0}
@@ -236,8 +236,8 @@ class TextAugmentationSettings(TechniqueSettings):
     """Settings of the technique."""
 
     excluded = {
-        "image": "a picture has no words; task.augmentation changes pictures",
-        "speech": "the words are what is to be recognized; spec_augment changes recordings",
+        "image": "images have no words; task.augmentation changes images",
+        "speech": "words are the targets; spec_augment changes recordings",
     }
     neutral = {"deletion": 0.0, "swap": 0.0, "masking": 0.0}
 

@@ -14,13 +14,13 @@ from sft_hf.techniques.regularization.settings import SpecAugmentSettings
 def masked(
     spectrogram: np.ndarray, time_masks: list[tuple[int, int]], frequency_masks: list[tuple[int, int]]
 ) -> np.ndarray:
-    """Return a copy in which spans of frames and of bands hold the spectrogram's mean.
+    """Return a copy with spans of frames and bands set to the spectrogram's mean.
 
     Args:
         spectrogram: float32 [bands, frames].
-        time_masks, frequency_masks: first and number of the frames, or bands.
+        time_masks, frequency_masks: (first, number) of frames or bands.
 
-    Source: D. S. Park et al., SpecAugment, 2019, section 2, whose spectrograms have mean 0, their masks' value.
+    Source: D. S. Park et al., SpecAugment, 2019, section 2, where masks are 0, the mean of the spectrograms there.
     """
     result = spectrogram.copy()
     mean = spectrogram.mean()
@@ -32,7 +32,7 @@ def masked(
 
 
 def draw_masks(size: int, number: int, widest: int, generator: np.random.Generator) -> list[tuple[int, int]]:
-    """Return `number` masks: a width from 0 to `widest`, and a beginning at which it lies within `size`."""
+    """Return `number` masks (start, width), with widths from 0 to `widest`, that lie within `size`."""
     masks = []
     for _ in range(number):
         width = int(generator.integers(0, min(widest, size) + 1))
@@ -52,10 +52,10 @@ class SpecAugment(Technique[SpecAugmentSettings]):
     def __init__(self, settings: SpecAugmentSettings, context: Context) -> None:
         super().__init__(settings, context)
         if not getattr(getattr(context.task, "family", None), "is_whisper", False):
-            raise RecipeError("techniques: spec_augment: the model has no spectrogram of Whisper's kind")
+            raise RecipeError("techniques: spec_augment: the model does not use Whisper's spectrograms")
 
     def change_row(self, row: dict[str, Any], generator: np.random.Generator) -> dict[str, Any]:
-        """See `masked`; the last frame, silence that continues to the end of the window, stays."""
+        """See `masked`; the last frame, silence up to the end of the window, is not masked."""
         settings, spectrogram = self.settings, row["features"]
         bands, frames = spectrogram.shape[0], spectrogram.shape[1] - 1
         longest = int(settings.time_mask_ratio * frames)

@@ -16,7 +16,7 @@ from sft_hf.techniques.regularization.settings import StochasticDepthSettings
 
 
 def drop_probability(block: int, blocks: int, last: float) -> float:
-    """Return p of block l = 1 ... L: (l / L) p_L, so that the lowest ones are dropped the least.
+    """Return p of block l = 1 ... L: (l / L) p_L, so that lower blocks are dropped less often.
 
     Source: G. Huang et al., Deep Networks with Stochastic Depth, 2016, equation 4.
     """
@@ -24,15 +24,15 @@ def drop_probability(block: int, blocks: int, last: float) -> float:
 
 
 def thinned(before: Tensor, after: Tensor, kept: Tensor, probability: float) -> Tensor:
-    """Return x + b / (1 - p) (f(x) - x): the block of the rows that keep it, scaled so that the mean stays f(x).
+    """Return x + b / (1 - p) (f(x) - x): the block applied to the rows that keep it, scaled so that the mean is f(x).
 
     Args:
         before, after: float [rows, ...], the input x of a block with a skip connection, and its output f(x).
         kept: bool [rows], b.
         probability: p, with which b is 0.
 
-    Source: G. Huang et al., Deep Networks with Stochastic Depth, 2016, equations 2 and 5; here training is scaled up
-    rather than evaluation down, as in timm's `drop_path`, which had it from EfficientNet's code.
+    Source: G. Huang et al., Deep Networks with Stochastic Depth, 2016, equations 2 and 5; but outputs are scaled up in
+    training rather than down in evaluation, as in timm's `drop_path` and EfficientNet's code.
     """
     scale = kept.to(after.dtype).view(-1, *[1] * (after.ndim - 1)) / (1 - probability)
     return before + scale * (after - before)
@@ -51,7 +51,7 @@ class StochasticDepth(Technique[StochasticDepthSettings]):
     allows_frozen_features = True
 
     def prepare_model(self, model: nn.Module) -> None:
-        """Hook every block. Raises RecipeError for a model without repeated layers."""
+        """Register hooks on all blocks. Raises RecipeError for a model without repeated layers."""
         stacks = block_stacks(model)
         if not stacks:
             raise RecipeError(f"techniques: stochastic_depth: {type(model).__name__} has no repeated layers to skip")
@@ -63,7 +63,7 @@ class StochasticDepth(Technique[StochasticDepthSettings]):
 
 
 def _thin(probability: float, block: nn.Module, arguments: Any, options: Mapping[str, Any], output: Any) -> Any:
-    """Replace a block's output, or the first of several, by `thinned`, with PyTorch's random numbers."""
+    """Replace a block's (first) output by `thinned`, with torch's global random numbers."""
     if not block.training:
         return output
     before = arguments[0] if arguments else options.get("hidden_states")

@@ -1,4 +1,4 @@
-"""Subword regularization: the same words in other pieces."""
+"""Subword regularization: random tokenizations of the same words."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sft_hf.techniques.regularization.settings import SubwordRegularizationSetti
 
 
 def chosen(possible: np.ndarray, probability: float, room: int, generator: np.random.Generator) -> np.ndarray:
-    """Return which tokens are split, bool [tokens]: each possible one at `probability`, but no more than `room`."""
+    """Return which tokens to split, bool [tokens]: each possible one with `probability`, but at most `room`."""
     drawn = np.flatnonzero((generator.random(len(possible)) < probability) & possible)
     if len(drawn) > room:
         drawn = generator.choice(drawn, room, replace=False)
@@ -35,27 +35,27 @@ class SubwordRegularization(Technique[SubwordRegularizationSettings]):
 
     def __init__(self, settings: SubwordRegularizationSettings, context: Context) -> None:
         super().__init__(settings, context)
-        if self.task.tokenizer is not None:  # that of word vectors is made of the training texts: of a stream, later
+        if self.task.tokenizer is not None:  # None for word embeddings on a stream, which build it from texts later
             _ = self.subwords
 
     @property
     def task(self) -> Any:
-        """The one of texts."""
+        """The text task."""
         return self.context.task
 
     @cached_property
     def subwords(self) -> Subwords:
-        """What the vocabulary says of its tokens.
+        """The splits of the vocabulary's tokens.
 
-        Raises RecipeError for one of whole words: two of them say something else than the one that they spell.
+        Raises RecipeError for a vocabulary of whole words, whose parts have other meanings.
         """
         subwords = Subwords(self.task.tokenizer)
         if subwords.whole_words:
-            raise RecipeError("techniques: subword_regularization: this vocabulary has whole words alone; leave it out")
+            raise RecipeError("techniques: subword_regularization: this vocabulary has only whole words; leave it out")
         return subwords
 
     def change_row(self, row: dict[str, Any], generator: np.random.Generator) -> dict[str, Any]:
-        """See `chosen` and `Subwords.splits`; fields that go along with the tokens are repeated with them."""
+        """See `chosen` and `Subwords.splits`; fields that are aligned with the tokens are repeated with them."""
         ids = row["input_ids"]
         ways = [self.subwords.splits(int(one)) for one in ids]
         room = max(0, self.task.max_length - len(ids))

@@ -17,7 +17,7 @@ from sft_hf.techniques.regularization.settings import SwaSettings
 def update_mean(mean: dict[str, Tensor], weights: Mapping[str, Tensor], count: int) -> None:
     """Set m <- (n m + w) / (n + 1) in place, for the mean m of `count` = n earlier weights.
 
-    Whole numbers (batch norm's counts) are copied.
+    Integers (batch norm's counts) are copied.
 
     Source: P. Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018, section 3.2.
     """
@@ -25,7 +25,7 @@ def update_mean(mean: dict[str, Tensor], weights: Mapping[str, Tensor], count: i
 
 
 def is_collected(step: int, first: int, every: int, num_steps: int) -> bool:
-    """Whether the weights after `step` updates go into the mean: beyond `first`, every `every`, and the last ones."""
+    """Return whether to collect the weights after `step`: after `first`, every `every` steps and after the last."""
     return step > first and (step % every == 0 or step == num_steps)
 
 
@@ -50,12 +50,12 @@ class Swa(Technique[SwaSettings]):
         self.first = round((1 - settings.fraction) * context.num_steps)
 
     def prepare_model(self, model: nn.Module) -> None:
-        """Make room for the mean."""
+        """Allocate the mean."""
         self.mean = {name: torch.zeros_like(tensor) for name, tensor in trained_tensors(model).items()}
         self.count = torch.zeros((), dtype=torch.int64)
 
     def wrap_schedule(self, schedule: Schedule) -> Schedule:
-        """The recipe's schedule, and a constant rate in the last part."""
+        """Return the recipe's schedule, with a constant rate during collection."""
         return lambda step: schedule(step) if step < self.first else self.settings.learning_rate_factor
 
     def after_step(self, model: nn.Module, step: int) -> None:
@@ -65,15 +65,15 @@ class Swa(Technique[SwaSettings]):
             self.count += 1
 
     def evaluated_weights(self, model: nn.Module) -> Mapping[str, Tensor]:
-        """The mean, once there is one."""
+        """Return the mean, or nothing before the first weights are collected."""
         return self.mean if self.count else {}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The mean, and of how many weights it is one."""
+        """Return the mean and the number of weights collected."""
         return {"count": self.count, **{f"mean.{name}": tensor for name, tensor in self.mean.items()}}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Put the mean back."""
+        """Restore the mean."""
         self.count.copy_(state["count"])
         for name, tensor in self.mean.items():
             tensor.copy_(state[f"mean.{name}"])

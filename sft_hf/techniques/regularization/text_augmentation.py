@@ -1,4 +1,4 @@
-"""Words of a text left out, masked, or in another order."""
+"""Text augmentation: delete, mask or swap words."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sft_hf.techniques.regularization.settings import TextAugmentationSettings
 
 
 def rearranged(words: int, deletion: float, swap: float, generator: np.random.Generator) -> list[int]:
-    """Return which words of a text stay, in order: some swapped with the next one, some left out, never all.
+    """Return the indices of a text's words after random swaps of neighbours and deletions; at least one word stays.
 
     Source: J. Wei and K. Zou, EDA: Easy Data Augmentation Techniques for Boosting Performance on Text Classification
-    Tasks, 2019, section 2 (random swap, random deletion); swapped are neighbours alone, for which a text means the same
-    more often.
+    Tasks, 2019, section 2 (random swap, random deletion); only neighbours are swapped, which preserves the meaning more
+    often.
     """
     order = list(range(words))
     chances = generator.random((2, words))
@@ -51,17 +51,17 @@ class TextAugmentation(Technique[TextAugmentationSettings]):
 
     @property
     def tokenizer(self) -> Any:
-        """That of word vectors is made of the training texts: of a stream, later."""
+        """The tokenizer; None for word embeddings on a stream, which build it from the texts later."""
         return getattr(self.context.task, "tokenizer", None)
 
     @cached_property
     def subwords(self) -> Subwords:
-        """What the vocabulary says of its tokens."""
+        """The word boundaries of the vocabulary's tokens."""
         return Subwords(self.tokenizer)
 
     @cached_property
     def mask(self) -> int:
-        """The token of masked words. Raises RecipeError where there is none."""
+        """The token id for masked words. Raises RecipeError if there is none."""
         tokenizer = self.tokenizer
         token: int | None = tokenizer.unk_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id
         if token is None:
@@ -69,7 +69,7 @@ class TextAugmentation(Technique[TextAugmentationSettings]):
         return token
 
     def change_row(self, row: dict[str, Any], generator: np.random.Generator) -> dict[str, Any]:
-        """See `rearranged`, for each text of a pair; every field that goes along with the tokens goes with them."""
+        """See `rearranged`, for each text of a pair; fields that are aligned with the tokens are changed with them."""
         settings, ids = self.settings, np.array(row["input_ids"])
         places: list[int] = []
         end = 0

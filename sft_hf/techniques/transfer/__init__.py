@@ -1,1 +1,1 @@
-"""Techniques that keep what the pretrained model knows."""
+"""Techniques that preserve pretrained features."""

@@ -1,4 +1,4 @@
-"""Separate learning rates for parts of a model, by name."""
+"""Different learning rates for parts of a model, by name."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ KEY = "techniques: discriminative_learning_rates: scales"
 
 
 def scales_by_name(model: nn.Module, scales: Mapping[str, float]) -> dict[str, float]:
-    """Return the product of the factors of all patterns that mean a parameter, for each that some pattern means.
+    """Return for each matching parameter the product of the factors of all patterns that match it.
 
-    Raises RecipeError for a pattern that means none.
+    Raises RecipeError for a pattern without a match.
 
     Source: J. Howard and S. Ruder, Universal Language Model Fine-tuning for Text Classification, 2018, equation 2.
     """

@@ -1,4 +1,4 @@
-"""Gradual unfreezing: the head first, then one more layer at a time."""
+"""Gradual unfreezing: train the head first, then one more layer at a time."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from sft_hf.techniques.transfer.settings import GradualUnfreezingSettings
 
 
 def groups_trained(step: int, groups: int, interval: float) -> int:
-    """Return how many groups of layers, from the top, are trained in step `step` (0-based): one more each `interval`.
+    """Return how many groups of layers, from the top, are trained in step `step` (0-based): one more per `interval`.
 
     Args:
-        interval: steps, not necessarily whole; 0: all are trained from the beginning.
+        interval: steps per group, possibly fractional; 0: all are trained from the beginning.
 
     Source: J. Howard and S. Ruder, Universal Language Model Fine-tuning for Text Classification, 2018, section 3.3.
     """
@@ -33,13 +33,13 @@ class GradualUnfreezing(Technique[GradualUnfreezingSettings]):
     allows_frozen_features = True
 
     def prepare_model(self, model: nn.Module) -> None:
-        """Sort what is to be trained at all; the optimizer is built over all of it."""
+        """Group the trainable parameters by depth; the optimizer is built over all of them."""
         trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         self.groups = names_at(layer_depths(model), trainable)
         self.trained: int | None = None
 
     def before_step(self, model: nn.Module, step: int) -> None:
-        """Freeze what is not trained yet, as the step alone says."""
+        """Freeze the layers that are not trained yet, as a function of the step."""
         count = groups_trained(step, len(self.groups), self._interval())
         if count != self.trained:
             for place, names in enumerate(self.groups):

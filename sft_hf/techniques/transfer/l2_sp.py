@@ -1,4 +1,4 @@
-"""L2-SP: stay near the starting point."""
+"""L2-SP: penalize the distance from the pretrained weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class L2Sp(Technique[L2SpSettings]):
     allows_frozen_features = True
 
     def prepare_model(self, model: nn.Module) -> None:
-        """Remember the pretrained weights; a resumed run has loaded them again by now."""
+        """Store the pretrained weights, which a resumed run has loaded again at this point."""
         backbone = set(backbone_names(model, whole=True))
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.start = {name: p.detach().clone() for name, p in trained.items() if name in backbone}

@@ -10,7 +10,7 @@ from sft_hf.techniques.transfer.settings import LayerwiseLearningRateDecaySettin
 
 
 def decayed(depths: dict[str, int], decay: float) -> dict[str, float]:
-    """Return the factor of each parameter's learning rate, decay^(D - d), for depths d of which D is the largest.
+    """Return the factor of each parameter's learning rate, decay^(D - d), for depths d with maximum D.
 
     Source: J. Howard and S. Ruder, Universal Language Model Fine-tuning for Text Classification, 2018, section 3.2
     (there eta^(l-1) = eta^l / 2.6); the code of H. Bao et al., BEiT, 2021; timm's `param_groups_layer_decay`.

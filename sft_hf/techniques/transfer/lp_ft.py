@@ -12,7 +12,7 @@ from sft_hf.techniques.transfer.settings import LpFtSettings
 
 
 def two_stages(rest: Schedule, probe_steps: int, probe_factor: float) -> Schedule:
-    """Return a schedule that is constant for `probe_steps`, and then begins `rest` from its step 0.
+    """Return a schedule that is constant for `probe_steps`, followed by `rest` from its step 0.
 
     Source: A. Kumar et al., Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution, 2022,
     section 3.4.
@@ -33,22 +33,22 @@ class LpFt(Technique[LpFtSettings]):
         "A. Kumar et al., Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution, 2022, "
         "section 3.4"
     )
-    order = 5  # innermost: its schedule is made of the recipe's, and others go around it
+    order = 5  # innermost: it replaces the recipe's schedule, which others wrap
     allows_frozen_features = True
 
     @property
     def probe_steps(self) -> int:
-        """How many steps the first stage has; at least one is left for the second."""
+        """The number of steps of the first stage; at least one is left for the second."""
         return min(round(self.settings.probe_fraction * self.context.num_steps), self.context.num_steps - 1)
 
     def prepare_model(self, model: nn.Module) -> None:
-        """Tell head from backbone. Raises RecipeError where there are not both of them to train."""
+        """Separate head and backbone. Raises RecipeError unless both are trainable."""
         head = set(head_names(model))
         trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         self.backbone = [name for name in trainable if name not in head]
         if not self.backbone or len(self.backbone) == len(trainable):
             missing = "backbone, for the second stage" if not self.backbone else "head, for the first stage"
-            raise RecipeError(f"techniques: lp_ft: nothing is to be trained in the {missing} (train.freeze)")
+            raise RecipeError(f"techniques: lp_ft: there is nothing to train in the {missing} (train.freeze)")
         self.probing: bool | None = None
         self.head_scale = max(with_head_scale(model, self.context.recipe.optim, {}).values(), default=1.0)
 
@@ -61,7 +61,7 @@ class LpFt(Technique[LpFtSettings]):
         return two_stages(rest, self.probe_steps, factor)
 
     def before_step(self, model: nn.Module, step: int) -> None:
-        """Freeze or unfreeze the backbone, as the step alone says."""
+        """Freeze or unfreeze the backbone, as a function of the step."""
         probing = step < self.probe_steps
         if probing != self.probing:
             set_trained(model, self.backbone, not probing)

@@ -1,4 +1,4 @@
-"""Re-initialising the top layers of a pretrained model."""
+"""Reinitialize the top layers of a pretrained model."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def top_names(stack: Stack, num_layers: int, pooler: bool) -> list[str]:
 
 @torch.no_grad()
 def reinitialise(model: Any, names: Collection[str], seed: int) -> None:
-    """Reinitialize parameters as the model's own code does without pretraining, and batch norm's statistics.
+    """Reinitialize parameters with the model's own initialization, and batch norm's statistics.
 
-    Transformers: `_init_weights`. timm, whose own rules are in a function of each model: the modules'
-    `reset_parameters`. Whatever else is drawn stays what it would be. Raises RecipeError for parameters of a timm model
-    that cannot be drawn.
+    Uses `_init_weights` in Transformers; for timm, whose initialization is specific to each model, the modules'
+    `reset_parameters`. Does not affect other random numbers. Raises RecipeError for parameters of a timm model that
+    cannot be reinitialized.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(np.random.SeedSequence([SALT, seed]).generate_state(1)[0]))
@@ -42,7 +42,7 @@ def reinitialise(model: Any, names: Collection[str], seed: int) -> None:
             own = [name for name, _ in module.named_parameters(recurse=False)]
             if not hasattr(model, "timm_model"):
                 for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-                    tensor.__dict__.pop("_is_hf_initialized", None)  # which says: loaded, and not to be drawn
+                    tensor.__dict__.pop("_is_hf_initialized", None)  # otherwise _init_weights skips loaded tensors
                 model._init_weights(module)
             elif draw := getattr(module, "reset_parameters", None):
                 draw()
@@ -51,7 +51,7 @@ def reinitialise(model: Any, names: Collection[str], seed: int) -> None:
 
 
 def _wholly_within(model: nn.Module, wanted: set[str]) -> Iterator[tuple[str, nn.Module]]:
-    """Modules all of whose parameters are wanted, those inside before those around them."""
+    """Yield modules all of whose parameters are wanted, inner modules before outer ones."""
     for prefix, module in reversed(list(model.named_modules())):
         names = {f"{prefix}.{name}" for name, _ in module.named_parameters()}
         if names and names <= wanted:
@@ -67,11 +67,11 @@ class ReinitLayers(Technique[ReinitLayersSettings]):
     """
 
     paper = "T. Zhang et al., Revisiting Few-sample BERT Fine-tuning, 2021, section 5"
-    order = 1  # before others look at the pretrained weights, or ask what is new
+    order = 1  # before other techniques store the pretrained weights or look for new ones
     allows_frozen_features = True
 
     def prepare_model(self, model: nn.Module) -> None:
-        """Draw the layers anew. Raises RecipeError where there are not as many, or where they are frozen."""
+        """Reinitialize the layers. Raises RecipeError if there are too few, or if they are frozen."""
         stack = layer_stacks(model)[-1]
         wanted, most = self.settings.num_layers, len(stack.layers)
         if wanted > most:

@@ -1,4 +1,4 @@
-"""Settings of the techniques that keep what the pretrained model knows."""
+"""Settings of the techniques that preserve pretrained features."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class L2SpSettings(TechniqueSettings):
     """Settings of the technique."""
 
     excluded = {
-        "peft": "adapters begin at zero, so that optim.weight_decay does the same",
+        "peft": "adapters start at zero, so optim.weight_decay has the same effect",
     }
     neutral = {"alpha": 0.0, "beta": 0.0}
 
@@ -96,7 +96,7 @@ class ReinitLayersSettings(TechniqueSettings):
     """Settings of the technique."""
 
     excluded = {
-        "peft": "an adapter is kept without the model's own layers, and would be lost without the new ones",
+        "peft": "an adapter is saved without the model's own layers, so the new ones would be lost",
     }
     neutral = {"num_layers": 0, "pooler": False}
 

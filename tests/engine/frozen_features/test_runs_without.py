@@ -78,7 +78,7 @@ def test_an_architecture_that_fails_in_the_replay_trains_without(kinds, monkeypa
     monkeypatch.setattr(BertForSequenceClassification, "forward", particular)
     caplog.set_level(logging.INFO, "sft_hf")
     finetune(kinds["bert_probe"](train__max_steps=1))
-    assert "could not be cut off (KeyError: 'hidden')" in caplog.text
+    assert "could not be split (KeyError: 'hidden')" in caplog.text
 
 
 def full_disk(*_, **__):
@@ -89,7 +89,7 @@ def test_a_full_disk_only_costs_the_cache(kinds, monkeypatch, caplog):
     monkeypatch.setattr("sft_hf.data.row_store.np.save", full_disk)
     caplog.set_level(logging.INFO, "sft_hf")
     result = finetune(kinds["bert_probe"](train__max_steps=1))
-    assert "could not be kept" in caplog.text and "No space left" in caplog.text
+    assert "could not be stored" in caplog.text and "No space left" in caplog.text
     assert result.metrics["train"]["num_steps"] == 1
 
 

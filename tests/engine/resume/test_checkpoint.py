@@ -113,7 +113,7 @@ def test_with_every_checkpoint_damaged_a_run_starts_anew_and_says_so(commands, c
     resumed = commands.run(*arguments, str(copy), "--resume")
     assert resumed.wait() == 0
     assert resumed.said().count("is damaged: state.json has 0 bytes") == 2
-    assert "no checkpoint that can be used: starting from the first step" in resumed.said()
+    assert "no usable checkpoint: starting from the first step" in resumed.said()
     assert commands_module.fingerprint(copy) == whole
 
 
@@ -171,7 +171,7 @@ def rewrite_state(folder, change):
     ("change", "words"),
     [
         (lambda state: state.pop("identity"), ["no 'identity' entry"]),
-        (lambda state: state["identity"].pop("task"), ["task.labels is missing in it"]),
+        (lambda state: state["identity"].pop("task"), ["task.labels is missing from it"]),
         (lambda state: state["identity"]["data"].update(train="0" * 64), ["data.train was", "is now"]),
         (lambda state: state["identity"].update(num_processes=4), ["num_processes was 4 and is now 1"]),
         (lambda state: state["identity"].update(recipe_sha256="0"), ["recipe_sha256 was '0'"]),
