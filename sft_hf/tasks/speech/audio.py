@@ -48,7 +48,7 @@ AUDIO_SUFFIXES = (
         ".rf64",
     ),
     *(".m4a", ".m4b", ".aac", ".amr", ".awb", ".wma", ".3gp", ".mka", ".webm", ".mp4", ".m4v", ".mov", ".mkv", ".avi"),
-    *(".mp2", ".ac3", ".ape", ".wv", ".tta", ".voc", ".sph", ".gsm"),
+    *(".mp2", ".ac3", ".ape", ".wv", ".tta", ".voc", ".sph", ".gsm", ".g722"),
 )
 """Endings by which recordings are found in a folder. The format of a file is recognized by its content."""
 

@@ -5,6 +5,7 @@ ffmpeg never reads anything but the file itself: no network, no playlist that na
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
 import subprocess
@@ -21,13 +22,17 @@ SILENT_SECONDS = 60.0  # without any output, after which the process is ended
 _BLOCK_BYTES = 1 << 22
 _HEADER = 24
 
-# What says by its content what it is. Playlists (hls, concat), which name other files, are not among them, nor is what
-# has no header (raw samples, bare AMR, GSM or G.722): noise would be read as speech.
+# Formats that are recognized by their content. Playlists (hls, concat), which name other files, are not among them, nor
+# are formats without a header: noise would be read as speech.
 _FORMATS = (
     "aac,ac3,adx,aiff,amr,ape,asf,asf_o,ast,au,avi,caf,dsf,dts,dtshd,eac3,f4v,flac,flv,gxf,ircam,live_flv,matroska,webm,mlp,"
     "mov,mp4,m4a,3gp,3g2,mj2,mp3,mpc,mpc8,mpeg,mpegts,mxf,nistsphere,nut,oma,ogg,pvf,qcp,rm,rso,sds,sox,shn,svx,tak,tta,"
     "truehd,voc,vqf,w64,wav,wsaud,wtv,wv,xwma"
 )
+
+
+_HEADERLESS = {".gsm": "gsm", ".g722": "g722"}
+"""Formats without a header by file name ending: only such an ending selects them."""
 
 
 @contextmanager
@@ -48,7 +53,9 @@ def ffmpeg_blocks(path: str, name: str, refusal: str) -> Iterator[tuple[int, int
             "ffmpeg to read M4A, AMR, WMA and video files, or convert it"
         )
     command = [program, "-nostdin", "-hide_banner", "-v", "error", "-protocol_whitelist", "file"]
-    command += ["-format_whitelist", _FORMATS, "-i", f"file:{path}", "-map", "0:a:0", "-vn", "-sn", "-dn"]
+    headerless = _HEADERLESS.get(os.path.splitext(name)[1].lower())
+    command += ["-f", headerless] if headerless else ["-format_whitelist", _FORMATS]
+    command += ["-i", f"file:{path}", "-map", "0:a:0", "-vn", "-sn", "-dn"]
     command += ["-c:a", "pcm_f32be", "-f", "au", "pipe:1"]  # AU: a header of 24 bytes, and nothing but samples
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     watch = _Watch(process)

@@ -133,6 +133,7 @@ def converted(path, samples, *options):
         ("a.aac", ()),
         ("a.wma", ()),
         ("movie.mp4", ("-f", "lavfi", "-i", "color=size=32x32:duration=1", "-c:v", "mpeg4")),
+        ("no_header.g722", ("-ar", "16000")),  # recognized by its name alone
         ("called_wav_but_alac.wav", ("-c:a", "alac", "-f", "mp4")),
     ],
 )
@@ -144,7 +145,17 @@ def test_what_libsndfile_does_not_read_ffmpeg_does(tmp_path, name, options):
     assert info.decoder == "ffmpeg" and info.seconds == pytest.approx(1.0, abs=0.2)
     decoded = read_audio(path, RATE)
     assert np.abs(np.fft.rfft(decoded)).argmax() * RATE / len(decoded) == pytest.approx(440, abs=5)
-    assert len(read_audio(path.read_bytes(), RATE)) == len(decoded)
+    cell = {"bytes": path.read_bytes(), "path": path.name}
+    assert len(read_audio(cell, RATE)) == len(decoded)
+
+
+@needs_ffmpeg
+def test_noise_without_a_header_is_not_taken_for_a_recording(tmp_path):
+    content = np.random.default_rng(0).bytes(6600)
+    for name in ("a.wav", "a.bin", "a.m4a"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match="not a recording that can be read"):
+            audio_info(tmp_path / name)
 
 
 @needs_ffmpeg
