@@ -138,7 +138,7 @@ def test_code_runs_only_when_the_command_line_says_so(commands, recipe_file, own
         marker.unlink()
         refused = commands.run(*arguments)
         assert refused.wait() == 2 and not marker.exists(), refused.said()
-        assert "recipe.yaml: model.trust_remote_code: code of a checkpoint is not run because a file says so" in (
+        assert "recipe.yaml: model.trust_remote_code: a recipe file cannot allow code that comes with a model" in (
             refused.said()
         )
         allowed = commands.run(*arguments, "--trust-remote-code")
