@@ -24,5 +24,5 @@ def reach(name: str) -> None:
     _reached[name] += 1
     place, _, number = wanted.partition(":SIG")
     if place == f"{name}:{_reached[name]}":
-        # Windows has no SIGKILL; there os.kill ends the process at once, whatever the signal.
+        # Windows has no SIGKILL; there os.kill ends the process at once for any signal.
         os.kill(os.getpid(), getattr(signal, f"SIG{number or 'KILL'}", signal.SIGTERM))

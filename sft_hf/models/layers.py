@@ -96,7 +96,7 @@ def _groups(model: nn.Module) -> list[list[list[str]]]:
 
 
 def _around(model: nn.Module, blocks: list[str], scope: str) -> list[list[str]]:
-    """Split the parameters under `scope` into those below the blocks, and those of each block and what follows it.
+    """Split the parameters under `scope` into those below the blocks, and those in and around each block.
 
     Modules are listed in order of execution, except for embeddings, and for wav2vec2's norm with
     `do_stable_layer_norm`, which is applied after the layers.

@@ -214,7 +214,7 @@ def load_pretrained(
 
 
 def _refuse_foreign_weights(model: PreTrainedModel, new: list[str], source: Source) -> None:
-    """Raise CheckpointError if the backbone has newly initialized weights."""
+    """Raise CheckpointError if more than a tenth of the backbone's weights are newly initialized."""
     prefix = f"{model.base_model_prefix}."
     backbone = [key for key, _ in model.named_parameters() if key.startswith(prefix)]
     made_up = [key for key in backbone if key in set(new) and "pooler" not in key]
