@@ -16,7 +16,8 @@ from pages import PAGES, ROOT, blocks, commands, inline_code
 
 from sft_hf.cli import cli
 from sft_hf.cli.common import RecipeCommand, recipe_keys
-from sft_hf.core.recipe.recipe import list_recipes, load_recipe
+from sft_hf.core.recipe.lookup import list_recipes
+from sft_hf.core.recipe.recipe import load_recipe
 from sft_hf.core.recipe.registry import component_names
 
 OTHER_PROGRAMS = {"docker", "pip", "python3", "."}

@@ -132,7 +132,7 @@ def short_path(path: str | Path) -> str:
 
 def complete_recipe(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete names of recipes, and files."""
-    from sft_hf.core.recipe.recipe import list_recipes
+    from sft_hf.core.recipe.lookup import list_recipes
 
     names = [CompletionItem(name) for name in list_recipes() if name.startswith(incomplete)]
     return names or [CompletionItem(incomplete, type="file")]
@@ -196,7 +196,8 @@ def read_recipe(
 
     `resume`: without a name, use the recipe of the run in `output_dir`.
     """
-    from sft_hf.core.recipe.recipe import list_recipes, load_recipe
+    from sft_hf.core.recipe.lookup import list_recipes
+    from sft_hf.core.recipe.recipe import load_recipe
 
     if recipe_name or (name and resume and output_dir and "=" in name and not os.path.exists(name)):
         overrides, name = ((name,) if name else ()) + overrides, None

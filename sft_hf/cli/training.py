@@ -188,7 +188,7 @@ def verify_resume(
 @click.command(cls=Command)
 def recipes() -> None:
     """List the included recipes."""
-    from sft_hf.core.recipe.recipe import list_recipes
+    from sft_hf.core.recipe.lookup import list_recipes
 
     found: list[dict[str, Any]] = [
         {"name": name, "title": _title(path), "hub": _hub_ids(path), "path": str(path)}

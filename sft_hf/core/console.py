@@ -23,7 +23,7 @@ T = TypeVar("T")
 log = logging.getLogger("sft_hf")
 
 LINE_SECONDS = 30.0
-"""Between two lines on the progress of work, where there is no terminal."""
+"""Interval between progress lines when there is no terminal."""
 
 
 def is_main_process() -> bool:
@@ -31,10 +31,10 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-class _Console(logging.StreamHandler):  # no type argument: Python 3.10 takes none
+class _Console(logging.StreamHandler):  # not generic in Python 3.10
     """Writes to the current standard error, above a progress bar if there is one, with secrets removed.
 
-    A run continues when the reader of its log (head, a terminal) has gone.
+    A closed pipe (`| head`, a closed terminal) does not stop the run.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -53,17 +53,17 @@ def set_up(quiet: bool = False) -> None:
 
 
 def write_utf8() -> None:
-    """Have files and pipes that this program writes to be UTF-8 on Windows, too: its code pages lack most letters."""
+    """Use UTF-8 for the standard streams on Windows, whose code pages lack most characters."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if os.name == "nt" and isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8")
 
 
 def show_log() -> None:
-    """Set up the log for a program or notebook that has not done so; Python would show only warnings.
+    """Set up the log for a program or notebook that has not done so; by default, Python shows only warnings.
 
-    Handlers or a level of this logger, or handlers of the root logger, are the program's own choice, and left alone;
-    but those of the root logger in a notebook, where the notebook has put them.
+    Does nothing if the program has configured this logger (a handler or a level) or the root logger (a handler). In
+    notebooks, handlers of the root logger do not count: the notebook itself installs them.
     """
     chosen = log.handlers or log.level != logging.NOTSET or (logging.root.handlers and not in_notebook())
     if not chosen and not log.isEnabledFor(logging.INFO):
@@ -81,14 +81,14 @@ def is_quiet() -> bool:
 
 
 def colours() -> bool | None:
-    """Return False if NO_COLOR is set (see no-color.org), else None, which is colors on terminals only."""
+    """Return False if NO_COLOR is set (see no-color.org), else None (colors on terminals only)."""
     return False if os.environ.get("NO_COLOR") else None
 
 
 def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Iterate with a bar that appears after two seconds on a terminal or in a notebook; elsewhere, see `working`.
+    """Iterate with a progress bar, shown after two seconds on a terminal or in a notebook; elsewhere, see `working`.
 
-    Raises Terminated between two items when a signal has asked the process to stop.
+    Raises Terminated between two items if a signal has asked the process to stop.
     """
     from tqdm import tqdm
 
@@ -117,9 +117,9 @@ def bar(description: str, total: int, initial: int = 0, unit: str = "step") -> I
 def working(
     description: str, total: int | None = None, initial: int = 0, unit: str = "", bar: Any = None
 ) -> Iterator[Progress]:
-    """Log a line every LINE_SECONDS that says how far a piece of work is, where no bar can be shown.
+    """Log progress every LINE_SECONDS if no bar can be shown.
 
-    Of nested pieces, the line is about the innermost. Nothing is logged with --quiet.
+    Of nested blocks, only the innermost is reported. Nothing is logged with --quiet.
     """
     counted = Progress(description, total, initial, unit, bar)
     with _lines.about(counted) if _bars_off() and not is_quiet() and is_main_process() else nullcontext():
@@ -127,7 +127,7 @@ def working(
 
 
 class Progress:
-    """How far a piece of work is. `note` is what else there is to say, such as the loss."""
+    """Progress of a piece of work. `note` is additional text, such as the loss."""
 
     def __init__(self, description: str, total: int | None, initial: int = 0, unit: str = "", bar: Any = None) -> None:
         self.description, self.total, self.unit = description, total, unit
@@ -136,7 +136,7 @@ class Progress:
         self._bar, self._started = bar, _lines.clock()
 
     def update(self) -> None:
-        """Count one more."""
+        """Advance by one."""
         self.done += 1
         if self._bar is not None:
             self._bar.update()
@@ -172,7 +172,7 @@ class _Lines:
 
     @contextmanager
     def about(self, piece: Progress) -> Iterator[None]:
-        """Log lines until the end of the block, if there is nothing else to log them about."""
+        """Report `piece` until the end of the block, except while a nested piece runs."""
         self._pieces.append(piece)
         if self._thread is None:
             self._due = self.clock() + LINE_SECONDS
@@ -203,7 +203,7 @@ _lines = _Lines()
 
 
 def _duration(seconds: float) -> str:
-    """Return seconds in words.
+    """Format a duration in seconds.
 
     >>> _duration(9.6), _duration(100), _duration(7300)
     ('10 s', '1 min 40 s', '2 h 1 min')
@@ -215,5 +215,5 @@ def _duration(seconds: float) -> str:
 
 
 def _bars_off() -> bool:
-    # In a notebook, text: tqdm's widgets need ipywidgets, and warn where it is missing.
+    # Notebooks get a text bar: tqdm's widgets need ipywidgets, and warn if it is missing.
     return not (sys.stderr.isatty() or in_notebook()) or is_quiet() or not is_main_process()

@@ -3,18 +3,18 @@
     SftError                  exit 1
     +-- UserError             exit 2    a mistake that the user can correct
     |   +-- RecipeError                 a recipe, an override, an option
-    |   +-- SourceError                 where a checkpoint or a data file comes from
+    |   +-- SourceError                 a model or data file that cannot be found or fetched
     |   +-- DataError                   a file, a column, a row, a label
-    |   +-- CheckpointError             a checkpoint that does not fit the task
-    |   +-- RunFolderError              an output folder that is taken, or no run at all
-    +-- TrainingError         exit 1    training itself went wrong (a loss that is not finite)
+    |   +-- CheckpointError             a model that cannot be loaded, or does not fit the task
+    |   +-- RunFolderError              an output folder that is in use, or a folder without a run
+    +-- TrainingError         exit 1    training failed (e.g. the loss is not finite)
     +-- StorageError          exit 74   the disk is full or the file system failed
-    +-- Terminated            exit 143  SIGTERM arrived, or SIGINT (in Python a KeyboardInterrupt, of which this is the
-    |                                   cause); a checkpoint was committed first
-    +-- FailedElsewhere       the other's  another process of the run failed, and says why
+    +-- Terminated            exit 143  SIGTERM, or SIGINT (in Python, the cause of a KeyboardInterrupt); a checkpoint
+    |                                   was saved first
+    +-- FailedElsewhere       same code as the process of the run that failed and reports the error
 
-Each message is a single line that names the file, row or key, and says what
-would be right. The command line prints it as `error: <message>` and no traceback.
+Each message is a single line that names the file, row or key, and says what is valid. The command line prints it as
+`error: <message>`, without a traceback.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from collections.abc import Iterable, Sequence
 
 
 class SftError(Exception):
-    """Base of all exceptions that this package raises."""
+    """Base class of the exceptions raised by this package."""
 
     exit_code = 1
     on_every_rank = False
-    """Whether every process of a run raises it, so that one of them reports it for all."""
+    """Whether all processes of a run raise it, so that only one has to report it."""
 
 
 class UserError(SftError):
@@ -43,7 +43,7 @@ class RecipeError(UserError):
 
 
 class SourceError(UserError):
-    """A checkpoint or data file that cannot be found, fetched or trusted."""
+    """A model or data file that cannot be found, fetched or trusted."""
 
 
 class DataError(UserError):
@@ -51,15 +51,15 @@ class DataError(UserError):
 
 
 class CheckpointError(UserError):
-    """A checkpoint that does not fit the task."""
+    """A model that cannot be loaded, or that does not fit the task."""
 
 
 class RunFolderError(UserError):
-    """An output folder that holds another run, or a folder that holds none."""
+    """An output folder that holds another run, or a folder without a run."""
 
 
 class TrainingError(SftError):
-    """Training itself went wrong."""
+    """Training failed."""
 
     on_every_rank = True
 
@@ -71,14 +71,14 @@ class StorageError(SftError):
 
 
 class Terminated(SftError):
-    """The process received a signal and ended in an orderly way."""
+    """The process received a signal and shut down cleanly."""
 
     exit_code = 143
     on_every_rank = True
 
 
 class FailedElsewhere(SftError):
-    """Rank 0 failed and says why; this process ends with the same exit code and says nothing."""
+    """Rank 0 failed and reports the error; this process exits with the same code and reports nothing."""
 
     on_every_rank = True
 
@@ -96,7 +96,7 @@ def causes_of(error: BaseException) -> list[BaseException]:
 
 
 def did_you_mean(word: str, known: Iterable[str], limit: int = 12, listing: str = "Valid") -> str:
-    """Return a hint for an unknown name: the nearest known one, then the valid names.
+    """Return a hint for an unknown name: the closest known one, then the valid names.
 
     >>> did_you_mean("lable", ["text", "label"])
     'did you mean label? Valid: text, label'
@@ -119,5 +119,5 @@ def first_few(names: Sequence[str], limit: int, noun: str = "") -> str:
 
 
 def _visible(name: str) -> str:
-    """A name in quotes if a blank at its end, or a character that cannot be seen, could be overlooked."""
+    """Quote a name that is empty, or has leading or trailing blanks or unprintable characters."""
     return name if name == name.strip() and name and name.isprintable() else repr(name)

@@ -17,7 +17,7 @@ from sft_hf.core.fail_points import reach
 
 WINDOWS = os.name == "nt"
 
-# A full, failing or read-only disk: nothing that the recipe could put right.
+# A full, failing or read-only disk: no change of the recipe would help.
 STORAGE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
 
 
@@ -28,7 +28,7 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
-    except Exception as error:  # safetensors wraps the operating system's error in an exception of its own
+    except Exception as error:  # safetensors wraps the operating system's error in its own exception
         text = str(error)
         if any(f"os error {code}" in text for code in STORAGE_ERRNOS):
             raise StorageError(f"{path}: cannot be written: {text}") from error
@@ -41,7 +41,7 @@ def aside(target: Path) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file's content in one step: a reader, or a crash, sees the old text or the new."""
+    """Replace a file's content atomically: readers see the old text or the new one, also after a crash."""
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(aside(path), "w", encoding="utf-8", newline="\n") as file:
@@ -56,7 +56,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Like `write_text`, for plain data."""
+    """Write plain data as JSON, atomically as `write_text` does."""
     write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
@@ -70,9 +70,10 @@ def sha256_of(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk.
+    """Flush a file, or the entries of a folder, to disk.
 
-    Windows flushes only files that are open for writing, and opens no folders: its file system journals their names.
+    Windows can flush only files that are open for writing, and cannot open folders; its file system journals their
+    entries.
     """
     if WINDOWS and path.is_dir():
         return
@@ -85,7 +86,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def committed_folder(target: Path) -> Iterator[Path]:
-    """Yield a folder to write into that becomes `target` in one rename, after every file is on the disk.
+    """Yield a temporary folder that is renamed to `target` once all its files are on disk.
 
     An existing `target` stays intact until then. Raises StorageError.
     """
@@ -119,7 +120,7 @@ def free_bytes(path: Path) -> int:
 
 
 def human_bytes(count: float) -> str:
-    """`1.5 GB`, in powers of 1000 as disks are sold.
+    """Format a size in bytes, in powers of 1000.
 
     >>> human_bytes(1_530_000_000)
     '1.5 GB'
@@ -139,9 +140,9 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def no_such_file(path: str | Path) -> str:
-    """Return a hint for a missing file: the nearest name in its folder, and the folder's content."""
+    """Return a hint for a missing file: the closest name in its folder, and the folder's content."""
     if os.path.islink(path):
-        return f"is a link to {os.readlink(path)}, which is not there"
+        return f"is a link to {os.readlink(path)}, which does not exist"
     folder = Path(path).parent
     if not folder.is_dir():
         return f"no such file; the folder does not exist either ({folder})"

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote
 
 HIDDEN = "***"
-MIN_LENGTH = 8  # characters; a shorter value would be found in innocent text
+MIN_LENGTH = 8  # characters; a shorter value would match harmless text
 
 _SECRET_NAME = re.compile(
     r"(?:^|_)(?:TOKEN|API_?KEY|SECRET|SECRET_KEY|ACCESS_KEY|PRIVATE_KEY|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE
@@ -24,8 +24,8 @@ _HUB_TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}")
 def redact(text: str) -> str:
     """Return a text with known secrets, and strings that look like secrets, replaced by `***`.
 
-    Known are the values of environment variables whose name says what they are (HF_TOKEN, WANDB_API_KEY, ...),
-    passwords inside URLs there (PIP_INDEX_URL), and the token of the Hub login.
+    Known secrets are the values of environment variables named like secrets (HF_TOKEN, WANDB_API_KEY, ...), passwords
+    in URLs in environment variables (PIP_INDEX_URL), and the token of the Hub login.
     """
     for secret in sorted(_secrets(), key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
@@ -45,7 +45,7 @@ def _secrets() -> set[str]:
 
 
 def _hub_login() -> str:
-    """The token that `hf auth login` stored, by huggingface_hub's own rule; importing that would cost a second."""
+    """Return the token that `hf auth login` stored; importing huggingface_hub to find it would take a second."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     home = os.environ.get("HF_HOME") or os.path.join(cache, "huggingface")
     path = Path(os.path.expandvars(os.path.expanduser(os.environ.get("HF_TOKEN_PATH") or os.path.join(home, "token"))))

@@ -1,8 +1,8 @@
 """SIGTERM and SIGINT (on Windows also Ctrl-Break): recorded immediately, acted on at the next safe point.
 
-A handler that raised would do so in the middle of anything, a save included. Here it only sets a flag; whatever takes
-long asks for it: preparation and evaluation by `poll`, the training loop by `requested`, so that it can save first.
-A second SIGINT ends the process at once.
+A handler that raises could interrupt anything, including a save. This one only sets a flag, which long operations
+check: preparation and evaluation with `poll`, the training loop with `requested`, so that it can save first. A second
+SIGINT ends the process immediately.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _received: signal.Signals | None = None
 def listening() -> Iterator[None]:
     """Record signals instead of dying until the end of the block; does nothing outside the main thread.
 
-    Raises KeyboardInterrupt where SIGINT has ended the block with Terminated, which is its cause: what calls this in a
-    loop, as a sweep does, and goes on after errors, has to stop, too.
+    If SIGINT ends the block with Terminated, KeyboardInterrupt is raised from it, so that a loop of runs that continues
+    after errors (a sweep) stops, too.
     """
     global _received
     if threading.current_thread() is not threading.main_thread():
@@ -54,9 +54,9 @@ def _note(number: int, frame: Any) -> None:
     global _received
     if _received is not None and number == signal.SIGINT:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        signal.raise_signal(signal.SIGINT)  # not os.kill, which on Windows is an exit with code 2, a user's mistake
+        signal.raise_signal(signal.SIGINT)  # not os.kill: on Windows it exits with code 2 (UserError)
     _received = signal.Signals(number)
-    # Not through logging: the signal may have come while its lock was held.
+    # Not through logging: its lock may have been held when the signal arrived.
     os.write(2, f"\n{_received.name}: stopping at the next safe point (SIGINT again: immediately)\n".encode())
 
 
@@ -72,10 +72,10 @@ def poll() -> None:
 
 
 def end_with_launcher() -> None:
-    """Have SIGTERM sent to this process when its parent dies (Linux).
+    """Request SIGTERM for this process when its parent dies (Linux).
 
-    `accelerate launch` passes no SIGTERM on to the one process that it starts: asked to stop, it would leave the
-    training behind, running. Only for a process that a launcher started: a shell may end before its jobs.
+    `accelerate launch` does not forward SIGTERM to a single child process: stopping it would leave the training
+    running. Only for processes started by a launcher: a shell may end before its jobs.
     """
     if sys.platform == "linux":
         parent_death_signal = 1  # PR_SET_PDEATHSIG, linux/prctl.h

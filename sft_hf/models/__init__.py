@@ -1,1 +1,1 @@
-"""Opening checkpoints, of whatever format, as Transformers models."""
+"""Loading pretrained models of all supported formats as Transformers models."""

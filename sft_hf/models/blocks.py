@@ -1,9 +1,9 @@
-"""The layers of a model, bottom to top, as modules: found by name and structure, whatever the architecture.
+"""The layers of a model of any architecture, from bottom to top, as modules found by name and structure.
 
-A *stack* is a list of layers that run one after the other: those of an encoder, those of a decoder, all stages of a
-CNN. A layer is a *block*, also where blocks are sorted into stages (Swin, ConvNeXt, ResNet): that is what can be
-skipped, and what a layer is to the layer-wise learning rates of BEiT (`get_num_layer_for_vit`), SimMIM's Swin
-(`get_swin_layer`), ConvNeXt (`get_num_layer_for_convnext_single`) and timm. layers.py sorts parameters by them.
+A *stack* is a list of layers that run in sequence: those of an encoder, those of a decoder, all stages of a CNN. A
+layer is a *block*, also in models whose blocks are grouped into stages (Swin, ConvNeXt, ResNet): blocks can be skipped,
+and are the layers of the layer-wise learning rates of BEiT (`get_num_layer_for_vit`), SimMIM's Swin (`get_swin_layer`),
+ConvNeXt (`get_num_layer_for_convnext_single`) and timm. layers.py groups parameters by them.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ LISTS = frozenset(
     | {"albert_layer_groups", "albert_layers", "self_attends"}  # ALBERT, Perceiver
     | {"network", "transformers", "transformer_encoder", "serial_blocks"}  # VOLO, SwiftFormer; PiT, NesT, CoaT
 )
-"""What lists of layers, or of stages, are called in Transformers and timm (`layer1`, `layer2`, ... too).
+"""Names of lists of layers or stages in Transformers and timm (also with digits: `layer1`, `layer2`, ...).
 
-Not among them: wav2vec2's `conv_layers`, `patch_embeddings`, `branches`; and XLM's `attentions` and `ffns`, which are
-halves of layers without what leads around them.
+Left out: wav2vec2's `conv_layers`, `patch_embeddings`, `branches`; and XLM's `attentions` and `ffns`, which are halves
+of layers without the residual connections.
 """
 
 Block = tuple[str, nn.Module]
@@ -30,10 +30,10 @@ Block = tuple[str, nn.Module]
 def block_stacks(model: nn.Module) -> list[list[Block]]:
     """Return the blocks of every stack with their names, in the order in which the model lists them.
 
-    A list (`nn.ModuleList`, `nn.Sequential`) has one of the names of LISTS and members that have parts. Its members are
-    the blocks, or they are stages: lists themselves, or modules that hold lists. What blocks consist of is not looked
-    into, so that a ResNet's convolutions are not blocks. Of layers that share their parameters (ALBERT) there is one.
-    Lists that one module holds side by side are one stack. A model without such lists has no stacks.
+    A list (`nn.ModuleList`, `nn.Sequential`) has one of the names in LISTS and members with submodules. Its members are
+    blocks, or stages: lists themselves, or modules that contain lists. Blocks are not searched, so the convolutions of
+    a ResNet are not blocks. Layers that share their parameters (ALBERT) count as one. Lists in the same module form one
+    stack. A model without such lists has no stacks.
     """
     stacks: dict[str, list[Block]] = {}
     for path, members in _lists(model):
@@ -46,7 +46,7 @@ def block_stacks(model: nn.Module) -> list[list[Block]]:
 
 
 def _lists(module: nn.Module, path: str = "") -> Iterator[Block]:
-    """Lists of layers that are in no other one, by their names."""
+    """Yield (name, list) for the outermost lists of layers."""
     for name, child in _members(path, module):
         if name.rpartition(".")[2].rstrip(digits) in LISTS and _is_list(child):
             yield name, child
@@ -59,7 +59,7 @@ def _members(path: str, module: nn.Module) -> list[Block]:
 
 
 def _is_list(module: nn.Module) -> bool:
-    """Whether a module is a list of modules that all have parts, and parameters."""
+    """Whether a module is a list of modules that all have submodules and parameters."""
     return (
         isinstance(module, nn.ModuleList | nn.Sequential)
         and len(module) > 0
@@ -68,5 +68,5 @@ def _is_list(module: nn.Module) -> bool:
 
 
 def _is_of_parts(path: str, members: nn.Module) -> bool:
-    """Whether a list inside a layer is what T5's block calls `layer`: attention and feed-forward."""
+    """Whether a list inside a layer holds its parts, as `layer` of a T5 block does: attention and feed-forward."""
     return path.endswith(".layer") and len({type(part) for part in members.children()}) > 1

@@ -1,4 +1,4 @@
-"""What the text classifiers of this package return: logits, and with labels the loss that `problem_type` names."""
+"""Output of this package's text classifiers: logits, and the loss of the `problem_type` if there are labels."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ def classifier_output(logits: Tensor, labels: Tensor | None, problem_type: str |
 
     Args:
         logits: [rows, labels].
-        labels: [rows] indices; [rows, labels] of 0 and 1 for `multi_label_classification`; numbers, as many as there
-            are logits, for `regression`.
-        problem_type: of the model's config; None, as anything else, means one label per row.
+        labels: [rows] indices; for `multi_label_classification`, [rows, labels] of 0 and 1; for `regression`, as many
+            numbers as logits.
+        problem_type: from the model's config; None and other values mean one label per row.
     """
     loss = None
     if labels is not None and problem_type == "multi_label_classification":

@@ -1,7 +1,7 @@
-"""A checkpoint's files may name only each other: a config that points elsewhere has other files read, and published.
+"""Checks that the files of a model refer only to files in the same folder.
 
-Transformers 5.23 opens what `vocab` and `merges` of a tokenizer_config.json name, wherever that is, the shards that an
-index lists, and the base model of an adapter_config.json.
+A config that points elsewhere could have other files read, and published. Transformers 5.23 opens any path in `vocab`
+and `merges` of a tokenizer_config.json, the shards in an index, and the base model of an adapter_config.json.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ CONFIGS = (
     "adapter_config.json",
 )
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-MAX_BYTES = 1 << 26  # of one of these; the largest index of a real checkpoint has some megabytes
+MAX_BYTES = 1 << 26  # per file; the largest index of a real model has a few megabytes
 
-_LABELS = ("_name_or_path", "name_or_path", "chat_template")  # where a path is a memory, or no path at all
-_FILES = ("vocab", "merges", "spm")  # keys that name a file, besides those that end in _file
+_LABELS = ("_name_or_path", "name_or_path", "chat_template")  # informational, or not a path
+_FILES = ("vocab", "merges", "spm")  # keys that name a file, in addition to those that end in _file
 
 
 def check_folder(folder: Path) -> None:
-    """Raise CheckpointError if a file in a checkpoint's folder is, or names, one outside of it."""
+    """Raise CheckpointError if a file in a model's folder links or refers to a file outside of it."""
     check_links(folder)
     for name in CONFIGS:
         if (folder / name).is_file():
@@ -42,7 +42,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_links(folder: Path) -> None:
-    """Raise CheckpointError if a file in a folder is a link to one outside of it."""
+    """Raise CheckpointError if a file in a folder is a link to a file outside of it."""
     root = _root(folder)
     for path in sorted(folder.iterdir()):
         if path.is_symlink() and not path.resolve().is_relative_to(root):
@@ -50,8 +50,8 @@ def check_links(folder: Path) -> None:
 
 
 def _root(folder: Path) -> Path:
-    """What links may lead into: the folder, or in the Hub's cache the repository's, with `blobs` next to
-    `snapshots`."""
+    """Return the folder that links may point into: the folder itself, or in the Hub's cache the repository's folder,
+    with `blobs` next to `snapshots`."""
     folder = folder.resolve()
     return folder.parents[1] if folder.parent.name == "snapshots" and len(folder.parents) > 1 else folder
 
@@ -94,7 +94,7 @@ def _read(path: Path) -> Any:
 
 
 def _strings(data: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield (dotted key, text) for every text in nested data, without recursion."""
+    """Yield (dotted key, string) for every string in nested data, without recursion."""
     stack = [(prefix, data)]
     while stack:
         key, value = stack.pop()

@@ -1,8 +1,8 @@
 """Parts of a model that are not trained.
 
-Frozen parameters get no gradient, no optimizer state and no weight decay. A module all of whose parameters are frozen
-runs as in evaluation while the rest trains: no dropout inside it, and batch norm normalizes with the checkpoint's
-statistics and leaves them as they are. Else a backbone that is "frozen" would go on changing.
+Frozen parameters get no gradient, no optimizer state and no weight decay. A module whose parameters are all frozen runs
+in evaluation mode during training: without dropout, and with the pretrained batch norm statistics, which are not
+updated. Otherwise a "frozen" backbone would still change.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from sft_hf.core.errors import RecipeError, did_you_mean
 log = logging.getLogger("sft_hf")
 
 BACKBONE = "backbone"
-"""The pattern that stands for everything but the head: a linear probe."""
+"""The pattern for everything but the head (a linear probe)."""
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
-    """Freeze the parameters that some pattern matches; see `matching`.
+    """Freeze the parameters that match any of the patterns, see `matching`.
 
-    Raises RecipeError for a pattern that matches nothing, and where nothing is left to train.
+    Raises RecipeError for a pattern that matches nothing, or if nothing is left to train.
     """
     if not patterns:
         return
@@ -41,12 +41,12 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
 
 
 def matching(model: nn.Module, pattern: str, key: str = "train.freeze") -> list[str]:
-    """Return the names of the parameters that a pattern means.
+    """Return the names of the parameters that a pattern selects.
 
-    A pattern is a shell glob on a parameter's name, or on that of a module that holds it: `*.bias`,
-    `bert.encoder.layer.[0-3]`, `model.encoder`; `*` takes dots too. "backbone" is everything but the head.
+    A pattern is a shell glob for the name of a parameter, or of a module that contains it: `*.bias`,
+    `bert.encoder.layer.[0-3]`, `model.encoder`; `*` also matches dots. "backbone" is everything but the head.
 
-    Raises RecipeError for a pattern that matches nothing, with the nearest name; `key` is its place in the recipe.
+    Raises RecipeError for a pattern that matches nothing, with the closest name; `key` is the pattern's recipe key.
     """
     names = [name for name, _ in model.named_parameters()]
     if pattern == BACKBONE:
@@ -61,10 +61,10 @@ def matching(model: nn.Module, pattern: str, key: str = "train.freeze") -> list[
 
 
 def backbone_names(model: nn.Module, *, whole: bool = False, key: str = "train.freeze") -> list[str]:
-    """Return the parameters outside the head: those that came with the checkpoint, below the layers of the task.
+    """Return the names of the parameters outside the head: the pretrained ones, below the layers of the task.
 
-    A model without a head is all backbone where `whole` says so. Raises RecipeError for one otherwise;
-    `key` is what the recipe asks it for.
+    With `whole`, all parameters of a model without a head. Raises RecipeError for such a model otherwise; `key` is the
+    recipe key for the message.
     """
     names = [name for name, _ in model.named_parameters()]
     head = set(head_names(model))
@@ -79,11 +79,11 @@ def backbone_names(model: nn.Module, *, whole: bool = False, key: str = "train.f
 
 
 def head_names(model: nn.Module) -> list[str]:
-    """Return the parameters of the head; none for a model without a separate head (Whisper).
+    """Return the names of the parameters of the head; empty for a model without a separate head (Whisper).
 
-    The head is what Transformers puts on top of its base model, or timm's own classifier, and whatever else the
-    checkpoint had no weights for (`note_new_weights`). Where no part has the base model's name (CLIP's vision model
-    alone), it is these new weights, or without any, all of the model.
+    The head is what Transformers adds to its base model, or timm's classifier, and all other newly initialized weights
+    (`note_new_weights`). If no part has the name of the base model (CLIP's vision model alone), the head is these new
+    weights, or if there are none, the whole model.
     """
     names = [name for name, _ in model.named_parameters()]
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
@@ -98,12 +98,12 @@ def head_names(model: nn.Module) -> list[str]:
 
 
 def note_new_weights(model: nn.Module, names: Iterable[str]) -> None:
-    """Remember which weights were not in the checkpoint: freezing them would freeze random numbers."""
+    """Record which weights are not pretrained: freezing them would freeze random numbers."""
     model.new_weights = tuple(names)  # type: ignore[assignment]
 
 
 def evaluate_frozen_parts(model: nn.Module) -> None:
-    """Put every module all of whose parameters are frozen, and all that is in it, in evaluation mode."""
+    """Set all modules whose parameters are all frozen to evaluation mode."""
     for module in model.modules():
         parameters = list(module.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):
@@ -111,15 +111,15 @@ def evaluate_frozen_parts(model: nn.Module) -> None:
 
 
 def set_modes(model: nn.Module) -> None:
-    """Put a model in training mode, and its frozen parts in evaluation mode."""
+    """Set a model to training mode, and its frozen parts to evaluation mode."""
     model.train()
     evaluate_frozen_parts(model)
 
 
 def set_trained(model: nn.Module, names: Iterable[str], trained: bool) -> None:
-    """Freeze or unfreeze parameters by name between two steps, and put the parts of the model in the modes they need.
+    """Freeze or unfreeze parameters by name between two steps, and update the modes of the model's parts.
 
-    The optimizer skips what has no gradient, weight decay included.
+    The optimizer skips parameters without a gradient, including their weight decay.
     """
     parameters = dict(model.named_parameters())
     for name in names:
@@ -128,7 +128,7 @@ def set_trained(model: nn.Module, names: Iterable[str], trained: bool) -> None:
 
 
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return what training moves, by name: parameters that are trained, and buffers, which batch norm moves along."""
+    """Return the tensors that training changes, by name: trained parameters, and buffers (batch norm statistics)."""
     return {
         **{name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad},
         **dict(model.named_buffers()),
@@ -136,7 +136,7 @@ def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _modules_parameters(modules: nn.Module | Sequence[nn.Module]) -> list[nn.Parameter]:
-    """timm's models with two heads (distilled ones) return both."""
+    """Return the parameters of one module or several: timm's distilled models have two heads."""
     several = [modules] if isinstance(modules, nn.Module) else modules
     return [parameter for module in several for parameter in module.parameters()]
 

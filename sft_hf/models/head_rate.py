@@ -12,10 +12,10 @@ PEFT_COPY = ".modules_to_save.default"
 
 
 def with_head_scale(model: Any, section: OptimSection, scales: Mapping[str, float]) -> dict[str, float]:
-    """Return factors of the learning rate by name: those of techniques times that of a new head.
+    """Return learning rate factors by parameter name: those of techniques, multiplied by that of a new head.
 
-    `optim.head_learning_rate` says which. By itself (auto), a head for which a technique has a factor of its own keeps
-    that, and a head next to an adapter has the adapter's rate.
+    The factor of the head comes from `optim.head_learning_rate`. With "auto", a head that has a factor from a technique
+    keeps that factor, and a head trained with an adapter has the adapter's rate.
     """
     auto = section.head_learning_rate == "auto"
     given = None if auto else section.head_learning_rate / section.learning_rate  # type: ignore[operator]

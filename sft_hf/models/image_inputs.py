@@ -1,4 +1,4 @@
-"""Pictures of another size, or in grey: the processor and the weights that depend on it follow the model's config."""
+"""Images of another size or in grey: adapting the processor and the pretrained weights to `model.config_overrides`."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ if TYPE_CHECKING:
 log = logging.getLogger("sft_hf")
 
 FIELDS = frozenset({"image_size", "num_channels"})
-"""Fields of a config that say what pictures a model takes."""
+"""Config fields that describe the images a model takes."""
 
 _POSITIONS = ("position_embeddings", "position_embedding.weight", "pos_embed")
 
 
 def field(config: PretrainedConfig, name: str, default: Any = None) -> Any:
-    """Return a field of a config, or of its part for pictures."""
+    """Return a field of a config, or of its `vision_config`."""
     inner = getattr(config, "vision_config", None)
     return getattr(config, name, getattr(inner, name, default))
 
 
 def input_channels(config: PretrainedConfig, overrides: Mapping[str, Any], name: str) -> int:
-    """Return how many channels a model's pictures have: 1 or 3. Raises CheckpointError for another number."""
+    """Return the number of image channels of a model, 1 or 3. Raises CheckpointError for another number."""
     timm = (getattr(config, "model_args", None) or {}).get("in_chans")
     channels = overrides.get("num_channels", timm or field(config, "num_channels", 3))
     if channels not in (1, 3):
         raise CheckpointError(
-            f"{name}: takes pictures of {channels} channels; supported are 3 (RGB) and 1 (grey), by "
+            f"{name}: takes images with {channels} channels; supported are 3 (RGB) and 1 (grey), by "
             "model.config_overrides: {num_channels: 3} where its weights allow it"
         )
     return int(channels)
 
 
 def grey(processor: Any) -> None:
-    """Let a processor take pictures of one channel: its mean and deviation are those of RGB on average."""
+    """Adapt a processor to images of one channel, with the mean over RGB of its mean and standard deviation."""
     for name in ("image_mean", "image_std"):
         values = getattr(processor, name, None)
         if isinstance(values, (list, tuple)) and len(values) > 1:
@@ -54,7 +54,7 @@ def grey(processor: Any) -> None:
 
 
 def grey_preprocessing(timm: Mapping[str, Any]) -> dict[str, Any]:
-    """Return timm's preprocessing for pictures of one channel, as `grey` changes a processor."""
+    """Return timm's preprocessing for images of one channel, changed like a processor by `grey`."""
     changed = dict(timm)
     for name in ("mean", "std"):
         if values := changed.get(name):
@@ -65,7 +65,7 @@ def grey_preprocessing(timm: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resize(processor: Any, size: Any) -> None:
-    """Let a processor give pictures of `model.config_overrides.image_size`. Raises RecipeError for no such size."""
+    """Set a processor's size to `model.config_overrides.image_size`. Raises RecipeError for an invalid size."""
     key = "model.config_overrides.image_size"
     if not hasattr(processor, "size"):
         raise RecipeError(f"{key}: {type(processor).__name__} has a fixed size; remove it")
@@ -81,7 +81,7 @@ def resize(processor: Any, size: Any) -> None:
         processor.size = {"height": height, "width": width}
     if crop:
         processor.crop_size = {"height": height, "width": width}
-    log.info("pictures are resized to %d x %d (model.config_overrides)", height, width)
+    log.info("images are resized to %d x %d (model.config_overrides)", height, width)
 
 
 def _sides(size: Any, key: str) -> tuple[int, int]:
@@ -92,7 +92,7 @@ def _sides(size: Any, key: str) -> tuple[int, int]:
 
 
 def before_overrides(config: PretrainedConfig, overrides: Mapping[str, Any]) -> PretrainedConfig | None:
-    """Return a copy of a config whose pictures are about to be changed; None where they are not."""
+    """Return a copy of a config if the overrides change its image size or channels, else None."""
     return copy.deepcopy(config) if FIELDS & set(overrides) else None
 
 
@@ -103,18 +103,18 @@ def adapt(
     original: Callable[[], PreTrainedModel],
     name: str,
 ) -> set[str]:
-    """Fit the weights of a checkpoint that depend on the size or channels of its pictures to a model for others.
+    """Adapt pretrained weights that depend on the size or channels of images to another size or number of channels.
 
-    Position embeddings are interpolated (bicubic), filters of the first layer summed over the colours, or repeated.
+    Position embeddings are interpolated (bicubic); filters of the first layer are summed over the colours, or repeated.
 
     Args:
         model: with new weights for `mismatched`; those that can be adapted are replaced.
         mismatched: names of the weights whose shapes differ.
-        old: the config of the checkpoint.
-        original: opens the checkpoint as it was.
-        name: of the checkpoint, for messages.
+        old: the config of the pretrained model.
+        original: loads the pretrained model without changes.
+        name: of the pretrained model, for messages.
 
-    Returns the names that were adapted. Raises CheckpointError for a weight below the head that cannot be.
+    Returns the names that were adapted. Raises CheckpointError for a weight below the head that cannot be adapted.
     """
     inside = [key for key in mismatched if key.startswith(f"{model.base_model_prefix}.")]
     if not inside:
@@ -146,7 +146,7 @@ def _adapted(key: str, theirs: Tensor, ours: Tensor, old: PretrainedConfig, new:
 
 
 def _resized_positions(theirs: Tensor, ours: Tensor, old: PretrainedConfig, new: PretrainedConfig) -> Tensor | None:
-    """[..., extra + rows x columns, features] for another number of patches; the extra tokens come first."""
+    """Return [..., extra + rows x columns, features] for another number of patches; the extra tokens come first."""
     before, after = _grid(old), _grid(new)
     if not math.prod(after):
         sides = field(new, "image_size"), field(new, "patch_size")
@@ -168,7 +168,7 @@ def _grid(config: PretrainedConfig) -> tuple[int, int]:
 
 
 def check_fit(model: PreTrainedModel, channels: int, size: tuple[int, int], name: str) -> None:
-    """Raise CheckpointError if a model does not take what its processor gives, where their sizes differ."""
+    """Raise CheckpointError if the image sizes of model and processor differ and the model cannot take the images."""
     wanted = field(model.config, "image_size")
     if not isinstance(wanted, (int, list, tuple)) or (wanted, wanted) == size or tuple(size) == wanted:
         return
@@ -176,7 +176,7 @@ def check_fit(model: PreTrainedModel, channels: int, size: tuple[int, int], name
     try:
         with torch.no_grad():
             model.eval()(pixel_values=torch.zeros(1, channels, *size, device=model.device))
-    except Exception as error:  # whatever a model raises
+    except Exception as error:  # models raise different exceptions
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
             f"{name}: its image processor gives {size[0]} x {size[1]} pixels, and the model does not take them "

@@ -1,7 +1,7 @@
-"""The parameters of a model by depth: what is below its layers, in each of them, and in the head.
+"""The parameters of a model by depth: below its layers, in each layer, and in the head.
 
-What a layer is, blocks.py says: a block, also where several make a stage (Swin, ConvNeXt, ResNet). Of its own models
-timm says itself which parameters belong together (`group_matcher`): blocks, too, but for a few architectures.
+Layers are blocks as defined in blocks.py, also in models with stages (Swin, ConvNeXt, ResNet). timm's models define
+their own groups of parameters (`group_matcher`), which are also blocks, except for a few architectures.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from sft_hf.models.freezing import head_names
 
 @dataclass(frozen=True)
 class Stack:
-    """Layers on top of each other, as names of parameters.
+    """A stack of layers, as parameter names.
 
-    `below` are embeddings, a stem, convolutions over the waveform; `layers` go from bottom to top. What stands above
-    the last layer without being the head (a final norm, a pooler) goes with that layer, and what leads from one stage
-    to the next with the layer above it, as in timm and ConvNeXt (in SimMIM's Swin: with the one below).
+    `below` are embeddings, a stem, convolutions over the waveform; `layers` go from bottom to top. Parameters between
+    the last layer and the head (a final norm, a pooler) belong to that layer, and those between two stages to the layer
+    above, as in timm and ConvNeXt (in SimMIM's Swin: to the layer below).
     """
 
     below: tuple[str, ...]
@@ -31,12 +31,12 @@ class Stack:
 
 
 def layer_stacks(model: nn.Module) -> list[Stack]:
-    """Return the stack of a model's layers, or its encoder's and its decoder's, in this order; heads are in none.
+    """Return the stack of a model's layers, or those of its encoder and decoder, in this order, without heads.
 
     Raises RecipeError for a model without such layers.
     """
     head = set(head_names(model))
-    grouped = hasattr(getattr(model, "timm_model", None), "group_matcher")  # a few of timm's have none
+    grouped = hasattr(getattr(model, "timm_model", None), "group_matcher")  # a few timm models have none
     groups = _groups_of_timm(model) if grouped else _groups(model)
     if not groups or all(name in head for name, _ in model.named_parameters()):
         raise RecipeError(
@@ -53,9 +53,9 @@ def layer_stacks(model: nn.Module) -> list[Stack]:
 def layer_depths(model: nn.Module) -> dict[str, int]:
     """Return the depth of every parameter: 0 below the layers, 1 to L in them, L + 1 in the head.
 
-    Of an encoder and a decoder, each is counted from its own top, which has depth L: every layer of the decoder reads
-    the encoder's top, so that this is no further from the answer for a decoder of many layers. Where they differ in
-    length, what is below the shorter one has a depth of more than 0. Raises RecipeError as `layer_stacks` does.
+    Encoder and decoder are each counted from their top, which has depth L: every layer of the decoder reads the top of
+    the encoder, so the number of decoder layers does not move it further from the output. If they differ in length,
+    parameters below the shorter one have a depth above 0. Raises RecipeError like `layer_stacks`.
     """
     stacks = layer_stacks(model)
     top = max(len(stack.layers) for stack in stacks)
@@ -68,7 +68,7 @@ def layer_depths(model: nn.Module) -> dict[str, int]:
 
 
 def _groups_of_timm(model: Any) -> list[list[list[str]]]:
-    """Names of the stem and of each layer, as timm groups them for layer-wise learning rates."""
+    """Return the names of the stem and of each layer, as timm groups them for layer-wise learning rates."""
     from timm.models import group_parameters
 
     inner = model.timm_model
@@ -82,10 +82,10 @@ def _groups_of_timm(model: Any) -> list[list[list[str]]]:
 
 
 def _groups(model: nn.Module) -> list[list[list[str]]]:
-    """Names of what is below the layers and of each layer, of one stack or two."""
+    """Return the parameter names below the layers and in each layer, for one stack or two."""
     stacks = [[name for name, _ in stack] for stack in block_stacks(model)]
     if not _is_encoder_decoder(model):
-        return [_around(model, max(stacks, key=len), "")] if stacks else []  # the longest, and of equals the first
+        return [_around(model, max(stacks, key=len), "")] if stacks else []  # the longest; the first of equal length
     groups = []
     for side in ("encoder", "decoder"):
         mine = [stack for stack in stacks if side in stack[0].split(".")]
@@ -96,10 +96,10 @@ def _groups(model: nn.Module) -> list[list[list[str]]]:
 
 
 def _around(model: nn.Module, blocks: list[str], scope: str) -> list[list[str]]:
-    """Sort the parameters under `scope` into what is below the blocks, and the blocks with what is around them.
+    """Split the parameters under `scope` into those below the blocks, and those in and around each block.
 
-    Modules are in the order of execution, but for embeddings, and for wav2vec2's norm in its newer form,
-    which comes after the layers.
+    Modules are listed in order of execution, except for embeddings, and for wav2vec2's norm with
+    `do_stable_layer_norm`, which is applied after the layers.
     """
     number = {
         f"{block}.{name}": place
@@ -127,6 +127,6 @@ def _is_encoder_decoder(model: nn.Module) -> bool:
 
 
 def names_at(depths: dict[str, int], chosen: Sequence[str]) -> list[list[str]]:
-    """Return some of a model's parameters by their depth, the top first; depths without any are left out."""
+    """Group some of a model's parameters by depth, the top first; depths without any are left out."""
     levels = sorted({depths[name] for name in chosen}, reverse=True)
     return [[name for name in chosen if depths[name] == level] for level in levels]

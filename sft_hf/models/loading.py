@@ -1,4 +1,4 @@
-"""Opening Transformers checkpoints, with errors that a user understands, and never with code from the checkpoint."""
+"""Loading Transformers models, with readable errors, and without running code that comes with a model."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
 
 
 ADAPTER = "adapter_config.json"
-"""Where there is one, Transformers opens another checkpoint, and puts the adapter into it."""
+"""If a folder has this file, Transformers loads another model and inserts the adapter into it."""
 
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep Transformers' load report and bars off the terminal: what matters of them is said in our own words."""
+    """Silence Transformers' load report and progress bars; this package logs what matters."""
     level = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(logging.CRITICAL)
@@ -57,9 +57,9 @@ def quiet_transformers() -> Iterator[None]:
 
 @contextmanager
 def checkpoint_errors(source: Source, what: str) -> Iterator[None]:
-    """Turn what Transformers raises while opening a checkpoint into CheckpointError (or StorageError) with one line.
+    """Turn exceptions of Transformers while loading a model into a one-line CheckpointError (or StorageError).
 
-    Inside, the Hub is not asked where it was found out of reach.
+    Inside, no requests are sent to the Hub if it was found to be unreachable.
     """
     try:
         with unasked(source.offline):
@@ -79,16 +79,16 @@ def _explain(causes: list[BaseException], source: Source) -> str:
     lines = [line.strip() for line in str(causes[0]).splitlines() if line.strip()]
     reason = (lines[0] if lines else type(causes[0]).__name__)[:300]
     if any(type(cause).__name__ == "UnpicklingError" for cause in causes):
-        return "the file holds more than tensors, and nothing else is unpickled; give a safetensors checkpoint"
+        return "the file contains pickled objects other than tensors, which are not loaded; use safetensors files"
     if "custom code" in reason or "trust_remote_code" in reason:
         return (
-            "it needs custom code, which is not run; give a checkpoint of a type that Transformers knows, "
+            "it needs custom code, which is not run; use a model of a type that Transformers knows, "
             "or read that code and allow it on the command line with model.trust_remote_code=true"
         )
     if source.path is not None:
         if not (source.path / "config.json").is_file():
             inside = next(iter(sorted(source.path.glob("*/config.json"))), None)
-            hint = "a checkpoint is a folder that from_pretrained opens"
+            hint = "give a folder that from_pretrained opens"
             return f"there is no config.json in it; {f'did you mean {inside.parent}?' if inside else hint}"
         return reason
     for cause in causes:
@@ -106,9 +106,9 @@ def _explain(causes: list[BaseException], source: Source) -> str:
 
 
 def pin(source: Source) -> Source:
-    """Return a Hub source at the commit that its revision names now, so that config and weights are of one state.
+    """Return a Hub source pinned to the current commit of its revision, so that config and weights match.
 
-    Raises CheckpointError for a checkpoint that is not there, or that the user may not see.
+    Raises CheckpointError for a model that does not exist or that the user may not access.
     """
     if source.path is not None:
         return source
@@ -126,15 +126,15 @@ def pin(source: Source) -> Source:
 
 
 def refuse_adapter(source: Source) -> None:
-    """Raise CheckpointError for a local folder that holds an adapter."""
+    """Raise CheckpointError for a local folder with an adapter."""
     if source.path is not None and (source.path / ADAPTER).is_file():
         raise _no_checkpoint(source)
 
 
 def _no_checkpoint(source: Source) -> CheckpointError:
     return CheckpointError(
-        f"{source.name}: holds an adapter ({ADAPTER}), which changes another checkpoint; give that one, or merge the "
-        "adapter into it first"
+        f"{source.name}: holds an adapter ({ADAPTER}) for another model; give that model, or merge the adapter into it "
+        "first"
     )
 
 
@@ -143,21 +143,21 @@ def open_checkpoint(auto_class: Any, source: Source, what: str) -> Any:
     with checkpoint_errors(source, what), quiet_transformers():
         if source.path is not None and source.path.is_dir():
             check_folder(source.path)
-        # False and not None, with which Transformers asks on the terminal whether to run the checkpoint's code.
+        # False, not None: with None, Transformers asks on the terminal whether to run the model's code.
         return auto_class.from_pretrained(
             source.location(), revision=source.revision or "main", trust_remote_code=source.trusted
         )
 
 
 def opens(auto_class: Any, config: PretrainedConfig, source: Source) -> bool:
-    """Whether an AutoModelFor... class knows the checkpoint's type, or its own code does and may run."""
+    """Whether an AutoModelFor... class supports the model's type, or its own code does and may run."""
     own = getattr(config, "auto_map", None) or {}
     return type(config) in auto_class._model_mapping or (source.trusted and auto_class.__name__ in own)
 
 
 def apply_overrides(config: PretrainedConfig, section: ModelSection, head: dict[str, Any]) -> None:
-    """Change a config as `model.config_overrides` and the head say. Raises RecipeError for a field it has not."""
-    inner = config.get_text_config()  # of a `sentence_encoder`, and of models for texts and pictures
+    """Apply `model.config_overrides` and the head to a config. Raises RecipeError for an unknown field."""
+    inner = config.get_text_config()  # of a `sentence_encoder`, and of models for text and images
     for key, value in section.config_overrides.items():
         if not hasattr(config, key) and not hasattr(inner, key):
             hint = did_you_mean(key, [name for name in config.to_dict() if not name.startswith("_")], limit=40)
@@ -170,18 +170,18 @@ def apply_overrides(config: PretrainedConfig, section: ModelSection, head: dict[
 def load_pretrained(
     auto_class: Any, config: PretrainedConfig, source: Source, section: ModelSection, head: dict[str, Any]
 ) -> PreTrainedModel:
-    """Load a checkpoint's weights in float32, or as `model.quantization` says, with a new head where none fits.
+    """Load a pretrained model in float32, or as `model.quantization` says, with a new head if its own does not fit.
 
     Args:
         auto_class: an AutoModelFor... class.
-        config: the checkpoint's config; changed in place by `section.config_overrides` and `head`.
-        source: where the weights are.
+        config: the model's config; changed in place by `section.config_overrides` and `head`.
+        source: the source of the weights.
         section: the recipe's model section.
-        head: config fields that describe the head wanted.
+        head: config fields that describe the requested head.
 
     Raises:
-        RecipeError: an override names no field of this config, or `model.quantization` cannot be had here.
-        CheckpointError: the weights cannot be read, or are those of another architecture, or of an adapter.
+        RecipeError: an override is not a field of the config, or `model.quantization` is not available.
+        CheckpointError: the weights cannot be read, or belong to another architecture or to an adapter.
     """
     refuse_adapter(source)
     before = image_inputs.before_overrides(config, section.config_overrides)
@@ -195,7 +195,7 @@ def load_pretrained(
                 config=config,
                 trust_remote_code=source.trusted,
                 attn_implementation=section.attn_implementation,
-                dtype=torch.float32,  # Transformers 5 would keep a half-precision checkpoint's dtype
+                dtype=torch.float32,  # Transformers 5 would keep the dtype of half-precision weights
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
                 **loading_options(section),
@@ -214,7 +214,7 @@ def load_pretrained(
 
 
 def _refuse_foreign_weights(model: PreTrainedModel, new: list[str], source: Source) -> None:
-    """A backbone with newly initialized weights is not a pretrained model."""
+    """Raise CheckpointError if more than a tenth of the backbone's weights are newly initialized."""
     prefix = f"{model.base_model_prefix}."
     backbone = [key for key, _ in model.named_parameters() if key.startswith(prefix)]
     made_up = [key for key in backbone if key in set(new) and "pooler" not in key]

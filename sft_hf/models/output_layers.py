@@ -1,4 +1,4 @@
-"""The layer that gives a model's outputs: finding it, and folding a scale and a shift into its weights."""
+"""The output layer of a model: finding it, and folding a scale and a shift into its weights."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 def find_output_layers(model: nn.Module, outputs: int, forward: Callable[[], Tensor]) -> list[str]:
-    """Return the names of the layers whose weights scale the model's outputs, and nothing else.
+    """Return the names of the layers whose weights scale the model's outputs and nothing else.
 
-    That is the last linear layer (or 1 x 1 convolution) with as many outputs as the model, or all such layers, where a
-    model averages several heads. Whether it is, is tried.
+    This is the last linear layer (or 1 x 1 convolution) with as many outputs as the model, or all such layers if the
+    model averages several heads, verified by a forward pass.
 
     Args:
-        model: in any mode, and left as it was.
-        outputs: how many numbers the model gives for a row.
-        forward: runs the model on some row, and returns its outputs [1, outputs].
+        model: in any mode, which is restored.
+        outputs: the number of outputs per row.
+        forward: runs the model on one row, and returns its outputs [1, outputs].
 
-    Raises CheckpointError where there are no such layers.
+    Raises CheckpointError if there are no such layers.
     """
     found = [name for name, module in model.named_modules() if _gives(module, outputs)]
     candidates = [found[-1:], found] if len(found) > 1 else [found]
@@ -58,9 +58,9 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _gives_the_outputs(layers: list[Any], forward: Callable[[], Tensor]) -> bool:
-    """Whether outputs are the layers' biases where the weights are 0; without biases, double with doubled weights.
+    """Whether the outputs equal the biases if the weights are 0, or without biases, double with doubled weights.
 
-    A new head may start at zero, so weights of our own are tried, and its own put back.
+    A new head may be zero, so test weights are used, and the original ones restored.
     """
     tensors = [tensor for layer in layers for tensor in (layer.weight, layer.bias) if tensor is not None]
     before = [tensor.detach().clone() for tensor in tensors]
@@ -82,7 +82,7 @@ def _gives_the_outputs(layers: list[Any], forward: Callable[[], Tensor]) -> bool
 
 
 def have_bias(model: nn.Module, names: Iterable[str]) -> bool:
-    """Whether every one of the layers has a bias, to which a shift can be added."""
+    """Whether all of the layers have a bias, to which a shift can be added."""
     return all(layer.bias is not None for name in names for layer in _layers(model, name))
 
 
@@ -91,8 +91,8 @@ def rescale(model: nn.Module, names: Iterable[str], scale: Tensor, shift: Tensor
     """Change layers in place, so that the model's outputs y become scale * y + shift.
 
     Args:
-        model: with an adapter or without: of a layer with a trained copy, the copy counts.
-        names: of `find_output_layers`.
+        model: with or without an adapter; if a layer has a trained copy, the copy is changed.
+        names: from `find_output_layers`.
         scale, shift: float64 [outputs]; shift is 0 for layers without a bias.
     """
     for name in names:
@@ -106,7 +106,7 @@ def rescale(model: nn.Module, names: Iterable[str], scale: Tensor, shift: Tensor
 
 @torch.no_grad()
 def start_anew(model: Any, names: Iterable[str]) -> None:
-    """Give layers new random weights, as a new head has them, and note that they are new."""
+    """Reinitialize layers like a new head, and record that their weights are new."""
     for name in names:
         for layer in _layers(model, name):
             nn.init.normal_(layer.weight, std=getattr(model.config, "initializer_range", None) or 0.02)
@@ -117,13 +117,13 @@ def start_anew(model: Any, names: Iterable[str]) -> None:
 
 
 def _layers(model: nn.Module, name: str) -> list[Any]:
-    """The layer of that name; under PEFT the copy of it that is trained, wherever that lies.
+    """Return the layer of this name; with PEFT, its trained copy.
 
-    Raises TrainingError where there is none any more.
+    Raises TrainingError if there is no such layer any more.
     """
     paths = {path.replace(".modules_to_save.default", ""): path for path, _ in model.named_modules()}
     found = [path for plain, path in paths.items() if plain == name or plain.endswith(f".{name}")]
     layers = [model.get_submodule(path) for path in found]
     if not layers:
-        raise TrainingError(f"{type(model).__name__} has no layer {name!r} any more, whose outputs are to be rescaled")
+        raise TrainingError(f"{type(model).__name__} no longer has the layer {name!r}, whose outputs must be rescaled")
     return layers

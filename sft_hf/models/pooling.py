@@ -1,4 +1,4 @@
-"""How a sentence encoder makes one vector of a text's token vectors, as the files of sentence-transformers say."""
+"""The pooling of a sentence encoder's token vectors, read from the files of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger("sft_hf")
 
 MODULES, DEFAULT = "modules.json", "1_Pooling/config.json"
 MARKS = (MODULES, "config_sentence_transformers.json", "sentence_bert_config.json")
-"""Any of these files says that a checkpoint is of sentence-transformers."""
+"""Any of these files marks a sentence-transformers model."""
 
 _MODES = {
     "pooling_mode_cls_token": "cls",
@@ -39,10 +39,10 @@ _CHOOSE = "set model.pooling to cls, mean, max or last"
 
 
 def choose_pooling(config: PretrainedConfig, source: Source, wanted: str) -> str | None:
-    """Return the pooling of a new head on a checkpoint's token vectors; None: the head that the checkpoint has.
+    """Return the pooling of a new head on the token vectors of a pretrained model; None: use the model's own head.
 
     Args:
-        config: of the checkpoint. Of one that a run has saved with such a head, the pooling becomes `wanted`.
+        config: of the pretrained model. If a run has saved it with such a head, its pooling is set to `wanted`.
         wanted: `model.pooling`.
 
     Raises CheckpointError for a pooling that is not supported, or a model without token vectors.
@@ -61,7 +61,7 @@ def choose_pooling(config: PretrainedConfig, source: Source, wanted: str) -> str
         raise CheckpointError(
             f"{source.name}: model.pooling: a {config.model_type!r} model has no token vectors to pool"
         )
-    # The classifiers of decoders read the last token already; ours takes vectors of tokens, too, and can be asked for.
+    # Classifiers of decoders read the last token already; ours also takes token vectors, and can be requested.
     reads_last = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
     if (
         wanted == "auto"
@@ -74,10 +74,10 @@ def choose_pooling(config: PretrainedConfig, source: Source, wanted: str) -> str
 
 
 def checkpoint_pooling(source: Source) -> str | None:
-    """Return cls, mean, max or last, as a sentence-transformers checkpoint says; None for any other checkpoint.
+    """Return the pooling (cls, mean, max or last) of a sentence-transformers model; None for any other model.
 
-    None, with a warning, for a checkpoint of sentence-transformers that does not say. Raises CheckpointError for a
-    pooling of another kind, or a file that cannot be read.
+    Returns None with a warning for a sentence-transformers model without this information. Raises CheckpointError for
+    another kind of pooling, or a file that cannot be read.
     """
     modules = _read(source, MODULES)
     path = DEFAULT
@@ -86,7 +86,7 @@ def checkpoint_pooling(source: Source) -> str | None:
         if "Pooling" in kinds:
             path = f"{str(kinds['Pooling'].get('path') or '1_Pooling').strip('/')}/config.json"
         if other := sorted(set(kinds) - {"Transformer", "Pooling", "Normalize"}):
-            log.warning("%s: modules of sentence-transformers that are left out: %s", source.name, ", ".join(other))
+            log.warning("%s: these sentence-transformers modules are not used: %s", source.name, ", ".join(other))
     elif source.path is None and not source.name.startswith("sentence-transformers/"):
         return None  # on the Hub, every such model has the file
     config = _read(source, path)
@@ -102,7 +102,7 @@ def checkpoint_pooling(source: Source) -> str | None:
 
 
 def _kind(module: dict[str, Any]) -> str:
-    """The class of a module: "sentence_transformers.models.Pooling" is Pooling."""
+    """Return the class name of a module: Pooling for "sentence_transformers.models.Pooling"."""
     return str(module.get("type", "")).rpartition(".")[2]
 
 
@@ -121,11 +121,11 @@ def _only_mode(config: Any, where: str) -> str:
 
 
 def _read(source: Source, name: str) -> Any:
-    """Return what a JSON file of the checkpoint holds; None where there is no such file."""
+    """Return the content of a JSON file of the model; None if there is no such file."""
     if source.path is not None:
         file = source.path / name
         if not file.resolve().is_relative_to(source.path.resolve()) and not source.path.is_symlink():
-            raise CheckpointError(f"{source.name}: {MODULES} names a path outside of the checkpoint: {name}")
+            raise CheckpointError(f"{source.name}: {MODULES} names a path outside of the model's folder: {name}")
         found: str | None = str(file) if file.is_file() else None
     else:
         with checkpoint_errors(source, name):
@@ -134,7 +134,7 @@ def _read(source: Source, name: str) -> Any:
                 name,
                 revision=source.revision or "main",
                 _raise_exceptions_for_missing_entries=False,
-                _raise_exceptions_for_connection_errors=False,  # offline: a file that nobody ever fetched
+                _raise_exceptions_for_connection_errors=False,  # offline: a file that is not cached
             )
     if found is None:
         return None

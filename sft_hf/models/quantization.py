@@ -1,7 +1,7 @@
-"""Checkpoints whose linear layers are held in 4 or 8 bits while an adapter beside them is trained (QLoRA).
+"""Pretrained models with linear layers quantized to 4 or 8 bits, for training an adapter (QLoRA).
 
-Nothing of the checkpoint is trained, so that its weights may be coarse: a model takes a quarter of the memory, or an
-eighth. The head and the adapter are trained in full precision.
+The pretrained weights are not trained, so they can be quantized: a model takes a quarter or an eighth of the memory.
+The head and the adapter are trained in full precision.
 
 Source: T. Dettmers et al., QLoRA: Efficient Finetuning of Quantized LLMs, 2023.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def check_quantization(section: ModelSection) -> None:
-    """Raise RecipeError where `model.quantization` asks for what this machine has not."""
+    """Raise RecipeError if this machine does not support `model.quantization`."""
     if section.quantization is None:
         return
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -34,7 +34,7 @@ def check_quantization(section: ModelSection) -> None:
 
 
 def loading_options(section: ModelSection) -> dict[str, Any]:
-    """Return what `from_pretrained` has to be told besides; empty without `model.quantization`. Raises RecipeError."""
+    """Return additional arguments of `from_pretrained`; empty without `model.quantization`. Raises RecipeError."""
     wanted = section.quantization
     if wanted is None:
         return {}
@@ -50,19 +50,19 @@ def loading_options(section: ModelSection) -> dict[str, Any]:
             bnb_4bit_use_double_quant=wanted.use_double_quant,
             bnb_4bit_compute_dtype=getattr(torch, wanted.compute_dtype),
         )
-    # All of the model on this process's GPU: layers in 4 bits cannot be moved there later.
+    # Load the whole model on this process's GPU: 4-bit layers cannot be moved later.
     return {"quantization_config": config, "device_map": {"": torch.cuda.current_device()}}
 
 
 def is_quantized(model: Any) -> bool:
-    """Whether a model was loaded so. Its weights are never saved: the checkpoint has them."""
+    """Whether a model was loaded with quantization. Its weights are not saved, as the pretrained model has them."""
     return bool(getattr(model, "is_quantized", False))
 
 
 def check_quantized(model: Any, section: ModelSection) -> None:
-    """Raise RecipeError for a model that should be quantized and is not: not every kind can be loaded so."""
+    """Raise RecipeError for a model that should be quantized and is not: not all kinds support it."""
     if section.quantization is not None and not is_quantized(model):
         raise RecipeError(
-            f"model.quantization: {type(model).__name__} of {section.name} cannot be loaded so; leave it out, or give "
-            "a checkpoint with a model.safetensors of Transformers and model.pooling: auto"
+            f"model.quantization: {type(model).__name__} of {section.name} cannot be quantized; leave it out, or use a "
+            "model with a model.safetensors of Transformers and model.pooling: auto"
         )

@@ -1,10 +1,10 @@
-"""A text classifier on an encoder's token vectors: pooled into one vector per text, dropout, a linear layer.
+"""A text classifier on an encoder: token vectors pooled into one vector per text, dropout, a linear layer.
 
-Sentence encoders were trained with a pooling that `AutoModelForSequenceClassification` does not know. BERT's class, for
-one, reads the first token through a `pooler`, which an encoder with mean pooling never trained.
+Sentence encoders were trained with a pooling that `AutoModelForSequenceClassification` does not support. BERT's class,
+for example, reads the first token through a `pooler` that an encoder with mean pooling has not trained.
 
 Importing this module registers it with Transformers: `AutoModelForSequenceClassification.from_pretrained(folder)` and
-`pipeline("text-classification", model=folder)` then open what a run saved.
+`pipeline("text-classification", model=folder)` then load saved models.
 
 Source: N. Reimers and I. Gurevych, Sentence-BERT, EMNLP 2019, section 3 (mean, max and [CLS] pooling).
 """
@@ -57,7 +57,7 @@ class SentenceEncoderConfig(PretrainedConfig):
     Attributes that this config does not have are read from `text_config`: hidden_size, vocab_size, ...
     """
 
-    model_type = "sft_hf_sentence_encoder"  # Transformers names it where nobody imported this module
+    model_type = "sft_hf_sentence_encoder"  # Transformers names it if this module was not imported
     sub_configs: ClassVar[dict[str, Any]] = {"text_config": AutoConfig}  # type: ignore[misc]
 
     def __init__(
@@ -75,7 +75,7 @@ class SentenceEncoderConfig(PretrainedConfig):
         super().__init__(**kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """As Transformers does; of the encoder without the place that it was read from, and labels it does not have."""
+        """Like Transformers, but without the encoder's source path and its unused labels."""
         written = super().to_dict()
         for key in ("_name_or_path", "id2label", "label2id"):
             written["text_config"].pop(key, None)
@@ -89,14 +89,14 @@ class SentenceEncoderConfig(PretrainedConfig):
 
 
 def pool(vectors: Tensor, mask: Tensor, kind: str) -> Tensor:
-    """Return one vector per text, [rows, size]; padding is left out, on whichever side it is.
+    """Return one vector per text, [rows, size]; padding on either side is ignored.
 
     Args:
         vectors: [rows, tokens, size].
         mask: [rows, tokens], 0 for padding. A row without any token gives zeros (mean) or its last position.
         kind: cls (the first token), mean, max or last.
     """
-    mask = mask[:, -vectors.shape[1] :]  # prefix tuning puts keys before the texts, and masks them too
+    mask = mask[:, -vectors.shape[1] :]  # prefix tuning prepends keys to the texts and their mask
     if kind == "mean":
         weights = mask.to(vectors.dtype).unsqueeze(-1)
         return (vectors * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
@@ -112,16 +112,16 @@ def pool(vectors: Tensor, mask: Tensor, kind: str) -> Tensor:
 
 
 class SentenceEncoderForSequenceClassification(PreTrainedModel):
-    """One label per text or, with problem_type multi_label_classification, any number."""
+    """Classifier with one label per text or, with problem_type multi_label_classification, any number of labels."""
 
     config_class = SentenceEncoderConfig
     base_model_prefix = "backbone"
     config: SentenceEncoderConfig
     supports_gradient_checkpointing = True
     head_rate_scale = 10.0
-    """Of the learning rate, for a new head: it starts at random, on vectors that pretraining made for this pooling."""
+    """Learning rate factor of a new head: it starts from random weights, on vectors pretrained with this pooling."""
 
-    # What the encoder really supports, it says itself when it is built.
+    # The encoder checks what it really supports when it is built.
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -139,12 +139,12 @@ class SentenceEncoderForSequenceClassification(PreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The vectors of the tokens."""
+        """Return the token embeddings."""
         embeddings: nn.Module = self.backbone.get_input_embeddings()
         return embeddings
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Put other vectors of tokens in."""
+        """Replace the token embeddings."""
         self.backbone.set_input_embeddings(value)
 
     def forward(
@@ -155,7 +155,7 @@ class SentenceEncoderForSequenceClassification(PreTrainedModel):
         labels: Tensor | None = None,
         **inputs: Any,
     ) -> SequenceClassifierOutput:
-        """Logits [rows, labels] of token ids [rows, tokens] or of their vectors; the mean loss if there are labels."""
+        """Return logits [rows, labels] of token ids [rows, tokens] or their embeddings; with labels, the mean loss."""
         given = input_ids if input_ids is not None else inputs_embeds
         if given is None:
             raise ValueError("either input_ids or inputs_embeds is needed")
@@ -176,10 +176,10 @@ class SentenceEncoderForSequenceClassification(PreTrainedModel):
         Args:
             name: a folder or Hub id that `AutoModel` opens.
             pooling: cls, mean, max or last.
-            classifier_dropout: before the linear layer; default: what the encoder's config says of its own head.
-            config: of the encoder; default: what `name` has.
+            classifier_dropout: before the linear layer; default: that of the head in the encoder's config.
+            config: of the encoder; default: the config of `name`.
             options: fields that describe the labels (num_labels, id2label, label2id, problem_type, pad_token_id), and
-                whatever else `from_pretrained` takes.
+                other arguments of `from_pretrained`.
         """
         described = ("num_labels", "id2label", "label2id", "problem_type", "pad_token_id")
         head = {key: options.pop(key) for key in described if key in options}
@@ -195,11 +195,11 @@ class SentenceEncoderForSequenceClassification(PreTrainedModel):
             name, config=config, output_loading_info=True, **_without_pooler(config), **options
         )
         dropout = _head_dropout(config) if classifier_dropout is None else classifier_dropout
-        attention = backbone.config._attn_implementation  # which a config around it sets to None
+        attention = backbone.config._attn_implementation  # which the outer config sets to None
         own = SentenceEncoderConfig(text_config=backbone.config, pooling=pooling, classifier_dropout=dropout, **head)
         own._attn_implementation = attention
         for module in backbone.modules():
-            module._is_hf_initialized = True  # not to be drawn again
+            module._is_hf_initialized = True  # not to be initialized again
         model = cls(own, backbone)
         made_up = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
         note_new_weights(
@@ -209,12 +209,12 @@ class SentenceEncoderForSequenceClassification(PreTrainedModel):
 
 
 def is_saved(source: Source) -> bool:
-    """Whether a checkpoint is a classifier of this class, and not an encoder alone. Raises CheckpointError."""
+    """Whether a source is a classifier of this class, and not only an encoder. Raises CheckpointError."""
     return isinstance(open_checkpoint(AutoConfig, source, "config.json"), SentenceEncoderConfig)
 
 
 def encoder_class(config: PretrainedConfig) -> Any:
-    """Return the auto class that opens an encoder alone: of T5 and its like, without the decoder."""
+    """Return the auto class that loads only an encoder: for T5 and similar models, without the decoder."""
     return AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
 
 
@@ -232,13 +232,13 @@ def build_encoder(config: PretrainedConfig) -> PreTrainedModel:
 
 
 def _without_pooler(config: PretrainedConfig) -> dict[str, bool]:
-    """The option that leaves out BERT's own layer above the first token, where a class has such an option."""
+    """Return the option that leaves out BERT's pooler, for classes that have it."""
     known = encoder_class(config)._model_mapping[type(config)]
     return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(known.__init__).parameters else {}
 
 
 def _head_dropout(config: PretrainedConfig) -> float:
-    """The dropout that the architecture's own classifier would have."""
+    """Return the dropout of the architecture's own classifier."""
     for name in ("classifier_dropout", "seq_classif_dropout", "hidden_dropout_prob", "dropout_rate"):
         if (value := getattr(config, name, None)) is not None:
             return float(value)
@@ -248,7 +248,7 @@ def _head_dropout(config: PretrainedConfig) -> float:
 def load_encoder(
     config: PretrainedConfig, source: Source, section: ModelSection, head: dict[str, Any], pooling: str
 ) -> SentenceEncoderForSequenceClassification:
-    """Load an encoder in float32, and put pooling and a new head on it.
+    """Load an encoder in float32, and add pooling and a new head.
 
     Args and errors are those of `sft_hf.models.loading.load_pretrained`.
     """

@@ -13,16 +13,15 @@ from sft_hf.models.cpu.kernels import with_cpu_kernels
 
 
 def uses_cpu_kernels(section: TrainSection, device: torch.device) -> bool:
-    """Whether the functions of `sft_hf.models.cpu` take the place of PyTorch's own on this device."""
+    """Whether the functions of `sft_hf.models.cpu` replace PyTorch's on this device."""
     return section.cpu_kernels == "auto" and device.type == "cpu"
 
 
 def speed_up(model: Any, section: TrainSection, device: torch.device) -> None:
-    """Make a model's training faster in place, or smaller, as `train.gradient_checkpointing` and `torch_compile` say.
+    """Reduce the time or memory of a model's training, in place (`train.gradient_checkpointing`, `torch_compile`).
 
-    Unless one of them is on, a model that trains on a CPU gets the kernels of `sft_hf.models.cpu`.
-    Compiling leaves the names of weights as they are, and dropout draws other numbers; `auto` compiles nothing, as it
-    was measured to pay nowhere yet.
+    If neither is on, a model trained on a CPU uses the kernels of `sft_hf.models.cpu`. Compiling does not change the
+    names of weights, but dropout draws other numbers; `auto` compiles nothing, as no measurement has shown a benefit.
     Raises RecipeError for a model that cannot recompute its activations.
     """
     if section.gradient_checkpointing:
@@ -33,7 +32,7 @@ def speed_up(model: Any, section: TrainSection, device: torch.device) -> None:
             )
         # Its name changed in Transformers 5.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        # Not reentrant: that kind needs an input with a gradient, which frozen embeddings do not give.
+        # Not reentrant: that kind needs an input with a gradient, which frozen embeddings do not have.
         enable({"use_reentrant": False})
     if section.torch_compile == "on":
         torch.use_deterministic_algorithms(True, warn_only=True)  # also for the compiler, unlike in `process`

@@ -1,4 +1,4 @@
-"""Fitting a tokenizer and a model to each other: padding, the longest text, and a vector for every token."""
+"""Matching a tokenizer and a model: padding, the maximum length of a text, and an embedding for every token."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sft_hf.core.errors import CheckpointError
 log = logging.getLogger("sft_hf")
 
 NO_LIMIT = 10**7
-"""Tokenizers without a limit say 10^30, or so."""
+"""Tokenizers without a limit have a `model_max_length` of about 10^30."""
 
 WITHOUT_LIMIT = 512
-"""Tokens of a text where neither model nor tokenizer has a limit, and the recipe gives none."""
+"""Maximum number of tokens if neither the model, the tokenizer nor the recipe has a limit."""
 
 PAD = "[PAD]"
 _TABLES = ("position_embeddings", "embed_positions", "positions_embed", "wpe")
@@ -27,10 +27,10 @@ _TABLES = ("position_embeddings", "embed_positions", "positions_embed", "wpe")
 
 
 def give_pad_token(tokenizer: Any, config: Any, name: str) -> None:
-    """Make sure that a tokenizer has a token for padding, which is masked, and which no text contains.
+    """Make sure that a tokenizer has a padding token, which is masked and does not occur in texts.
 
-    Decoder checkpoints often have none. In this order: the token whose number the checkpoint's config gives, the end of
-    a text, another token that stands for no text, and else a new one, for which `fit_embeddings` makes room.
+    Decoders often have none. In this order: the padding token in the model's config, the end-of-text token, another
+    special token, and else a new one, for which `fit_embeddings` adds an embedding.
     """
     if tokenizer.pad_token is not None:
         return
@@ -42,22 +42,22 @@ def give_pad_token(tokenizer: Any, config: Any, name: str) -> None:
     tokenizer.pad_token = next((str(token) for token in special if token is not None), PAD)
     if tokenizer.pad_token_id is None or tokenizer.pad_token == PAD:
         tokenizer.add_special_tokens({"pad_token": PAD})
-        log.info("%s: its tokenizer has no token for padding: %s is added, and masked", name, PAD)
+        log.info("%s: its tokenizer has no padding token: %s is added, and masked", name, PAD)
 
 
 def set_padding(config: Any, tokenizer: Any) -> None:
-    """Have a config name the tokenizer's padding, where the checkpoint has a vector for it already."""
+    """Set a config's padding token to the tokenizer's, if the pretrained model already has an embedding for it."""
     size = getattr(config.get_text_config(), "vocab_size", None)
     if not isinstance(size, int) or tokenizer.pad_token_id < size:
         config.pad_token_id = tokenizer.pad_token_id
 
 
 def fit_inputs(tokenizer: Any, config: Any, table: int | None, *, decoder: bool) -> None:
-    """Have a tokenizer pad on the side, and write the fields, that a model reads rightly.
+    """Set the padding side and the input fields of a tokenizer to what the model supports.
 
-    Padding on the left would move a text to other positions in the `table`, and away from where encoders look for the
-    first token. It is kept for XLNet, which reads the last token by its place, and for decoders without a table.
-    A model with one type of token has no vector for the second text of a pair.
+    Padding on the left would move a text to other positions in the `table`, and away from where encoders expect the
+    first token. It is kept for XLNet, which reads the last position, and for decoders without a table. A model with one
+    token type has no embedding for the second text of a pair.
     """
     inner = config.get_text_config()
     if table is not None or not (decoder or inner.model_type == "xlnet"):
@@ -67,14 +67,14 @@ def fit_inputs(tokenizer: Any, config: Any, table: int | None, *, decoder: bool)
 
 
 def check_end_of_text(tokenizer: Any, config: Any, name: str) -> None:
-    """Raise CheckpointError where an encoder-decoder reads its answer at the end of a text, and no text has one."""
+    """Raise CheckpointError if an encoder-decoder reads the end-of-text token and the tokenizer does not add it."""
     end = getattr(config, "eos_token_id", None)
     if not getattr(config, "is_encoder_decoder", False) or end is None:
         return
     if end not in tokenizer("a")["input_ids"]:
         raise CheckpointError(
-            f"{name}: a {config.model_type!r} classifier reads its answer at the token that ends a text ({end}), "
-            "and this tokenizer adds none; use the tokenizer that the model was trained with"
+            f"{name}: a {config.model_type!r} classifier reads its answer at the end-of-text token ({end}), "
+            "which this tokenizer does not add; use the tokenizer that the model was trained with"
         )
 
 
@@ -82,17 +82,17 @@ def check_end_of_text(tokenizer: Any, config: Any, name: str) -> None:
 
 
 def choose_max_length(wanted: int | None, config: Any, tokenizer: Any, table: int | None, name: str) -> int:
-    """Return how many tokens of a text are used: `wanted`, but never more than the model takes; None: as many.
+    """Return the maximum number of tokens of a text: `wanted`, limited by the model; None: the model's limit.
 
     Args:
         wanted: `task.max_length`.
-        config: of the checkpoint; None for word vectors, which take any number.
-        table: of `position_table`.
-        name: of the checkpoint, for messages.
+        config: of the pretrained model; None for word vectors, which have no limit.
+        table: the result of `position_table`.
+        name: of the pretrained model, for messages.
     """
     told = tokenizer.model_max_length if 0 < tokenizer.model_max_length < NO_LIMIT else None
     trained = None if config is None else configured_limit(config)
-    # Distances between tokens have no longest one: a text may be longer than those of pretraining, if that is wanted.
+    # Relative positions have no limit: a text may be longer than those of pretraining, if requested.
     relative = table is None and config is not None
     if relative and (trained is None or getattr(config.get_text_config(), "relative_attention", False)):
         trained, told = None, told if wanted is None else None
@@ -107,10 +107,10 @@ def choose_max_length(wanted: int | None, config: Any, tokenizer: Any, table: in
 
 
 def position_table(config: Any, build: Any) -> int | None:
-    """Return how many positions a model has vectors for; None where it has no table of them.
+    """Return the number of positions that a model has embeddings for; None if it has no position table.
 
-    `build` makes the model without weights, and its tables are looked up: models like RoBERTa count positions from the
-    number of the padding token on, and have fewer than their config says. Raises CheckpointError where none is left.
+    `build` creates the model without weights to read the size of its tables: models like RoBERTa count positions from
+    the id of the padding token, and have fewer than their config says. Raises CheckpointError if none are left.
 
     Args:
         build: config -> model.
@@ -118,7 +118,7 @@ def position_table(config: Any, build: Any) -> int | None:
     try:
         with torch.device("meta"):
             model = build(_shallow(config))
-    except Exception:  # whatever is wrong with it is said when it is opened with its weights
+    except Exception:  # the error is reported when the model is loaded with its weights
         log.debug("%s: no model without weights", config.model_type, exc_info=True)
         return None
     limit = smallest_table(model)
@@ -131,7 +131,7 @@ def position_table(config: Any, build: Any) -> int | None:
 
 
 def _shallow(config: Any) -> Any:
-    """A copy with one layer where layers are all alike: their number does not matter, and costs time."""
+    """Return a copy with one layer if all layers are alike, to save time."""
     copied = copy.deepcopy(config)
     inner = copied.get_text_config()
     if getattr(inner, "layer_types", None) is None and getattr(inner, "model_type", "") in _ALIKE:
@@ -143,7 +143,7 @@ _ALIKE = frozenset("bert roberta xlm-roberta mpnet electra camembert distilbert 
 
 
 def smallest_table(model: nn.Module) -> int | None:
-    """Return the number of positions in a model's smallest table of position vectors; None without a table."""
+    """Return the number of positions in a model's smallest position table; None without a table."""
     sizes = []
     for name, module in model.named_modules():
         if not hasattr(module, "num_embeddings") or name.rpartition(".")[2] not in _TABLES or "entity" in name:
@@ -156,7 +156,7 @@ def smallest_table(model: nn.Module) -> int | None:
 
 
 def configured_limit(config: Any) -> int | None:
-    """Return the most positions that a config speaks of; None where it has no limit (XLNet says -1)."""
+    """Return the maximum number of positions in a config; None if it has no limit (XLNet has -1)."""
     value = getattr(config.get_text_config(), "max_position_embeddings", None)
     return value if isinstance(value, int) and 0 < value < NO_LIMIT else None
 
@@ -165,15 +165,15 @@ def configured_limit(config: Any) -> int | None:
 
 
 def fit_embeddings(model: Any, tokenizer: Any, name: str, *, adapted: bool) -> None:
-    """Give a model as many token vectors as the tokenizer has tokens, and say so.
+    """Resize a model's token embeddings to the number of tokens of the tokenizer, with a warning.
 
     Args:
-        adapted: an adapter is trained, which would not keep the new vectors.
+        adapted: whether an adapter is trained, which would not keep the new embeddings.
 
-    Raises CheckpointError for a model with an adapter, or one whose vectors cannot be made more.
+    Raises CheckpointError for a model with an adapter, or one whose embeddings cannot be resized.
     """
     numbers = tokenizer.get_vocab().values()
-    needed = max(numbers, default=-1) + 1  # some numbers may have no token
+    needed = max(numbers, default=-1) + 1  # some ids may have no token
     embeddings = model.get_input_embeddings()
     have = getattr(embeddings, "num_embeddings", None)
     if have is None or needed <= have:

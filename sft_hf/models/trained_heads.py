@@ -1,9 +1,9 @@
-"""A checkpoint that was trained to classify: which rows of its head stand for which labels of the data.
+"""Pretrained classifiers: which rows of the head belong to which labels of the data.
 
-The head is kept if it knows the same labels, with its rows in the order of the data's: labels are matched by name,
-letter case, blanks and Unicode form apart. Names that say nothing (LABEL_0, 0) match the numbers of a data set whose
-labels are 0, 1, 2, ..., and names that the recipe gives in `data.label_names`, in their order. With other labels, the
-last layer is reinitialized: its rows would mean something else.
+The head is kept if it has the same labels, with its rows reordered to match the data: labels are matched by name,
+ignoring letter case, blanks and Unicode form. Generic names (LABEL_0, 0) match the labels of a data set whose labels
+are 0, 1, 2, ..., and the names in `data.label_names`, in their order. With other labels, the last layer is
+reinitialized, since its rows have other meanings.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NAMELESS = re.compile(r"(?:label[_ ]?)?([0-9]{1,9})", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class HeadRows:
-    """What a head's rows mean and what they are to mean: names in order, and whether the recipe chose the new ones."""
+    """Labels of a head's rows, labels of the data, and whether the recipe gives the latter (`data.label_names`)."""
 
     own: tuple[str, ...]
     wanted: tuple[str, ...]
@@ -43,7 +43,7 @@ class HeadRows:
 
 
 def open_config(source: Source, architecture: str | None) -> Any:
-    """Return the config of a checkpoint, or of a plain state dict (`model.architecture`). Raises CheckpointError."""
+    """Return the config of a model, or of a plain state dict (`model.architecture`). Raises CheckpointError."""
     from transformers import AutoConfig
 
     return (
@@ -58,13 +58,13 @@ def label_order(config: Any) -> tuple[str, ...]:
 
 
 def in_own_order(names: tuple[str, ...], own: Sequence[str]) -> tuple[str, ...]:
-    """Return the labels in the order of a head that knows exactly these; else as they are. Their spelling stays."""
+    """Return the labels in the order of a head with exactly these labels, else unchanged. Spelling is kept."""
     rows = matching_rows(own, names)
     return names if rows is None else tuple(names[index] for index in sorted(range(len(rows)), key=rows.__getitem__))
 
 
 def matching_rows(own: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
-    """Return for each wanted label the row of the head that stands for it; None if the labels are not the same."""
+    """Return the row of the head for each wanted label; None if the labels are not the same."""
     for key in (_composed, _folded):
         rows = {key(name): row for row, name in enumerate(own)}
         keys = [key(name) for name in wanted]
@@ -77,10 +77,10 @@ def matching_rows(own: Sequence[str], wanted: Sequence[str]) -> list[int] | None
 
 
 def settle_head(model: PreTrainedModel, rows: HeadRows | None) -> PreTrainedModel:
-    """Put a trained head's rows in the order of the data's labels, or reinitialize its last layer, and say so.
+    """Reorder the rows of a pretrained head to match the data's labels, or reinitialize its last layer, and log it.
 
-    A head that is new already, or of another size, is left alone. Draws from torch's random numbers only for a new
-    layer. Raises CheckpointError where the head is for other labels and its last layer cannot be told apart.
+    A head that is already new, or of another size, is not changed. Uses torch's random numbers only for a new layer.
+    Raises CheckpointError if the head is for other labels and its last layer cannot be identified.
     """
     if rows is None or len(rows.own) != len(rows.wanted):
         return model
@@ -94,7 +94,7 @@ def settle_head(model: PreTrainedModel, rows: HeadRows | None) -> PreTrainedMode
         return model
     order = matching_rows(rows.own, rows.wanted)
     if order is None and rows.chosen and _says_nothing(rows.own):
-        log.info("the head is kept: its outputs, which have no names, are taken for data.label_names in their order")
+        log.info("the head is kept: its outputs, which have no names, are data.label_names in their order")
         return model
     if order == list(range(len(rows.wanted))):
         log.info("the head is kept: it was trained for the same labels")
@@ -102,8 +102,8 @@ def settle_head(model: PreTrainedModel, rows: HeadRows | None) -> PreTrainedMode
     if not layers:
         raise CheckpointError(
             f"{type(model).__name__}: its head was trained for the labels {_listed(rows.own)}, and its last layer "
-            f"cannot be identified to replace them by these: {_listed(rows.wanted)}; give a checkpoint without a "
-            "head, or list the labels in the head's order in data.label_names"
+            f"cannot be identified to replace them by these: {_listed(rows.wanted)}; use a model without a head, or "
+            "list the labels in the head's order in data.label_names"
         )
     if order is not None:
         _permute(layers, order)
@@ -111,12 +111,12 @@ def settle_head(model: PreTrainedModel, rows: HeadRows | None) -> PreTrainedMode
     else:
         _start_anew(model, layers, names)
         remedy = "; data.label_names, in the order of its outputs, keeps it" if _says_nothing(rows.own) else ""
-        log.info("a new head: the checkpoint's is for %s, not %s%s", _listed(rows.own), _listed(rows.wanted), remedy)
+        log.info("a new head: the pretrained one is for %s, not %s%s", _listed(rows.own), _listed(rows.wanted), remedy)
     return model
 
 
 def _last_layers(model: nn.Module, head: set[str], size: int) -> dict[str, nn.Module]:
-    """Return the layers of the head with an output for each label; of two heads (distilled models) both."""
+    """Return the layers of the head with an output for each label; for two heads (distilled models), both."""
     found = {
         name: layer
         for name, layer in model.named_modules()
@@ -163,7 +163,7 @@ def _number(name: str) -> int | None:
 
 
 def _says_nothing(names: Sequence[str]) -> bool:
-    """Whether a head's labels are called LABEL_0, LABEL_1, ..., as where nobody named them."""
+    """Whether a head's labels are the default names LABEL_0, LABEL_1, ..."""
     return [_number(name) for name in names] == list(range(len(names)))
 
 

@@ -1,7 +1,7 @@
-"""What every classifier shares, whatever it reads: labels, per-row losses, scores, decisions.
+"""Base class of classifiers of all modalities: labels, per-row losses, predictions.
 
 Single label: softmax and cross-entropy. Multi-label: a sigmoid per label, binary cross-entropy averaged over labels,
-and one decision threshold that is chosen on validation.
+and one decision threshold chosen on validation.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 SettingsT = TypeVar("SettingsT", bound=TaskSettings)
 
-FEW_ROWS = 10  # training rows of a label, below which it is worth a word
-UNBALANCED = 10  # rows of the largest label to one of the smallest, likewise
+FEW_ROWS = 10  # training rows of a label, below which a warning is logged
+UNBALANCED = 10  # ratio of the most frequent label to the least frequent, above which a note is logged
 
 
 def classification_losses(logits: Tensor, labels: Tensor, multi_label: bool) -> Tensor:
@@ -56,7 +56,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 class ClassifierTask(Task[SettingsT]):
-    """Labels in, labels out; subclasses say how a row becomes model inputs."""
+    """Base class of classifiers; subclasses turn rows into model inputs."""
 
     scorer: ClassificationScorer
     reading: LabelReading | None = None
@@ -88,20 +88,20 @@ class ClassifierTask(Task[SettingsT]):
         return rows if self.reading is None else read_rows(rows, where, self.recipe.data, self.reading)
 
     def encode(self, split: Dataset, where: str) -> list[Any] | None:
-        """Return each row's label number, or list of them; None for an unlabelled split. Raises DataError."""
+        """Return each row's label index, or list of indices; None for an unlabeled split. Raises DataError."""
         column = self.recipe.data.target_column
         if is_unlabelled(split, column):
             return None
         return encode_labels(split, column, self.label_map, where, self.multi_label)
 
     def fit_labels(self, train: Any, where: str, kind: str, config: Any) -> None:
-        """Learn the labels, and how many a row has, from the training rows.
+        """Learn the labels, and whether rows have several, from the training rows.
 
         Args:
             train: the rows, a data set or a stream.
-            where: they come from, for errors.
+            where: name of the split, for messages.
             kind: `task.problem_type`.
-            config: of the checkpoint, whose own order of the same labels is kept; None: it has none.
+            config: of the pretrained model, whose order is kept if it has the same labels; None: it has no config.
 
         Raises DataError for labels that cannot be used.
         """
@@ -123,7 +123,7 @@ class ClassifierTask(Task[SettingsT]):
         self._expect_head(own)
 
     def head_config(self) -> dict[str, Any]:
-        """The fields of a Transformers config that describe this head."""
+        """Return the fields of a Transformers config that describe this head."""
         return {
             "num_labels": len(self.label_map.names),
             "id2label": self.label_map.id2label,
@@ -136,7 +136,7 @@ class ClassifierTask(Task[SettingsT]):
         return {"labels": list(self.label_map.names), "multi_label": self.multi_label}
 
     def findings(self, examples: Mapping[str, Examples]) -> list[Finding]:
-        """See `Task.findings`: how the labels are spread over the rows."""
+        """See `Task.findings`: the distribution of the labels."""
         counts = {role: self.scorer.counts(split.references) for role, split in examples.items() if split.labelled}
         found = []
         if "train" in counts:
@@ -152,7 +152,7 @@ class ClassifierTask(Task[SettingsT]):
                     )
                 )
             if not self.multi_label:
-                # Of train, as the baseline's: the most frequent label of these rows may be another one.
+                # The most frequent label of train, as in the baseline; in these rows it may be another one.
                 most = int(counts.get("train", counts[role]).argmax())
                 share = counts[role][most] / counts[role].sum()
                 name = self.label_map.names[most]
@@ -183,14 +183,14 @@ class ClassifierTask(Task[SettingsT]):
         return found
 
     def expect_checkpoint(self, source: Source) -> None:
-        """See `Task.expect_checkpoint`: what its head was trained for."""
+        """See `Task.expect_checkpoint`: the labels of its head."""
         self._expect_head(label_order(open_config(source, self.recipe.model.architecture)))
 
     def _expect_head(self, own: tuple[str, ...]) -> None:
         self.head_rows = HeadRows(own, self.label_map.names, chosen=self.recipe.data.label_names is not None)
 
     def read_head(self, config: Any) -> None:
-        """Take labels, kind of problem and threshold from the config of a trained model."""
+        """Read labels, problem type and threshold from the config of a trained model."""
         names = tuple(config.id2label[index] for index in sorted(config.id2label))
         label_map = LabelMap(names, "label_names" if self.recipe.data.label_names else "train")
         multi_label = config.problem_type == "multi_label_classification"
@@ -198,41 +198,41 @@ class ClassifierTask(Task[SettingsT]):
         self.scorer.confidence = Confidence.of(config)
 
     def write_decisions(self, config: Any) -> None:
-        """Put what was chosen on validation into the config of a trained model."""
+        """Write the values chosen on validation to the config of a trained model."""
         if self.multi_label:
             config.decision_threshold = self.scorer.threshold
         self.scorer.confidence.write(config)
 
     def labelled_rows(self, split: Dataset, where: str) -> tuple[Dataset, list[Any] | None, list[str]]:
-        """Return the rows of a split that can be used, their labels as `encode` has them, and notes on rows left out.
+        """Return the usable rows of a split, their labels as encoded by `encode`, and notes on rows left out.
 
         Raises DataError naming the row.
         """
         return split, self.encode(split, where), []
 
     def label_tensor(self, labels: list[Any]) -> Tensor:
-        """Encoded labels as a tensor: int64 [rows], or float [rows, labels] of 0 and 1 for multi-label."""
+        """Return encoded labels as a tensor: int64 [rows], or float [rows, labels] of 0 and 1 for multi-label."""
         if not self.multi_label:
             return torch.tensor(labels, dtype=torch.int64)
         return torch.from_numpy(self.scorer.indicator(labels))
 
     def item_counts(self, batch: Batch) -> Tensor:
-        """One item per row."""
+        """See `Task.item_counts`: one item per row."""
         return torch.ones(len(batch["labels"]), dtype=torch.float32, device=batch["labels"].device)
 
     def forward(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Logits [rows, labels] of a batch, its labels left out."""
+        """Return the logits [rows, labels] of a batch; its labels are not passed to the model."""
         logits: Tensor = model(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits
         return logits
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Cross-entropy of each row, float32 [rows]."""
+        """See `Task.losses`: the (binary) cross-entropy of each row, float32 [rows]."""
         return classification_losses(self.forward(model, batch), batch["labels"], self.multi_label)
 
     def items(self, model: nn.Module, batch: Batch) -> Items:
-        """See `Task.items`: a row is an item, or each of its labels is, multi-label, with the classes no and yes.
+        """See `Task.items`: each row is an item; multi-label: each label of a row, with the classes no and yes.
 
-        Labels may be shares, float [rows, labels], as where two rows are mixed.
+        Labels may be soft, float [rows, labels], if rows are mixed.
         """
         logits, labels = self.forward(model, batch).float(), batch["labels"]
         rows = torch.arange(len(logits), device=logits.device)
@@ -249,14 +249,14 @@ class ClassifierTask(Task[SettingsT]):
         )
 
     def mixed_labels(self, first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
-        """See `Task.mixed_labels`: float [rows, labels], each label's share."""
+        """See `Task.mixed_labels`: soft labels, float [rows, labels]."""
         if not self.multi_label:
             classes = len(self.label_map.names)
             first, second = (functional.one_hot(labels, classes).float() for labels in (first, second))
         return weights[:, None] * first + (1 - weights[:, None]) * second
 
     def predict_batch(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """`logits` float32 [rows, labels], and `loss` [rows] if the batch has labels."""
+        """See `Task.predict_batch`: `logits` float32 [rows, labels], and `loss` [rows] if the batch has labels."""
         logits = self.forward(model, batch).float()
         outputs = {"logits": logits}
         if "labels" in batch:

@@ -1,6 +1,6 @@
-"""Scores and answers of classifiers: one label per row by softmax, or any number of labels by a sigmoid each.
+"""Metrics and predictions of classifiers: one label per row by softmax, or any number of labels by sigmoids.
 
-Multi-label decisions are made by one threshold that is chosen on validation.
+Multi-label predictions use one threshold chosen on validation.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from sft_hf.tasks.saved_outputs import of_classifier
 from sft_hf.tasks.scoring.confidence import CLOSEST
 from sft_hf.tasks.scoring.inputs import apply_threshold
 
-CLOSE = 1 / 8  # of the largest logit: bf16 moved a difference by up to 1/30 of it, in MiniLM-L6 on Reuters R8
+CLOSE = 1 / 8  # of the largest logit: bf16 changed a difference by up to 1/30 of it, for MiniLM-L6 on Reuters R8
 
 
 class ClassificationScorer(Scorer):
-    """Scores and answers of a classifier, from its `logits` [rows, labels].
+    """Metrics and predictions of a classifier, from its `logits` [rows, labels].
 
     Args:
         label_map: the labels, in the order of the logits.
         multi_label: whether a row has any number of labels.
-        threshold: of multi-label decisions, a probability.
+        threshold: probability threshold of multi-label predictions.
     """
 
     def __init__(self, label_map: LabelMap, multi_label: bool, threshold: float = 0.5) -> None:
@@ -38,7 +38,7 @@ class ClassificationScorer(Scorer):
         self.primary_metric = "micro_f1" if multi_label else "accuracy"
 
     def counts(self, references: Sequence[Any]) -> np.ndarray:
-        """Rows of each label."""
+        """Return the number of rows of each label."""
         flat = [label for labels in references for label in labels] if self.multi_label else list(references)
         return np.bincount(np.asarray(flat, dtype=np.int64), minlength=len(self.label_map.names))
 
@@ -50,9 +50,10 @@ class ClassificationScorer(Scorer):
         return matrix
 
     def close_calls(self, outputs: dict[str, Tensor]) -> Tensor | None:
-        """See `Scorer.close_calls`: what decides an answer is nearer to its border than `CLOSE` of the largest logit.
+        """See `Scorer.close_calls`: rows with a decision margin below `CLOSE` times the largest logit.
 
-        That is the two best labels, or each label and the decision threshold, or the confidence and that of abstention.
+        The margin is between the two best labels, or a label and the decision threshold, or the confidence and the
+        abstention threshold.
         """
         logits = outputs["logits"].double()
         if self.multi_label:
@@ -67,11 +68,11 @@ class ClassificationScorer(Scorer):
         return (margins.abs() < CLOSE * logits.abs().amax(dim=1, keepdim=True)).any(dim=1)
 
     def _border(self, probability: Tensor | float) -> Tensor:
-        """The logit at which a label of two has a probability."""
+        """Return the logit of a probability, before the temperature."""
         return torch.logit(torch.as_tensor(probability, dtype=torch.float64), CLOSEST) * self.confidence.temperature
 
     def probabilities(self, outputs: dict[str, Tensor]) -> np.ndarray:
-        """Softmax (single label) or sigmoid (multi-label) of the logits over T, float32 [rows, labels]."""
+        """Return softmax (multi-label: sigmoid) of the logits divided by T, float32 [rows, labels]."""
         logits = self.confidence.scaled(outputs["logits"])
         scores = torch.sigmoid(logits) if self.multi_label else torch.softmax(logits, dim=-1)
         return scores.numpy()
@@ -87,15 +88,15 @@ class ClassificationScorer(Scorer):
         return [*own, "loss"]
 
     def tune(self, outputs: dict[str, Tensor], examples: Examples) -> None:
-        """Multi-label: the threshold with the best micro-F1."""
+        """See `Scorer.tune`: multi-label, the threshold with the best micro-F1."""
         if self.multi_label:
             from sft_hf.tasks.scoring.classification import choose_threshold  # as in `score`
 
             self.threshold = choose_threshold(self.probabilities(outputs), self.indicator(examples.references))
 
     def score(self, outputs: dict[str, Tensor], examples: Examples, confidence_samples: int = 0) -> dict[str, Any]:
-        """Accuracy and macro-F1, or micro-F1, macro-F1 and mAP; `loss`; with intervals and per-class on request."""
-        # Two seconds, which neither `predict` nor the first step of a training need wait for.
+        """See `Scorer.score`: accuracy and macro-F1, or micro-F1, macro-F1 and mAP; `loss`."""
+        # The import takes two seconds, and is not needed by `predict` or by the first training step.
         from sft_hf.tasks.scoring.classification import multi_label_metrics, single_label_metrics
 
         scores = self.probabilities(outputs)
@@ -120,7 +121,7 @@ class ClassificationScorer(Scorer):
     def confidence_and_correctness(
         self, outputs: dict[str, Tensor], examples: Examples
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Confidence of the most probable label, and whether it is the row's label, or one of its labels."""
+        """Return the confidence of the most probable label, and whether it is a label of the row."""
         return self._of_best(self.probabilities(outputs), examples.references)
 
     def _of_best(self, scores: np.ndarray, references: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -133,14 +134,14 @@ class ClassificationScorer(Scorer):
         return confidences, right
 
     def set_temperature(self, temperature: float) -> None:
-        """See `Scorer.set_temperature`: multi-label, the decision threshold too."""
+        """See `Scorer.set_temperature`; multi-label: also scales the decision threshold."""
         super().set_temperature(temperature)
         if self.multi_label:
             (scaled,) = self.confidence.of_probabilities(torch.tensor([self.threshold], dtype=torch.float64))
             self.threshold = min(max(scaled, CLOSEST), 1 - CLOSEST)
 
     def calibration_items(self, outputs: dict[str, Tensor], examples: Examples) -> tuple[Tensor, Tensor]:
-        """See `Scorer.calibration_items`: rows, or multi-label each label of each row, with the classes no and yes."""
+        """See `Scorer.calibration_items`: rows; multi-label: each label of each row, with the classes no and yes."""
         logits = outputs["logits"]
         if not self.multi_label:
             return logits, torch.tensor(list(examples.references), dtype=torch.int64)
@@ -149,7 +150,7 @@ class ClassificationScorer(Scorer):
         return torch.stack([torch.zeros_like(yes), yes], dim=1), right
 
     def constant_answer(self, train: Sequence[Any], references: Sequence[Any], confidence_samples: int) -> Any:
-        """See `Scorer.constant_answer`: the label that most training rows have."""
+        """See `Scorer.constant_answer`: the most frequent label of the training rows."""
         from sft_hf.tasks.scoring.classification import multi_label_metrics, single_label_metrics  # as in `score`
 
         label = int(self.counts(train).argmax())
@@ -169,9 +170,9 @@ class ClassificationScorer(Scorer):
         return dict(zip(self.label_map.names, self.counts(references).tolist(), strict=True))
 
     def decode(self, outputs: dict[str, Tensor]) -> list[dict[str, Any]]:
-        """`prediction`, a label (or the list of labels above the threshold), and `confidence`, its probability.
+        """Return `prediction`, a label (or a list of the labels above the threshold), and `confidence`.
 
-        Multi-label rows state the highest probability as confidence, and `scores` of the labels predicted.
+        The confidence is the highest probability. Multi-label rows also have the `scores` of the predicted labels.
         """
         names = self.label_map.names
         rows = []
@@ -187,12 +188,12 @@ class ClassificationScorer(Scorer):
         return rows
 
     def saved_outputs(self, outputs: dict[str, Tensor], examples: Examples, split: str) -> SplitOutputs:
-        """See `Scorer.saved_outputs`: the logits, before any temperature."""
+        """See `Scorer.saved_outputs`: the logits, before the temperature."""
         threshold = self.threshold if self.multi_label else None
         names = self.label_map.names
         return of_classifier(outputs["logits"], examples, split, names, self.confidence, threshold)
 
     def reference(self, value: Any) -> Any:
-        """The label's name, or the list of names."""
+        """Return the label's name, or the list of names."""
         names = self.label_map.names
         return [names[index] for index in value] if self.multi_label else names[value]

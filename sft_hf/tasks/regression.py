@@ -1,11 +1,11 @@
-"""Regression: a model that predicts one number for each row, or several, whatever it reads.
+"""Regression: models of all modalities that predict one number or several for each row.
 
-Training sees each target in standard deviations from its mean in train, so that learning rates do not depend on units
-and several targets count alike. The loss of a row is its mean squared error over the targets, in these units: always
-answering the mean has a loss of 1. When training is over, scale and mean are folded into the weights of the output
-layer. The saved model is therefore an ordinary one of Transformers with `problem_type: regression`, and what it gives
-are predictions in the units of the data. (A layer without a bias cannot hold the mean: there only the scale is divided
-out, and it is the root mean square.)
+Training standardizes each target by its mean and standard deviation in train, so that learning rates do not depend on
+units and several targets have equal weight. The loss of a row is the mean squared error over its standardized targets:
+always answering the mean has a loss of 1. After training, scale and mean are folded into the weights of the output
+layer. The saved model is therefore a plain Transformers model with `problem_type: regression`, and its outputs are
+predictions in the units of the data. (A layer without a bias cannot represent the mean: then targets are only divided
+by their root mean square.)
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sft_hf")
 
-FAR_FROM_ZERO = 3.0  # standard deviations: a mean beyond is hard to learn without a bias
+FAR_FROM_ZERO = 3.0  # standard deviations: a mean further from 0 is hard to learn without a bias
 
 
 class RegressionTask(ClassifierTask[SettingsT]):
-    """Numbers instead of labels; put before a classifier in the bases of a class, it keeps what that reads."""
+    """Mixin that makes a classifier predict numbers; list it before the classifier in the bases of a class."""
 
     scorer: RegressionScorer  # type: ignore[assignment]
     multi_label = False  # type: ignore[assignment]
@@ -52,10 +52,10 @@ class RegressionTask(ClassifierTask[SettingsT]):
     predict_precision = "no"
     scale: Scale
     units: Scale
-    """What turns outputs in training into the targets' own units: the scale, or what can be folded of it."""
+    """Conversion from training outputs to the targets' units: the scale, or the part of it that can be folded."""
 
     folded = False
-    """Whether the model's outputs are in the targets' own units already."""
+    """Whether the model's outputs are already in the targets' units."""
 
     @property
     def names(self) -> list[str]:
@@ -65,9 +65,9 @@ class RegressionTask(ClassifierTask[SettingsT]):
     # --- targets -------------------------------------------------------------------------------------------------
 
     def fit_labels(self, train: Any, where: str, kind: str, config: Any) -> None:
-        """Learn how many targets there are, and their scale, from the training rows.
+        """Learn the number of targets and their scale from the training rows.
 
-        Raises DataError for targets that cannot be used, RecipeError for settings that regression has no use for.
+        Raises DataError for targets that cannot be used, RecipeError for settings that do not apply to regression.
         """
         if self.recipe.eval.baseline == "probe":
             raise RecipeError("eval.baseline: a probe is a classifier, and this is regression; use auto or none")
@@ -97,14 +97,14 @@ class RegressionTask(ClassifierTask[SettingsT]):
         return {**super().head_config(), "problem_type": REGRESSION}
 
     def identity(self) -> dict[str, Any]:
-        """See `Task.identity`: the targets, and what they were scaled by."""
+        """See `Task.identity`: the targets and their scale."""
         return {"targets": self.names, "mean": self.scale.mean.tolist(), "deviation": self.scale.deviation.tolist()}
 
     def _expect_head(self, config: Any) -> None:
-        """The output layer is chosen in `build_model`, by whether it gives numbers."""
+        """Do nothing: the output layer is chosen in `build_model`."""
 
     def read_head(self, config: Any) -> None:
-        """Take targets and scale from the config of a trained model. Raises CheckpointError."""
+        """Read targets and scale from the config of a trained model. Raises CheckpointError."""
         if config.problem_type != REGRESSION:
             raise CheckpointError(
                 f"config.json: problem_type is {config.problem_type!r}, and the run's is {REGRESSION}"
@@ -134,12 +134,12 @@ class RegressionTask(ClassifierTask[SettingsT]):
         return [int(group) for group in groups]
 
     def label_tensor(self, labels: list[Any]) -> Tensor:
-        """Targets as the loss sees them: float32 [rows, targets], in standard deviations from the mean."""
+        """Return standardized targets for the loss, float32 [rows, targets]."""
         values = np.array(labels, dtype=np.float64).reshape(len(labels), len(self.names))
         return torch.from_numpy(((values - self.scale.mean) / self.scale.deviation).astype(np.float32))
 
     def findings(self, examples: Mapping[str, Examples]) -> list[Finding]:
-        """See `Task.findings`: how the targets are spread over the rows."""
+        """See `Task.findings`: the distribution of the targets."""
         values = {role: self.scorer.array(split.references) for role, split in examples.items() if split.labelled}
         found: list[Finding] = []
         if "train" in values:
@@ -152,11 +152,11 @@ class RegressionTask(ClassifierTask[SettingsT]):
     # --- the model -----------------------------------------------------------------------------------------------
 
     def example_batch(self) -> Batch:
-        """Return some row as the model takes it, without targets, on the CPU."""
+        """Return a batch of one arbitrary row without targets, on the CPU."""
         raise NotImplementedError
 
     def build_model(self, source: Source, section: ModelSection) -> PreTrainedModel:
-        """See `Task.build_model`. Raises CheckpointError for a model whose outputs are not those of a linear layer."""
+        """See `Task.build_model`. Raises CheckpointError for a model without a linear output layer."""
         trained = self._trained_before(getattr(self, "config", None))
         model = super().build_model(source, section)  # type: ignore[safe-super]
         if self.folded:
@@ -189,12 +189,12 @@ class RegressionTask(ClassifierTask[SettingsT]):
                 )
 
     def _trained_before(self, config: Any) -> bool:
-        """Whether a checkpoint's own outputs are numbers of these targets, as far as its config says."""
+        """Whether the pretrained model already predicts these targets, according to its config."""
         kind, number = getattr(config, "problem_type", None), getattr(config, "num_labels", None)
         return number == len(self.names) and (kind == REGRESSION or (kind is None and number == 1))
 
     def _keeps_outputs(self, model: Any) -> bool:
-        """Whether the output layer's weights are the checkpoint's; a model on word vectors has none."""
+        """Whether the output layer's weights are pretrained; those of a model on word vectors are not."""
         new = getattr(model, "new_weights", None)
         return new is not None and not any(f"{name}.weight" in new for name in self.output_layers)
 
@@ -202,7 +202,7 @@ class RegressionTask(ClassifierTask[SettingsT]):
         rescale(model, self.output_layers, torch.from_numpy(scale), torch.from_numpy(shift))
 
     def finish_model(self, model: nn.Module) -> None:
-        """See `Task.finish_model`: outputs are in the targets' own units from now on."""
+        """See `Task.finish_model`: converts the outputs to the targets' units."""
         self._rescale(model, self.units.deviation, self.units.mean)
         self.folded = True
 
@@ -222,14 +222,14 @@ class RegressionTask(ClassifierTask[SettingsT]):
         return _times(self._in_own_units(outputs) - _like(outputs, self.scale.mean), 1 / self.scale.deviation)
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Squared error of each row, mean over targets, in standard deviations; float32 [rows]."""
+        """Return the mean squared error of each row over its standardized targets, float32 [rows]."""
         return self._losses(self.forward(model, batch).float(), batch["labels"])
 
     def _losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
         return ((self._standardized(outputs) - labels) ** 2).mean(dim=1)
 
     def items(self, model: nn.Module, batch: Batch) -> Items:
-        """See `Task.items`: there are none."""
+        """Raise NotImplementedError: regression has no items."""
         raise NotImplementedError(self.no_items)
 
     def mixed_labels(self, first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
@@ -237,7 +237,7 @@ class RegressionTask(ClassifierTask[SettingsT]):
         return weights[:, None] * first + (1 - weights[:, None]) * second
 
     def predict_batch(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """`logits`, the predictions in the targets' own units, float32 [rows, targets]; `loss` [rows] given targets."""
+        """Return `logits`, float32 [rows, targets] in the targets' units, and `loss` [rows] if there are targets."""
         outputs = self.forward(model, batch).float()
         found = {"logits": self._in_own_units(outputs)}
         if "labels" in batch:

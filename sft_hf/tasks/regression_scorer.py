@@ -1,4 +1,4 @@
-"""Scores and answers of models that predict numbers."""
+"""Metrics and predictions of regression models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sft_hf.tasks.target_scale import Scale
 
 
 class RegressionScorer(Scorer):
-    """Scores and answers of a model whose `logits` [rows, targets] are numbers in the targets' own units.
+    """Metrics and predictions of a model whose `logits` [rows, targets] are in the targets' units.
 
     Args:
         names: of the targets, in the order of the outputs.
@@ -61,10 +61,10 @@ class RegressionScorer(Scorer):
         return [*([TOGETHER] if len(self.names) > 1 else []), *METRICS, "loss"]
 
     def tune(self, outputs: dict[str, Tensor], examples: Examples) -> None:
-        """See `Scorer.tune`: nothing."""
+        """See `Scorer.tune`: nothing to choose."""
 
     def score(self, outputs: dict[str, Tensor], examples: Examples, confidence_samples: int = 0) -> dict[str, Any]:
-        """See `regression_metrics`; `loss` is in standard deviations of train, squared."""
+        """See `regression_metrics`; `loss` is the squared error in units of the standard deviation in train."""
         found = self._metrics(outputs["logits"].numpy(), examples.references, confidence_samples)
         return {"loss": float(outputs["loss"].double().mean()), **found}
 
@@ -85,7 +85,7 @@ class RegressionScorer(Scorer):
         raise NotImplementedError("regression has no confidence")
 
     def class_probabilities(self, outputs: dict[str, Tensor]) -> list[dict[str, float]] | None:
-        """Raise RecipeError: there are none."""
+        """Raise RecipeError: regression has no classes."""
         raise RecipeError("task.problem_type: regression predicts numbers, and has no probabilities")
 
     def constant_answer(self, train: Sequence[Any], references: Sequence[Any], confidence_samples: int) -> Any:
@@ -104,15 +104,15 @@ class RegressionScorer(Scorer):
         return [name for name in self.metric_names() if name not in ("loss", "pearson", "spearman")]
 
     def decode(self, outputs: dict[str, Tensor]) -> list[dict[str, Any]]:
-        """`prediction`: a number, or for several targets {target: number}."""
+        """Return `prediction`: a number, or for several targets {target: number}."""
         return [{"prediction": self._told([_short(value) for value in row])} for row in outputs["logits"].tolist()]
 
     def saved_outputs(self, outputs: dict[str, Tensor], examples: Examples, split: str) -> SplitOutputs:
-        """See `Scorer.saved_outputs`: the predictions, in the targets' own units."""
+        """See `Scorer.saved_outputs`: the predictions, in the targets' units."""
         return of_regression(outputs["logits"], examples, split, self.names)
 
     def reference(self, value: Any) -> Any:
-        """The number, or {target: number}."""
+        """Return the number, or {target: number}."""
         return self._told(value)
 
     def _told(self, numbers: Sequence[float]) -> Any:
@@ -120,5 +120,5 @@ class RegressionScorer(Scorer):
 
 
 def _short(value: float) -> float:
-    """The shortest number that is this float32: 3.2, not 3.200000047683716."""
+    """Return the shortest decimal that is equal to this float32: 3.2, not 3.200000047683716."""
     return float(str(np.float32(value)))

@@ -1,4 +1,4 @@
-"""Opening what a run with an adapter has saved: a merged model, or the checkpoint with the adapter put in again."""
+"""Loading the model of a run: the saved (or merged) weights, or the pretrained model with the run's adapter."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ log = logging.getLogger("sft_hf")
 
 
 def build_trained(task: Task[Any], recipe: Recipe, source: Source) -> Any:
-    """Return the model in a folder that `Task.save` wrote; for an adapter, the run's checkpoint with it put in again.
+    """Return the model in a folder that `Task.save` wrote; for an adapter, the run's pretrained model with the adapter.
 
-    Raises CheckpointError for an adapter that does not fit, SourceError for a checkpoint that is no longer there.
+    Raises CheckpointError for an adapter that does not fit, SourceError for a pretrained model that no longer exists.
     """
     folder = source.path
     assert folder is not None
@@ -40,7 +40,7 @@ def build_trained(task: Task[Any], recipe: Recipe, source: Source) -> Any:
     model = recipe.model
     model = model.model_copy(update={"revision": _revision(folder) or model.revision})
     base = resolve_section(model, "model")
-    with _unheard():  # that the head is new, and what was chosen, was said when it was trained
+    with _unheard():  # messages about the new head were already logged in training
         base = pin(replace(base, trusted=source.trusted))
         task.expect_checkpoint(base)
         learner, adapter = attach(task.build_model(base, model), recipe, task.peft_task_type, base, trained=True)
@@ -67,7 +67,7 @@ def _load(adapter: Adapter, folder: Path) -> None:
 
 
 def _revision(folder: Path) -> str | None:
-    """The commit of the Hub checkpoint that the adapter was trained on."""
+    """Return the Hub commit of the pretrained model that the adapter was trained on."""
     try:
         value = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("revision")
     except (OSError, ValueError, AttributeError):

@@ -1,4 +1,4 @@
-"""From what a task's forward passes gave to what the run folder keeps, see `sft_hf.core.run.outputs`."""
+"""Conversion of a task's outputs to those saved in the run folder, see `sft_hf.core.run.outputs`."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def of_classifier(
     confidence: Confidence,
     threshold: float | None,
 ) -> SplitOutputs:
-    """Return a classifier's logits [rows, labels] with all that is needed to decide by them.
+    """Return a classifier's logits [rows, labels] with the parameters of its decisions.
 
     Args:
-        logits: before any temperature, on the CPU.
-        examples: their rows.
-        split: validation or test.
-        labels: in the order of the columns.
-        confidence: temperature and abstention.
-        threshold: of multi-label decisions; None: a row has one label.
+        logits: before the temperature, on the CPU.
+        examples: the rows.
+        split: "validation" or "test".
+        labels: label names, in the order of the columns.
+        confidence: temperature and abstention threshold.
+        threshold: decision threshold of multi-label rows; None: a row has one label.
     """
     references: np.ndarray | None = None
     if examples.labelled and threshold is None:
@@ -52,7 +52,7 @@ def of_classifier(
 
 
 def of_regression(values: Tensor, examples: Examples, split: str, targets: Sequence[str]) -> SplitOutputs:
-    """Return predictions [rows, targets] in the targets' own units."""
+    """Return a regression's predictions [rows, targets] in the targets' units."""
     references = None
     if examples.labelled:
         references = np.array(list(examples.references), dtype=np.float64).reshape(len(examples), len(targets))
@@ -64,7 +64,7 @@ def of_regression(values: Tensor, examples: Examples, split: str, targets: Seque
 def of_recogniser(
     hypotheses: Tensor, logprobs: Tensor, examples: Examples, split: str, confidence: Confidence
 ) -> SplitOutputs:
-    """Return the tokens of every hypothesis, int64 [rows, longest] padded with negative numbers, and their logprobs."""
+    """Return a recognizer's hypotheses, int64 [rows, longest] padded with negative numbers, and their logprobs."""
     said = hypotheses >= 0
     return SplitOutputs(
         split,

@@ -1,4 +1,4 @@
-"""The scale of regression targets, and what there is to say of how they are spread."""
+"""The scale of regression targets, and findings on their distribution."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from sft_hf.core.errors import CheckpointError, first_few
 from sft_hf.data.findings import Finding
 
-FAR = 6.0  # standard deviations from the mean, beyond which a training target is worth a word
-FEW_VALUES = 10  # different whole numbers, which may be classes
+FAR = 6.0  # standard deviations from the mean, above which a training target gets a warning
+FEW_VALUES = 10  # distinct integers, up to which targets may be classes
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Scale:
 
     @classmethod
     def of(cls, values: np.ndarray) -> Scale:
-        """Return those of float64 [rows, targets]."""
+        """Return the scale of float64 [rows, targets]."""
         return cls(values.mean(axis=0), values.std(axis=0))
 
     @classmethod
     def read(cls, config: Any) -> Scale:
-        """Return those in a saved model's config. Raises CheckpointError for one that is not there, or not usable."""
+        """Return the scale in a saved model's config. Raises CheckpointError if it is missing or invalid."""
         try:
             mean, deviation = (np.array(getattr(config, key), dtype=np.float64) for key in (cls.MEAN, cls.DEVIATION))
         except (AttributeError, TypeError, ValueError):
@@ -45,17 +45,17 @@ class Scale:
         return cls(mean, deviation)
 
     def write(self, config: Any) -> None:
-        """Put them into a config."""
+        """Write the scale to a config."""
         setattr(config, self.MEAN, self.mean.tolist())
         setattr(config, self.DEVIATION, self.deviation.tolist())
 
     def without_mean(self) -> Scale:
-        """Return 0 and the root mean square, for a layer that has no bias."""
+        """Return a scale with mean 0 and the root mean square, for a layer without a bias."""
         return Scale(np.zeros_like(self.mean), np.sqrt(self.mean**2 + self.deviation**2))
 
 
 def findings_on_train(names: Sequence[str], values: np.ndarray, row_ids: np.ndarray) -> list[Finding]:
-    """Return what there is to say of the training targets, float64 [rows, targets]."""
+    """Return findings on the training targets, float64 [rows, targets]."""
     found = []
     for name, column in zip(names, values.T, strict=True):
         mean, deviation = column.mean(), column.std()
@@ -76,9 +76,9 @@ def findings_on_train(names: Sequence[str], values: np.ndarray, row_ids: np.ndar
 def findings_on_scored(
     role: str, names: Sequence[str], values: np.ndarray, scale: Scale, train: np.ndarray | None
 ) -> list[Finding]:
-    """Return what there is to say of targets that predictions are compared with, float64 [rows, targets].
+    """Return findings on the targets of a scored split, float64 [rows, targets].
 
-    `train` has those of the training rows; None: they are a stream.
+    `train` are the targets of the training rows; None for a stream.
     """
     found = []
     means = scale.mean if train is None else train.mean(axis=0)

@@ -119,7 +119,7 @@ def decoder(tmp_path, checkpoint):
 
 @pytest.mark.parametrize("name", ["mixup", "adversarial"])
 def test_decoders_must_see_where_a_text_ends(name, decoder, make_recipe, tmp_path):
-    with pytest.raises(RecipeError, match=r"'gpt2' does not see .* where a text ends; model\.pooling=last"):
+    with pytest.raises(RecipeError, match=r"'gpt2' cannot find the end of a text .*; model\.pooling=last"):
         finetune(make_recipe(model__name=decoder("right"), techniques=[name]))
     neutral = {"mixup": {"probability": 0.0}, "adversarial": {"weight": 0.0}}[name]
     losses = [

@@ -1,7 +1,7 @@
-"""What the settings of tasks and techniques have in common, and which techniques go together.
+"""Base classes of the settings of tasks and techniques, and the rules for combining techniques.
 
 A task's settings are in its folder, `sft_hf/tasks/*/settings.py`, a technique's in its theme's,
-`sft_hf/techniques/*/settings.py`. These files import `sft_hf.core` alone, so that a recipe is validated without torch.
+`sft_hf/techniques/*/settings.py`. These files import only `sft_hf.core`, so that a recipe is validated without torch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CLAIMS = {
     "skipped_layers": "skip layers at random",
     "trained_layers": "decide which layers are trained in a step",
 }
-"""What only one technique of a recipe may do: {claim: how it continues "A and B both ..."}."""
+"""Roles that only one technique of a recipe may have: {claim: the end of the message "A and B both ..."}."""
 
 
 class TaskSettings(Section):
@@ -34,22 +34,22 @@ class TaskSettings(Section):
     name: str = Field(description="The application scenario: a folder of sft_hf/tasks/.")
 
     modality: ClassVar[str] = ""
-    """What a row is: text, image or speech; techniques name in `excluded` those that they cannot serve."""
+    """The modality of a row: text, image or speech; techniques list those that they do not support in `excluded`."""
 
     pipeline_tag: ClassVar[str] = ""
-    """The name of the `transformers.pipeline` that opens the saved model."""
+    """The task name of the `transformers.pipeline` that opens the saved model."""
 
     writes_transcripts: ClassVar[bool] = False
-    """Whether an answer is a text that is compared with its reference word by word."""
+    """Whether predictions are transcripts, which are compared with their references word by word."""
 
     @property
     def is_regression(self) -> bool:
-        """Whether the model is to predict numbers."""
+        """Whether the model predicts numbers."""
         return getattr(self, "problem_type", None) == REGRESSION
 
 
 class RecipeSections(Protocol):
-    """What a technique's settings may look at when a recipe is validated."""
+    """The parts of a recipe that a technique's settings may read during validation."""
 
     @property
     def task(self) -> TaskSettings: ...  # noqa: D102
@@ -68,7 +68,7 @@ class RecipeSections(Protocol):
 
 
 class TechniqueSettings(Section):
-    """Settings of a technique, what it needs, and what it cannot be combined with."""
+    """Settings of a technique, its requirements, and what it cannot be combined with."""
 
     name: str = Field(description="The technique: a file of sft_hf/techniques/; `sft-hf techniques` lists them.")
 
@@ -76,23 +76,23 @@ class TechniqueSettings(Section):
     """Keys of `CLAIMS`: two techniques that claim the same thing exclude each other."""
 
     excluded: ClassVar[Mapping[str, str]] = {}
-    """What it cannot be combined with, and the reason, as a user reads it: modalities (text, image, speech), peft, and
+    """What it cannot be combined with, {name: reason shown to the user}: modalities (text, image, speech), peft, and
     kinds of models (`Task.model_kind`: ctc, multi_label, regression)."""
 
     example: ClassVar[Mapping[str, Any]] = {}
-    """Settings with which it has an effect in a run of two steps, where its defaults have none (for the tests)."""
+    """Settings that have an effect in a run of two steps, if the defaults do not (for the tests)."""
 
     neutral: ClassVar[Mapping[str, Any] | None] = None
-    """Settings with which training is plain training; None: there are none."""
+    """Settings that leave training unchanged; None if there are none."""
 
     needs_items: ClassVar[bool] = False
-    """Whether it works on `Task.items`, which CTC and regression have not."""
+    """Whether it needs `Task.items`, which CTC and regression do not have."""
 
     needs_head: ClassVar[bool] = False
-    """Whether it needs a new head on the backbone (`models.freezing.head_names`), which Whisper has not."""
+    """Whether it needs a new head on the backbone (`models.freezing.head_names`), which Whisper does not have."""
 
     needs_embeddings: ClassVar[bool] = False
-    """Whether it works on `Task.as_embeddings`, which some models of texts have not."""
+    """Whether it needs `Task.as_embeddings`, which some text models do not have."""
 
     needs_label_counts: ClassVar[bool] = False
     """Whether it needs `Context.label_counts`."""
@@ -107,10 +107,10 @@ class TechniqueSettings(Section):
     """Whether it needs a validation split."""
 
     def check(self, recipe: RecipeSections) -> None:
-        """Refuse what `claims` and `excluded` cannot express. Raises RecipeError."""
+        """Check requirements that `claims` and `excluded` cannot express. Raises RecipeError."""
 
     def check_recipe(self, recipe: RecipeSections) -> None:
-        """Raise RecipeError with the reason if the recipe has something that it cannot be combined with."""
+        """Raise RecipeError if the recipe contains something that the technique cannot be combined with."""
         task = recipe.task
         if reason := self.excluded.get(task.modality):
             raise self._refusal(task.name, reason)
@@ -130,5 +130,5 @@ class TechniqueSettings(Section):
 
     @classmethod
     def reason_against_regression(cls) -> str | None:
-        """Return why it cannot be used with models that predict numbers; None where it can."""
+        """Return why the technique cannot be used for regression; None if it can."""
         return NO_CLASSES if cls.needs_items else cls.excluded.get(REGRESSION)

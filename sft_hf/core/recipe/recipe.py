@@ -1,6 +1,6 @@
-"""A recipe: model, data and settings. Reads YAML into validated sections, and writes it back.
+"""A recipe: validated sections for the model, the data and the settings of a run, read from YAML.
 
-The sections are in `sft_hf.core.recipe.sections`. A task's own settings live in its folder (see
+The sections are in `sft_hf.core.recipe.sections`. A task's own settings are in its folder (see
 `sft_hf.core.recipe.registry`), and are validated there.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, get_args
 
@@ -24,6 +23,7 @@ from pydantic import (
 
 from sft_hf.core.errors import RecipeError, did_you_mean
 from sft_hf.core.recipe.component_settings import TaskSettings, TechniqueSettings
+from sft_hf.core.recipe.lookup import find_recipe
 from sft_hf.core.recipe.registry import component_names, load_settings
 from sft_hf.core.recipe.sections import (
     MEMORY,
@@ -78,7 +78,7 @@ def _validate_techniques(value: Any) -> Any:
 
 
 def _about_settings(name: str, error: ValidationError) -> str:
-    """Return a one-line message on the first wrong setting of a technique."""
+    """Return a one-line message about the first invalid setting of a technique."""
     settings = load_settings("techniques", name)
     problem = error.errors()[0]
     key = ".".join(str(part)[:100] for part in problem["loc"])
@@ -92,7 +92,7 @@ def _about_settings(name: str, error: ValidationError) -> str:
 
 
 def _check_peft(value: dict[str, Any]) -> dict[str, Any]:
-    """Checks that work without importing PEFT, which takes seconds: see `sft_hf.models.adapters.settings`."""
+    """Check what can be checked without importing PEFT, which takes seconds; see `sft_hf.models.adapters.settings`."""
     if value and not isinstance(value.get("peft_type"), str):
         raise ValueError("peft_type is missing; give one of PEFT's names: LORA, IA3, PREFIX_TUNING, ...")
     return value
@@ -101,7 +101,7 @@ def _check_peft(value: dict[str, Any]) -> dict[str, Any]:
 NON_IDENTITY_KEYS = frozenset(
     "output_dir row_cache_gb report_to push_to_hub hub_model_id hub_private_repo hub_revision license".split()
 )
-"""Keys that change where things lie, and not what comes out: a run may be resumed with others."""
+"""Keys that do not affect the results: a run may be resumed with different values."""
 
 
 class Recipe(Section):
@@ -176,40 +176,11 @@ class Recipe(Section):
         return write_yaml(self.model_dump(mode="json"))
 
 
-def recipe_folders() -> list[Path]:
-    """Return where recipes are looked for by name: ./recipes, then those that come with the package."""
-    package = Path(__file__).resolve().parents[2]
-    shipped = package / "recipes" if (package / "recipes").is_dir() else package.parent / "recipes"
-    return [folder for folder in dict.fromkeys((Path("recipes").resolve(), shipped)) if folder.is_dir()]
-
-
-def list_recipes() -> dict[str, Path]:
-    """Return the available recipes, name -> file; the first folder takes precedence."""
-    found: dict[str, Path] = {}
-    for folder in recipe_folders():
-        for path in sorted(folder.glob("*.yaml")):
-            found.setdefault(path.stem, path)
-    return found
-
-
-def find_recipe(name: str) -> Path:
-    """Return the file behind a recipe's name or path. Raises RecipeError with the names that exist."""
-    path = Path(os.path.expanduser(name))
-    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        if os.path.isfile(path):
-            return path
-        raise RecipeError(f"{name[:300]}: no such recipe file")
-    known = list_recipes()
-    if name in known:
-        return known[name]
-    raise RecipeError(f"no recipe is called {name!r}; {did_you_mean(name, known)}; or give a path to a YAML file")
-
-
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return `data` with each `dotted.key=VALUE` set; VALUE is text where the key takes text alone, else YAML.
+    """Return `data` with each `dotted.key=VALUE` set; VALUE is plain text if the key takes only text, else YAML.
 
-    A new `model.name` or `data.name` drops the revision, hash and mirror that the file has for the old one.
-    Raises RecipeError for a malformed one.
+    A new `model.name` or `data.name` drops the file's revision, hash, mirror and license, which belong to the old name.
+    Raises RecipeError for a malformed override.
     """
     result = dict(data)
     for section in ("model", "data"):
@@ -240,14 +211,14 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
 
 
 def _without_pins(section: Any) -> Any:
-    """Leave out what a file says of one model or data set alone: where another is named, it would not fit."""
+    """Drop the keys that belong to one particular model or data set."""
     if not isinstance(section, dict):
         return section
     return {key: value for key, value in section.items() if key not in ("revision", "sha256", "mirror", "license")}
 
 
 def _override_value(text: str, where: str, parts: Sequence[str], data: dict[str, Any]) -> Any:
-    """Return the value of an override. Read as YAML, the column `#1 String` would be a comment, and `001` a number."""
+    """Return the value of an override. As YAML, the column name `#1 String` is a comment, and `001` a number."""
     kinds = _kinds(parts, data)
     plain = text.strip()
     texts = list[str] in kinds or dict[str, str] in kinds
@@ -270,7 +241,7 @@ def _override_value(text: str, where: str, parts: Sequence[str], data: dict[str,
 
 
 def _kinds(parts: Sequence[str], data: dict[str, Any]) -> set[Any]:
-    """Return the types that a key of a recipe takes; none for a key that is not there."""
+    """Return the types that a key of a recipe accepts; empty for an unknown key."""
     try:
         section = _section_class(parts[:-1], data)
     except (RecipeError, KeyError, TypeError):
@@ -285,8 +256,8 @@ def _kinds(parts: Sequence[str], data: dict[str, Any]) -> set[Any]:
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """Load a recipe by name or path, with `KEY=VALUE` overrides applied before validation.
 
-    Local paths in it are made absolute, and `output_dir` is filled in, so that the saved recipe gives the same run from
-    any folder. A name in the file that starts with `./` and does not exist in the working folder is looked for next to
+    Local paths in it are made absolute, and `output_dir` is filled in, so that the saved recipe works in any folder. A
+    name in the file that starts with `./` and does not exist in the working folder is looked for next to
     the recipe, so that a recipe can come with its data. Raises RecipeError naming the file and the dotted key.
     """
     path = find_recipe(name)
@@ -298,7 +269,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def settle(recipe: Recipe, where: str, output_dir: str) -> None:
-    """Make local paths absolute, and fill in `output_dir` where the recipe has none, in place.
+    """Make local paths absolute, and fill in `output_dir` if the recipe has none, in place.
 
     Raises RecipeError for a token or password: a recipe is saved, and published with the model.
     """
@@ -318,17 +289,17 @@ TRUST = "model.trust_remote_code"
 
 
 def refuse_trust(data: dict[str, Any], where: str, *, allowed: bool) -> None:
-    """Raise RecipeError for a file that asks to run a checkpoint's code: files are passed on, and read by few."""
+    """Raise RecipeError for a file that sets `model.trust_remote_code`: recipes are shared, and rarely read first."""
     model = data.get("model")
     if isinstance(model, dict) and model.get("trust_remote_code") not in (None, False) and not allowed:
         raise RecipeError(
-            f"{where}: {TRUST}: code of a checkpoint is not run because a file says so; once you have read that code, "
+            f"{where}: {TRUST}: a recipe file cannot allow code that comes with a model; once you have read that code, "
             f"allow it on the command line with {TRUST}=true"
         )
 
 
 def validate_recipe(data: dict[str, Any], where: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
-    """Return `data` (of file `where`, and of overrides) as a Recipe. Raises RecipeError about the first wrong key."""
+    """Return `data` (from file `where` and overrides) as a Recipe. Raises RecipeError for the first invalid key."""
     try:
         check_plain(data)
     except ValueError as error:
@@ -343,10 +314,10 @@ def validate_recipe(data: dict[str, Any], where: str = "recipe", overrides: Sequ
 
 
 def _first_problem(error: ValidationError, data: dict[str, Any]) -> tuple[str, str]:
-    """Return the key and the line about it."""
+    """Return the first invalid key and a one-line message about it."""
     problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     problem = problems[0]
-    # A task's settings are validated by a class of their own; pydantic then reports the inner location already joined.
+    # A task's settings are validated by their own class; pydantic then reports the inner location already joined.
     location = [str(part)[:100] for part in problem["loc"]]
     path = ".".join(location)
     if problem["type"] == "extra_forbidden":
@@ -394,7 +365,7 @@ def _description(location: Sequence[str]) -> str:
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON schema of a recipe, every task's settings included."""
+    """Return the JSON schema of a recipe, including the settings of all tasks."""
     schema = Recipe.model_json_schema()
     tasks = []
     for name in component_names("tasks"):

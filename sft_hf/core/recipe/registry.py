@@ -23,7 +23,7 @@ TASK_FOLDERS = {"image_classification": "image", "speech_recognition": "speech",
 
 @cache
 def _modules(kind: str) -> dict[str, str]:
-    """Return the module of each name of a kind, in the order of the names."""
+    """Return {name: module} of a kind of component, sorted by name."""
     if kind == "tasks":
         return {name: f"sft_hf.tasks.{folder}.task" for name, folder in TASK_FOLDERS.items()}
     package = Path(__file__).parents[2]
@@ -55,14 +55,14 @@ def importing() -> Iterator[None]:
 
 
 def load_component(kind: str, name: str) -> Any:
-    """Return the class behind a name. Raises RecipeError with the valid names if there is none."""
+    """Return the class for a name. Raises RecipeError with the valid names if there is none."""
     module = _module_of(kind, name)
     with importing():
         return getattr(importlib.import_module(module), _class_name(name))
 
 
 def load_settings(kind: str, name: str) -> Any:
-    """Return the settings class behind a name, without importing torch. Raises RecipeError as `load_component`."""
+    """Return the settings class for a name, without importing torch. Raises RecipeError like `load_component`."""
     folder = _module_of(kind, name).rpartition(".")[0]
     return getattr(importlib.import_module(f"{folder}.settings"), f"{_class_name(name)}Settings")
 

@@ -17,7 +17,7 @@ NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
 MEMORY = "memory"
-"""`data.name` of a run whose rows were given in Python."""
+"""`data.name` of a run whose rows were passed from Python."""
 
 
 class Section(BaseModel):
@@ -28,7 +28,7 @@ class Section(BaseModel):
     )
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set a key. Raises RecipeError for a key that does not exist, or a value that it cannot have."""
+        """Set a key. Raises RecipeError for an unknown key or an invalid value."""
         try:
             super().__setattr__(name, value)
         except ValidationError as error:
@@ -98,8 +98,8 @@ class ModelSection(Section):
     )
     pooling: Literal["auto", "cls", "mean", "max", "last"] = Field(
         "auto",
-        description="Text: how token vectors become one vector per text. auto: as a sentence-transformers model "
-        "says (1_Pooling/config.json), else the head of the architecture.",
+        description="Text: how token vectors are pooled into one vector per text. auto: the pooling of a "
+        "sentence-transformers model (1_Pooling/config.json), else the head of the architecture.",
     )
     attn_implementation: str | None = Field(
         None, description="eager, sdpa, flash_attention_2, ...; default: Transformers' choice. On CPUs, try eager."
@@ -245,14 +245,14 @@ class DataSection(Section):
 
     @property
     def label_columns(self) -> dict[str, str]:
-        """The columns that labels come from, {key of the recipe: column}: one, or one for each label."""
+        """The columns with labels, {key of the recipe: column}: one, or one for each label."""
         if isinstance(self.label_column, str):
             return {"data.label_column": self.label_column}
         return {f"data.label_column[{index}]": name for index, name in enumerate(self.label_column)}
 
     @property
     def target_column(self) -> str:
-        """The one column that labels are read from, once the rows are loaded."""
+        """The column that labels are read from after loading."""
         if isinstance(self.label_column, str):
             return self.label_column
         return first_few(self.label_column, 3)

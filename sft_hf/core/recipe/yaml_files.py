@@ -1,4 +1,4 @@
-"""Safe YAML by the rules people expect: `3e-5` is a number, `no` is the word "no", a repeated key is an error.
+"""Safe YAML with the rules that people expect: `3e-5` is a number, `no` is the word "no", a repeated key is an error.
 
 PyYAML follows YAML 1.1, where `3e-5` is a string and `no` is False. The loader here resolves plain scalars by the
 core schema of YAML 1.2 (yaml.org/spec/1.2.2, chapter 10.3) and constructs nothing but plain data.
@@ -17,11 +17,11 @@ import yaml
 
 from sft_hf.core.errors import RecipeError
 
-MAX_VALUES = 100_000  # of one file, every use of an alias counted
+MAX_VALUES = 100_000  # per file; every use of an alias counts
 MAX_BYTES = 1 << 20  # a recipe is a page of text; a larger file is something else
 MAX_DEPTH = 100  # lists and mappings inside each other; beyond 250, pydantic and PyYAML give up
 
-_SWALLOWED = re.compile(r"[ \t]*(#[^\s#][^\r\n\0]*)")  # `key: #1 String`; a comment proper has a blank after its #
+_SWALLOWED = re.compile(r"[ \t]*(#[^\s#][^\r\n\0]*)")  # `key: #1 String`; an intended comment has a blank after its #
 _INTEGER = re.compile(r"^[-+]?[0-9]+$")
 _CORE_SCHEMA = (
     ("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF"),
@@ -89,7 +89,7 @@ _VALUES: dict[str, Callable[[str], Any]] = {
 
 
 def _construct(loader: _Loader, node: yaml.ScalarNode) -> Any:
-    """Construct a plain value; its tag may stand before any text (`!!int abc`), so that it may not be one."""
+    """Construct a plain value; raises if the text does not match an explicit tag (`!!int abc`)."""
     kind = node.tag.rpartition(":")[2]
     text = str(loader.construct_scalar(node))
     mark = node.start_mark
@@ -101,7 +101,7 @@ def _construct(loader: _Loader, node: yaml.ScalarNode) -> Any:
         if pattern.match(text) or (kind == "float" and _INTEGER.match(text)):
             return _VALUES[kind](text)
         problem = f"is not a valid {kind}"
-    except ValueError as error:  # Python reads no more than 4300 digits
+    except ValueError as error:  # Python converts at most 4300 digits
         problem = "is too long for a number" if len(text) > 4300 else str(error)
     raise yaml.constructor.ConstructorError(None, None, f"{text[:40]!r} {problem}", node.start_mark)
 
@@ -111,7 +111,7 @@ for _kind_of_value in _VALUES:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every string that YAML 1.1 or 1.2 would read as something else, so that any reader agrees."""
+    """Quotes strings that YAML 1.1 or 1.2 would read as another type, so that all readers agree."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
         key: list(value) for key, value in yaml.SafeDumper.yaml_implicit_resolvers.items()
@@ -152,7 +152,7 @@ def _parse(text: str, where: str, texts: bool = False) -> Any:
 def check_plain(data: Any) -> None:
     """Raise ValueError for data that cannot be written back as YAML, or that would expand without limit.
 
-    These are recursive or multiplying aliases, too many values or levels, and invalid text.
+    This covers recursive or multiplying aliases, too many values or levels, and invalid text.
     """
     stack: list[tuple[Any, int]] = [(data, 0)]
     count = letters = 0
@@ -212,13 +212,13 @@ def parse_value(text: str, where: str, *, texts: bool = False) -> Any:
     """Return the value of a `KEY=VALUE` override, by the same rules as in a file.
 
     With `texts`, plain values inside lists and mappings stay text: 001 is not a number. Raises RecipeError, also for a
-    value that YAML would cut at a `#`.
+    value that YAML would truncate at a `#`.
     """
     try:
         value = _parse(text, where, texts)
     except RecipeError as error:
-        raise RecipeError(f"{error}{'; put what has a # in quotes' * ('#' in text)}") from None
-    # Where the `#` begins a comment, another letter in its place makes the value longer.
+        raise RecipeError(f"{error}{'; put text that contains # in quotes' * ('#' in text)}") from None
+    # If the `#` begins a comment, replacing it with a letter makes the value longer.
     if "#" in text and json.dumps(value).replace("#", "x") != json.dumps(_without_hash(text, where, texts)):
         raise RecipeError(f"{where}: '#' begins a comment in YAML; put the value in quotes: \"'{text.strip()}'\"")
     return value

@@ -28,15 +28,15 @@ OWN_ENTRIES = (
 
 LOCK, OWNER = ".lock", ".lock.owner"
 
-# What a run that was killed before its first line may have left; no reason to refuse the folder.
+# Files that a run killed at its start may have left; a folder with only these counts as empty.
 LEFTOVERS = (LOCK, OWNER, ".recipe.yaml.tmp")
 
 REMEDY = "put it back, or train again (--overwrite; in Python: overwrite=True)"
-"""What to do where a part of a finished run is gone or broken: nothing but training writes it."""
+"""Advice for a missing or broken part of a finished run, which only training can write."""
 
 
 class RunFolder:
-    """The paths of a run, with the checks that precede changes."""
+    """The paths of a run, and the checks before writing to them."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -52,13 +52,13 @@ class RunFolder:
         self.lock = RunLock(path)
 
     def has_begun(self) -> bool:
-        """Whether a run has begun here: one killed before its first step may have left nothing."""
+        """Whether a run was started here, even if it was killed before its first step."""
         return self.recipe_file.is_file()
 
     def refuse_if_taken(self, resume: bool | Literal["auto"], overwrite: bool) -> None:
         """Raise RunFolderError if the folder cannot be used; changes nothing.
 
-        `resume` "auto": if a run has begun here.
+        `resume="auto"` resumes if a run was started here.
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path}: is a file; output_dir has to be a folder")
@@ -87,7 +87,7 @@ class RunFolder:
             )
 
     def refuse_other_recipe(self, recipe: Recipe) -> None:
-        """Raise RunFolderError if the run here was started with other settings; resuming it would be another run."""
+        """Raise RunFolderError if the run here was started with settings that differ in more than NON_IDENTITY_KEYS."""
         old, new = (
             flatten(
                 load_run_recipe(self.path, trust_remote_code=recipe.model.trust_remote_code).model_dump(mode="json")
@@ -105,7 +105,7 @@ class RunFolder:
             )
 
     def finished(self) -> dict[str, Any] | None:
-        """Return the metrics of a run that is finished, None for one that is not. Raises RunFolderError."""
+        """Return the metrics of a finished run, None for an unfinished one. Raises RunFolderError."""
         if not self.metrics_file.is_file():
             return None
         metrics: dict[str, Any] = whole(self.metrics_file, lambda file: json.loads(file.read_text(encoding="utf-8")))
@@ -120,9 +120,9 @@ class RunFolder:
             )
 
     def start(self, recipe: Recipe, overwrite: bool) -> None:
-        """Take the lock, remove what an earlier run left here and write the resolved recipe.
+        """Take the lock, remove the files of an earlier run and write the resolved recipe.
 
-        Raises StorageError, and RunFolderError if another run has begun in the folder meanwhile.
+        Raises StorageError, and RunFolderError if another run has started in the folder meanwhile.
         """
         with storage_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,7 @@ class RunFolder:
     def go_back_to(self, step: int, awaiting_evaluation: bool) -> None:
         """Remove leftovers of killed runs, and log lines from after `step`, which will be written again.
 
-        `awaiting_evaluation`: that of `step` itself will be made again. Raises StorageError.
+        `awaiting_evaluation`: the evaluation at `step` itself will be repeated. Raises StorageError.
         """
         remove_leftovers(self.path)
         remove_leftovers(self.checkpoints)
@@ -170,11 +170,11 @@ class RunFolder:
         return read_json_lines(self.log_file)
 
     def outputs_file(self, split: str) -> Path:
-        """Return where the outputs of a split are, see `sft_hf.core.run.outputs`."""
+        """Return the path of a split's outputs, see `sft_hf.core.run.outputs`."""
         return self.outputs / f"{split}.safetensors"
 
     def write_outputs(self, outputs: Mapping[str, SplitOutputs]) -> None:
-        """Write outputs/, a file for each split. Raises StorageError."""
+        """Write outputs/, one file per split. Raises StorageError."""
         with committed_folder(self.outputs) as aside:
             for split, found in outputs.items():
                 write_outputs(aside / self.outputs_file(split).name, found)
@@ -185,10 +185,10 @@ class RunFolder:
 
 
 class RunLock:
-    """A lock, so that only one run at a time uses a folder; a second one is refused and the owner named. Reentrant.
+    """A reentrant lock that allows one run at a time in a folder; the error for a second one names the owner.
 
-    The lock is the operating system's, so it ends with its process however that dies; a file next to it names
-    the owner.
+    The operating system holds the lock, so it is released however the process ends; a file next to it names the
+    owner.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -210,11 +210,11 @@ class RunLock:
             (self.folder / OWNER).write_text(json.dumps(_myself()), encoding="utf-8")
 
     def release(self) -> None:
-        """Give the lock back, and leave no file behind."""
+        """Release the lock, and remove its files."""
         if not self._lock.is_locked:
             return
         (self.folder / OWNER).unlink(missing_ok=True)
-        if not WINDOWS:  # where no open file can be deleted, and `filelock` deletes this one when it has closed it
+        if not WINDOWS:  # Windows cannot delete open files; there `filelock` deletes it after closing it
             (self.folder / LOCK).unlink(missing_ok=True)
         self._lock.release()
 
@@ -231,7 +231,7 @@ def _myself() -> dict[str, object]:
 
 
 def whole(file: Path, read: Callable[[Path], Any]) -> Any:
-    """Return what `read` makes of a file of a finished run. Raises RunFolderError for one that is broken."""
+    """Return `read(file)` for a file of a finished run. Raises RunFolderError if it cannot be read."""
     try:
         return read(file)
     except (OSError, ValueError) as error:
@@ -239,7 +239,7 @@ def whole(file: Path, read: Callable[[Path], Any]) -> Any:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a file with one a line; none of a file that is not there. Raises OSError, ValueError."""
+    """Return the objects of a JSON Lines file; empty for a missing file. Raises OSError, ValueError."""
     if not path.is_file():
         return []
     # Not str.splitlines, which also cuts at U+0085, U+2028 and U+2029: labels and texts may hold these.
@@ -248,9 +248,9 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def open_run(path: str | Path, *, with_model: bool = True) -> RunFolder:
-    """Return the folder of a finished run. Raises RunFolderError for anything else, and for a run without a model.
+    """Open the folder of a run. Raises RunFolderError for anything else, and for a run without a model.
 
-    `with_model` False: it need not have one.
+    `with_model=False` accepts a run without a model.
     """
     folder = RunFolder(Path(path).expanduser())
     if not folder.path.is_dir():
@@ -265,7 +265,7 @@ def open_run(path: str | Path, *, with_model: bool = True) -> RunFolder:
 
 
 def load_run_recipe(path: Path, *, trust_remote_code: bool = False) -> Recipe:
-    """Return the recipe of a run. Raises RecipeError, also where it runs a checkpoint's code unallowed."""
+    """Return the recipe of a run. Raises RecipeError, also for a `trust_remote_code` that was not allowed."""
     file = path / "recipe.yaml"
     data = read_yaml(file)
     refuse_trust(data, str(file), allowed=trust_remote_code)

@@ -1,7 +1,7 @@
-"""outputs/SPLIT.safetensors of a run: what the model gave for every row, before anything was decided by it.
+"""outputs/SPLIT.safetensors of a run: the model's raw outputs for every row, before any decision.
 
-One file for each split that was predicted, labelled or not, written from the pass that metrics.json was computed from.
-Ensembles, conformal prediction, audits of labels and distillation stand on these files; nothing here imports torch.
+There is one file per predicted split, labeled or not, from the same pass as metrics.json. Ensembles, conformal
+prediction, label audits and distillation read these files; nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sft_hf.core.recipe.component_settings import REGRESSION
 
 FORMAT_VERSION = 1
 METADATA_KEY = "sft_hf"
-"""The only key of the file's metadata: everything but the arrays, as JSON. The order of several would be random."""
+"""The only key of the file's metadata: everything but the arrays, as JSON. Several keys would be in random order."""
 
 SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"
 TRANSCRIPTION = "transcription"
@@ -38,29 +38,29 @@ _REFERENCES: dict[str, tuple[str, int]] = {
     MULTI_LABEL: ("uint8", 2),
     REGRESSION: ("float64", 2),
 }
-"""By problem type: {array: (type, dimensions)}, and of the references, where there are any."""
+"""By problem type: {array: (type, dimensions)}, and (type, dimensions) of the references, if any."""
 
 
 @dataclass(frozen=True, eq=False)
 class SplitOutputs:
-    """What a model gave for the rows of a split.
+    """A model's outputs for the rows of a split.
 
     Attributes:
         split: "validation" or "test".
         problem_type: single_label_classification, multi_label_classification, regression or transcription.
-        row_id: int64 [rows], the rows' positions in their source, as predictions.jsonl has them in `id`.
+        row_id: int64 [rows], positions of the rows in their source; `id` in predictions.jsonl.
         labels: names of the labels (regression: of the targets), in the order of the columns.
-        temperature: what the run divides logits by before softmax or sigmoid. The saved logits are NOT divided.
-        threshold: probability (after the temperature) from which on a multi-label row gets a label.
+        temperature: divisor of the logits before softmax or sigmoid. The saved logits are NOT divided.
+        threshold: minimum probability (after the temperature) at which a multi-label row gets a label.
         abstention_threshold: confidence below which the run abstains; None: never.
         logits: float32 [rows, labels], of a classifier.
         values: float32 [rows, targets], the predictions of a regression in the targets' own units.
-        token_ids: int64 [tokens], of a recogniser: the hypotheses of all rows, one after the other. With a decoder, the
-            tokens of the text and its end; for CTC, the likeliest token of each frame, blanks included.
+        token_ids: int64 [tokens], of a speech recognizer: the hypotheses of all rows, concatenated. With a decoder, the
+            tokens of the text and the end token; for CTC, the most likely token of each frame, including blanks.
         logprobs: float32 [tokens], the log-probability of each of them.
         offsets: int64 [rows + 1]: row i has token_ids[offsets[i]:offsets[i + 1]].
-        references: what is right, where the split has labels: int64 [rows], uint8 [rows, labels] of 0 and 1, or
-            float64 [rows, targets]. None for unlabelled rows, and for transcripts.
+        references: the correct answers, if the split has labels: int64 [rows], uint8 [rows, labels] of 0 and 1, or
+            float64 [rows, targets]. None for unlabeled rows, and for transcripts.
     """
 
     split: str
@@ -78,7 +78,7 @@ class SplitOutputs:
     references: npt.NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError, in words, for arrays that do not fit together."""
+        """Raise ValueError for inconsistent arrays."""
         if problem := _problem(self):
             raise ValueError(problem)
 
@@ -91,7 +91,7 @@ class SplitOutputs:
         return self.problem_type == MULTI_LABEL
 
     def probabilities(self) -> npt.NDArray[np.float64]:
-        """Return softmax, or for multi-label rows sigmoid, of the logits over the temperature, [rows, labels].
+        """Return softmax (multi-label: sigmoid) of the logits divided by the temperature, [rows, labels].
 
         Raises ValueError for outputs that are not a classifier's.
         """
@@ -108,7 +108,7 @@ _ARRAY_NAMES = ("row_id", "logits", "values", "token_ids", "logprobs", "offsets"
 
 
 def write_outputs(path: Path, outputs: SplitOutputs) -> None:
-    """Write outputs to a file that `read_outputs` reads. The same outputs give the same bytes. Raises OSError."""
+    """Write outputs to a file that `read_outputs` reads. Equal outputs give equal bytes. Raises OSError."""
     arrays = {name: value for name in _ARRAY_NAMES if (value := getattr(outputs, name)) is not None}
     about = {field.name: getattr(outputs, field.name) for field in fields(outputs) if field.name not in _ARRAY_NAMES}
     about["format_version"] = FORMAT_VERSION
@@ -126,9 +126,7 @@ def read_outputs(path: str | Path) -> SplitOutputs:
             raise ValueError(f"unknown array {unknown[0]!r}")
         return SplitOutputs(**about, **arrays)
     except FileNotFoundError:
-        raise RunFolderError(
-            f"{path}: no such file; outputs/ is written by every run that is not told otherwise"
-        ) from None
+        raise RunFolderError(f"{path}: no such file; a run writes outputs/ unless that was disabled") from None
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
         raise RunFolderError(f"{path}: cannot be read as a run's outputs: {error}") from None
 
@@ -148,7 +146,7 @@ def _about(metadata: Mapping[str, str] | None) -> dict[str, Any]:
 
 
 def _problem(found: SplitOutputs) -> str | None:
-    """Return what is wrong with outputs, None for nothing."""
+    """Return a description of the first inconsistency, or None."""
     wanted = _ARRAYS.get(found.problem_type)
     if wanted is None:
         return f"problem_type {found.problem_type!r}; valid are {', '.join(_ARRAYS)}"

@@ -16,10 +16,10 @@ from sft_hf.core.run.outputs import SplitOutputs, read_outputs
 class RunRecord:
     """The record of a finished run, from which model cards and reports are written.
 
-    `metrics` is metrics.json; `predictions` the rows of predictions.jsonl, of the split that was scored last: none for
-    a test without labels, whose predictions cannot be right or wrong; `log` the lines of log.jsonl: those of training
-    have a `loss`, those of evaluations `eval_loss`. `outputs` is what the model gave for the rows of `split`, where the
-    run kept it, and whoever made the record read it.
+    `metrics` is metrics.json; `predictions` are the rows of predictions.jsonl that have a reference, of the split that
+    was scored last (none for a test split without labels); `log` are the lines of log.jsonl: lines of training have a
+    `loss`, lines of evaluations `eval_loss`. `outputs` are the model's outputs for the rows of `split`, if the run
+    saved them and `with_outputs` read them.
     """
 
     name: str
@@ -31,23 +31,23 @@ class RunRecord:
 
     @property
     def split(self) -> str:
-        """The split that the headline is about: test, or validation where there is no test."""
+        """The split of the main result: test, or validation if there is no test."""
         return "test" if "test" in self.metrics else "validation"
 
     @property
     def unlabelled_test(self) -> bool:
-        """Whether there is a test split, without labels: it was predicted, and not scored."""
+        """Whether the test split has no labels, so that it was predicted but not scored."""
         splits = (self.metrics.get("data") or {}).get("splits") or {}
         return bool((splits.get("test") or {}).get("unlabelled"))
 
     @property
     def primary(self) -> str:
-        """The name of the metric that the headline is about."""
+        """The name of the primary metric."""
         return str(self.metrics["primary_metric"])
 
     @property
     def scores(self) -> dict[str, Any]:
-        """The metrics of `split`; empty for a run without any split to score."""
+        """The metrics of `split`; empty if the run scored no split."""
         return dict(self.metrics.get(self.split, {}))
 
 
@@ -62,11 +62,11 @@ def read_record(path: str | Path, *, trust_remote_code: bool = False) -> RunReco
 
 
 def with_outputs(record: RunRecord, path: str | Path) -> RunRecord:
-    """Return the record of the run at `path` with the outputs of its split, if it kept any. Raises RunFolderError."""
+    """Return the record of the run at `path` with the outputs of its split, if it saved any. Raises RunFolderError."""
     file = RunFolder(Path(path).expanduser()).outputs_file(record.split)
     return replace(record, outputs=read_outputs(file)) if file.is_file() else record
 
 
 def with_references(predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of predictions.jsonl that can be right or wrong."""
+    """Return the rows of predictions.jsonl that have a reference."""
     return [row for row in predictions if "reference" in row]

@@ -1,7 +1,7 @@
-"""Whether the Hub can be asked, found out by one request of at most two seconds, and files whose digests are known.
+"""Check with one request of at most two seconds whether the Hub is reachable, and download files with known digests.
 
-Without this, every file of a model would be asked for several times, with pauses between, before a library gives up on
-a Hub that is out of reach: some 20 seconds, each time.
+Without the check, the libraries would retry the download of every file before giving up on an unreachable Hub, which
+takes about 20 seconds each time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sft_hf.core.errors import SourceError, StorageError, causes_of
 from sft_hf.core.filesystem import STORAGE_ERRNOS, sha256_of
 
 SECONDS = 2.0
-"""How long the Hub may take to answer the first request, name resolution included."""
+"""Timeout of the first request to the Hub, including name resolution."""
 
 COMMIT = re.compile("[0-9a-f]{40}")
 _SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]  # config, tokenizer, vocabulary, pooling, processor
@@ -28,38 +28,38 @@ _SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]  # config, tokenizer, v
 
 @dataclass(frozen=True)
 class Answer:
-    """What the Hub said when it was asked for a file."""
+    """The Hub's answer to a request for a file."""
 
     reached: bool
-    """Whether it can be asked for more. False: it did not answer in time, or with an error of its own."""
+    """Whether the Hub can serve further requests. False: it did not answer in time, or with a server error."""
 
     refusal: str | None = None
-    """Why the file cannot be had there; None where it can."""
+    """Why the file is not available there; None if it is."""
 
 
 _answers: dict[tuple[str, ...], Answer] = {}
 _silent: dict[str, Answer] = {}
-"""Endpoints that could not be reached at all: nothing else is asked there in this process."""
+"""Endpoints that could not be reached: this process sends no further requests there."""
 
 
 def ask(name: str, revision: str | None, file: str, repo_type: str = "model") -> Answer:
-    """Ask for the headers of one file of a repository; the answer is remembered for the process.
+    """Request the headers of one file of a repository; the answer is cached for the process.
 
     Args:
-        name: of the repository, org/name.
+        name: the repository, org/name.
         revision: a branch, tag or full commit hash; None: main.
         file: its path in the repository.
         repo_type: "model" or "dataset".
     """
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url  # noqa: F401 -- loaded before time runs
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url  # noqa: F401 -- imported before the clock starts
 
     if constants.is_offline_mode():
-        return Answer(False, "the environment says offline (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE)")
+        return Answer(False, "offline mode is set (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE)")
     if constants.ENDPOINT in _silent:
         return _silent[constants.ENDPOINT]
     key = (constants.ENDPOINT, repo_type, name, revision or "main", file)
     if key not in _answers:
-        # httpx limits each phase of a request, and not at all the look-up of a name: hence a thread that is left alone.
+        # httpx limits each phase of a request, but not name resolution, hence a thread that can be abandoned.
         found: list[Answer] = []
         thread = threading.Thread(target=lambda: found.append(_request(name, revision, file, repo_type)), daemon=True)
         thread.start()
@@ -91,16 +91,16 @@ def _request(name: str, revision: str | None, file: str, repo_type: str) -> Answ
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         return Answer(status < 500, f"the Hub answers with status {status}")
-    except Exception:  # of whatever HTTP library huggingface_hub uses: no connection, no name, no certificate, no time
+    except Exception:  # from huggingface_hub's HTTP library: connection, name resolution, certificate, timeout
         return _NO_CONNECTION
     if found.commit_hash is None or (revision and COMMIT.fullmatch(revision) and found.commit_hash != revision):
-        return Answer(False, "what answers in place of the Hub is something else")  # the sign-in page of a network
+        return Answer(False, "the answer is not from the Hub")  # the sign-in page of a network
     return Answer(True)
 
 
 @contextmanager
 def unasked(offline: bool) -> Iterator[None]:
-    """Have the Hub's libraries use their caches alone, if it was found that the Hub cannot be asked."""
+    """Restrict the Hub's libraries to their caches if the Hub was found to be unreachable."""
     from huggingface_hub import constants
 
     modules: list[Any] = [constants]
@@ -127,16 +127,16 @@ def is_cached(name: str, revision: str, files: Mapping[str, str], repo_type: str
 
 
 def fetch(name: str, revision: str, files: Mapping[str, str], repo_type: str, key: str) -> None:
-    """Bring `files` of a commit into the Hub's cache, after the small ones of a model, and check their digests.
+    """Download `files` of a commit to the Hub's cache, after the small files of a model, and check their digests.
 
-    The named files come last, so that a cache that holds them holds the rest.
+    The named files come last, so that a cache that contains them is complete.
 
     Args:
         name, revision, repo_type: the repository, and the full hash of a commit.
         files: {path: SHA-256, lower case}.
         key: the recipe's section, for messages.
 
-    Raises SourceError for a file with another digest, StorageError, and whatever huggingface_hub raises when a
+    Raises SourceError for a file with another digest, StorageError, and the exceptions of huggingface_hub if a
     transfer fails.
     """
     from huggingface_hub import constants, hf_hub_download, snapshot_download
@@ -170,11 +170,11 @@ def _quiet_bars() -> Iterator[None]:
 
 
 def check_digest(path: Path, sha256: str, where: str, file: str, key: str) -> None:
-    """Raise SourceError unless a file is there and has the digest that the recipe gives for it."""
+    """Raise SourceError unless a file exists and has the digest given in the recipe."""
     if not os.path.isfile(path):
         raise SourceError(f"{key}.mirror.files: {where} has no file {file!r}; check the name")
     if (actual := sha256_of(path)) != sha256:
         raise SourceError(
-            f"{key}.mirror.files: {file!r} of {where} has the SHA-256 {actual}, and not {sha256}, which the Hub is "
-            f"said to publish for {key}.revision; it is not used"
+            f"{key}.mirror.files: {file!r} of {where} has the SHA-256 {actual}, but the recipe gives {sha256} for "
+            f"{key}.revision; the file is not used"
         )

@@ -1,9 +1,9 @@
 """Resolution of a name in a recipe to something that can be opened.
 
 A name is one of three things: a local path, a Hub id, or `pypi://DISTRIBUTION==VERSION/path/inside`, a file or folder
-inside a wheel (see `sft_hf.core.sources.wheels`). A Hub id may come with a mirror, a folder inside a wheel that holds
-the same files: it serves where the Hub does not. Which of them serves changes nothing else: files are checked by their
-digests either way, and the name stays the Hub's.
+inside a wheel (see `sft_hf.core.sources.wheels`). A Hub id may have a mirror, a folder inside a wheel with the same
+files, which is used if the Hub is not available. Nothing else depends on which of them is used: files are checked
+against their digests either way, and the name remains the Hub id.
 """
 
 from __future__ import annotations
@@ -43,25 +43,25 @@ _HUB_ID = re.compile(rf"(?!.*(?:--|\.\.))(?:{_HUB_PART}/)?{_HUB_PART}(?<!\.git)"
 
 @dataclass(frozen=True)
 class Source:
-    """Where something came from."""
+    """The origin of a model or a data set."""
 
     name: str  # as written in the recipe
     kind: Literal["hub", "local", "pypi"]
-    path: Path | None  # the local file or folder, absolute; None where the Hub or its cache serves
+    path: Path | None  # the local file or folder, absolute; None if the Hub or its cache is used
     revision: str | None  # the Hub revision, or None
     sha256: str | None  # of the distribution's wheel (pypi), or of the local file when pinned; lower case
-    trusted: bool = False  # whether code that comes with a checkpoint may run
-    served_by: Literal["hub", "mirror"] | None = None  # of a Hub id
-    offline: bool = False  # the Hub cannot be asked: its cache on this machine has to do
+    trusted: bool = False  # whether code that comes with the model may run
+    served_by: Literal["hub", "mirror"] | None = None  # for a Hub id
+    offline: bool = False  # the Hub cannot be reached: only its cache on this machine is used
 
     def location(self) -> str:
-        """What `from_pretrained` takes: the local path, or the Hub id where the Hub or its cache serves."""
+        """Return the argument for `from_pretrained`: the local path, or the Hub id if the Hub or its cache is used."""
         return self.name if self.path is None else str(self.path)
 
 
 def resolve_section(section: ModelSection | DataSection, key: str) -> Source:
-    """Find what a recipe's section `key` ("model" or "data") names: see `resolve`."""
-    what = "checkpoint" if key == "model" else "data set"
+    """Resolve the name in the recipe's section `key` ("model" or "data"), see `resolve`."""
+    what = "pretrained model" if key == "model" else "data set"
     return resolve(
         section.name, revision=section.revision, sha256=section.sha256, mirror=section.mirror, what=what, key=key
     )
@@ -73,14 +73,14 @@ def resolve(
     revision: str | None = None,
     sha256: str | None = None,
     mirror: MirrorSection | None = None,
-    what: str = "checkpoint",
+    what: str = "pretrained model",
     key: str = "model",
 ) -> Source:
     """Resolve `name`; a pypi:// name is fetched and unpacked unless it is cached.
 
-    `revision` pins a Hub id; `sha256` (64 hex digits) pins a wheel, where it is required, or a local file. A Hub id
-    costs one request, if this process has not asked for it before; with a `mirror`, its files are fetched and checked.
-    `what` ("checkpoint", "data set") and `key` (the recipe's section) also serve messages.
+    `revision` pins a Hub id; `sha256` (64 hex digits) pins a wheel (required) or a local file. A Hub id takes one
+    request per process; with a `mirror`, its files are fetched and checked. `what` ("pretrained model", "data set") and
+    `key` (the recipe's section) are also used in messages.
 
     Raises SourceError for a mistake in the name, StorageError for a full or failing disk.
     """
@@ -94,12 +94,12 @@ def resolve(
         why = "a plain URL is not fetched; download it and name the local path"
         raise SourceError(f"{key}: {redact(name)!r}: {why}; {_FORMS}")
     local = os.path.expanduser(name)
-    # A folder of the same name wins over the Hub, as in Transformers.
+    # A folder of the same name takes precedence over the Hub, as in Transformers.
     if name and (os.path.exists(local) or looks_like_path(name)):
         _refuse_revision(name, revision, key)
         return _local(name, local, sha256, what, key)
     if not could_be_hub_id(name):
-        raise SourceError(f"{key}: {redact(name)!r} names no {what}; {_FORMS}")
+        raise SourceError(f"{key}: {redact(name)!r} is not a valid name of a {what}; {_FORMS}")
     if sha256:
         raise SourceError(
             f"{key}.sha256 pins a pypi:// name or a local file, and {name!r} is a Hub id; "
@@ -111,12 +111,12 @@ def resolve(
     return Source(name, "hub", None, revision, None, served_by="hub", offline=not answer.reached)
 
 
-_FIRST_FILE = {"checkpoint": "config.json", "data set": "README.md"}
-_REPO_TYPES = {"checkpoint": "model", "data set": "dataset"}
+_FIRST_FILE = {"pretrained model": "config.json", "data set": "README.md"}
+_REPO_TYPES = {"pretrained model": "model", "data set": "dataset"}
 
 
 def _mirrored(name: str, revision: str | None, mirror: MirrorSection, what: str, key: str) -> Source:
-    """Return the Hub's repository if it can be had from the Hub or its cache on this machine, else its mirror."""
+    """Return the Hub repository if the Hub or its cache on this machine has the files, else its mirror."""
     if revision is None or not hub.COMMIT.fullmatch(revision):
         raise SourceError(
             f"{key}.revision: a mirror holds the files of one commit; give its full hash (40 hexadecimal digits)"
@@ -147,13 +147,13 @@ def _mirrored(name: str, revision: str | None, mirror: MirrorSection, what: str,
 
 def _digest(sha256: str | None, where: str) -> str | None:
     if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
-        raise SourceError(f"{where}: {sha256!r} is no SHA-256, which has 64 hexadecimal digits")
+        raise SourceError(f"{where}: {sha256!r} is not a SHA-256 digest (64 hexadecimal digits)")
     return sha256.lower() if sha256 else None
 
 
 def _refuse_revision(name: str, revision: str | None, key: str) -> None:
     if revision is not None:
-        raise SourceError(f"{key}.revision is only for a Hub id, and {name!r} is none; remove it")
+        raise SourceError(f"{key}.revision is only for a Hub id, and {name!r} is not one; remove it")
 
 
 def could_be_hub_id(name: str) -> bool:
@@ -171,7 +171,7 @@ def _local(name: str, local: str, sha256: str | None, what: str, key: str) -> So
     path = Path(os.path.abspath(local))
     with plain_errors(f"{key}: {what} {str(path)!r}"):
         if not os.path.exists(path):
-            link = "is a link to what" if os.path.islink(path) else ""
+            link = "is a link to a file that" if os.path.islink(path) else ""
             siblings = sorted(set(os.listdir(path.parent)) - {path.name}) if path.parent.is_dir() else None
             hint = "nor does its folder" if siblings is None else did_you_mean(path.name, siblings)
             why = f"{link} does not exist; {hint}".strip()

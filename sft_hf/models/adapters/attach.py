@@ -1,13 +1,12 @@
-"""The `peft` section: adapters of PEFT in a model, whatever its task.
+"""The `peft` section: PEFT adapters in a model of any task.
 
-PEFT replaces layers of the model in place, so that the model stays of its own class: whatever asks for its encoder, its
-windows or its `generate` finds them, and there is no wrapper to look through. (Transformers' `add_adapter` does the
-same and cannot merge; `PeftModel` around the model would hide it.) Virtual tokens alone (prefix and prompt tuning,
-p-tuning) are not layers: there the `PeftModel` itself is trained.
+PEFT replaces layers of the model in place, so the model keeps its class: code that uses its encoder, its windows or its
+`generate` works without looking through a wrapper. (Transformers' `add_adapter` does the same but cannot merge;
+a `PeftModel` around the model would hide it.) Virtual tokens (prefix and prompt tuning, p-tuning) are not layers: for
+these methods the `PeftModel` itself is trained.
 
-Everything of the checkpoint is frozen, and runs as in evaluation (`sft_hf.models.freezing`): batch norm's statistics
-would not travel with the adapter. The head, which the checkpoint had not, trains whole and is saved with it
-(`modules_to_save`).
+The pretrained weights are frozen and run in evaluation mode (`sft_hf.models.freezing`), because batch norm statistics
+are not saved with the adapter. The new head is trained in full and saved with the adapter (`modules_to_save`).
 
 Sources: E. Hu et al., LoRA, 2021; S. Liu et al., DoRA, 2024; H. Liu et al., (IA)^3, 2022; X. Li and P. Liang,
 Prefix-Tuning, 2021.
@@ -43,29 +42,29 @@ if TYPE_CHECKING:
 log = logging.getLogger("sft_hf")
 
 PROJECTIONS = (("query", "value"), ("q_proj", "v_proj"), ("query_proj", "value_proj"), ("q_lin", "v_lin"))
-"""Query and value of the attention, by the names that they have in Transformers: what LoRA's authors adapt."""
+"""Names of the query and value projections in Transformers, which the authors of LoRA adapt."""
 
 IA3_PROJECTIONS = (("key", "value"), ("k_proj", "v_proj"), ("key_proj", "value_proj"), ("k_lin", "v_lin"))
 FUSED = (("Wqkv",), ("qkv",), ("c_attn",), ("query_key_value",))
 
-UNTRAINED_BY_DESIGN = "masked_spec_embed"  # Wav2Vec2's filler under SpecAugment, random at first, unused when answering
+UNTRAINED_BY_DESIGN = "masked_spec_embed"  # Wav2Vec2's vector for masked steps (SpecAugment), unused in inference
 
 
 def attach(
     model: Any, recipe: Recipe, task_type: str | None, source: Source, *, trained: bool = False
 ) -> tuple[Any, Adapter | None]:
-    """Put the recipe's adapter into a model, in place; return what is to be trained, and the adapter.
+    """Insert the recipe's adapter into a model, in place; return the module to train, and the adapter.
 
-    With an empty `peft` section that is the model as it came, and None. Parts that are frozen already (`train.freeze`)
-    stay so, with the adapters in them.
+    With an empty `peft` section, these are the unchanged model and None. Parts that are already frozen (`train.freeze`)
+    stay frozen, including their adapters.
 
     Args:
-        model: with its head, nothing of it trained yet.
+        model: the untrained model, with its head.
         task_type: PEFT's name of the task, see `Task.peft_task_type`.
-        source: where the checkpoint is from.
-        trained: an adapter that was trained is to be loaded into it.
+        source: the source of the pretrained model.
+        trained: whether a trained adapter will be loaded into it.
 
-    Raises RecipeError for settings that PEFT, the model or the task have no use for.
+    Raises RecipeError for settings that PEFT, the model or the task do not support.
     """
     if not recipe.peft:
         return model, None
@@ -80,7 +79,7 @@ def attach(
     learner = wrapper if config.is_prompt_learning else wrapper.get_base_model()
     if config.peft_type == "PREFIX_TUNING":
         _hand_over_prefix(wrapper)
-    from sft_hf.models.formats.ctranslate2 import transformers_source  # with Whisper's classes, which few need
+    from sft_hf.models.formats.ctranslate2 import transformers_source  # imports Whisper's classes, which few runs need
 
     config.base_model_name_or_path, config.revision = source.name, source.revision
     converted = transformers_source(source) is not source
@@ -93,10 +92,10 @@ def attach(
 
 
 def head_modules(model: nn.Module) -> list[str]:
-    """Return the names of the modules that make up the head: what the checkpoint had not, or not for this task.
+    """Return the names of the modules of the head: those that are new, or new for this task.
 
-    Each is as large as can be without holding anything of the backbone. Empty where a checkpoint brings all that the
-    task needs (Whisper). Raises RecipeError for a new weight outside of any module that could be saved whole.
+    Each is the largest module without parameters of the backbone. Empty if the pretrained model has all that the task
+    needs (Whisper). Raises RecipeError for a new weight that is in no such module.
     """
     names = [name for name, _ in model.named_parameters()]
     head = {name for name in getattr(model, "new_weights", ()) if name in set(names)}
@@ -112,13 +111,13 @@ def head_modules(model: nn.Module) -> list[str]:
             head -= inside
     if head:
         raise RecipeError(
-            f"peft: the checkpoint has no {min(head)}, and an adapter neither trains nor keeps such a weight; leave "
-            "the peft section out, or give a checkpoint that has it"
+            f"peft: the pretrained model has no {min(head)}, and an adapter neither trains nor keeps such a weight; "
+            "leave the peft section out, or use a model that has it"
         )
     return found
 
 
-# --- what may be adapted -------------------------------------------------------------------------------------------
+# --- modules to adapt ----------------------------------------------------------------------------------------------
 
 
 def _refuse_models(model: Any, config: Any, recipe: Recipe) -> None:
@@ -150,7 +149,7 @@ def _refuse_models(model: Any, config: Any, recipe: Recipe) -> None:
 
 
 def _frozen_modules(model: nn.Module) -> set[str]:
-    """Names of modules that have parameters, none of which is trained."""
+    """Return the names of modules with parameters, all of which are frozen."""
     return {
         name
         for name, module in model.named_modules()
@@ -159,7 +158,7 @@ def _frozen_modules(model: nn.Module) -> set[str]:
 
 
 def _choose_modules(model: nn.Module, config: Any, frozen: set[str]) -> None:
-    """Fill in what the section leaves open, in the config: the head, and which modules are adapted; check all names."""
+    """Set what the section leaves open in the config (the head and the modules to adapt), and check all names."""
     head = [name for name in head_modules(model) if name not in frozen]
     if hasattr(config, "modules_to_save"):
         _check_names(model, config.modules_to_save, "modules_to_save")
@@ -192,7 +191,7 @@ def _peft_knows(model: Any, config: Any) -> bool:
 
 
 def _choose_targets(model: nn.Module, config: Any, head: list[str]) -> None:
-    """Where PEFT has no default: the attention's projections, else all linear layers, else 1 x 1 convolutions."""
+    """Choose targets if PEFT has no default: attention projections, else linear layers, else 1 x 1 convolutions."""
     if _peft_knows(model, config):
         return
     linear, pointwise = _layers(model, head)
@@ -202,7 +201,7 @@ def _choose_targets(model: nn.Module, config: Any, head: list[str]) -> None:
     if config.target_modules is None:
         config.target_modules = linear or pointwise or None
     if config.target_modules is None:
-        raise RecipeError(f"peft.target_modules: say which modules of {type(model).__name__} are to be adapted")
+        raise RecipeError(f"peft.target_modules: name the modules of {type(model).__name__} to adapt")
     several = len(config.target_modules) > 4
     kind = "linear layers" if linear else "1 x 1 convolutions"
     said = f"all {len(config.target_modules)} {kind}" if several else ", ".join(config.target_modules)
@@ -210,7 +209,7 @@ def _choose_targets(model: nn.Module, config: Any, head: list[str]) -> None:
 
 
 def _layers(model: nn.Module, head: list[str]) -> tuple[list[str], list[str]]:
-    """Names of the linear layers and of the 1 x 1 convolutions outside the head."""
+    """Return the names of the linear layers and of the 1 x 1 convolutions outside the head."""
     outside = {
         name: module
         for name, module in model.named_modules()
@@ -235,9 +234,9 @@ def _check_linear(model: nn.Module, head: list[str]) -> None:
 
 
 def _check_names(model: nn.Module, wanted: Any, key: str) -> None:
-    """Raise RecipeError for a name or pattern that no module has; PEFT passes over one of several in silence.
+    """Raise RecipeError for a name or pattern that matches no module; in a list, PEFT silently ignores such a name.
 
-    A text is a regular expression on the whole name; in a list, each entry is a name or the end of one, at a dot.
+    A string is a regular expression for the whole name; in a list, each entry is a name or its end, from a dot on.
     """
     names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
     if isinstance(wanted, str):
@@ -258,7 +257,7 @@ def _check_names(model: nn.Module, wanted: Any, key: str) -> None:
             raise RecipeError(f"peft.{key}: no module is called {entry!r}; {did_you_mean(str(entry), known)}")
 
 
-# --- putting it in -------------------------------------------------------------------------------------------------
+# --- insertion ----------------------------------------------------------------------------------------------------
 
 
 def _wrap(model: nn.Module, config: Any) -> Any:
@@ -273,7 +272,7 @@ def _wrap(model: nn.Module, config: Any) -> Any:
 
 @contextmanager
 def peft_errors() -> Iterator[None]:
-    """Turn what PEFT raises about its settings into RecipeError with one line, and what it warns of into the log."""
+    """Turn PEFT's exceptions about its settings into a one-line RecipeError, and its warnings into log messages."""
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -282,14 +281,14 @@ def peft_errors() -> Iterator[None]:
         raise
     except Exception as error:  # no common base: ValueError, TypeError, AttributeError, NotImplementedError, ...
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise RecipeError(f"peft: PEFT refuses these settings on this model: {reason}") from error
+        raise RecipeError(f"peft: PEFT rejects these settings for this model: {reason}") from error
     told = [message for message in caught if not issubclass(message.category, (DeprecationWarning, FutureWarning))]
     for text in dict.fromkeys(" ".join(str(message.message).split()) for message in told):
         log.warning("peft: %s", text[:300])
 
 
 def _freeze_within(model: nn.Module, frozen: set[str], patterns: list[str]) -> None:
-    """Freeze what was put into frozen modules. Raises RecipeError if nothing of the adapter is left to train."""
+    """Freeze adapters inside frozen modules. Raises RecipeError if nothing of the adapter is left to train."""
     left = False
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -302,30 +301,30 @@ def _freeze_within(model: nn.Module, frozen: set[str], patterns: list[str]) -> N
     if not left:
         raise RecipeError(
             f"train.freeze: {', '.join(patterns)} leaves nothing of the adapter to train; peft freezes the "
-            "checkpoint's weights by itself: leave train.freeze out, or name other peft.target_modules"
+            "pretrained weights by itself: leave train.freeze out, or name other peft.target_modules"
         )
 
 
 def _output(wrapper: Any, wanted: str | None) -> str:
-    """Whether the adapter is merged into the weights that are saved. Raises RecipeError where it cannot be."""
+    """Return "merged" or "adapter", the form of the saved model. Raises RecipeError if merging is not possible."""
     reason = _why_not_merged(wrapper)
     if reason is None:
         return wanted or "merged"
     if wanted == "merged":
         raise RecipeError(f"peft.output: merged: {reason}; use adapter")
     if wanted is None:
-        log.info("peft.output: adapter (%s): model/ needs sft-hf, or PEFT and the checkpoint", reason)
+        log.info("peft.output: adapter (%s): model/ needs sft-hf, or PEFT and the pretrained model", reason)
     return "adapter"
 
 
 def _why_not_merged(wrapper: Any) -> str | None:
-    """Try merging a copy of one layer of each kind: hours of training are at stake."""
+    """Try to merge a copy of one layer of each kind, so that a failure is found before training."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     if wrapper.peft_config["default"].is_prompt_learning:
         return "virtual tokens are not part of any weight"
     if is_quantized(wrapper.get_base_model()):
-        return "the checkpoint is quantized, and a merged weight would be rounded again"
+        return "the pretrained model is quantized, and merged weights would be rounded again"
     if tied := wrapper.base_model._get_tied_target_modules(wrapper.get_base_model()):
         return f"{tied[0]} shares its weight with another layer"
     tried = set()
@@ -344,16 +343,16 @@ def _why_not_merged(wrapper: Any) -> str | None:
 
 
 def _cache_name(model: Any) -> str | None:
-    """What the model calls the keys and values that come before its input: `cache` since Transformers 5.23."""
+    """Return the model's argument for the keys and values of a prefix: `cache` since Transformers 5.23."""
     backbone = getattr(model, getattr(model, "base_model_prefix", "") or "_", model)
     parameters: Mapping[str, Any] = inspect.signature(backbone.forward).parameters
     return next((name for name in ("cache", "past_key_values") if name in parameters), None)
 
 
 def _hand_over_prefix(wrapper: Any) -> None:
-    """Have the prefix handed to the model under the name that this version of Transformers has for it.
+    """Pass the prefix to the model by the argument name that this version of Transformers uses.
 
-    PEFT 0.21 looks for `past_key_values` alone, and refuses every classifier of later versions.
+    PEFT 0.21 only knows `past_key_values`, and rejects every classifier of later versions.
     """
     name = _cache_name(wrapper.get_base_model())
     if name != "cache":

@@ -1,11 +1,11 @@
-"""A trained adapter: merged into the model or next to it, written as PEFT reads it.
+"""A trained adapter, merged into the model or separate, in PEFT's file format.
 
-    adapter/adapter_config.json          the section, what was chosen for it, and the checkpoint that it belongs to
-    adapter/adapter_model.safetensors    its weights, and those of the head
-    adapter/README.md                    how it is opened
+    adapter/adapter_config.json          the section, the values chosen for it, and the name of the pretrained model
+    adapter/adapter_model.safetensors    the weights of the adapter and of the head
+    adapter/README.md                    how to load it
 
-`model/` holds the merged model. Where it cannot be merged, or `output: adapter` says so, it holds the same two files
-next to config and tokenizer, without the pretrained weights: it cannot be opened without the adapter.
+`model/` contains the merged model. If merging is not possible, or with `output: adapter`, it contains the same two
+files and the config and tokenizer, without the pretrained weights.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 @dataclass
 class Adapter:
-    """An adapter in a model. Stands in for the model where that is saved without its weights."""
+    """An adapter in a model. Saved in place of the model if that is saved without its weights."""
 
     wrapper: Any
-    """PEFT's own view of the model; its base model is what was there before, with layers replaced."""
+    """PEFT's wrapper; its base model is the original model with layers replaced."""
 
     output: str
-    """merged, or adapter."""
+    """Contents of model/: "merged" or "adapter"."""
 
     names: frozenset[str]
-    """Of the model's weights, before the adapter."""
+    """Names of the model's weights before the adapter was inserted."""
 
     converted: bool = False
-    """Whether the checkpoint is in another format than Transformers': see `sft_hf.models.formats`."""
+    """Whether the pretrained model was converted from another format, see `sft_hf.models.formats`."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
@@ -47,7 +47,7 @@ class Adapter:
         return self.wrapper.get_base_model().config
 
     def facts(self) -> dict[str, Any]:
-        """What metrics.json says of it: the method, what model/ holds, and the class that opens the checkpoint."""
+        """Return the entry of metrics.json: the method, the contents of model/, and the pretrained model's class."""
         base = self.wrapper.get_base_model()
         kind, size = type(base).__name__, {}
         if kind.endswith("ForCTC"):
@@ -68,7 +68,7 @@ class Adapter:
         }
 
     def finish(self, model: Any) -> Any:
-        """Keep the adapter's weights, and return the model that is scored and saved: merged, if it is to be."""
+        """Store the adapter's weights, and return the model to score and save, merged if `output` is "merged"."""
         self.tensors = {
             name: tensor.detach().cpu().clone().contiguous() for name, tensor in adapter_tensors(self.wrapper).items()
         }
@@ -78,17 +78,19 @@ class Adapter:
         from peft.utils.other import ModulesToSaveWrapper
 
         model = self.wrapper.merge_and_unload()
-        for name, module in list(model.named_modules()):  # PEFT 0.21 leaves them in after LN_TUNING
+        for name, module in list(model.named_modules()):  # PEFT 0.21 does not remove them after LN_TUNING
             if isinstance(module, ModulesToSaveWrapper):
                 parent, _, child = name.rpartition(".")
                 setattr(model.get_submodule(parent), child, module.modules_to_save["default"])
         if model.state_dict().keys() != self.names:
             kind = self.wrapper.peft_config["default"].peft_type.value
-            raise TrainingError(f"peft.output: merged: PEFT does not take {kind} out of the model whole; use adapter")
+            raise TrainingError(
+                f"peft.output: merged: PEFT does not remove {kind} from the model completely; use adapter"
+            )
         return model
 
     def save(self, folder: Path, *, name_base: bool = True) -> None:
-        """Write what plain PEFT reads into a folder; `name_base`: with the place that the checkpoint is from."""
+        """Write the adapter in PEFT's format to a folder; `name_base`: include the name of the pretrained model."""
         config = self.wrapper.peft_config["default"]
         data = {**config.to_dict(), "inference_mode": True}
         if not name_base:
@@ -100,26 +102,26 @@ class Adapter:
         save_file(self.tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write the adapter, the model's config and how it generates, as a model would write itself."""
+        """Write the adapter, the model's config and its generation config, like `PreTrainedModel.save_pretrained`."""
         base = self.wrapper.get_base_model()
         base.config.architectures = [type(base).__name__]
         base.config.save_pretrained(folder)
         if getattr(base, "generation_config", None) is not None and base.can_generate():
             base.generation_config.save_pretrained(folder)
-        # A local path would be refused when the folder is opened, and says nothing elsewhere: the recipe has it.
+        # A local path would be refused when the folder is opened, and is useless on other machines; the recipe has it.
         hub = self.wrapper.peft_config["default"].revision is not None
         self.save(folder, name_base=hub)
 
 
 def is_own(base: Any) -> bool:
-    """Whether a model's class is of this package: Transformers would open the checkpoint with another one."""
+    """Whether the model's class is from this package; Transformers would load the pretrained model with another one."""
     return type(base).__module__.startswith("sft_hf.")
 
 
 def _full_names(wrapper: Any, data: dict[str, Any]) -> dict[str, Any]:
-    """The adapted modules by their full names, which a class of Transformers does not have: PEFT refuses that one.
+    """Return the adapted modules by their full names, so that PEFT rejects a class of Transformers without them.
 
-    By the ends of names it would put the adapter in, find none of its weights, and answer with random ones.
+    Given only the ends of names, it would insert the adapter, find none of its weights, and use random ones.
     """
     names = sorted(getattr(wrapper.base_model, "targeted_module_names", []))
     if not names or not data.get("target_modules"):
@@ -132,12 +134,12 @@ def _full_names(wrapper: Any, data: dict[str, Any]) -> dict[str, Any]:
 
 
 def savable(model: Any, adapter: Adapter | None) -> Any:
-    """Return what `Task.save` is to save: the model, or the adapter in its stead."""
+    """Return the argument of `Task.save`: the model, or the adapter in place of the model."""
     return adapter if adapter is not None and adapter.output == "adapter" else model
 
 
 def adapter_tensors(wrapper: Any) -> dict[str, Tensor]:
-    """Return the adapter's weights by the names that they have in its file."""
+    """Return the adapter's weights by their names in the adapter's file."""
     from peft import get_peft_model_state_dict
 
     # False: PEFT would ask the Hub whether the vocabulary was resized, which it never is.

@@ -1,4 +1,4 @@
-"""What a recipe's `peft` section may say: the fields of PEFT's own config classes, and `output`."""
+"""Validation of a recipe's `peft` section: the fields of PEFT's config classes, and `output`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sft_hf.core.errors import RecipeError, UserError, did_you_mean
 OUTPUTS = ("merged", "adapter")
 
 DEFAULT_KEYS = ("base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version")
-"""Fields that say where an adapter is from: the run knows."""
+"""Fields on the origin of an adapter, which the run fills in."""
 
 CLOSED_KEYS = ("megatron_config", "megatron_core", "runtime_config", "layer_replication")
-"""Fields that import modules by name, or make another architecture of the model."""
+"""Fields that import modules by name, or change the architecture of the model."""
 
 REFUSED = {
     "ADALORA": "moves ranks between layers while it trains, which the loop does not do; use LORA",
@@ -30,21 +30,21 @@ REFUSED = {
     "CARTRIDGE": "supports only generative language models; use PREFIX_TUNING",
     "SHADOW": "supports only generative language models; use LORA",
 }
-"""Methods that do not work in this loop, or on these tasks, and why."""
+"""Methods that the training loop or the tasks do not support, and the reason."""
 
 INITIALISATIONS = (True, False, "gaussian", "orthogonal")
-"""Of LoRA: those that need no data, and leave the checkpoint's own weights as they are."""
+"""Initializations of LoRA that need no data and do not change the pretrained weights."""
 
 
 def check_adapter(section: Mapping[str, Any]) -> None:
-    """Check a `peft` section as far as it goes without a model. Raises RecipeError, UserError where PEFT is missing."""
+    """Check what can be checked in a `peft` section without a model. Raises RecipeError, UserError without PEFT."""
     if section:
         output_of(section)
         adapter_config(section, None)
 
 
 def output_of(section: Mapping[str, Any]) -> str | None:
-    """Return `output` of the section, None where it is left to us. Raises RecipeError for another value."""
+    """Return `output` of the section, None if it is not set. Raises RecipeError for an invalid value."""
     output = section.get("output")
     if output is not None and output not in OUTPUTS:
         raise RecipeError(f"peft.output: {output!r}; {did_you_mean(str(output), OUTPUTS)}")
@@ -52,11 +52,11 @@ def output_of(section: Mapping[str, Any]) -> str | None:
 
 
 def adapter_config(section: Mapping[str, Any], task_type: str | None) -> Any:
-    """Return the section as PEFT's config. Raises RecipeError naming the key, UserError where PEFT is missing.
+    """Return the section as PEFT's config. Raises RecipeError naming the key, UserError if PEFT is not installed.
 
     Args:
         section: not empty.
-        task_type: PEFT's name of the task, unless the section has one.
+        task_type: PEFT's name of the task, used if the section has none.
     """
     cls = _config_class(section)
     values = {key: value for key, value in section.items() if key not in ("output", "peft_type")}
@@ -74,8 +74,8 @@ def adapter_config(section: Mapping[str, Any], task_type: str | None) -> Any:
     values = {key: _checked(cls, key, value) for key, value in values.items() if value is not None}
     if values.get("init_lora_weights", True) not in INITIALISATIONS:
         raise RecipeError(
-            f"peft.init_lora_weights: {values['init_lora_weights']!r} needs data, or changes the checkpoint's own "
-            "weights, so that the adapter would fit no other copy of it; valid: true, false, gaussian, orthogonal"
+            f"peft.init_lora_weights: {values['init_lora_weights']!r} needs data or changes the pretrained weights, so "
+            "that the adapter would not fit other copies of the model; valid: true, false, gaussian, orthogonal"
         )
     try:
         return cls(**{"task_type": task_type, **values})
@@ -100,7 +100,7 @@ def _config_class(section: Mapping[str, Any]) -> type[Any]:
 
 
 def _checked(cls: type[Any], key: str, value: Any) -> Any:
-    """Return a value of the field's declared type; PEFT itself would fail on another one somewhere, some time later."""
+    """Return a value of the field's declared type; with another type, PEFT would fail later."""
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(typing.get_type_hints(cls)[key])
     except (NameError, TypeError, PydanticSchemaGenerationError, PydanticUndefinedAnnotation):

@@ -1,14 +1,14 @@
 """Convolutional networks in bf16 on CPUs: the backward pass of depthwise convolutions, and ReLU6 after batch norm.
 
-oneDNN has slow reference code where a depthwise convolution has stride 2 (for the gradient of its input) or a kernel
-larger than 3 x 3 (for that of its weight): 93 and 83 ms for a layer of EfficientNet-Lite0 whose forward pass takes 3.
-Both can be had from its fast kernels:
+oneDNN uses slow reference code for depthwise convolutions with stride 2 (input gradient) or a kernel larger than 3 x 3
+(weight gradient): 93 and 83 ms for a layer of EfficientNet-Lite0 whose forward pass takes 3 ms. Both gradients can be
+computed with its fast kernels:
 
-    dL/dx  is a convolution again: of dL/dy, with stride - 1 zeros between its values, with the kernel turned around.
+    dL/dx  is a convolution of dL/dy, with stride - 1 zeros between its values, and the flipped kernel.
     dL/dw  of a 5 x 5 kernel is that of four 3 x 3 kernels, on the input shifted by 0 or 2 rows and columns.
 
-The mathematics are those of V. Dumoulin and F. Visin, A guide to convolution arithmetic for deep learning, 2016,
-section 4; sums are taken in float32 and rounded to bf16, as in the plain kernels.
+Source: V. Dumoulin and F. Visin, A guide to convolution arithmetic for deep learning, 2016, section 4. Sums are
+accumulated in float32 and rounded to bf16, as in the plain kernels.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from torch.overrides import TorchFunctionMode
 from sft_hf.models.cpu.forward_context import surround_forward
 
 SIX = 0x40C0
-"""6 in bf16, as a whole number."""
+"""The bits of 6 in bf16."""
 
 
 def has_depthwise(model: nn.Module) -> bool:
-    """Whether a model has convolutions with a kernel for each channel."""
+    """Whether a model has convolutions with one kernel per channel."""
     return any(isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels for module in model.modules())
 
 
 def with_fast_backward(model: nn.Module) -> None:
-    """Have a model's forward pass, in place, record the backward pass of this module where it applies."""
+    """Make a model's forward pass record the backward pass of this module where it applies, in place."""
     surround_forward(model, _Intercept)
 
 
 class _Intercept(TorchFunctionMode):
-    """Sees every call of torch's functions in a forward pass, and takes those that it is about."""
+    """Intercepts calls of torch functions in a forward pass, and replaces those that this module implements."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class _Call:
         dilation: Any = 1,
         groups: int = 1,
     ) -> _Call | None:
-        """Return the call, None for one that is left to torch."""
+        """Return the call, or None if torch should handle it."""
         if input.device.type != "cpu" or torch.get_autocast_dtype("cpu") != torch.bfloat16 or isinstance(padding, str):
             return None
         stride, padding, dilation = (
@@ -90,7 +90,7 @@ class _Call:
         return cls(input, weight, bias, int(stride[0]), int(padding[0]))
 
     def apply(self) -> Tensor:
-        """Return what the convolution gives."""
+        """Return the output of the convolution."""
         x, weight = self.x.to(torch.bfloat16), self.weight.to(torch.bfloat16)
         result: Tensor = _Depthwise.apply(x, weight, self.stride, self.padding)
         return result if self.bias is None else result + self.bias.to(torch.bfloat16)[None, :, None, None]
@@ -122,7 +122,7 @@ def input_gradient(grad: Tensor, weight: Tensor, shape: torch.Size, stride: int,
     """
     k = weight.shape[2]
     if stride > 1:
-        # As many rows and columns as the kernel, gone over them once more, makes the input's size of.
+        # The size for which convolving with the kernel gives the size of the input.
         rows, columns = (size + 2 * padding - k + 1 for size in shape[2:])
         n, channels = grad.shape[:2]
         spread = grad.new_zeros((n, rows, columns, channels)).permute(0, 3, 1, 2)  # channels last from the start
@@ -154,19 +154,19 @@ def _plain_weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int,
 
 
 class _Relu6:
-    """Takes a forward pass's calls of batch norm and ReLU6: the same values, found by comparing whole numbers.
+    """Replaces the calls of batch norm and ReLU6 in a forward pass: the same values, by integer comparison.
 
-    torch widens bf16 to float32 to compare, and rounds back; that took as long as the batch norm before it. Read as
-    16-bit whole numbers, bf16 values >= 0 have the order of their values, and those below 0 are negative: clamping
-    these is four times as fast. It would turn NaN into a number, so it is done only where there is none: batch norm's
-    output x alpha + beta, x its input, has none if alpha, beta and the mean over x are finite.
+    torch converts bf16 to float32 to compare, and rounds back, which took as long as the preceding batch norm. Read as
+    16-bit integers, bf16 values >= 0 keep their order, and values below 0 are negative: clamping the integers is four
+    times as fast. It would turn NaN into a number, so it is used only if there is no NaN: batch norm's output
+    x alpha + beta, with x the input, has none if alpha, beta and the mean of x are finite.
     """
 
     def __init__(self) -> None:
-        self._clean: Tensor | None = None  # what batch norm gave last, if it holds no NaN
+        self._clean: Tensor | None = None  # the last output of batch norm, if it has no NaN
 
     def call(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Return what one of these functions gives; `NotImplemented` for a call that is left to torch."""
+        """Return the function's output, or `NotImplemented` if torch should handle the call."""
         if func is functional.batch_norm:
             return self._normalize(*args, **kwargs)
         if func is functional.hardtanh:
@@ -186,7 +186,7 @@ class _Relu6:
     ) -> Any:
         self._clean = None
         bf16 = input.device.type == "cpu" and input.dtype == torch.bfloat16
-        # A single value per channel is an error that torch explains.
+        # torch raises the error for a single value per channel.
         if not (bf16 and training and input.numel() > input.shape[1]) or weight is None or bias is None:
             return NotImplemented
         result, mean, scale = torch.native_batch_norm(
@@ -201,7 +201,7 @@ class _Relu6:
 
     def _clamp(self, input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Any:
         clean, self._clean = self._clean, None
-        changed = input is not clean or input._version  # in place, that is
+        changed = input is not clean or input._version  # changed in place
         if changed or not inplace or (min_val, max_val) != (0.0, 6.0):
             return NotImplemented
         return _Clamp.apply(input)

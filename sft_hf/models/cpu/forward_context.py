@@ -1,4 +1,4 @@
-"""What surrounds the forward passes of a model."""
+"""Context managers around the forward passes of a model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 
 def surround_forward(model: nn.Module, context: Callable[[], AbstractContextManager[Any]]) -> None:
-    """Have each forward pass of a model, from now on, run inside of what `context` returns for it; after errors too."""
+    """Run each forward pass of a model inside a new `context()`, which is also left after errors."""
     entered: list[AbstractContextManager[Any]] = []
 
     def enter(*_: Any) -> None:

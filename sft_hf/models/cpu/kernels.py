@@ -1,11 +1,11 @@
-"""Functions of torch that a training step in bf16 on a CPU loses time in, computed otherwise.
+"""Faster versions of torch functions that slow down a bf16 training step on a CPU.
 
-Under autocast, torch takes softmax and layer normalization to float32 and leaves the result there: every linear layer
-that reads it makes a bf16 copy, and the backward pass as many again. Here they read and write bf16, and
-compute in float32 between, as they do inside torch's kernels for bf16. And dropout's masks
-come from a faster generator: torch draws one number after the other, 3.8 ns each, a seventh of a training step of a
-small BERT in bf16. Here 16 bits of NumPy's SFC64 decide about each element, seeded by a draw from torch's own
-generator: masks stay a function of torch's seed, and activations that are computed again get the same ones.
+Under autocast, torch computes softmax and layer normalization in float32 and returns float32: every linear layer that
+reads the result makes a bf16 copy, and so does the backward pass. Here they read and write bf16 and compute in float32
+internally, as torch's bf16 kernels do. Dropout masks come from a faster generator: torch draws numbers one by one,
+3.8 ns each, a seventh of a training step of a small BERT in bf16. Here each element uses 16 bits of NumPy's SFC64,
+seeded by a draw from torch's generator: masks remain a function of torch's seed, and recomputed activations get the
+same masks.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from sft_hf.models.cpu.forward_context import surround_forward
 
 REDUCED = torch.bfloat16
 MAX_SCORES = 1024 * 1024
-"""Of a head and row: larger ones would fill the memory that the fused kernel saves."""
+"""Maximum number of attention scores per head and row; more would use the memory that the fused kernel saves."""
 STEPS = 1 << 16
-"""The probability is rounded to a multiple of 1 / STEPS, and the scale goes by the rounded one."""
+"""The dropout probability is rounded to a multiple of 1 / STEPS, and the scale uses the rounded value."""
 
 
 def with_cpu_kernels(model: nn.Module) -> None:
-    """Have a model's forward pass, in place, use the functions of this module while autocast to bf16 is on."""
+    """Make a model's forward pass use the functions of this module under autocast to bf16, in place."""
     surround_forward(model, lambda: _Intercept() if _in_bf16() else nullcontext())
 
 
 class _Intercept(TorchFunctionMode):
-    """Sees every call of torch's functions, and answers those that it knows better."""
+    """Intercepts calls of torch functions, and replaces those in `KERNELS`."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         known = KERNELS.get(func)
-        if known is not None and _in_bf16():  # parts of a model may turn autocast off for themselves
+        if known is not None and _in_bf16():  # parts of a model may disable autocast
             return known(*args, **kwargs)
         return func(*args, **kwargs)
 
@@ -51,14 +51,14 @@ def _in_bf16() -> bool:
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    """Dropout by `drop`, while training on a CPU."""
+    """Apply dropout with `drop` in training on a CPU, else with torch."""
     if not training or inplace or input.device.type != "cpu":
         return functional.dropout(input, p, training, inplace)
     return drop(input, p)
 
 
 def drop(x: Tensor, probability: float) -> Tensor:
-    """Return x with elements zeroed at random, the rest scaled so that the expectation stays.
+    """Return x with elements zeroed at random, the rest scaled to keep the expectation.
 
     Source: N. Srivastava et al., Dropout, 2014, section 4, with the scale in training (section 10).
     """
@@ -74,7 +74,7 @@ def drop(x: Tensor, probability: float) -> Tensor:
 
 
 def _scaled(keep: np.ndarray, scale: float, dtype: torch.dtype) -> Tensor:
-    """Return `scale` where `keep`, else 0. In 16 bits NumPy writes that number's bits, in a fifth of torch's time."""
+    """Return `scale` where `keep`, else 0. For 16-bit types, NumPy writes the bits in a fifth of torch's time."""
     if dtype in (torch.bfloat16, torch.float16):
         bits = torch.tensor(scale, dtype=dtype).view(torch.int16).item()
         return torch.from_numpy(np.multiply(keep, np.int16(bits), dtype=np.int16)).view(dtype)
@@ -82,7 +82,7 @@ def _scaled(keep: np.ndarray, scale: float, dtype: torch.dtype) -> Tensor:
 
 
 def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
-    """Softmax of bf16 in bf16: what torch's float32 result would be rounded to, by whatever product reads it."""
+    """Softmax of bf16 in bf16: torch's float32 result, rounded as the product that reads it would round it."""
     if input.dtype != REDUCED or input.device.type != "cpu" or dim is None or dtype not in (None, torch.float32):
         return functional.softmax(input, dim, dtype=dtype)
     with torch.autocast("cpu", enabled=False):
@@ -92,7 +92,7 @@ def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
 def layer_norm(
     input: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
-    """Layer normalization with a result in bf16; its gain and shift stay in float32."""
+    """Layer normalization with a bf16 result; weight and bias stay in float32."""
     if input.device.type != "cpu" or input.dtype not in (REDUCED, torch.float32):
         return functional.layer_norm(input, normalized_shape, weight, bias, eps)
     with torch.autocast("cpu", enabled=False):
@@ -109,7 +109,7 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """softmax(q k^T scale + mask) v, [..., queries, size], of heads [..., positions, size], while training.
+    """Return softmax(q k^T scale + mask) v, [..., queries, size], for heads [..., positions, size], in training.
 
     Source: A. Vaswani et al., Attention Is All You Need, 2017, equation 1.
     """

@@ -1,1 +1,1 @@
-"""Checkpoints in other formats than Transformers'."""
+"""Pretrained models in formats other than Transformers'."""

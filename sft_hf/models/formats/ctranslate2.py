@@ -1,20 +1,19 @@
-"""Checkpoints of another format, converted to a folder that `from_pretrained` opens.
+"""Conversion of Whisper models in CTranslate2's format (faster-whisper) to a folder that `from_pretrained` opens.
 
-So far one format: Whisper as CTranslate2 keeps it (the folders of faster-whisper): `model.bin` with the weights,
-`config.json` with lists of token ids, and `tokenizer.json`. The layout of `model.bin` is that of CTranslate2's
-`python/ctranslate2/specs/model_spec.py` (`ModelSpec._serialize`) and `src/models/model.cc` (`Model::load`), all
-numbers little-endian:
+Such a folder has `model.bin` with the weights, `config.json` with lists of token ids, and `tokenizer.json`. The layout
+of `model.bin` is that of CTranslate2's `python/ctranslate2/specs/model_spec.py` (`ModelSpec._serialize`) and
+`src/models/model.cc` (`Model::load`), all numbers little-endian:
 
     u32 binary version (4 to 6), string spec name, u32 spec revision
     u32 count, and that many variables: string name, u8 rank, u32 size of each dimension, u8 data type,
         u32 length of the data in bytes, the data
-    u32 count, and so many aliases: string alias, string name of the variable it stands for
+    u32 count, and that many aliases: string alias, string name of its variable
 
 A string is a u16 length, then that many bytes, the last of them zero. Variables of equal content are written once and
-aliased. Nothing in the file is code, and nothing is read outside its bounds.
+aliased. The file contains no code, and nothing is read outside its bounds.
 
-The conversion is exact: 16-bit floats become the 32-bit floats of the same value. CTranslate2 fuses the projections of
-attention (query, key and value, or key and value, one below the other); they are cut apart again.
+The conversion is exact: 16-bit floats become 32-bit floats of the same value. CTranslate2 concatenates the attention
+projections (query, key and value, or key and value) along the rows; they are split again.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
     from sft_hf.core.sources.sources import Source
 
 WEIGHTS = "model.bin"
-VERSIONS = range(4, 7)  # before 4, a variable's data type was not written down
+VERSIONS = range(4, 7)  # before 4, the data type of a variable was not stored
 # CTranslate2's enum DataType (include/ctranslate2/types.h); a bfloat16 is the upper half of a float32.
 _DTYPES = (
     ("float32", "<f4"),
@@ -59,11 +58,11 @@ _DTYPES = (
     ("bfloat16", "<u2"),
 )
 _FLOATS = ("float32", "float16", "bfloat16")
-_MAX_RANK = 8  # the real ones have up to 3
+_MAX_RANK = 8  # real models use up to 3
 
-# What a Whisper decoder computes, as CTranslate2's switches say it. 3 is the exact GELU.
+# CTranslate2's switches for the computation of a Whisper decoder. 3 is the exact GELU.
 _SWITCHES = {"activation": 3, "pre_norm": 1, "alibi": 0, "scale_embeddings": 0, "start_from_zero_embedding": 0}
-# CTranslate2's name of a layer's part -> the modules whose rows it holds, one below the other.
+# CTranslate2's name of a layer's part -> the modules whose rows it concatenates.
 _ENCODER_LAYER = {
     "self_attention/layer_norm": ("self_attn_layer_norm",),
     "self_attention/linear_0": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -82,17 +81,17 @@ _DECODER_LAYER = {
 _EMBEDDINGS = "decoder/embeddings/weight"
 _PROJECTION = "decoder/projection/weight"
 
-_FRAMES_PER_SECOND = 50  # that the encoder puts out
+_FRAMES_PER_SECOND = 50  # of the encoder's output
 
 
 def is_ctranslate2(folder: Path) -> bool:
-    """Whether a folder is a checkpoint in CTranslate2's format: `model.bin`, and no weights of Transformers."""
+    """Whether a folder is a model in CTranslate2's format: `model.bin`, and no weights of Transformers."""
     others = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
     return (folder / WEIGHTS).is_file() and not any((folder / name).exists() for name in others)
 
 
 def transformers_source(source: Source) -> Source:
-    """Return the source; for a checkpoint in CTranslate2's format, its conversion in the cache, made if it is missing.
+    """Return the source; for a model in CTranslate2's format, its conversion in the cache, created if missing.
 
     Raises CheckpointError, StorageError.
     """
@@ -109,7 +108,7 @@ def transformers_source(source: Source) -> Source:
 
 
 def _hub_folder(source: Source) -> Path | None:
-    """Return the folder in the Hub's cache of a checkpoint in CTranslate2's format; None for one of Transformers."""
+    """Return the folder in the Hub's cache of a model in CTranslate2's format; None for one in Transformers' format."""
     with checkpoint_errors(source, "config.json"):
         config = cached_file(source.name, "config.json", revision=source.revision or "main")
         if "model_type" in json.loads(Path(str(config)).read_text(encoding="utf-8")):
@@ -121,18 +120,21 @@ def _hub_folder(source: Source) -> Path | None:
 
 
 def convert_whisper(folder: Path, target: Path) -> None:
-    """Convert a Whisper checkpoint of CTranslate2 exactly, in float32, to a Transformers folder.
+    """Convert a Whisper model from CTranslate2 to a Transformers folder, exactly, in float32.
 
     Args:
-        folder: holds model.bin, config.json and tokenizer.json; it is only read.
-        target: the folder to write; it appears whole, and what stood there is replaced.
+        folder: contains model.bin, config.json and tokenizer.json; not modified.
+        target: the folder to write, replaced atomically.
 
     Raises:
         CheckpointError: a file is missing, damaged, quantized, or not of a Whisper model.
         StorageError: the target cannot be written.
     """
     from safetensors.numpy import save_file
-    from transformers import WhisperFeatureExtractor, WhisperProcessor  # seconds to import; most runs convert nothing
+    from transformers import (
+        WhisperFeatureExtractor,
+        WhisperProcessor,
+    )  # takes seconds to import; most runs convert nothing
 
     variables = _Variables(folder / WEIGHTS)
     config = _config(variables)
@@ -149,13 +151,13 @@ def convert_whisper(folder: Path, target: Path) -> None:
 
 
 class _Variables:
-    """The variables of a model.bin, each checked when it is asked for."""
+    """The variables of a model.bin, checked on access."""
 
     def __init__(self, path: Path):
         self.path = path
         try:
             with open(path, "rb") as file:
-                # Not read as a whole: a large model has 3 GB. An empty file cannot be mapped.
+                # Mapped, since a large model has 3 GB. An empty file cannot be mapped.
                 data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
         except OSError as error:
             self.refuse(f"cannot be read: {error.strerror or error}")
@@ -172,7 +174,7 @@ class _Variables:
         for _ in range(self._number("I")):
             name, dtype, array = self._variable()
             if name in self._arrays:
-                self.refuse(f"is damaged: {name!r} is there twice")
+                self.refuse(f"is damaged: {name!r} is listed twice")
             self._arrays[name] = dtype, array
         for _ in range(self._number("I")):
             alias, name = self._string(), self._string()
@@ -188,18 +190,18 @@ class _Variables:
         raise CheckpointError(f"{self.path}: {why}")
 
     def names(self) -> Iterator[str]:
-        """All names, aliases too."""
+        """Return all names, including aliases."""
         return iter(self._arrays)
 
     def shape(self, name: str, rank: int) -> tuple[int, ...]:
-        """The shape of a variable that has `rank` dimensions. Raises CheckpointError."""
+        """Return the shape of a variable with `rank` dimensions. Raises CheckpointError."""
         _, array = self._find(name)
         if array.ndim != rank:
             self.refuse(f"variable {name!r} has shape {list(array.shape)}, where {rank} dimensions are needed")
         return array.shape
 
     def integer(self, name: str, default: int | None = None) -> int:
-        """The value of a scalar. Raises CheckpointError."""
+        """Return the value of a scalar. Raises CheckpointError."""
         if default is not None and name not in self._arrays:
             return default
         dtype, array = self._find(name)
@@ -208,13 +210,13 @@ class _Variables:
         return int(array)
 
     def float32(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-        """The values of a variable, exactly, which is thereby used. Raises CheckpointError."""
+        """Return the exact values of a variable, and mark it as used. Raises CheckpointError."""
         dtype, array = self._find(name)
         self.unused.discard(name)
         if array.ndim and dtype in ("int8", "int16"):
             self.refuse(
                 f"variable {name!r} is quantized to {dtype}, and the values that were rounded are gone: use the "
-                "original checkpoint, or convert it for CTranslate2 with --quantization float16"
+                "original model, or convert it for CTranslate2 with --quantization float16"
             )
         if dtype not in _FLOATS:
             self.refuse(f"variable {name!r} is {dtype}; {', '.join(_FLOATS)} can be converted")
@@ -270,7 +272,7 @@ class _Variables:
 
 
 def _config(variables: _Variables) -> WhisperConfig:
-    """The model's dimensions, derived from the shapes."""
+    """Return a config with the model's dimensions, derived from the shapes."""
     for name, right in _SWITCHES.items():
         if (value := variables.integer(f"decoder/{name}", right)) != right:
             variables.refuse(f"decoder/{name} is {value}, and {right} in every Whisper model")
@@ -300,14 +302,14 @@ def _config(variables: _Variables) -> WhisperConfig:
         eos_token_id=end,
         pad_token_id=end,
         decoder_start_token_id=end + 1,
-        begin_suppress_tokens=None,  # that is the generation config's
+        begin_suppress_tokens=None,  # set in the generation config
         architectures=["WhisperForConditionalGeneration"],
         dtype="float32",
     )
 
 
 def _names(config: WhisperConfig) -> dict[str, tuple[str, ...]]:
-    """Every variable that the model has, by CTranslate2's name -> the keys whose rows it holds."""
+    """Return {CTranslate2's name: the keys whose rows it concatenates} for all variables of the model."""
     names: dict[str, tuple[str, ...]] = {_EMBEDDINGS: ("model.decoder.embed_tokens.weight",)}
     modules: dict[str, tuple[str, ...]] = {"encoder/conv1": ("encoder.conv1",), "encoder/conv2": ("encoder.conv2",)}
     layers = (("encoder", config.encoder_layers, _ENCODER_LAYER), ("decoder", config.decoder_layers, _DECODER_LAYER))
@@ -325,7 +327,7 @@ def _names(config: WhisperConfig) -> dict[str, tuple[str, ...]]:
 
 
 def _state_dict(variables: _Variables, config: WhisperConfig) -> dict[str, npt.NDArray[np.float32]]:
-    """All weights under Transformers' keys. The config learns here whether the output projection is tied."""
+    """Return all weights under Transformers' keys. Sets `tie_word_embeddings` of the config."""
     from transformers import WhisperForConditionalGeneration
 
     with torch.device("meta"):
@@ -333,7 +335,7 @@ def _state_dict(variables: _Variables, config: WhisperConfig) -> dict[str, npt.N
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     state: dict[str, npt.NDArray[np.float32]] = {}
     for name, keys in _names(config).items():
-        # The projection of the keys has no bias; where it is fused with others, CTranslate2 has zeros there.
+        # The key projection has no bias; where it is fused with others, CTranslate2 stores zeros.
         parts = [(key, shapes.get(key) or (config.d_model,)) for key in keys]
         whole = variables.float32(name, (sum(shape[0] for _, shape in parts), *parts[0][1][1:]))
         start = 0
@@ -343,7 +345,7 @@ def _state_dict(variables: _Variables, config: WhisperConfig) -> dict[str, npt.N
             if key in shapes:
                 state[key] = rows
             elif rows.any():
-                variables.refuse(f"variable {name!r}: the keys have a bias, which Whisper's have not")
+                variables.refuse(f"variable {name!r}: the keys have a bias, which Whisper does not have")
     output = variables.float32(_PROJECTION, shapes["proj_out.weight"])
     if not np.array_equal(output, state["model.decoder.embed_tokens.weight"], equal_nan=True):
         config.tie_word_embeddings = False

@@ -1,8 +1,7 @@
-"""A plain state dict - a file of named tensors, without a config - as the start of a Transformers model.
+"""Loading a plain state dict (a file of named tensors, without a config) into a Transformers model.
 
-The recipe says which architecture the tensors are of: a timm model, or a Transformers model type. Tensors are matched
-by name and shape. Other libraries call the same layers by other names: those of EfficientNet-PyTorch are known, others
-are renamed by `model.key_mapping`.
+The recipe gives the architecture: a timm model, or a Transformers model type. Tensors are matched by name and shape.
+Names of EfficientNet-PyTorch are converted; names of other libraries can be converted by `model.key_mapping`.
 """
 
 from __future__ import annotations
@@ -53,16 +52,16 @@ _EXPANDED_BLOCK = {
 _PREFIXES = ("module.", "_orig_mod.", "timm_model.", "model.", "net.")
 _TIMM_FIELDS = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
 MAX_MADE_UP = 0.1
-"""The part of a backbone's tensors that may be missing."""
+"""The fraction of a backbone's tensors that may be missing."""
 
 
 def is_state_dict(source: Source) -> bool:
-    """Whether the source is a single file, and so no folder that `from_pretrained` opens."""
+    """Whether the source is a single file, and not a folder that `from_pretrained` opens."""
     return source.path is not None and source.path.is_file()
 
 
 def build_config(source: Source, architecture: str | None) -> PretrainedConfig:
-    """Return a config for the architecture of a state dict, as its library has it.
+    """Return the config of a state dict's architecture, with the defaults of its library.
 
     Raises CheckpointError if there is no architecture, RecipeError for an unknown one.
     """
@@ -85,7 +84,7 @@ def build_config(source: Source, architecture: str | None) -> PretrainedConfig:
 
 
 def timm_preprocessing(architecture: str) -> dict[str, Any] | None:
-    """Return what timm says of an architecture's input (size, mean, std, ...); None if timm knows it not."""
+    """Return timm's preprocessing of an architecture (size, mean, std, ...); None if timm does not know it."""
     try:
         import timm
     except ImportError:
@@ -104,10 +103,10 @@ def load_from_state_dict(
     section: ModelSection,
     head: dict[str, Any],
 ) -> PreTrainedModel:
-    """Build a model and put the tensors of a state dict into it; a head that they do not fit stays new.
+    """Build a model and load the tensors of a state dict into it; a head that does not fit is newly initialized.
 
-    The arguments are those of `sft_hf.models.loading.load_pretrained`, `config` that of `build_config`.
-    Raises CheckpointError for a file that cannot be read or does not fit, RecipeError for a wrong override.
+    The arguments are those of `sft_hf.models.loading.load_pretrained`, with `config` from `build_config`.
+    Raises CheckpointError for a file that cannot be read or does not fit, RecipeError for an invalid override.
     """
     assert source.path is not None
     apply_overrides(config, section, head)
@@ -146,7 +145,7 @@ def match(tensors: Mapping[str, Tensor], target: Mapping[str, Tensor], prefix: s
     Args:
         tensors: the state dict.
         target: the model's.
-        prefix: what the names of one side may have in front of those of the other ("vit.").
+        prefix: a prefix that the names of one side may have ("vit.").
     """
     found: dict[str, str] = {}
     for name, tensor in target.items():
@@ -158,14 +157,14 @@ def match(tensors: Mapping[str, Tensor], target: Mapping[str, Tensor], prefix: s
 
 
 def timm_efficientnet_names(tensors: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of an EfficientNet of the EfficientNet-PyTorch library by timm's names; others as they are.
+    """Return the tensors of an EfficientNet of the EfficientNet-PyTorch library by timm's names; others unchanged.
 
-    That library (github.com/lukemelas/EfficientNet-PyTorch, efficientnet_pytorch/model.py) numbers the blocks through,
-    where timm has stages. A block without an expansion has two normalizations, others three.
+    That library (github.com/lukemelas/EfficientNet-PyTorch, efficientnet_pytorch/model.py) numbers all blocks
+    consecutively, while timm has stages. A block without an expansion has two normalizations, others three.
 
     Args:
         tensors: a state dict of any library.
-        target: that of the timm model.
+        target: the state dict of the timm model.
     """
     if "_conv_stem.weight" not in tensors or "conv_stem.weight" not in target:
         return dict(tensors)
@@ -186,10 +185,10 @@ def timm_efficientnet_names(tensors: Mapping[str, Tensor], target: Mapping[str, 
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Return the tensors in a file by name, unwrapped ({"state_dict": ...}) and without `module.` in front of all.
+    """Return the tensors in a file by name, unwrapped ({"state_dict": ...}) and without a common prefix (`module.`).
 
-    Nothing in the file is executed. Raises CheckpointError for a pickled module, for anything but named tensors, and
-    for damage; StorageError if the disk fails.
+    Nothing in the file is executed. Raises CheckpointError for a pickled module, for anything other than named tensors,
+    and for a corrupt file; StorageError if the disk fails.
     """
     try:
         if path.suffix.lower() == ".safetensors":
@@ -239,7 +238,7 @@ def _timm_names() -> list[str]:
 
 
 def _head_names(model: PreTrainedModel) -> list[str]:
-    """Names in the state dict that depend on the number of classes."""
+    """Return the names in the state dict that depend on the number of classes."""
     inner: nn.Module | None = getattr(model, "timm_model", None)
     if inner is None:
         own = getattr(model, model.base_model_prefix, None)
@@ -264,7 +263,7 @@ def _refuse(error: Exception, path: Path) -> NoReturn:
             "file; where it was made, save the tensors alone: torch.save(model.state_dict(), 'weights.pth')"
         ) from error
     kind = "safetensors file" if isinstance(error, SafetensorError) or path.suffix == ".safetensors" else "PyTorch file"
-    raise CheckpointError(f"{path}: is damaged, or no {kind}: {text[:200] or type(error).__name__}") from error
+    raise CheckpointError(f"{path}: is damaged, or not a {kind}: {text[:200] or type(error).__name__}") from error
 
 
 def _misfit(

@@ -1,4 +1,4 @@
-"""Tokenizer and generation settings of a Whisper that came in CTranslate2's format: see `ctranslate2`."""
+"""Tokenizer and generation settings of a Whisper model in CTranslate2's format, see `ctranslate2`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from transformers import AddedToken, GenerationConfig, WhisperConfig, WhisperTok
 
 from sft_hf.core.errors import CheckpointError
 
-END = "<|endoftext|>"  # also begins and pads
+END = "<|endoftext|>"  # also used as start and padding token
 TIMESTAMPS = 1501  # <|0.00|> to <|30.00|>
-FIRST_MULTILINGUAL = 51865  # tokens, by Whisper's own rule; the English models have one fewer
+FIRST_MULTILINGUAL = 51865  # tokens, as in Whisper's code; the English models have one fewer
 
 
 def read_json(path: Path, hint: str = "") -> dict[str, Any]:
-    """Return the object that a JSON file holds. Raises CheckpointError; `hint` is what to do where there is none."""
+    """Return the object in a JSON file. Raises CheckpointError; `hint` is the advice for a missing file."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -31,11 +31,11 @@ def read_json(path: Path, hint: str = "") -> dict[str, Any]:
 
 
 def read_tokenizer(path: Path, vocab_size: int) -> WhisperTokenizer:
-    """Whisper's own tokenizer class, with the words and merges of a tokenizer.json and a token for each timestamp.
+    """Return a Whisper tokenizer with the vocabulary and merges of a tokenizer.json and a token for each timestamp.
 
-    Old tokenizer.json files end before the timestamps, which the model's vocabulary has at its end.
+    Old tokenizer.json files lack the timestamps, which come last in the model's vocabulary.
     """
-    data = read_json(path, "; copy it from the original checkpoint (vocabulary.txt alone has no merges)")
+    data = read_json(path, "; copy it from the original model (vocabulary.txt alone has no merges)")
     timestamps = [f"<|{index * 0.02:.2f}|>" for index in range(TIMESTAMPS)]
     try:
         model, added = data["model"], sorted(data["added_tokens"], key=lambda token: token["id"])
@@ -58,7 +58,7 @@ def read_tokenizer(path: Path, vocab_size: int) -> WhisperTokenizer:
 
 
 def read_generation_config(path: Path, config: WhisperConfig, tokenizer: WhisperTokenizer) -> GenerationConfig:
-    """How Whisper writes: which tokens start a transcript, and which it never says."""
+    """Return the generation config: which tokens start a transcript, and which are suppressed."""
     data = read_json(path)
 
     def ids(key: str) -> list[int] | None:
@@ -90,7 +90,7 @@ def read_generation_config(path: Path, config: WhisperConfig, tokenizer: Whisper
         "suppress_tokens": ids("suppress_ids"),
         "begin_suppress_tokens": ids("suppress_ids_begin"),
         "max_length": config.max_target_positions,
-        "max_initial_timestamp_index": 50,  # as in the checkpoints of OpenAI: speech starts in the first second
+        "max_initial_timestamp_index": 50,  # as in OpenAI's models: speech starts in the first second
         "return_timestamps": False,
         "is_multilingual": config.vocab_size >= FIRST_MULTILINGUAL,
     }
@@ -108,7 +108,7 @@ def read_generation_config(path: Path, config: WhisperConfig, tokenizer: Whisper
 
 
 def _is_place(value: object, limits: tuple[int, ...]) -> bool:
-    """Whether `value` is a list of whole numbers, each from 0 to below its limit."""
+    """Whether `value` is a list of integers, each from 0 to below its limit."""
     if not isinstance(value, list) or len(value) != len(limits):
         return False
     return all(type(one) is int and 0 <= one < limit for one, limit in zip(value, limits, strict=True))

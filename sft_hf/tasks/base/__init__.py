@@ -1,7 +1,7 @@
 """The Task interface: modality-specific code that the training and evaluation loops call.
 
-A task has two parts that need no model: `Task.reader` turns what a user has into rows, and `Task.scorer` turns outputs
-into answers and metrics.
+A task has two parts that need no model: `Task.reader` turns user input into rows, and `Task.scorer` turns outputs into
+predictions and metrics.
 """
 
 from sft_hf.tasks.base.batches import Batch, Items, pinned, to_device

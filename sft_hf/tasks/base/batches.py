@@ -1,4 +1,4 @@
-"""Batches, and what a forward pass says of the items in them."""
+"""Batches, and the logits and targets of their items."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Items:
-    """What a forward pass says of every item whose loss counts: a classified row, a token to be written.
+    """Logits and targets of the items of a forward pass: classified rows, or tokens to be written.
 
     Attributes:
         logits: float32 [items, classes].
-        targets: int64 [items], or float32 [items, classes]: how much of the item is each class.
-        rows: int64 [items], the row that each item belongs to, ascending.
-        num_rows: rows of the batch.
-        scale: of every item's loss: one over the labels where a row's loss is the mean over labels.
+        targets: int64 [items], or float32 [items, classes]: the share of each class.
+        rows: int64 [items], the row of each item, ascending.
+        num_rows: number of rows in the batch.
+        scale: factor of every item's loss: 1 / labels if a row's loss is the mean over labels.
     """
 
     logits: Tensor
@@ -34,7 +34,7 @@ class Items:
         """Return the sum of the losses of each row's items, float32 [rows].
 
         Args:
-            criterion: logits -> [items, classes], the loss that an item would have, were its class this one.
+            criterion: logits -> [items, classes], the loss of an item for each possible class.
         """
         losses = criterion(self.logits)
         if self.targets.ndim == 1:
@@ -55,7 +55,7 @@ def pinned(batch: Batch, device: torch.device) -> Batch:
     """Return the batch in pinned memory, so that the copy to the GPU is asynchronous; unchanged for other devices."""
     if device.type != "cuda":
         return batch
-    with torch.cuda.device(device):  # in a new thread it is the first, whichever is this process's
+    with torch.cuda.device(device):  # the default in a new thread is the first device
         return {name: tensor if _is_expanded(tensor) else tensor.pin_memory() for name, tensor in batch.items()}
 
 

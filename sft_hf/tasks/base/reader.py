@@ -1,4 +1,4 @@
-"""The reader of a task: which columns it reads, new inputs, and rows as a person sees them. It needs no model."""
+"""The reader of a task: columns, new inputs and previews of rows. It needs no model."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Preview:
     """A small, displayable version of a row.
 
-    `text` is the text itself, or the name of a file; `content` the bytes of a picture or recording in the format that
-    `media_type` names (image/jpeg, audio/ogg, ...), empty for texts.
+    `text` is the text itself, or the name of a file; `content` is an image or a recording as bytes in the format
+    `media_type` (image/jpeg, audio/ogg, ...), empty for texts.
     """
 
     text: str
@@ -31,17 +31,17 @@ class Preview:
 
 
 class Reader(ABC):
-    """From what a user has to rows, and from rows to what a person sees."""
+    """Turns user input into rows, and rows into previews."""
 
     def __init__(self, data: DataSection) -> None:
         self.data = data
 
     @abstractmethod
     def columns(self) -> dict[str, str]:
-        """The columns that the task reads from a source: {key of the recipe: column}."""
+        """Return the columns that the task reads from a source: {key of the recipe: column}."""
 
     def loaded_columns(self) -> dict[str, str]:
-        """The columns that the task reads from loaded splits, in which several label columns are one."""
+        """Return the columns that the task reads from loaded splits, in which several label columns are one."""
         found: dict[str, str] = {}
         for key, column in self.columns().items():
             is_label = key.startswith("data.label_column")
@@ -54,19 +54,19 @@ class Reader(ABC):
 
     @abstractmethod
     def preview(self, split: Dataset, indices: Sequence[int]) -> list[Preview]:
-        """The rows as a person perceives them. Raises DataError for a file that is no longer there."""
+        """Return previews of the rows. Raises DataError for a file that no longer exists."""
 
     @abstractmethod
     def read_inputs(self, inputs: Sequence[Any], literal: bool = False) -> Iterable[list[Input]]:
-        """Chunks of new rows for `predict`, from what a user gave: texts, files, folders; bad ones have an error.
+        """Yield chunks of new rows for `predict` from texts, files and folders; bad inputs have an error.
 
-        `literal`: every input is a text, whatever files there are.
+        `literal`: every input is a text, even if there is a file of that name.
         """
 
     def inputs_in_memory(self, values: Iterable[Any]) -> Iterable[list[Input]]:
-        """Chunks of new rows, one for each value that a program gave: texts, or paths and what stands for files."""
+        """Yield chunks of new rows, one for each value from Python: texts, or paths and objects in place of files."""
         return files_in_memory(values, self.columns())
 
     @abstractmethod
     def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:
-        """Turn the columns of `read_inputs` into model inputs without references. Raises DataError, maybe later."""
+        """Turn the columns of `read_inputs` into model inputs without references. Raises DataError, possibly later."""

@@ -1,4 +1,4 @@
-"""The scorer of a task: metrics, choices made on validation, and answers. It needs no model."""
+"""The scorer of a task: metrics, choices made on validation, and predictions. It needs no model."""
 
 from __future__ import annotations
 
@@ -17,93 +17,93 @@ if TYPE_CHECKING:
 
 
 class Scorer(ABC):
-    """From the outputs of `Task.predict_batch`, on the CPU, to answers and metrics; known after `Task.fit`.
+    """Turns the outputs of `Task.predict_batch`, on the CPU, into predictions and metrics; created by `Task.fit`.
 
-    `outputs` are tensors whose first dimension is the row, `examples` the same rows with their references.
+    `outputs` are tensors whose first dimension is the row, `examples` are the same rows with their references.
     """
 
     primary_metric: str
-    """The metric that model selection maximises."""
+    """The metric that model selection maximizes."""
 
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss"})
-    """The metrics that model selection minimises instead."""
+    """The metrics that model selection minimizes instead."""
 
     def __init__(self) -> None:
         self.confidence = Confidence()
 
     def close_calls(self, outputs: dict[str, Tensor]) -> Tensor | None:
-        """Rows that float32 might answer otherwise than reduced precision did, bool [rows]; None: unknown."""
+        """Return rows whose answer could differ between float32 and reduced precision, bool [rows]; None: unknown."""
         return None
 
     @abstractmethod
     def metric_names(self) -> list[str]:
-        """The metrics that model selection may go by, `loss` among them."""
+        """Return the metrics that model selection may use, including `loss`."""
 
     @abstractmethod
     def tune(self, outputs: dict[str, Tensor], examples: Examples) -> None:
-        """Choose what is chosen on validation outside training (a decision threshold, say)."""
+        """Choose values on validation after training, such as a decision threshold."""
 
     @abstractmethod
     def score(self, outputs: dict[str, Tensor], examples: Examples, confidence_samples: int = 0) -> dict[str, Any]:
-        """Metrics of a split; with `confidence_samples` bootstrap resamples, intervals and per-class figures too."""
+        """Return the metrics of a split; with `confidence_samples` resamples, also intervals and per-class metrics."""
 
     @abstractmethod
     def confidence_and_correctness(
         self, outputs: dict[str, Tensor], examples: Examples
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Confidence of each row's answer, as in `decode`, float64 [rows]; whether it is correct, bool [rows]."""
+        """Return the confidence of each answer, as in `decode`, float64 [rows], and its correctness, bool [rows]."""
 
     def set_temperature(self, temperature: float) -> None:
-        """Scale the confidence from now on; what is decided by it is scaled too, so that no answer changes."""
+        """Set the temperature of the confidence; thresholds on it are scaled too, so that no answer changes."""
         self.confidence.temperature = temperature
 
     @abstractmethod
     def calibration_items(self, outputs: dict[str, Tensor], examples: Examples) -> tuple[Tensor, Tensor]:
-        """What a temperature is fitted to: logits [items, classes] before any, and the right classes, int64 [items]."""
+        """Return the data to fit a temperature to: unscaled logits [items, classes] and classes, int64 [items]."""
 
     def constant_answer(
         self, train: Sequence[Any], references: Sequence[Any], confidence_samples: int
     ) -> tuple[str, dict[str, Any]] | None:
-        """The best that needs no model: a sentence on it, and its metrics on `references`. None: there is none.
+        """Return the best constant answer: its description, and its metrics on `references`; None if there is none.
 
         Args:
             train: references of the training rows, from which the answer is chosen.
-            references: of the split that is scored.
+            references: of the split to score.
             confidence_samples: as in `score`.
         """
         return None
 
     constant_name: str = "majority class"
-    """What metrics.json calls `constant_answer`."""
+    """The name of `constant_answer` in metrics.json."""
 
     def compared_metrics(self) -> list[str]:
-        """The metrics that metrics.json holds of a baseline."""
+        """Return the metrics of a baseline in metrics.json."""
         return [self.primary_metric]
 
     def label_counts(self, references: Sequence[Any]) -> dict[str, int] | None:
-        """Rows of each label, in label order; None for a task without labels."""
+        """Return the number of rows of each label, in label order; None for a task without labels."""
         return None
 
     def target_spread(self, references: Sequence[Any]) -> dict[str, dict[str, float]] | None:
-        """Smallest, mean and largest value and standard deviation of each target; None for a task without numbers."""
+        """Return minimum, mean, maximum and standard deviation of each target; None for a task without numbers."""
         return None
 
     @abstractmethod
     def decode(self, outputs: dict[str, Tensor]) -> list[dict[str, Any]]:
-        """One JSON-ready prediction per row."""
+        """Return one JSON-serializable prediction per row."""
 
     @abstractmethod
     def saved_outputs(self, outputs: dict[str, Tensor], examples: Examples, split: str) -> SplitOutputs:
-        """What `predict_batch` gave for the rows of a split, as the run folder keeps it."""
+        """Return the outputs of `predict_batch` for the rows of a split, as saved in the run folder."""
 
     @abstractmethod
     def reference(self, value: Any) -> Any:
-        """A reference as written to predictions.jsonl."""
+        """Return a reference as written to predictions.jsonl."""
 
     def class_probabilities(self, outputs: dict[str, Tensor]) -> list[dict[str, float]] | None:
-        """The probability of every class, for each row; None for a task without classes."""
+        """Return the probability of every class, for each row; None for a task without classes."""
         return None
 
     def decode_inputs(self, outputs: dict[str, Tensor], examples: Examples) -> list[dict[str, Any]]:
-        """One JSON-ready prediction per row of `read_inputs`, whatever number of inputs `prepare_inputs` made of it."""
+        """Return one prediction per row of `read_inputs`, even if `prepare_inputs` has split it into several."""
         return self.decode(outputs)

@@ -1,4 +1,4 @@
-"""The Task class: a model, its losses and batches, and what is learned from the training rows before training."""
+"""The Task class: model, batches, losses, and what is learned from the training rows before training."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ SettingsT = TypeVar("SettingsT", bound="TaskSettings")
 class Task(ABC, Generic[SettingsT]):
     """One application scenario.
 
-    The order of calls in a run: `fit` (label map and processor, from train split and checkpoint), `prepare` per split,
-    train first, `build_model` (which may use what `prepare` saw: a vocabulary, the longest clip), then `collate` /
-    `losses` / `predict_batch` per batch, the scorer's `tune` on validation and `score` per split, `save`. A trained run
-    is opened again by `restore`.
+    The order of calls in a run: `fit` (label map and processor, from train split and pretrained model), `prepare` per
+    split, train first, `build_model` (which may use results of `prepare`: a vocabulary, the longest clip), then
+    `collate` / `losses` / `predict_batch` per batch, the scorer's `tune` on validation and `score` per split, `save`.
+    `restore` loads a trained model.
     """
 
     reader: Reader
-    """Which columns are read, new inputs, and rows as a person sees them; there from the beginning."""
+    """Columns, new inputs and previews of rows; set by the constructor."""
 
     scorer: Scorer
-    """Metrics, choices on validation and answers; known after `fit`."""
+    """Metrics, choices on validation and predictions; set by `fit`."""
 
     predict_precision: ClassVar[str] = "no"
-    """Mixed precision of `sft-hf predict` where nobody says. auto: `Scorer.close_calls` are found, and answers kept."""
+    """Default mixed precision of `sft-hf predict`. auto: rows in `Scorer.close_calls` are recomputed in float32."""
 
     peft_task_type: ClassVar[str | None] = None
-    """PEFT's name of the task, where it has one that does something."""
+    """PEFT's name of the task, if it has an effect."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -59,20 +59,20 @@ class Task(ABC, Generic[SettingsT]):
 
     @classmethod
     def serving(cls, recipe: Recipe) -> type[Task[Any]]:
-        """Return the class that serves a recipe of this task: this one, or one for another kind of answer."""
+        """Return the class for a recipe of this task: this one, or one for another kind of answer."""
         return cls
 
     @property
     def row_cache_gigabytes(self) -> float:
-        """What `RowCache` may take: nothing for a stream, whose rows may have no end."""
+        """The size limit of `RowCache`: 0 for a stream, which may be endless."""
         return 0.0 if self.recipe.data.streaming else self.recipe.row_cache_gb
 
     def read_labels(self, splits: Splits) -> Splits:
-        """Return the splits with their labels read, see `sft_hf.data.labels.reading`; no change without labels."""
+        """Return the splits with their labels read, see `sft_hf.data.labels.reading`; unchanged without labels."""
         return splits
 
     def read_rows(self, rows: Dataset, where: str) -> Dataset:
-        """Return some rows of a stream with their labels read as `read_labels` decided."""
+        """Return rows of a stream with their labels read as decided by `read_labels`."""
         return rows
 
     @abstractmethod
@@ -80,116 +80,115 @@ class Task(ABC, Generic[SettingsT]):
         """Learn the label map from the full train split, and load the processor. Raises DataError, CheckpointError."""
 
     def expect_checkpoint(self, source: Source) -> None:
-        """Prepare a restored task for `build_model` with the checkpoint that its run started from."""
+        """Prepare a restored task for `build_model` with the pretrained model that its run started from."""
 
     @abstractmethod
     def build_model(self, source: Source, section: ModelSection) -> PreTrainedModel:
-        """Load the checkpoint with a head for the labels. Raises CheckpointError."""
+        """Load the pretrained model with a head for the labels. Raises CheckpointError."""
 
     @abstractmethod
     def prepare(self, split: Dataset, where: str) -> Examples:
         """Turn the rows of a split into model inputs. Raises DataError naming the row."""
 
     def findings(self, examples: Mapping[str, Examples]) -> list[Finding]:
-        """What the prepared splits, by role, have that a user should know before training."""
+        """Return what a user should know about the prepared splits {role: examples} before training."""
         return []
 
     def identity(self) -> dict[str, Any]:
-        """What the model's outputs mean, as plain data: a checkpoint is resumed only where it is the same."""
+        """Return the meaning of the model's outputs as plain data; it must match when a checkpoint is resumed."""
         return {}
 
     @abstractmethod
     def collate(self, features: list[dict[str, Any]]) -> Batch:
-        """Pad and stack rows into a batch, labels included where the rows have them."""
+        """Pad and stack rows into a batch, with labels if the rows have them."""
 
     @abstractmethod
     def item_counts(self, batch: Batch) -> Tensor:
-        """Items that each row's loss is a sum over, float [rows]: 1 for a classified row, tokens for a sequence."""
+        """Return the number of items in each row's loss, float [rows]: 1 for classification, tokens for a sequence."""
 
     @abstractmethod
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Forward pass; the loss of each row summed over its items, float32 [rows]. Nothing is averaged here."""
+        """Run a forward pass; return the loss of each row, summed (not averaged) over its items, float32 [rows]."""
 
     no_items: str | None = None
-    """Why `items` cannot be asked for, as a user reads it; None where it can. Known after `fit`."""
+    """Why `items` is not supported, shown to the user; None if it is. Set by `fit`."""
 
     def items(self, model: nn.Module, batch: Batch) -> Items:
-        """Forward pass; logits and targets of every item, from which techniques compute other losses.
+        """Run a forward pass; return logits and targets of every item, from which techniques compute other losses.
 
-        With cross-entropy as the criterion, `Items.row_losses` gives what `losses` gives.
+        With cross-entropy as the criterion, `Items.row_losses` equals `losses`.
         """
         raise NotImplementedError(self.no_items)
 
     model_kind: str = ""
-    """Kinds of model that techniques distinguish within a task: ctc, multi_label, regression. Known after
-    `fit`."""
+    """The kind of model, which techniques distinguish within a task: ctc, multi_label, regression. Set by `fit`."""
 
     no_embeddings: str | None = None
-    """Why `as_embeddings` cannot be asked for, as a user reads it; None where it can. Known after `fit`."""
+    """Why `as_embeddings` is not supported, shown to the user; None if it is. Set by `fit`."""
 
     @abstractmethod
     def as_embeddings(self, model: nn.Module, batch: Batch) -> tuple[str, Batch]:
-        """Return the batch with its inputs as real numbers (texts as the vectors of their tokens), and their name.
+        """Return the name of the continuous inputs, and the batch with them (texts as token embeddings).
 
-        A batch whose inputs are real numbers already, as another technique made them, is returned as it is.
+        A batch that another technique has already converted is returned unchanged.
         """
 
     def mixed_labels(self, first: Tensor, second: Tensor, weights: Tensor) -> Tensor | None:
-        """Return the labels of mixtures of two rows, of which the first has `weights` [rows]; None: there are none.
+        """Return the labels of mixtures of two rows, with `weights` [rows] for the first; None if not supported.
 
-        Of transcripts there are none: the losses against both are mixed instead.
+        Transcripts cannot be mixed; the losses against both are mixed instead.
         """
         return None
 
     @abstractmethod
     def predict_batch(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Forward pass without gradient; tensors whose first dimension is the row (and `loss` [rows] given labels)."""
+        """Run a forward pass without gradient; return tensors [rows, ...], including `loss` [rows] given labels."""
 
     def finish_model(self, model: nn.Module) -> None:
-        """Change the chosen weights, in place, to those that are scored and saved; an adapter is still in it."""
+        """Convert the selected weights, in place, to those to score and save; adapters are not merged yet."""
 
     def answers_untrained(self) -> bool:
-        """Whether the checkpoint can do the task as it comes, without any new weight; known after `fit`."""
+        """Whether the pretrained model can do the task without new weights; known after `fit`."""
         return False
 
     def as_pretrained(self, examples: Examples) -> tuple[Examples, str]:
-        """Return the rows as the pretrained model was made to take them, and in words what differs from training."""
+        """Return the rows as the pretrained model expects them, and a description of the differences from training."""
         return examples, ""
 
     def strata(self, train: Dataset) -> list[Any] | None:
-        """Return the group of each row, from all of which rows are held out alike: its label. None: there are none."""
-        from sft_hf.data.splits import label_groups  # with `datasets`, which `predict` need not wait for
+        """Return the group of each row for stratified splits (its label); None if there are none."""
+        from sft_hf.data.splits import label_groups  # imports `datasets`, which `predict` does not need
 
         return label_groups(train, self.recipe.data.target_column)
 
     def longest_row(self) -> int | None:
-        """The most that a row may cost, if the cost of a batch is its rows x its longest row; None if it is not."""
+        """Return the maximum cost of a row, if a batch costs rows x longest row; None otherwise."""
         return None
 
     def measured_lengths(self, examples: Examples) -> tuple[str, np.ndarray] | None:
-        """How long the rows are, and in which unit; None where rows have no length."""
+        """Return the unit and the lengths of the rows; None if rows have no length."""
         return None
 
     def padding(self, examples: Examples, batches: Sequence[tuple[int, ...]]) -> float | None:
-        """The share of what is computed for these batches of rows that is padding; None where rows have no length."""
+        """Return the fraction of padding in these batches of rows; None if rows have no length."""
         return None if self.measured_lengths(examples) is None else padding_waste(examples.lengths, batches)
 
     @abstractmethod
     def save(self, model: PreTrainedModel, folder: Path) -> None:
-        """Write model, processor and what `restore` needs into a `from_pretrained` folder."""
+        """Write model, processor and the settings for `restore` to a `from_pretrained` folder."""
 
     @classmethod
     @abstractmethod
     def restore(cls, recipe: Recipe, folder: Path) -> tuple[Task[Any], PreTrainedModel]:
-        """Open what `save` wrote. Raises CheckpointError."""
+        """Load a model that `save` wrote. Raises CheckpointError."""
 
 
 def task_class(recipe: Recipe) -> type[Task[Any]]:
-    """Return the class that serves a recipe. Raises RecipeError for an unknown task."""
+    """Return the class for a recipe. Raises RecipeError for an unknown task."""
     task: type[Task[Any]] = load_component("tasks", recipe.task.name)
     return task.serving(recipe)
 
 
 def vocabulary_digest(tokenizer: Any) -> str:
-    """Return the SHA-256 of a tokenizer's vocabulary: which number means which token."""
+    """Return the SHA-256 of a tokenizer's vocabulary (tokens and their ids)."""
     return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()

@@ -1,9 +1,8 @@
-"""One brightness scale for all pictures of a data set that have more than 8 bits.
+"""A common brightness scale for all images of a data set with more than 8 bits.
 
-A 12-bit scan in a 16-bit file and a float TIFF do not say which value is white, and the brightest value of one file is
-not that of another. The scale is therefore chosen on the training pictures, saved in the model's config, and used for
-every picture from then on: values outside it are cut. There is one for whole numbers (16 and 32 bits) and one for
-floating-point numbers.
+A 12-bit scan in a 16-bit file or a float TIFF does not define which value is white, and the brightest value differs
+between files. The scale is therefore chosen on the training images, saved in the model's config, and used for all
+images; values outside are clipped. There is one scale for integers (16 and 32 bits) and one for floating-point numbers.
 """
 
 from __future__ import annotations
@@ -22,64 +21,64 @@ if TYPE_CHECKING:
 
 Kind = Literal["integer", "float", "colour"]
 KINDS: tuple[Kind, ...] = ("integer", "float")
-"""Those that have a scale."""
+"""Kinds with a scale."""
 
 COLOUR: Kind = "colour"
-"""The kind of pictures with 16 bits a channel, of which the reader gives the upper 8: they have no scale."""
+"""Colour images with 16 bits per channel, of which Pillow reads the upper 8 bits; they have no scale."""
 
 Scale = tuple[float, float]
-"""The values that become 0 and 255."""
+"""The values that are mapped to 0 and 255."""
 
 CONFIG_KEY = "brightness"
 """The field of config.json: {kind: [black, white]}."""
 
 STRIP = 256  # rows of an image that are converted at once
-_SLACK = 0.05  # of white: what resampling adds to a range, and may be cut
+_SLACK = 0.05  # of white: excess from resampling, which may be clipped
 _WHITES = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
-_TOO_DARK = 16.0  # a picture with no larger value would be black on a scale of 8 bits or more
-_UPPER = 255 / 65535  # of a value of 16 bits, about what its upper 8 bits are
+_TOO_DARK = 16.0  # an image with no larger value would be black on a scale of 8 bits or more
+_UPPER = 255 / 65535  # approximate factor from a 16-bit value to its upper 8 bits
 
 
 @dataclass(frozen=True)
 class Depth:
-    """What a picture of more than 8 bits holds."""
+    """The value range of an image with more than 8 bits."""
 
     kind: Kind
     low: float
     high: float
     full: float | None = None
-    """The largest value that its format can hold, where the format says so."""
+    """The largest value of its format, if the format defines it."""
 
 
 @dataclass(frozen=True)
 class Brightness:
-    """The scales of a data set; of a kind that was not seen yet there is none."""
+    """The scales of a data set, for the kinds seen so far."""
 
     scales: Mapping[Kind, Scale] = field(default_factory=dict)
 
     @classmethod
     def of(cls, config: Any) -> Brightness:
-        """Return what a saved config says. Raises CheckpointError for what is not a scale."""
+        """Return the scales in a saved config. Raises CheckpointError for an invalid scale."""
         saved = getattr(config, CONFIG_KEY, None) or {}
         if not isinstance(saved, dict) or not set(saved) <= set(KINDS) or not all(map(_is_scale, saved.values())):
             raise CheckpointError(f"config.json: {CONFIG_KEY} is {saved!r}; it must be {{kind: [black, white]}}")
         return cls({kind: (float(black), float(white)) for kind, (black, white) in saved.items()})
 
     def write(self, config: Any) -> None:
-        """Put the scales into a config, and take out what an earlier training put there."""
+        """Write the scales to a config, or remove those of an earlier training."""
         if self.scales:
             setattr(config, CONFIG_KEY, {kind: list(scale) for kind, scale in self.scales.items()})
         elif hasattr(config, CONFIG_KEY):
             delattr(config, CONFIG_KEY)
 
     def learned(self, depths: Iterable[Depth], where: str) -> tuple[Brightness, list[str]]:
-        """Return these scales, with one for each kind that had none yet, and notes on what was chosen or is cut.
+        """Return the scales, with new ones for kinds without a scale, and notes on new scales and clipped values.
 
         Args:
-            depths: of the pictures of one split.
+            depths: of the images of one split.
             where: the split, for the notes.
 
-        Raises DataError for colour of which nothing would be seen.
+        Raises DataError for colour images that would be black.
         """
         depths = list(depths)
         scales, notes = dict(self.scales), _colour_notes([depth for depth in depths if depth.kind == COLOUR], where)
@@ -88,7 +87,7 @@ class Brightness:
             if not of_kind:
                 continue
             low, high = min(depth.low for depth in of_kind), max(depth.high for depth in of_kind)
-            what = f"{where}: {len(of_kind)} picture(s) of more than 8 bits ({kind} values {low:g} to {high:g})"
+            what = f"{where}: {len(of_kind)} image(s) of more than 8 bits ({kind} values {low:g} to {high:g})"
             scale = scales.get(kind)
             if scale is None:
                 scales[kind] = scale = scale_of(low, high)
@@ -105,9 +104,8 @@ UNKNOWN = Brightness()
 def scale_of(low: float, high: float) -> Scale:
     """Return the scale for values from `low` to `high`.
 
-    Fractions: 0 to 1, or -1 to 1 where some are negative. Larger values: 0 to 255, 1023 (10 bits), 4095, 16383 or
-    65535, the first that is large enough. Everything else is stretched from `low` to `high`. A little beyond, as
-    resampling leaves it, is cut.
+    Fractions: 0 to 1, or -1 to 1 if some are negative. Larger values: 0 to 255, 1023 (10 bits), 4095, 16383 or 65535,
+    the first that is large enough. Otherwise from `low` to `high`. A small excess from resampling is ignored.
     """
     for black, white in ((0.0, 1.0), (-1.0, 1.0)):
         if low >= black - _SLACK and high <= white + _SLACK:
@@ -127,23 +125,23 @@ def _colour_notes(depths: Sequence[Depth], where: str) -> list[str]:
     count, high = len(depths), max(depth.high for depth in depths)
     if high <= _TOO_DARK:
         raise DataError(
-            f"{where}: {count} colour picture(s) of 16 bits a channel hold values up to about {high / _UPPER:.0f} of "
-            "65535; colour is read by its upper 8 bits, in which they are black: write them as pictures of 8 bits"
+            f"{where}: {count} colour image(s) with 16 bits per channel have values up to about {high / _UPPER:.0f} of "
+            "65535; only the upper 8 bits are used, in which they are black: convert them to 8 bits"
         )
-    return [f"{where}: {count} colour picture(s) of 16 bits a channel are read by their upper 8 bits"]
+    return [f"{where}: only the upper 8 bits are used of {count} colour image(s) with 16 bits per channel"]
 
 
 def colour_depth(image: Image.Image) -> Depth | None:
-    """Return what is known of a picture in colour of 16 bits a channel, from its format; None for another.
+    """Return the depth of a colour image with 16 bits per channel, from its format; None for other images.
 
-    Call it before the pixels are loaded; afterwards it looks like one of 8 bits. `low` and `high` are unknown.
+    Call it before the pixels are loaded, which converts the image to 8 bits. `low` and `high` are unknown.
     """
     sixteen = image.mode[:1] not in "IF" and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     return Depth(COLOUR, 0.0, 255.0) if sixteen else None
 
 
 def depth_of(image: Image.Image, where: str) -> Depth | None:
-    """Return the range of a picture's values; None for one of 8 bits.
+    """Return the range of an image's values; None for 8-bit images.
 
     Raises DataError for values that are not finite.
     """
@@ -158,12 +156,12 @@ def depth_of(image: Image.Image, where: str) -> Depth | None:
 
 
 def narrowed(image: Image.Image, depth: Depth, brightness: Brightness) -> Image.Image:
-    """Return a picture of more than 8 bits as 8-bit grey.
+    """Return an image of more than 8 bits as 8-bit grey.
 
-    Where its data set has no scale, its own values decide, of 16-bit formats the largest that they can hold. It is
-    done strip by strip: in 64 bits the whole may take half a gigabyte.
+    Without a scale of the data set, the image's own range is used, or the range of a 16-bit format. Works strip by
+    strip: the whole image in 64 bits may take half a gigabyte.
     """
-    from PIL import Image  # which only those who open pictures need
+    from PIL import Image  # needed only to open images
 
     own = (0.0, depth.full) if depth.full is not None else scale_of(depth.low, depth.high)
     black, white = brightness.scales.get(depth.kind, own)
@@ -173,7 +171,7 @@ def narrowed(image: Image.Image, depth: Depth, brightness: Brightness) -> Image.
 
 
 def _strips(image: Image.Image) -> Iterator[np.ndarray]:
-    """Yield the rows of a grey image, some at a time, as float64."""
+    """Yield strips of rows of a grey image, as float64."""
     for top in range(0, image.height, STRIP):
         strip = image.crop((0, top, image.width, min(top + STRIP, image.height)))
         yield np.asarray(strip, dtype=np.uint16 if image.mode.startswith("I;16") else None).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Opened images, kept in memory as far as a budget goes: decoding a JPEG may take longer than all that follows."""
+"""An in-memory cache of opened images: decoding a JPEG may take longer than all later steps."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from sft_hf.tasks.image.brightness import COLOUR, UNKNOWN, Brightness, Depth
 from sft_hf.tasks.image.images import DEPTH, open_image
 
 CACHE_BYTES = 2**30
-"""Of all splits of a run together, in each process, as 3 bytes a pixel; what is beyond is opened again each time."""
+"""Limit for all splits of a run, per process, at 3 bytes per pixel; other images are opened again each time."""
 
 SHARE = 0.75
-"""Of the bytes that are left, for the next split: train, which comes first, may not take them all."""
+"""Fraction of the remaining bytes for the next split, so that train, which comes first, does not take them all."""
 
 
 class ImageStore:
-    """The images of a split, as `open_image` returns them, with the bytes that it may keep of them.
+    """The images of a split, as returned by `open_image`, cached up to `budget` bytes.
 
-    Threads may open images at the same time. Which are kept, if not all, is chance; what is returned never is.
+    Thread-safe. If not all images fit, it is random which ones are cached, but not what is returned.
     """
 
     def __init__(
         self, images: Sequence[Any], places: Sequence[str], budget: int = 0, brightness: Brightness = UNKNOWN
     ) -> None:
-        """`images`, `places` and `brightness` are what `open_image` takes; the last may be set later, once it is known.
+        """`images`, `places` and `brightness` are arguments of `open_image`; `brightness` may be set later.
 
-        Until then pictures that need it are not kept.
+        Until then, images that need it are not cached.
         """
         self.images, self.places, self.budget, self.brightness = images, places, budget, brightness
         self.nbytes = 0
@@ -46,7 +46,7 @@ class ImageStore:
         return index in self._kept
 
     def pixels(self, index: int) -> np.ndarray:
-        """Return an image as uint8 [height, width, 3], not to be written to. Raises DataError, StorageError."""
+        """Return an image as uint8 [height, width, 3], read-only. Raises DataError, StorageError."""
         kept = self._kept.get(index)
         return np.asarray(self.open(index)) if kept is None else kept
 
@@ -68,7 +68,7 @@ class ImageStore:
         return image
 
     def only(self, indices: Sequence[int], images: Sequence[Any]) -> ImageStore:
-        """Return the store of the rows `indices`, whose images are `images`, with what is in memory of them."""
+        """Return a store for the rows `indices`, whose images are `images`, including cached images."""
         chosen = ImageStore(images, [self.places[index] for index in indices], self.budget, self.brightness)
         chosen._kept = {new: self._kept[old] for new, old in enumerate(indices) if old in self._kept}
         chosen.nbytes = sum(array.nbytes for array in chosen._kept.values())
@@ -76,16 +76,16 @@ class ImageStore:
 
 
 class ImageBudget:
-    """Deals `CACHE_BYTES` out to stores. One that is gone, of a past buffer of a stream, leaves its bytes to others."""
+    """Distributes `CACHE_BYTES` among stores. Deleted stores (of a stream's past buffers) free their bytes."""
 
     def __init__(self) -> None:
         self._stores: weakref.WeakSet[ImageStore] = weakref.WeakSet()
 
     def share(self) -> int:
-        """Bytes that a new store may keep."""
+        """Return the number of bytes that a new store may cache."""
         return max(0, int(SHARE * (CACHE_BYTES - sum(store.nbytes for store in self._stores))))
 
     def count(self, store: ImageStore) -> None:
-        """Let the bytes of a store count, which will open no more images that it does not hold."""
+        """Count the bytes of a store, which will cache no further images."""
         store.budget = store.nbytes
         self._stores.add(store)

@@ -1,11 +1,10 @@
-"""Opening images that come from anywhere: one RGB picture, upright, or a DataError that names the file and says why.
+"""Opening untrusted images as upright RGB, or raising a DataError with the file and the reason.
 
-Pillow only warns of images that would fill the memory, runs programs for some formats, and raises a dozen kinds of
-exception. Here the header is checked before anything is decoded, only formats that hold pixels are tried, and no
-warning leaks.
+Pillow only warns about images that would fill the memory, runs programs for some formats, and raises many kinds of
+exceptions. Here the header is checked before decoding, only pixel formats are tried, and warnings are suppressed.
 
-Colours are those of `transformers.pipeline`, which calls `convert("RGB")`: transparency is dropped, not blended. Grey
-of more than 8 bits, which that would turn white, is scaled (see `sft_hf.tasks.image.brightness`).
+Colours match `transformers.pipeline`, which calls `convert("RGB")`: transparency is dropped, not blended. Grey images
+of more than 8 bits, which that would turn white, are scaled (see `sft_hf.tasks.image.brightness`).
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ MAX_PIXELS = 64_000_000
 """The largest image that is decoded, in pixels (192 MB as RGB)."""
 
 MAX_ASPECT = 200
-"""Limit of the ratio of the longer side to the shorter: resizing by the shorter one makes such an image huge."""
+"""Maximum ratio of the longer side to the shorter: resizing the shorter side makes such an image huge."""
 
 DEPTH = "sft_hf_depth"
-"""Key of `Image.info` under which `open_image` says what a picture of more than 8 bits holds: `brightness.Depth`."""
+"""Key of `Image.info` under which `open_image` stores the `brightness.Depth` of an image of more than 8 bits."""
 
 _BASE64 = re.compile("[A-Za-z0-9+/=]{200}")
 
@@ -48,7 +47,7 @@ S = TypeVar("S")
 
 
 def thumbnail(image: Image.Image, pixels: int) -> bytes:
-    """Return the image as JPEG, its longer side at most `pixels`."""
+    """Return the image as JPEG with at most `pixels` on the longer side."""
     small = image.copy()
     small.thumbnail((pixels, pixels))
     buffer = io.BytesIO()
@@ -57,16 +56,16 @@ def thumbnail(image: Image.Image, pixels: int) -> bytes:
 
 
 def open_image(value: Any, place: str = "", brightness: Brightness = UNKNOWN) -> Image.Image:
-    """Return an image as 8-bit RGB, turned upright by its EXIF orientation; of several frames the first.
+    """Return an image as 8-bit RGB, with its EXIF orientation applied; the first frame if there are several.
 
     Args:
-        value: a path, the bytes of a file, a Pillow image, or what `datasets` gives for an Image that it does not
-            decode: {"bytes": ..., "path": ...}.
-        place: the place of the value, for messages ("train.csv row 3").
-        brightness: the scales of the data set, for pictures of more than 8 bits.
+        value: a path, the bytes of a file, a Pillow image, or an undecoded Image of `datasets`:
+            {"bytes": ..., "path": ...}.
+        place: the location of the value, for messages ("train.csv row 3").
+        brightness: the scales of the data set, for images of more than 8 bits.
 
     Raises:
-        DataError: it is missing, no image, damaged, truncated, or larger than `MAX_PIXELS`.
+        DataError: it is missing, not an image, corrupt, truncated, or larger than `MAX_PIXELS`.
         StorageError: the disk fails.
     """
     _ignore_pillow_warnings()
@@ -84,7 +83,7 @@ def open_image(value: Any, place: str = "", brightness: Brightness = UNKNOWN) ->
         if isinstance(content, bytes) and not content:
             raise DataError(f"{where}: is empty")
         if not isinstance(content, bytes) and os.path.exists(content) and not os.path.isfile(content):
-            # Opening a pipe would wait for ever.
+            # Opening a pipe would block forever.
             raise DataError(f"{where}: is a folder or device, not a file")
         with _file(content) as file:
             head = file.read(HEAD)
@@ -93,7 +92,7 @@ def open_image(value: Any, place: str = "", brightness: Brightness = UNKNOWN) ->
                 return _upright_rgb(image, where, brightness)
     except (DataError, MemoryError):
         raise
-    except Exception as error:  # decoders raise whatever they meet: SyntaxError, struct.error, zlib.error, ...
+    except Exception as error:  # decoders raise SyntaxError, struct.error, zlib.error, ...
         raise _explained(error, content, where) from error
 
 
@@ -102,9 +101,9 @@ def _file(content: Any) -> IO[bytes]:
 
 
 def map_ahead(function: Callable[[T], S], items: Iterable[T], workers: int) -> Iterator[S]:
-    """Yield `function(item)` in order, computed by threads a few items ahead: decoding does not hold Python's lock.
+    """Yield `function(item)` in order, computed ahead in threads: decoding releases Python's global lock.
 
-    No more than `2 * workers` results wait, so that memory stays bounded however large the images.
+    At most `2 * workers` results are pending, which bounds the memory.
     """
     if workers < 2:
         yield from map(function, items)
@@ -121,11 +120,11 @@ def map_ahead(function: Callable[[T], S], items: Iterable[T], workers: int) -> I
                 future.cancel()
 
 
-# --- what a value is -----------------------------------------------------------------------------------------
+# --- values and errors ----------------------------------------------------------------------------------------
 
 
 def _content(value: Any) -> tuple[Any, str]:
-    """Return what to open (None for nothing) and its name for messages."""
+    """Return the object to open (None if there is none) and its name for messages."""
     if isinstance(value, dict):
         held, path = value.get("bytes"), value.get("path")
         return (path or None) if held is None else held, str(path or "")
@@ -140,7 +139,7 @@ def _content(value: Any) -> tuple[Any, str]:
 
 
 def _ignore_pillow_warnings() -> None:
-    """What matters of them is an error here. `catch_warnings` would not do: it is not made for threads."""
+    """Ignore Pillow's warnings; relevant ones are errors here. `catch_warnings` is not thread-safe."""
     if _PILLOW_WARNINGS not in warnings.filters:
         warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
 
@@ -191,7 +190,7 @@ def _upright_rgb(image: Image.Image, where: str, brightness: Brightness) -> Imag
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image) or image
-    except Exception:  # damaged EXIF data: the pixels are whole
+    except Exception:  # corrupt EXIF data, but intact pixels
         return image
 
 
@@ -209,7 +208,7 @@ def _rgb(image: Image.Image, where: str, brightness: Brightness) -> Image.Image:
 
 
 def _from_lab(image: Image.Image) -> Image.Image:
-    """The RGB of a CIE L*a*b* picture, which Pillow converts through colour profiles alone."""
+    """Convert a CIE L*a*b* image to RGB, which Pillow supports only through colour profiles."""
     from PIL import ImageCms
 
     profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")

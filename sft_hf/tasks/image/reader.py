@@ -1,4 +1,4 @@
-"""Reading pictures."""
+"""Reading images."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from sft_hf.data.new_inputs.inputs import Input
     from sft_hf.tasks.image.image_store import ImageStore
 
-PREVIEW_PIXELS = 240  # the longer side of a picture on a page
+PREVIEW_PIXELS = 240  # the longer side of a preview
 
 
 class ImageRows(Sequence[dict[str, Any]]):
-    """Rows that say where their images are; `Task.collate` opens them, a batch at a time."""
+    """Rows with the location of their images, which `Task.collate` opens batch by batch."""
 
     def __init__(
         self,
@@ -54,10 +54,10 @@ class ImageRows(Sequence[dict[str, Any]]):
 
 
 class ImageReader(Reader):
-    """Files of pictures to rows that say where they are."""
+    """Turns image files into rows with their location."""
 
     brightness: Brightness
-    """The scale of pictures of more than 8 bits, learned from the training rows."""
+    """The scale of images of more than 8 bits, learned from the training rows."""
 
     def __init__(self, data: DataSection) -> None:
         super().__init__(data)
@@ -69,7 +69,7 @@ class ImageReader(Reader):
         return {"data.image_column": data.image_column, **data.label_columns}
 
     def preview(self, split: Dataset, indices: Sequence[int]) -> list[Preview]:
-        """See `Reader.preview`: JPEG of at most `PREVIEW_PIXELS` a side."""
+        """See `Reader.preview`: JPEG with at most `PREVIEW_PIXELS` per side."""
         from sft_hf.tasks.image.images import open_image, thumbnail
 
         images = Column(split, self.data.image_column)
@@ -83,7 +83,7 @@ class ImageReader(Reader):
         ]
 
     def read_inputs(self, inputs: Sequence[Any], literal: bool = False) -> Iterable[list[Input]]:
-        """Image files, folders of them, globs, and tables with the image column. Nothing is fetched from a URL."""
+        """See `Reader.read_inputs`: image files, folders, globs, and tables with the image column, but no URLs."""
         refuse_literal(literal, "images")
         return input_chunks(inputs, self.data, self.data.image_column, _images_of, ("image",))
 

@@ -1,4 +1,4 @@
-"""What a recipe may set for image classification."""
+"""Settings of image classification in a recipe."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ImageClassificationSettings(TaskSettings):
         "evaluation.",
     )
     min_crop_area: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.35, description="The smallest part of a training image's area that a random crop keeps."
+        0.35, description="Minimum fraction of a training image's area that a random crop keeps."
     )
     horizontal_flip: bool = Field(
         True, description="Mirror half of the training images; turn off if left and right differ in meaning."

@@ -1,5 +1,5 @@
-"""Image classification: any checkpoint that `AutoModelForImageClassification` opens or can put a head on, timm's models
-through Transformers' wrapper among them, or a plain state dict (see `sft_hf.models.formats.state_dicts`).
+"""Image classification with any model that `AutoModelForImageClassification` supports, including timm models through
+Transformers' wrapper, or with a plain state dict (see `sft_hf.models.formats.state_dicts`).
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sft_hf")
 
-STREAM_LOOK = 256  # rows of a stream from which the scale of pictures of more than 8 bits is chosen
+STREAM_LOOK = 256  # rows of a stream from which the scale of images of more than 8 bits is chosen
 
 
 class ImageClassification(ClassifierTask[ImageClassificationSettings]):
-    """One image to one label or several."""
+    """Assigns one label or several to an image."""
 
     reader: ImageReader
     views: ImageViews
@@ -79,7 +79,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
             self.config = open_checkpoint(AutoConfig, source, "config.json")
         if not opens(AutoModelForImageClassification, self.config, source):
             raise CheckpointError(
-                f"{source.name}: a {self.config.model_type!r} checkpoint cannot classify images; give one that "
+                f"{source.name}: a {self.config.model_type!r} model cannot classify images; give one that "
                 "AutoModelForImageClassification opens (ViT, Swin, ConvNeXt, ResNet, timm's models, ...)"
             )
         self._use_processor(self._processor(source), self.recipe.model.config_overrides)
@@ -88,11 +88,11 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         self.fit_labels(train, where, self.settings.problem_type, self.config)
 
     def _processor(self, source: Source) -> Any:
-        """The checkpoint's image processor, or the usual one of its architecture if it came without."""
+        """Return the pretrained model's image processor, or the default of its architecture."""
         if self.config.model_type == "timm_wrapper":
             from transformers import TimmWrapperImageProcessor
 
-            if getattr(self.config, "pretrained_cfg", None) is None:  # a wrapper that was built, not downloaded
+            if getattr(self.config, "pretrained_cfg", None) is None:  # a wrapper that was built locally
                 self.config.pretrained_cfg = timm_preprocessing(self.config.architecture) or {}
             if self.settings.crop_pct is not None:
                 self.config.pretrained_cfg = {**self.config.pretrained_cfg, "crop_pct": self.settings.crop_pct}
@@ -127,7 +127,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         return cls(**options)
 
     def _use_processor(self, processor: Any, overrides: Mapping[str, Any] = MappingProxyType({})) -> None:
-        """Take a processor; where the recipe changes the model's pictures (`overrides`), it follows."""
+        """Set the processor, adapted to the image size and channels in the recipe (`overrides`)."""
         from sft_hf.tasks.image.views import ImageViews
 
         channels = image_inputs.input_channels(self.config, overrides, self.recipe.model.name)
@@ -155,7 +155,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         return settle_head(model, self.head_rows)
 
     def prepare(self, split: Dataset, where: str) -> Examples:
-        """See `Task.prepare`. Every image is opened once, so that a bad one is found before training."""
+        """See `Task.prepare`. Every image is opened once, so that bad images are found before training."""
         split, encoded, skipped = self.labelled_rows(split, where)
         label_of = None if encoded is None else dict(zip(read_row_ids(split).tolist(), encoded, strict=True))
         split, store, notes = self._without_bad_rows(split, where)
@@ -208,7 +208,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         return split, store, notes
 
     def _set_brightness(self, store: ImageStore, depths: Mapping[int, Depth], where: str) -> list[str]:
-        """Choose the scale of pictures of more than 8 bits where there is none yet, and keep them on that."""
+        """Choose the scale of images of more than 8 bits if there is none yet, and cache them with it."""
         self.reader.brightness, notes = self.reader.brightness.learned(depths.values(), where)
         if self.reader.brightness is not store.brightness:
             store.brightness = self.reader.brightness
@@ -219,12 +219,12 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         return notes
 
     def _look_at_stream(self, train: Dataset | IterableDataset, where: str) -> None:
-        """Choose the scale on the first rows: what a buffer holds must not depend on where a run was resumed."""
+        """Choose the scale on the first rows of a stream, so that it does not depend on where a run was resumed."""
         from sft_hf.tasks.image.images import DEPTH, open_image
 
         depths = []
         for row in train.take(STREAM_LOOK):
-            with suppress(DataError):  # `prepare` names it
+            with suppress(DataError):  # reported by `prepare`
                 depths.append(open_image(row.get(self.recipe.data.image_column)).info.get(DEPTH))
         self.reader.brightness, notes = self.reader.brightness.learned(
             filter(None, depths), f"{where}, first {STREAM_LOOK} rows"
@@ -233,7 +233,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
             log.info("%s", note)
 
     def collate(self, features: list[dict[str, Any]]) -> Batch:
-        """Open the images, a few ahead in threads; `pixel_values` is float32 [rows, channels, height, width]."""
+        """See `Task.collate`; opens the images in threads. `pixel_values`: float32 [rows, channels, height, width]."""
         blank = features[0]["view"] == "blank"
         batch: Batch = {"pixel_values": self._blank(len(features)) if blank else self._pixels(features)}
         if "labels" in features[0]:
@@ -241,7 +241,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         return batch
 
     def _pixels(self, features: list[dict[str, Any]]) -> Tensor:
-        """The rows of a batch have the same view."""
+        """Return the pixels of the rows of a batch, which all have the same view."""
         from sft_hf.tasks.image.images import map_ahead
 
         view = features[0]["view"]
@@ -250,7 +250,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
             store: ImageStore = row["store"]
             return store.open(row["index"]) if view == "eval" else store.pixels(row["index"])
 
-        # Only what is decoded is worth threads: what follows is multithreaded already.
+        # Threads are used only for decoding: the other steps are already multithreaded.
         workers = 1 if all(row["store"].holds(row["index"]) for row in features) else torch.get_num_threads()
         images = map_ahead(opened, features, min(workers, len(features)))
         if view == "eval":
@@ -258,7 +258,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         else:
             drawn = [self.views.drawn(image, view, row["seed"]) for image, row in zip(images, features, strict=True)]
             pixels = self.views.normalized(np.stack(drawn))
-        # The layout that convolutions are fastest in, on CPUs with oneDNN and on GPUs; the values are the same.
+        # The fastest memory layout for convolutions, on CPUs with oneDNN and on GPUs; the values are the same.
         return pixels.permute(0, 3, 1, 2)
 
     def as_embeddings(self, model: nn.Module, batch: Batch) -> tuple[str, Batch]:
@@ -266,11 +266,11 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
         return "pixel_values", batch
 
     def _blank(self, rows: int) -> Tensor:
-        """Pictures that nobody looks at, in the memory of a single number."""
+        """Return placeholder images that share the memory of a single number."""
         return torch.zeros(()).expand(rows, self.views.channels, *self.views.size)
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
-        """See `Task.save`. timm's processor writes no file: it is made from config.json."""
+        """See `Task.save`. timm's processor writes no file: it is created from config.json."""
         self.write_decisions(model.config)
         self.reader.brightness.write(model.config)
         with quiet_transformers():
@@ -293,7 +293,7 @@ class ImageClassification(ClassifierTask[ImageClassificationSettings]):
 
 
 class ImageRegression(RegressionTask[ImageClassificationSettings], ImageClassification):
-    """One image to a number or several."""
+    """Predicts one number or several for an image."""
 
     def example_batch(self) -> Batch:
         """See `RegressionTask.example_batch`."""

@@ -1,8 +1,8 @@
-"""From an opened image to the tensor a model takes: as evaluation sees it, or as training does, at random.
+"""From an opened image to the input tensor of a model: the evaluation view, or random training views.
 
-The evaluation view is the checkpoint's own processor, the one that is saved with the model: whoever opens the model
-later gets the same numbers. The random views have its size and its normalisation, which are found by trying it out, so
-that any processor will do.
+The evaluation view is the output of the pretrained model's processor, which is saved with the model, so that the saved
+model gets the same inputs. The random views have the same size and normalization, which are determined by calling the
+processor, so that any processor works.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ _DRAWS = {
 
 
 class Seeded(TorchFunctionMode):
-    """Within it, what torch draws on the CPU in this thread is a function of `numbers`.
+    """Context in which torch's random numbers on the CPU in this thread are a function of `numbers`.
 
-    torchvision's transforms take no generator. Seeding torch's global one and putting it back would do for one thread
-    alone, and would seed the dropout of another. A mode is its thread's own.
+    torchvision's transforms take no generator. Seeding torch's global generator would also affect other threads, such
+    as their dropout. A mode is local to its thread.
     """
 
     def __init__(self, *numbers: int) -> None:
@@ -63,18 +63,18 @@ class Seeded(TorchFunctionMode):
 
 
 class ImageViews:
-    """The views of an image for one checkpoint.
+    """The views of an image for one pretrained model.
 
     Args:
         processor: a Transformers image processor.
-        augmentation: what the train view does besides cropping and flipping: "none", "trivial" (TrivialAugment, Mueller
-            and Hutter 2021: one operation of random strength) or "rand" (RandAugment, Cubuk et al. 2020: two operations
-            of strength 9 of 31). "evaluation" is as "none" here: who wants it asks for no train view.
-        min_crop_area: the smallest part of an image's area that the train view cuts out.
-        horizontal_flip: whether a mirror image is the same class.
-        channels: what the model takes: 3 (RGB) or 1 (grey, made of RGB).
+        augmentation: of the train view, in addition to cropping and flipping: "none", "trivial" (TrivialAugment,
+            Mueller and Hutter 2021: one operation of random strength) or "rand" (RandAugment, Cubuk et al. 2020: two
+            operations of strength 9 of 31). "evaluation" is the same as "none" here, as it uses no train view.
+        min_crop_area: minimum fraction of an image's area in a crop of the train view.
+        horizontal_flip: whether images may be mirrored.
+        channels: of the model's input: 3 (RGB) or 1 (grey, converted from RGB).
 
-    Raises CheckpointError for a processor that does not give images of one fixed size with that many channels.
+    Raises CheckpointError for a processor whose images do not have one fixed size and this number of channels.
     """
 
     def __init__(
@@ -99,16 +99,13 @@ class ImageViews:
         }
 
     def __call__(self, image: Image.Image, view: str, seed: Sequence[int] = ()) -> Tensor:
-        """Return an RGB image as float32 [channels, height, width]; the same for the same view and `seed`."""
+        """Return an RGB image as float32 [channels, height, width], a function of view and `seed`."""
         if view == "eval":
             return self.process(image)
         return self.normalized(self.drawn(np.asarray(image), view, seed)).permute(2, 0, 1)
 
     def drawn(self, image: np.ndarray, view: str, seed: Sequence[int]) -> np.ndarray:
-        """Return a random view of an image, uint8 [rows, columns, 3], not yet normalized.
-
-        It is uint8 [height, width, channels].
-        """
+        """Return a random view of an image before normalization, uint8 [height, width, channels]."""
         seeded = Seeded(*seed, VIEWS.index(view))
         values = self._crops[view](image, seeded.generator)
         if transforms := self._transforms[view]:
@@ -120,14 +117,14 @@ class ImageViews:
         return values if self.channels == 3 else np.array(Image.fromarray(values).convert("L"))[..., None]
 
     def normalized(self, values: np.ndarray) -> Tensor:
-        """Return float32 of uint8, [..., height, width, channels], as the processor scales colours."""
+        """Normalize uint8 [..., height, width, channels] like the processor; return float32 of the same shape."""
         ordered = values[..., self._order] if self._reordered else values
-        # Row by row: arithmetic is slow where the innermost dimension, the channels here, is short.
+        # Row by row: arithmetic is slow if the innermost dimension (here the channels) is short.
         rows = torch.from_numpy(ordered).flatten(-2) * self._scale
         return rows.add_(self._shift).view(values.shape)
 
     def process(self, image: Image.Image) -> Tensor:
-        """Return what the checkpoint's processor makes of an RGB image, float32 [channels, height, width]."""
+        """Return the processor's output for an RGB image, float32 [channels, height, width]."""
         image = image if self.channels == 3 else image.convert("L")
         pixels: Tensor = self.processor(image, return_tensors="pt")["pixel_values"][0]
         return pixels.float()
@@ -143,7 +140,7 @@ class ImageViews:
         return int(shape[1]), int(shape[2])
 
     def _find_normalization(self) -> None:
-        """Each channel that comes out is a + b x (one channel that goes in): find a, b and which."""
+        """Find a, b and the input channel of each output channel = a + b x (input channel)."""
         colours = [(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)]
         if self.channels == 1:
             colours = [(0, 0, 0), (255, 255, 255)]
@@ -157,9 +154,9 @@ class ImageViews:
 
 
 class _Crop:
-    """A random part of an image, resized: `v2.RandomResizedCrop`, by the same draws and kernels.
+    """A random part of an image, resized: `v2.RandomResizedCrop` with the same random numbers and kernels.
 
-    What that spends on finding out what it was given would take longer than the resizing.
+    Its type checks would take longer than the resizing.
     """
 
     def __init__(
@@ -180,9 +177,9 @@ def random_part(
 ) -> tuple[int, int, int, int]:
     """Return (top, left, height, width) of a random part of an image.
 
-    It has from `area` to all of the image's area, and an aspect ratio in `ratio`, drawn evenly on a logarithmic scale;
-    where ten draws do not fit, it is the largest part in the middle with such a ratio. Source: C. Szegedy et al., Going
-    Deeper with Convolutions, 2015, section 6; as torchvision's RandomResizedCrop draws it.
+    Its area is at least the fraction `area` of the image, its aspect ratio is in `ratio`, uniform on a logarithmic
+    scale; if ten draws do not fit, it is the largest central part with such a ratio. Source: C. Szegedy et al., Going
+    Deeper with Convolutions, 2015, section 6; drawn like torchvision's RandomResizedCrop.
     """
 
     def uniform(low: float, high: float) -> Tensor:
@@ -210,7 +207,7 @@ def _channels_last(pixels: Tensor) -> Tensor:
 
 def _interpolation(processor: Any) -> v2.InterpolationMode:
     wanted = getattr(processor, "resample", None)
-    if wanted is None:  # that of timm
+    if wanted is None:  # timm's
         wanted = (getattr(processor, "data_config", None) or {}).get("interpolation", "bilinear")
         return next((mode for mode in _RESAMPLING.values() if mode.value == wanted), v2.InterpolationMode.BICUBIC)
     return wanted if isinstance(wanted, v2.InterpolationMode) else _RESAMPLING[int(wanted)]

@@ -1,9 +1,9 @@
-"""Metrics of single-label and multi-label classification, and how sure one may be of them.
+"""Metrics of single-label and multi-label classification, with confidence intervals.
 
-Every metric is a fraction in [0, 1], never a percentage, and every result is made of plain Python numbers and
-lists, ready for JSON. The arithmetic is scikit-learn's; `evaluate.Metric` gives the common interface
-(`compute`, `add`, `add_batch`, `evaluate.combine`). `evaluate.load` is not used, as it downloads code: the
-classes here touch neither the network nor the disk.
+Every metric is a fraction in [0, 1], not a percentage, and results consist of plain Python numbers and lists, ready for
+JSON. The metrics are computed by scikit-learn; `evaluate.Metric` provides the common interface (`compute`, `add`,
+`add_batch`, `evaluate.combine`). `evaluate.load` is not used, as it downloads code: the classes here use neither the
+network nor the disk.
 
 In the shapes, N is the number of examples and C the number of labels.
 """
@@ -67,27 +67,27 @@ _SAME_F1 = 1e-12
 
 
 class _LocalMetric(evaluate.Metric):
-    """An `evaluate.Metric` that keeps to memory, and checks its input before it stores any of it."""
+    """An `evaluate.Metric` that is kept in memory, and checks its input before storing it."""
 
     def __init__(self) -> None:
         super().__init__(keep_in_memory=True)
 
     def _build_data_dir(self) -> str:
-        # The base class makes this folder under HF_HOME even when everything is kept in memory.
+        # The base class creates this folder under HF_HOME even if everything is kept in memory.
         return ""
 
     def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, Any]:
-        """Compute the metric over what was added and over what is given here.
+        """Compute the metric over all added examples and the given ones.
 
         Args:
-            predictions, references: as the class says; both or neither.
+            predictions, references: see the class; both or neither.
             **kwargs: further arguments of the class, such as `num_labels`.
 
         Raises:
-            ValueError: shapes, types or values are not those the class asks for, or there is nothing at all.
+            ValueError: invalid shapes, types or values, or no examples at all.
         """
         if self.writer is None:
-            # Nothing was added before, so the detour through an Arrow table and Python lists can be saved:
+            # Nothing was added before, so the conversion to an Arrow table and Python lists can be skipped, which takes
             # half a second for 5,000 rows of 150 labels.
             checked = self._checked(predictions, references)
             result = self._compute(predictions=checked[0], references=checked[1], **kwargs)
@@ -96,12 +96,12 @@ class _LocalMetric(evaluate.Metric):
         return dict(result)
 
     def add_batch(self, *, predictions: Any = None, references: Any = None) -> None:
-        """Add examples to be computed over later; raises ValueError as `compute` does."""
+        """Add examples for a later `compute`; raises ValueError as `compute` does."""
         checked = self._checked(predictions, references)
         super().add_batch(predictions=checked[0], references=checked[1])
 
     def add(self, *, prediction: Any = None, reference: Any = None) -> None:
-        """Add one example to be computed over later; raises ValueError as `compute` does."""
+        """Add one example for a later `compute`; raises ValueError as `compute` does."""
         self.add_batch(predictions=[prediction], references=[reference])
 
     def _checked(self, predictions: Any, references: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -124,7 +124,7 @@ class _MultiLabelMetric(_LocalMetric):
 
 
 class Accuracy(_SingleLabelMetric):
-    """Share of examples whose predicted label is the reference label.
+    """Fraction of examples whose predicted label is the reference label.
 
     `compute(predictions=[N] label indices, references=[N] label indices)` returns `{"accuracy": float}`, in
     [0, 1]. Raises ValueError for an empty input, a length mismatch, or anything but integers >= 0.
@@ -135,12 +135,12 @@ class Accuracy(_SingleLabelMetric):
 
 
 class MacroF1(_SingleLabelMetric):
-    """Unweighted mean of the F1 of the classes that occur, be it in the references or in the predictions.
+    """Unweighted mean of the F1 of the classes that occur in the references or in the predictions.
 
-    F1 = 2 TP / (2 TP + FP + FN) of each class, then their mean: the "averaged F1" of J. Opitz and S. Burst,
-    Macro F1 and Macro F1, arXiv:1911.03347, and scikit-learn's `average="macro"` without `labels`. A class
-    that occurs on one side only counts as 0. One that occurs on neither does not count: with a class of which
-    the evaluation set has no example, this is not the mean over the rows of `PerClass`.
+    F1 = 2 TP / (2 TP + FP + FN) of each class, then their mean: the "averaged F1" of J. Opitz and S. Burst, Macro F1
+    and Macro F1, arXiv:1911.03347, and scikit-learn's `average="macro"` without `labels`. A class that occurs only in
+    one of the two counts as 0. A class that occurs in neither is left out, so the result differs from the mean over
+    `PerClass` if the evaluation set has no example of a class.
 
     `compute(predictions=[N] label indices, references=[N] label indices)` returns `{"macro_f1": float}`, in
     [0, 1]. Raises ValueError for an empty input, a length mismatch, or anything but integers >= 0.
@@ -160,7 +160,7 @@ class ConfusionMatrix(_SingleLabelMetric):
 
     def _compute(self, predictions: Ints, references: Ints, num_labels: int) -> dict[str, list[list[int]]]:
         check_range(predictions, references, num_labels)
-        if num_labels == 1:  # scikit-learn gives the same, and a warning that it may not be meant
+        if num_labels == 1:  # scikit-learn returns the same with a warning
             return {"confusion_matrix": [[len(references)]]}
         counts = confusion_matrix(references, predictions, labels=range(num_labels))
         return {"confusion_matrix": counts.tolist()}
@@ -169,8 +169,8 @@ class ConfusionMatrix(_SingleLabelMetric):
 class PerClass(_SingleLabelMetric):
     """Precision, recall, F1 and support (number of reference examples) of every label, in label order.
 
-    Precision = TP / (TP + FP), recall = TP / (TP + FN), F1 their harmonic mean, each in [0, 1], and 0 where
-    its denominator is 0 (C. J. van Rijsbergen, Information Retrieval, 2nd ed. 1979, chapter 7).
+    Precision = TP / (TP + FP), recall = TP / (TP + FN), F1 their harmonic mean, each in [0, 1], and 0 if the
+    denominator is 0 (C. J. van Rijsbergen, Information Retrieval, 2nd ed. 1979, chapter 7).
 
     `compute(predictions=[N] label indices, references=[N] label indices, label_names=C names)` returns
     `{"per_class": C dicts of "label", "precision", "recall", "f1", "support"}`. Raises ValueError for an
@@ -188,10 +188,10 @@ class PerClass(_SingleLabelMetric):
 
 
 class MultiLabelF1(_MultiLabelMetric):
-    """F1 of sets of labels: micro over all decisions, and macro over all C labels.
+    """Micro-F1 and macro-F1 of multi-label predictions.
 
-    micro-F1 pools TP, FP and FN of all labels; macro-F1 is the unweighted mean of the F1 of every label,
-    whether it occurs or not. Either is 0 where its denominator 2 TP + FP + FN is 0.
+    micro-F1 pools TP, FP and FN of all labels; macro-F1 is the unweighted mean of the F1 of all C labels, including
+    labels that do not occur. F1 is 0 if its denominator 2 TP + FP + FN is 0.
 
     `compute(predictions=[N, C] of 0/1, references=[N, C] of 0/1)` returns `{"micro_f1": float, "macro_f1":
     float}`, in [0, 1]. Raises ValueError for an empty input, a shape mismatch, or anything but 0 and 1.
@@ -201,7 +201,7 @@ class MultiLabelF1(_MultiLabelMetric):
         return same_shape(binary_matrix(predictions, "predictions"), binary_matrix(references, "references"))
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        # What was added in batches comes back as floats, and batches may differ in width.
+        # Examples added in batches come back as floats, and batches may differ in width.
         predictions, references = self._checked(predictions, references)
         micro = _multi_label_scores(predictions, references, average="micro")[2]
         macro = _multi_label_scores(predictions, references, average=None)[2].mean()
@@ -209,14 +209,14 @@ class MultiLabelF1(_MultiLabelMetric):
 
 
 class MeanAveragePrecision(_MultiLabelMetric):
-    """Mean over the labels of average precision, the summary of a label's precision-recall curve.
+    """Mean of the average precision (AP) over the labels.
 
     AP = sum over n of (R_n - R_{n-1}) P_n along the examples ranked by score, without interpolation
     (scikit-learn's `average_precision_score`; C. D. Manning et al., Introduction to Information Retrieval,
-    2008, section 8.4). Labels without a positive reference have no recall, hence no AP, and are left out of
-    the mean; if no label has one, the result is 0, as F1 is there.
+    2008, section 8.4). Labels without a positive reference have no recall and no AP, and are left out of the mean; if
+    no label has one, the result is 0, like F1.
 
-    `compute(predictions=[N, C] scores, higher meaning likelier, references=[N, C] of 0/1)` returns
+    `compute(predictions=[N, C] scores, higher is more likely, references=[N, C] of 0/1)` returns
     `{"map": float}`, in [0, 1]. Raises ValueError for an empty input, a shape mismatch, a score that is not
     finite, or a reference that is not 0 or 1.
     """
@@ -239,7 +239,7 @@ def single_label_metrics(
     confidence_samples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Everything reported of a classifier that gives each example one label.
+    """Return all metrics of a single-label classifier.
 
     Args:
         predictions: [N] integers in [0, C).
@@ -280,21 +280,21 @@ def multi_label_metrics(
     confidence_samples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Everything reported of a classifier that gives each example any number of labels.
+    """Return all metrics of a multi-label classifier.
 
     Args:
         scores: [N, C] probabilities in [0, 1].
         references: [N, C] of 0/1.
-        threshold: in (0, 1); a label is predicted where its score is at least this (`apply_threshold`).
+        threshold: in (0, 1); minimum score of a predicted label (`apply_threshold`).
         label_names: C names, in index order.
         confidence_samples: resamples of the bootstrap; 0 leaves the intervals out.
         seed: of the bootstrap.
 
     Returns:
         `num_examples`; `threshold`; `micro_f1` and `macro_f1` (`MultiLabelF1`); `map`
-        (`MeanAveragePrecision`, which no threshold affects); `subset_accuracy`, the share of examples whose
-        labels are all right; `micro_f1_ci95` and `macro_f1_ci95`, [low, high] by `bootstrap_interval` over
-        examples; `per_class`, as `PerClass` gives it. All fractions are in [0, 1].
+        (`MeanAveragePrecision`, independent of the threshold); `subset_accuracy`, the fraction of examples whose labels
+        are all correct; `micro_f1_ci95` and `macro_f1_ci95`, [low, high] by `bootstrap_interval` over examples;
+        `per_class`, see `PerClass`. All fractions are in [0, 1].
 
     Raises:
         ValueError: an empty input, a shape that is not [N, C], a score or threshold outside its range, or a
@@ -321,10 +321,10 @@ def multi_label_metrics(
 def choose_threshold(
     scores: npt.ArrayLike, references: npt.ArrayLike, metric: Literal["micro_f1", "macro_f1"] = "micro_f1"
 ) -> float:
-    """The one threshold, for all labels, at which F1 is highest.
+    """Return the threshold for all labels that maximizes F1.
 
-    For VALIDATION data only: a threshold chosen on the test set fits that set's noise, and every figure
-    then reported on it is too high.
+    For VALIDATION data only: a threshold chosen on the test set fits its noise, and metrics reported on it are then too
+    high.
 
     Args:
         scores: [N, C] probabilities in [0, 1].
@@ -332,8 +332,7 @@ def choose_threshold(
         metric: which F1 of `MultiLabelF1`.
 
     Returns:
-        One of 0.05, 0.06, ..., 0.95. Of several that do equally well, the one nearest 0.5, and the lower of
-        two that are equally near.
+        One of 0.05, 0.06, ..., 0.95. Ties are broken by the smaller distance to 0.5, then by the lower threshold.
 
     Raises:
         ValueError: an unknown metric, an empty input, a shape mismatch, a score outside [0, 1], or a
@@ -353,15 +352,15 @@ def choose_threshold(
         if metric == "micro_f1":
             hits, occurrences = hits.sum(), occurrences.sum()
         values[position] = f1_from_counts(hits, occurrences).mean()
-    # A macro mean of the same numbers may differ in its last bits with their order.
+    # A macro mean of the same numbers may differ in the last bits, depending on their order.
     best = _GRID_PERCENT[values >= values.max() - _SAME_F1]
     return float(best[np.argmin(np.abs(best - 50))] / 100)
 
 
 def _multi_label_scores(predictions: Ints, references: Ints, *, average: str | None) -> tuple[Any, ...]:
-    """Precision, recall, F1 and support, per label (`average=None`) or micro-averaged."""
+    """Return precision, recall, F1 and support, per label (`average=None`) or micro-averaged."""
     if references.shape[1] == 1:
-        # scikit-learn takes one column for a two-class problem, and would score "not this label" as well.
+        # scikit-learn treats one column as a two-class problem, and would also score "not this label".
         columns = precision_recall_fscore_support(
             references[:, 0], predictions[:, 0], labels=[1], average=None, zero_division=0
         )

@@ -1,7 +1,7 @@
-"""A classifier's confidence: temperature scaling, abstention, and metrics of how well it is calibrated.
+"""Confidence of predictions: temperature scaling, abstention and calibration metrics.
 
 Temperature and threshold are chosen on validation after training (techniques temperature_scaling and abstention), are
-saved in the model's config, and change nothing by default.
+saved in the model's config, and have no effect by default.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import Tensor
 
 from sft_hf.core.errors import CheckpointError
 
-# Not `temperature`, which Transformers takes for a setting of text generation.
+# Not `temperature`, which Transformers treats as a setting of text generation.
 TEMPERATURE, THRESHOLD = "confidence_temperature", "abstention_threshold"
 NEVER = 2.0
 """A threshold that no confidence reaches."""
-BINS = 15  # of a reliability diagram, as in the paper's experiments
-CLOSEST = 1e-7  # to 0 and 1, of a probability whose logit is taken
+BINS = 15  # of a reliability diagram, as in the experiments of Guo et al.
+CLOSEST = 1e-7  # distance to 0 and 1 of a probability before taking its logit
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Confidence:
 
     @classmethod
     def of(cls, config: Any) -> Confidence:
-        """Return what a saved config says. Raises CheckpointError for what can be no temperature or threshold."""
+        """Return the values in a saved config. Raises CheckpointError for invalid values."""
         temperature, threshold = getattr(config, TEMPERATURE, 1.0), getattr(config, THRESHOLD, None)
         if not _is_number(temperature) or temperature == 0:
             raise CheckpointError(f"config.json: {TEMPERATURE} is {temperature!r}; it must be a number above 0")
@@ -43,7 +43,7 @@ class Confidence:
         return cls(float(temperature), None if threshold is None else float(threshold))
 
     def write(self, config: Any) -> None:
-        """Put into a config what is not the default, and take out what an earlier training put there."""
+        """Write values other than the defaults to a config, and remove those of an earlier training."""
         values = {TEMPERATURE: None if self.temperature == 1 else self.temperature, THRESHOLD: self.threshold}
         for name, value in values.items():
             if value is not None:
@@ -56,18 +56,18 @@ class Confidence:
         return logits if self.temperature == 1 else logits / self.temperature
 
     def of_probabilities(self, probabilities: Tensor) -> list[float]:
-        """Return sigmoid(logit(p) / T) of [rows]: for answers that are not a choice among classes."""
+        """Return sigmoid(logit(p) / T) of [rows], for predictions that are not a choice among classes."""
         if self.temperature == 1:
             return [float(value) for value in probabilities.tolist()]
         scaled = torch.sigmoid(self.scaled(logits_of(probabilities)[:, 1]))
         return [float(value) for value in scaled.tolist()]
 
     def told(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return a prediction with `abstain`, where a threshold was chosen: whether its confidence is below it."""
+        """Return a prediction; with a threshold, add `abstain` (whether its confidence is below the threshold)."""
         return row if self.threshold is None else {**row, "abstain": row["confidence"] < self.threshold}
 
     def metrics(self, confidences: np.ndarray, right: np.ndarray) -> dict[str, Any]:
-        """Return calibration, and where a threshold was chosen, what is answered, and how much of that is wrong."""
+        """Return calibration metrics, and if there is a threshold, selective metrics."""
         found = calibration_metrics(confidences.tolist(), right.tolist())
         return found if self.threshold is None else found | selective_metrics(confidences, right, self.threshold)
 
@@ -78,13 +78,13 @@ def _is_number(value: Any) -> bool:
 
 
 def logits_of(probabilities: Tensor) -> Tensor:
-    """Return float64 [rows, 2], 0 and log(p / (1 - p)): logits of wrong and right."""
+    """Return float64 [rows, 2], 0 and log(p / (1 - p)): logits of the classes wrong and right."""
     p = probabilities.double().clamp(CLOSEST, 1 - CLOSEST)
     return torch.stack([torch.zeros_like(p), torch.log(p) - torch.log1p(-p)], dim=1)
 
 
 def calibration_metrics(confidences: Sequence[float], correct: Sequence[bool], *, bins: int = BINS) -> dict[str, Any]:
-    """Return `ece` and `calibration`, the reliability diagram behind it.
+    """Return the expected calibration error `ece` and the reliability diagram `calibration`.
 
     Source: C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, On Calibration of Modern Neural Networks, ICML 2017,
     equation 3 (expected calibration error) and figure 1 (reliability diagram).
@@ -93,13 +93,13 @@ def calibration_metrics(confidences: Sequence[float], correct: Sequence[bool], *
     equal width over [0, 1], each open below and closed above, and 0 belongs to the first.
 
     Args:
-        confidences: [N] in [0, 1], of the answers given.
-        correct: [N], whether each answer was right.
-        bins: how many.
+        confidences: [N] in [0, 1], of the predictions.
+        correct: [N], whether each prediction is correct.
+        bins: number of bins.
 
     Returns:
-        `ece`, in [0, 1], and `calibration`: for each bin that holds rows, "low", "high", "count", "confidence" (their
-        mean) and "accuracy" (the share that was right).
+        `ece`, in [0, 1], and `calibration`: for each non-empty bin, "low", "high", "count", "confidence" (mean) and
+        "accuracy" (fraction correct).
 
     Raises:
         ValueError: an empty input, a length mismatch, or a confidence outside [0, 1].
@@ -129,13 +129,13 @@ def calibration_metrics(confidences: Sequence[float], correct: Sequence[bool], *
 
 
 def selective_metrics(confidences: np.ndarray, correct: np.ndarray, threshold: float) -> dict[str, Any]:
-    """Return what comes of answering only with a confidence of at least `threshold`.
+    """Return metrics of answering only with a confidence of at least `threshold`.
 
     Source: Y. Geifman and R. El-Yaniv, Selective Classification for Deep Neural Networks, 2017, section 2.
 
     Returns:
-        `coverage`, the share of rows that are answered, and `selective_error`, the share of these that is wrong; None
-        where none is answered.
+        `coverage`, the fraction of rows that are answered, and `selective_error`, the fraction of these that are wrong
+        (None if no row is answered).
     """
     accepted = np.asarray(confidences) >= threshold
     wrong = accepted & ~np.asarray(correct, dtype=bool)

@@ -1,6 +1,6 @@
-"""Checked inputs of the metrics of `sft_hf.tasks.scoring.classification`, as arrays: N examples, C labels.
+"""Validation of the inputs of `sft_hf.tasks.scoring.classification`, as arrays: N examples, C labels.
 
-Everything here raises ValueError naming what is wrong. Neither scikit-learn nor `evaluate` is imported, as `predict`
+All functions raise ValueError for invalid inputs. Neither scikit-learn nor `evaluate` is imported, as `predict`
 needs thresholds but no metrics.
 """
 
@@ -15,17 +15,17 @@ from sft_hf.tasks.scoring.intervals import Floats, Ints
 
 
 def checked_single(predictions: Any, references: Any) -> tuple[Ints, Ints]:
-    """Labels of single-label rows, int64 [N] each, of the same shape."""
+    """Return labels of single-label rows, int64 [N] each."""
     return same_shape(label_indices(predictions, "predictions"), label_indices(references, "references"))
 
 
 def checked_scores(scores: Any, references: Any) -> tuple[Floats, Ints]:
-    """Scores float64 [N, C] and labels of 0 and 1, int64 [N, C]."""
+    """Return scores, float64 [N, C], and labels of 0 and 1, int64 [N, C]."""
     return same_shape(score_matrix(scores), binary_matrix(references, "references"))
 
 
 def same_shape(predictions: Any, references: Any) -> tuple[Any, Any]:
-    """Both, if their shapes are the same."""
+    """Return both, if their shapes are equal."""
     if predictions.shape != references.shape:
         raise ValueError(
             f"predictions and references must be of the same shape: {predictions.shape}, {references.shape}"
@@ -34,7 +34,7 @@ def same_shape(predictions: Any, references: Any) -> tuple[Any, Any]:
 
 
 def label_indices(values: Any, name: str) -> Ints:
-    """Label indices, int64 [N]: scores cast to integers would all become label 0."""
+    """Return label indices, int64 [N]."""
     labels = np.asarray(values)
     if labels.ndim != 1 or not labels.size:
         raise ValueError(f"{name} must be [N] label indices with N >= 1, got shape {labels.shape}")
@@ -47,7 +47,7 @@ def label_indices(values: Any, name: str) -> Ints:
 
 
 def check_range(predictions: Ints, references: Ints, num_labels: int) -> None:
-    """Refuse indices beyond the labels."""
+    """Check that all indices are below `num_labels`."""
     for name, labels in (("predictions", predictions), ("references", references)):
         if labels.max() >= num_labels:
             raise ValueError(f"{name} must be label indices in [0, {num_labels}), got {labels.max()}")
@@ -61,7 +61,7 @@ def _matrix(values: Any, name: str) -> np.ndarray:
 
 
 def binary_matrix(values: Any, name: str) -> Ints:
-    """0 and 1, int64 [N, C]."""
+    """Return 0 and 1 as int64 [N, C]."""
     matrix = _matrix(values, name)
     if not ((matrix == 0) | (matrix == 1)).all():
         raise ValueError(f"{name} must be 0 or 1 everywhere")
@@ -69,7 +69,7 @@ def binary_matrix(values: Any, name: str) -> Ints:
 
 
 def score_matrix(values: Any) -> Floats:
-    """Finite numbers, float64 [N, C]."""
+    """Return finite numbers as float64 [N, C]."""
     matrix = _matrix(values, "scores").astype(np.float64)
     if not np.isfinite(matrix).all():
         raise ValueError("scores must be finite, got NaN or infinity")
@@ -77,7 +77,7 @@ def score_matrix(values: Any) -> Floats:
 
 
 def probability_matrix(values: Any) -> Floats:
-    """Numbers from 0 to 1, float64 [N, C]."""
+    """Return numbers from 0 to 1 as float64 [N, C]."""
     matrix = score_matrix(values)
     if matrix.min() < 0.0 or matrix.max() > 1.0:
         raise ValueError(f"scores must be probabilities in [0, 1], got {matrix.min()} to {matrix.max()}")
@@ -85,7 +85,7 @@ def probability_matrix(values: Any) -> Floats:
 
 
 def apply_threshold(scores: npt.ArrayLike, threshold: float) -> Ints:
-    """Which labels are predicted: those whose score is at least the threshold.
+    """Return the predicted labels: those with a score of at least the threshold.
 
     Args:
         scores: [N, C] probabilities in [0, 1].

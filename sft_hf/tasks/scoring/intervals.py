@@ -1,10 +1,10 @@
-"""Confidence intervals: by the percentile bootstrap, and of proportions by Wilson's score.
+"""Confidence intervals: percentile bootstrap, and Wilson score intervals of proportions.
 
-Source: B. Efron and R. J. Tibshirani, An Introduction to the Bootstrap, Chapman & Hall 1993, chapter 13. The
-rows of an evaluation set are drawn with replacement, as many as there are, many times over; the statistic is
-computed on every such resample, and the interval runs between the 2.5 % and the 97.5 % quantile of what came
-out. It says how far the figure would move on another sample of the same size from the same source. It says
-nothing about another training seed, and it is too narrow where the rows are not independent of each other.
+Source: B. Efron and R. J. Tibshirani, An Introduction to the Bootstrap, Chapman & Hall 1993, chapter 13. The rows of an
+evaluation set are resampled with replacement many times; the statistic is computed on every resample, and the interval
+is the range from the 2.5 % to the 97.5 % quantile of the results. It estimates the variation over other samples of the
+same size from the same source. It does not include the variation over training seeds, and is too narrow if the rows are
+not independent.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-# Row indices [b, N], one resample a line, to the b values of a statistic.
+# Maps row indices [b, N], one resample per line, to the b values of a statistic.
 Statistic = Callable[[Ints], Floats]
 
 CONFIDENCE_SAMPLES = 1000
-"""Resamples behind every interval that a run reports."""
+"""Number of bootstrap resamples for the intervals of a run."""
 
-# Indices held at once. Resamples are drawn and counted in chunks, so that memory stays at some tens of MB
-# however many rows there are.
+# Indices in memory at once. Resamples are processed in chunks, so that memory stays at tens of MB,
+# independent of the number of rows.
 _CHUNK = 2**20
 
 
 def resample_indices(num_rows: int, *, samples: int = 1000, seed: int = 0) -> Iterator[Ints]:
-    """The resamples of a bootstrap, chunk by chunk.
+    """Yield bootstrap resamples in chunks.
 
     Args:
-        num_rows: N >= 1, how many rows there are.
-        samples: B >= 1, how many resamples to draw.
+        num_rows: N >= 1, the number of rows.
+        samples: B >= 1, the number of resamples.
         seed: of the generator; the same N, B and seed give the same resamples.
 
     Yields:
-        Integers [b, N] in [0, N): each line is one resample. The b of all chunks add up to B.
+        Integers [b, N] in [0, N), one resample per line. The b of all chunks add up to B.
 
     Raises:
         ValueError: `num_rows` or `samples` below 1.
@@ -60,23 +60,23 @@ def bootstrap_interval(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of any statistic of the rows (Efron & Tibshirani 1993, chapter 13).
+    """Return the percentile bootstrap interval of a statistic of the rows (Efron & Tibshirani 1993, chapter 13).
 
     Args:
-        statistic: takes row indices [b, N], one resample a line, and returns the b values of the statistic.
-            It may be called several times, with parts of the resamples. A NaN says that the statistic is not
-            defined on that resample, which is then left out.
-        num_rows: N >= 1. With N = 1 every resample is that row, and both ends are the statistic itself.
-        samples: how many resamples to draw.
-        seed: the same seed gives the same interval.
-        confidence: the share the interval is to hold, in (0, 1).
+        statistic: maps row indices [b, N], one resample per line, to the b values of the statistic. It may be called
+            several times, with parts of the resamples. NaN means that the statistic is undefined on a resample, which
+            is then left out.
+        num_rows: N >= 1. With N = 1, every resample is that row, and both ends are equal to the statistic.
+        samples: number of resamples.
+        seed: of the resamples.
+        confidence: confidence level of the interval, in (0, 1).
 
     Returns:
         (low, high), in the unit of the statistic.
 
     Raises:
-        ValueError: no row, no resample, a confidence outside (0, 1), a result of the wrong shape, or a
-            statistic that is defined on no resample at all.
+        ValueError: no row, no resample, a confidence outside (0, 1), a result of the wrong shape, or a statistic that
+            is undefined on all resamples.
     """
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence must be inside (0, 1), got {confidence}")
@@ -90,9 +90,9 @@ def bootstrap_interval(
 
 
 def percentile_interval(values: Floats, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the interval that holds a share of resampled values [B]; NaN, for undefined, is left out.
+    """Return the central interval of resampled values [B] at a confidence level; NaN (undefined) is left out.
 
-    Raises ValueError where all are NaN.
+    Raises ValueError if all are NaN.
     """
     values = values[~np.isnan(values)]
     if not len(values):
@@ -103,23 +103,23 @@ def percentile_interval(values: Floats, confidence: float = 0.95) -> tuple[float
 
 
 def proportion_interval(hits: npt.ArrayLike, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion, such as accuracy over hits (1) and misses (0).
+    """Return the Wilson score interval of a proportion, such as accuracy over hits (1) and misses (0).
 
-    Where every row is a hit, each bootstrap resample is too, and its interval would be [1, 1]: certainty that N rows
-    cannot give. Source: E. B. Wilson, Probable Inference, the Law of Succession, and Statistical Inference, JASA
-    22 (158), 1927; by scipy's `binomtest`.
+    If all rows are hits, a bootstrap interval would be [1, 1], which is too narrow for N rows. Source: E. B. Wilson,
+    Probable Inference, the Law of Succession, and Statistical Inference, JASA 22 (158), 1927; computed by scipy's
+    `binomtest`.
 
     Args:
         hits: [N] of 0 and 1, or of booleans.
-        confidence: the share the interval is to hold, in (0, 1).
+        confidence: confidence level of the interval, in (0, 1).
 
     Returns:
         (low, high), inside [0, 1].
 
     Raises:
-        ValueError: `hits` is empty, not one-dimensional, or holds anything but 0 and 1.
+        ValueError: `hits` is empty, not one-dimensional, or has values other than 0 and 1.
     """
-    from scipy.stats import binomtest  # half a second, which no first step need wait for
+    from scipy.stats import binomtest  # takes half a second, and is not needed by the first training step
 
     rows = _finite_rows(hits, "hits")
     if not np.isin(rows, (0.0, 1.0)).all():
@@ -136,29 +136,29 @@ def bootstrap_ratio_interval(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> tuple[float, float]:
-    """Bootstrap interval of sum(numerators) / sum(denominators), rows being drawn whole.
+    """Return the bootstrap interval of sum(numerators) / sum(denominators) over resampled rows.
 
-    For corpus-level rates: word error rate is the errors of all utterances over the words of all references,
-    and its rows are utterances (M. Bisani and H. Ney, Bootstrap estimates for confidence intervals in ASR
-    performance evaluation, ICASSP 2004).
+    For corpus-level rates, such as the word error rate: the errors of all utterances over the words of all references,
+    with utterances as rows (M. Bisani and H. Ney, Bootstrap estimates for confidence intervals in ASR performance
+    evaluation, ICASSP 2004).
 
     Args:
-        numerators: [N] finite numbers, one a row.
-        denominators: [N] finite numbers >= 0 with a sum above 0. A row may have 0 (an empty reference); a
-            resample of nothing but such rows has no ratio and is left out.
-        samples, seed, confidence: as for `bootstrap_interval`.
+        numerators: [N] finite numbers, one per row.
+        denominators: [N] finite numbers >= 0 with a sum above 0. A row may have 0 (an empty reference); a resample with
+            only such rows is left out.
+        samples, seed, confidence: see `bootstrap_interval`.
 
     Returns:
-        (low, high), a ratio; not bounded by 1, as a word error rate is not.
+        (low, high) of the ratio, which may exceed 1, like a word error rate.
 
     Raises:
-        ValueError: the two differ in length, are empty, not one-dimensional or not finite; a denominator is
-            negative; or all of them are 0.
+        ValueError: the two differ in length, are empty, not one-dimensional or not finite; a denominator is negative;
+            or all denominators are 0.
     """
     above = _finite_rows(numerators, "numerators")
     below = _finite_rows(denominators, "denominators")
     if len(above) != len(below):
-        raise ValueError(f"{len(above)} numerators but {len(below)} denominators; one of each a row expected")
+        raise ValueError(f"{len(above)} numerators but {len(below)} denominators; expected one of each per row")
     if (below < 0).any() or not below.any():
         raise ValueError("denominators must be >= 0, and at least one of them above 0")
 
@@ -172,11 +172,11 @@ def bootstrap_ratio_interval(
 
 
 def f1_from_counts(hits: npt.ArrayLike, occurrences: npt.ArrayLike) -> Floats:
-    """F1 = 2 TP / (2 TP + FP + FN), elementwise; 0 where the label is neither predicted nor true.
+    """Return F1 = 2 TP / (2 TP + FP + FN), elementwise; 0 if the label is neither predicted nor true.
 
     Args:
         hits: TP, of any shape.
-        occurrences: of the same shape; how often the label is predicted plus how often it is true.
+        occurrences: of the same shape; the number of predictions of the label plus the number of its references.
 
     Returns:
         F1 in [0, 1], of the same shape.
@@ -187,17 +187,17 @@ def f1_from_counts(hits: npt.ArrayLike, occurrences: npt.ArrayLike) -> Floats:
 
 
 def resampled_macro_f1(predictions: Ints, references: Ints) -> Statistic:
-    """The statistic for `bootstrap_interval` of macro-F1, single-label.
+    """Return the statistic for `bootstrap_interval` of macro-F1, single-label.
 
     Args:
         predictions, references: [N] label indices.
 
     Returns:
-        A function from row indices [b, N] to the macro-F1 of each of the b resamples, [b] in [0, 1]. As in
-        `metrics.MacroF1`, the mean goes over the classes that occur in the resample. It counts the rows of
-        all b at once; asked a thousand times, scikit-learn would take minutes.
+        A function from row indices [b, N] to the macro-F1 of each of the b resamples, [b] in [0, 1]. As in `MacroF1`,
+        the mean is over the classes that occur in the resample. It counts the rows of all b at once; scikit-learn would
+        take minutes for a thousand resamples.
     """
-    # Classes that occur nowhere cannot occur in a resample: number only those that do.
+    # Only classes that occur can be in a resample.
     present, codes = np.unique(np.concatenate([references, predictions]), return_inverse=True)
     true, predicted = np.split(codes, 2)
     num_classes = len(present)
@@ -213,14 +213,14 @@ def resampled_macro_f1(predictions: Ints, references: Ints) -> Statistic:
 
 
 def resampled_micro_f1(predictions: Ints, references: Ints) -> Statistic:
-    """The statistic for `bootstrap_interval` of micro-F1, multi-label.
+    """Return the statistic for `bootstrap_interval` of micro-F1, multi-label.
 
     Args:
         predictions, references: [N, C] of 0/1.
 
     Returns:
-        A function from row indices [b, N] to the micro-F1 of each of the b resamples, [b] in [0, 1]; 0 where
-        the resample holds no label at all.
+        A function from row indices [b, N] to the micro-F1 of each of the b resamples, [b] in [0, 1]; 0 for a resample
+        without labels.
     """
     hits = (predictions & references).sum(axis=1)
     occurrences = (predictions + references).sum(axis=1)
@@ -228,17 +228,17 @@ def resampled_micro_f1(predictions: Ints, references: Ints) -> Statistic:
 
 
 def resampled_label_macro_f1(predictions: Ints, references: Ints) -> Statistic:
-    """The statistic for `bootstrap_interval` of macro-F1 over all labels, multi-label.
+    """Return the statistic for `bootstrap_interval` of macro-F1 over all labels, multi-label.
 
     Args:
         predictions, references: [N, C] of 0/1.
 
     Returns:
-        A function from row indices [b, N] to the macro-F1 of each of the b resamples, [b] in [0, 1]. A label
-        that the resample does not hold counts as 0.
+        A function from row indices [b, N] to the macro-F1 of each of the b resamples, [b] in [0, 1]. A label that is
+        not in the resample counts as 0.
     """
-    # The counts of a resample are one matrix product: how often each row was drawn [b, N] times the row's
-    # own counts [N, C]. Single precision holds whole numbers up to 2**24 exactly.
+    # The counts of a resample are a matrix product: the number of draws of each row [b, N] times the row's counts
+    # [N, C]. Single precision represents integers up to 2**24 exactly.
     precision: type[np.floating[Any]] = np.float32 if 2 * len(references) < 2**24 else np.float64
     hits = (predictions & references).astype(precision)
     occurrences = (predictions + references).astype(precision)
@@ -252,7 +252,7 @@ def resampled_label_macro_f1(predictions: Ints, references: Ints) -> Statistic:
 
 
 def _class_counts(labels: Ints, num_classes: int) -> Ints:
-    """How often each class occurs in each line of [b, N]: [b, num_classes]."""
+    """Count each class in each line of [b, N]; return [b, num_classes]."""
     lines = len(labels)
     codes = labels + num_classes * np.arange(lines)[:, None]
     return np.bincount(codes.ravel(), minlength=lines * num_classes).reshape(lines, num_classes)

@@ -1,10 +1,10 @@
-"""Whether two models differ, by their answers to the same rows.
+"""Paired tests of the difference between two models on the same rows.
 
-Intervals of two scores may overlap although one model is right wherever the other is and in many rows more; a test that
-looks at each row's pair of answers sees that. Accuracy: McNemar's test, by the exact binomial distribution of the rows
-that only one of the two gets right (Q. McNemar, Psychometrika 12, 1947). Other metrics: the percentile bootstrap of
-the difference, rows drawn in pairs (B. Efron and R. J. Tibshirani, 1993, chapter 16; M. Bisani and H. Ney, ICASSP
-2004, for word errors). Several comparisons at once: S. Holm, Scandinavian Journal of Statistics 6, 1979.
+The intervals of two scores may overlap even if one model is correct on all rows on which the other is, and on many
+more; a paired test detects this. Accuracy: McNemar's test, with the exact binomial distribution of the rows that only
+one of the two gets right (Q. McNemar, Psychometrika 12, 1947). Other metrics: the percentile bootstrap of the
+difference over paired rows (B. Efron and R. J. Tibshirani, 1993, chapter 16; M. Bisani and H. Ney, ICASSP 2004, for
+word errors). Multiple comparisons: S. Holm, Scandinavian Journal of Statistics 6, 1979.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from sft_hf.tasks.scoring.intervals import Floats, Ints, Statistic, f1_from_coun
 
 MCNEMAR, BOOTSTRAP = "McNemar's exact test", "paired bootstrap"
 SAMPLES = 10_000
-MOST_DRAWS = 2 * 10**8  # rows drawn in all: some seconds
+MOST_DRAWS = 2 * 10**8  # rows drawn in total, which takes a few seconds
 
 Values = tuple[Statistic, Statistic]
-"""The metric of the first and of the second model, each a function of row indices [b, N]."""
+"""The metrics of the first and the second model, as functions of row indices [b, N]."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Two models on the same rows.
+    """The difference between two models on the same rows.
 
     Attributes:
-        first, second: the metric of each, on these rows.
+        first, second: the metric of each model.
         value: first - second.
-        interval: of `value`, 95 %.
-        p_value: two-sided, of the hypothesis that they do not differ.
+        interval: 95 % confidence interval of `value`.
+        p_value: two-sided, for the null hypothesis of no difference.
         test: `MCNEMAR` or `BOOTSTRAP`.
-        rows: how many.
+        rows: number of rows.
     """
 
     first: float
@@ -47,7 +47,7 @@ class Difference:
     rows: int
 
     def to_json(self) -> dict[str, Any]:
-        """Return what metrics.json holds of it."""
+        """Return the entry of metrics.json."""
         told = {"value": self.value, "ci95": list(self.interval), "p_value": self.p_value}
         return {**told, "test": self.test, "num_examples": self.rows}
 
@@ -55,16 +55,16 @@ class Difference:
 def paired_difference(
     metric: str, references: Sequence[Any], first: Sequence[Any], second: Sequence[Any], *, seed: int = 0
 ) -> Difference | None:
-    """Compare the answers of two models to the same rows.
+    """Compare the predictions of two models for the same rows.
 
     Args:
-        metric: accuracy, micro_f1, macro_f1 (of one label a row), wer, mse, rmse or mae.
-        references: [N] right answers, as predictions.jsonl has them: a label, a list of labels, a text, numbers.
-        first, second: [N] answers of each model, likewise.
+        metric: accuracy, micro_f1, macro_f1 (with one label per row), wer, mse, rmse or mae.
+        references: [N] references as in predictions.jsonl: a label, a list of labels, a text, numbers.
+        first, second: [N] predictions of each model, in the same form.
         seed: of the bootstrap.
 
     Returns:
-        The difference; None for a metric that is not among them, or without rows.
+        The difference; None for another metric, or without rows.
 
     Raises:
         ValueError: the three differ in length.
@@ -92,13 +92,13 @@ def mcnemar(first: Any, second: Any) -> float:
     """Return the two-sided p value of McNemar's exact test.
 
     Args:
-        first, second: bool [N], whether each model is right in a row.
+        first, second: bool [N], whether each model is correct on a row.
 
     Returns:
-        2 P(X <= min(b, c)) for X of a binomial distribution of b + c throws at 1/2, where only the first is right in
-        b rows and only the second in c; at most 1.
+        2 P(X <= min(b, c)) for X ~ Binomial(b + c, 1/2), where only the first model is correct on b rows and only the
+        second on c; at most 1.
     """
-    from scipy.stats import binomtest  # as in `bootstrap.proportion_interval`
+    from scipy.stats import binomtest  # as in `intervals.proportion_interval`
 
     first, second = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
@@ -108,7 +108,7 @@ def mcnemar(first: Any, second: Any) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p values adjusted so that the chance of any false alarm among all tests stays at the level wanted.
+    """Return p values adjusted by Holm's method, which controls the family-wise error rate.
 
     >>> [round(value, 3) for value in holm([0.01, 0.04, 0.03])]
     [0.03, 0.06, 0.06]
@@ -122,10 +122,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _bootstrap_p(differences: Floats, rows: int) -> float:
-    """Twice the share of resamples on the far side of 0.
+    """Return twice the fraction of resamples on the other side of 0.
 
-    At least one over the resamples, as more of them might have one; and at least the smallest p value of a sign-flip
-    test on as many pairs, 2^(1 - rows): all resamples of one row are that row.
+    It is at least 2 / (resamples + 1), and at least the smallest p value of a sign-flip test on the same number of
+    pairs, 2^(1 - rows), since all resamples of one row are equal.
     """
     if not len(differences) or not differences.any():
         return 1.0
@@ -191,7 +191,7 @@ def _word_error_rate(references: Sequence[Any], *answers: Sequence[Any]) -> Valu
 
 
 def _errors(of_rows: Callable[[Floats], Floats], root: bool = False) -> Callable[..., Values]:
-    """Metrics that are a mean over rows (and over the targets of a row), or the root of one."""
+    """Return metrics that are a mean over rows (and over the targets of a row), or the root of a mean."""
 
     def values(references: Sequence[Any], *answers: Sequence[Any]) -> Values:
         truth = np.asarray(references, dtype=np.float64).reshape(len(references), -1)

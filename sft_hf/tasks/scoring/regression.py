@@ -1,10 +1,10 @@
-"""Metrics of regression, with bootstrap intervals.
+"""Regression metrics with bootstrap intervals.
 
-Every result is made of plain Python numbers and lists, ready for JSON. What is undefined, such as the correlation of
-predictions that are all the same, is None.
+Results consist of plain Python numbers and lists, ready for JSON. Undefined values, such as the correlation of constant
+predictions, are None.
 
-Each metric is computed from how often every row was drawn, so that one function gives both its value (every row once)
-and its values on many bootstrap resamples. In the shapes, N is the number of rows, T of targets, b of resamples.
+Each metric is computed from the number of draws of every row, so that one function gives both its value (every row
+once) and its values on bootstrap resamples. In the shapes, N is the number of rows, T of targets, b of resamples.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from sft_hf.tasks.scoring.intervals import CONFIDENCE_SAMPLES, Floats, Ints, per
 __all__ = ["LOWER_IS_BETTER", "METRICS", "TOGETHER", "regression_metrics"]
 
 METRICS = ("rmse", "mse", "mae", "r2", "pearson", "spearman")
-"""Of one target, or their mean over several."""
+"""Metrics of one target; for several targets, their mean."""
 
 TOGETHER = "standardized_rmse"
-"""Of several targets together."""
+"""Joint metric of several targets."""
 
 LOWER_IS_BETTER = frozenset({"rmse", "mse", "mae", TOGETHER})
 
-_ROUNDING = 1e-12  # part of a mean square that rounding may leave of a variance that is 0
+_ROUNDING = 1e-12  # relative rounding error of a variance that is 0
 
 
 def regression_metrics(
@@ -39,7 +39,7 @@ def regression_metrics(
     confidence_samples: int = CONFIDENCE_SAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Everything reported of a model that predicts one number per row, or several.
+    """Return all metrics of a regression model with one target or several.
 
     Args:
         predictions: [N, T], in the units of the targets.
@@ -50,16 +50,16 @@ def regression_metrics(
         seed: of the bootstrap.
 
     Returns:
-        `num_examples`; of each metric its mean over the targets for which it is defined, or None; `METRIC_ci95`,
-        [low, high], by the bootstrap over rows; and for several targets `per_target`, the same of each.
+        `num_examples`; for each metric, its mean over the targets for which it is defined, or None; `METRIC_ci95`,
+        [low, high], by the bootstrap over rows; for several targets `per_target`, the same for each.
 
         rmse, mse, mae: root mean squared, mean squared and mean absolute error, in the target's unit or its square.
-        r2: 1 - mse / variance of the references, 1 at best; 0 is what their mean has.
+        r2: 1 - mse / variance of the references; at most 1, and 0 for always answering their mean.
         pearson, spearman: correlation of the values, and of their ranks (ties have their mean rank), in [-1, 1].
-        standardized_rmse, for several targets: the root of the mean over targets of mse / scale^2, without a unit.
+        standardized_rmse, for several targets: the root of the mean over targets of mse / scale^2, without unit.
 
     Raises:
-        ValueError: no row, shapes that differ, or references that are not finite.
+        ValueError: no row, different shapes, or references that are not finite.
     """
     predicted, truth = np.asarray(predictions, dtype=np.float64), np.asarray(references, dtype=np.float64)
     if predicted.shape != truth.shape or truth.ndim != 2 or truth.shape[1] != len(names) or not len(truth):
@@ -68,7 +68,7 @@ def regression_metrics(
         )
     if not np.isfinite(truth).all():
         raise ValueError("references must be finite")
-    if not np.isfinite(predicted).all():  # nothing is defined then
+    if not np.isfinite(predicted).all():  # all metrics are then undefined
         predicted = np.full_like(predicted, np.nan)
     weights = np.asarray(scales, dtype=np.float64)
     point = _values(np.ones((1, len(truth))), predicted, truth, weights)
@@ -99,7 +99,7 @@ def _target(name: str, point: dict[str, Floats], resamples: dict[str, Floats]) -
 
 
 def _measured(name: str, value: Floats, resamples: Floats | None) -> dict[str, Any]:
-    """A metric [1] as JSON holds it, with its interval if it has a value."""
+    """Return a metric [1] for JSON, with its interval if it is defined."""
     number = float(value[0])
     if not np.isfinite(number):
         return {name: None}
@@ -109,14 +109,14 @@ def _measured(name: str, value: Floats, resamples: Floats | None) -> dict[str, A
 
 
 def _mean(values: Floats) -> Floats:
-    """The mean over the targets [T, b] for which a metric is defined, [b]; NaN where it is defined for none."""
+    """Return the mean over the targets [T, b] for which a metric is defined, [b]; NaN if there are none."""
     defined = ~np.isnan(values)
     sums = np.where(defined, values, 0.0).sum(axis=0)
     return np.where(defined.any(axis=0), sums / np.maximum(defined.sum(axis=0), 1), np.nan)
 
 
 def _draws(rows: int, samples: int, seed: int) -> Iterator[Floats]:
-    """How often each row is drawn in each resample, float64 [b, N], chunk by chunk."""
+    """Yield the number of draws of each row in each resample, float64 [b, N], in chunks."""
     for indices in resample_indices(rows, samples=samples, seed=seed) if samples else ():
         yield _drawn(indices, rows)
 
@@ -127,7 +127,7 @@ def _drawn(indices: Ints, rows: int) -> Floats:
 
 
 def _values(counts: Floats, predicted: Floats, truth: Floats, scales: Floats) -> dict[str, Floats]:
-    """Every metric on the rows as `counts` [b, N] draws them: [T, b], and the one of all targets [b]."""
+    """Return every metric on the resamples with `counts` [b, N]: [T, b], and the joint metric [b]."""
     each = [_values_of(counts, *pair) for pair in zip(predicted.T, truth.T, strict=True)]
     found = {metric: np.stack([values[metric] for values in each]) for metric in METRICS}
     squared = (((predicted - truth) / scales) ** 2).mean(axis=1)
@@ -135,7 +135,7 @@ def _values(counts: Floats, predicted: Floats, truth: Floats, scales: Floats) ->
 
 
 def _values_of(counts: Floats, predicted: Floats, truth: Floats) -> dict[str, Floats]:
-    """The metrics of one target, [b] each; NaN: undefined."""
+    """Return the metrics of one target, [b] each; NaN if undefined."""
     errors, rows = predicted - truth, len(truth)
     mse = counts @ errors**2 / rows
     spread = _variance(counts, truth)
@@ -150,22 +150,22 @@ def _values_of(counts: Floats, predicted: Floats, truth: Floats) -> dict[str, Fl
 
 
 def _variance(counts: Floats, values: Floats) -> Floats:
-    """The variance of the values as drawn, [b]; NaN where all that are drawn are the same."""
-    centred = values - values.mean()  # against cancellation where values are far from 0
+    """Return the variance of the drawn values, [b]; NaN if they are all equal."""
+    centred = values - values.mean()  # avoids cancellation if values are far from 0
     squares, means = counts @ centred**2 / len(values), counts @ centred / len(values)
     variance = squares - means**2
     return np.where(variance > _ROUNDING * squares, variance, np.nan)
 
 
 def _correlation(counts: Floats, first: Floats, second: Floats) -> Floats:
-    """Pearson's r, [b]; NaN where one of the two is constant."""
+    """Return Pearson's r, [b]; NaN if one of the two is constant."""
     x, y, rows = first - first.mean(), second - second.mean(), len(first)
     covariance = counts @ (x * y) / rows - (counts @ x / rows) * (counts @ y / rows)
     return np.clip(covariance / np.sqrt(_variance(counts, first) * _variance(counts, second)), -1.0, 1.0)
 
 
 def _rank_correlation(counts: Floats, first: Floats, second: Floats) -> Floats:
-    """Spearman's rho, Pearson's r of the ranks within each line, [b]; NaN where one of the two is constant."""
+    """Return Spearman's rho (Pearson's r of the ranks in each line), [b]; NaN if one of the two is constant."""
     if not np.isfinite(first).all():
         return np.full(len(counts), np.nan)
     x, y = _centred_ranks(counts, first), _centred_ranks(counts, second)
@@ -176,9 +176,9 @@ def _rank_correlation(counts: Floats, first: Floats, second: Floats) -> Floats:
 
 
 def _centred_ranks(counts: Floats, values: Floats) -> Floats:
-    """The rank of each row's value in each line, ties at their mean, less the mean rank: [b, N]. No line is sorted.
+    """Return the rank of each row's value in each line, minus the mean rank: [b, N]; ties have their mean rank.
 
-    Where all rows that are drawn have one value, the ranks of these rows are exactly 0.
+    If all drawn rows have the same value, their ranks are exactly 0. Lines are not sorted one by one.
     """
     distinct, codes = np.unique(values, return_inverse=True)
     order = np.argsort(codes, kind="stable")

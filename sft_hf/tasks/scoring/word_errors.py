@@ -1,9 +1,9 @@
-"""Word and character error rates: how far a transcript is from what was said, and which words it gets wrong.
+"""Word and character error rates of transcripts, and the most frequent confusions.
 
-Both are the fewest substitutions, deletions and insertions that turn the reference into the prediction, over the length
-of the reference, pooled over all rows: 0 is perfect, and a model that writes too much can exceed 1. Lower is better.
-Alignments are jiwer's (Levenshtein distance; V. Levenshtein, Soviet Physics Doklady 10, 1966); as in jiwer, references
-without any word give the number of words inserted.
+Both rates are the minimum number of substitutions, deletions and insertions that turn the reference into the
+prediction, divided by the length of the reference, pooled over all rows: 0 is perfect, and the rate can exceed 1.
+Alignments are computed by jiwer (Levenshtein distance; V. Levenshtein, Soviet Physics Doklady 10, 1966); as in jiwer,
+the rate for references without words is the number of inserted words.
 
 In the shapes, N is the number of rows.
 """
@@ -34,15 +34,15 @@ __all__ = [
 ]
 
 MAX_CONFUSIONS = 20
-_BLOCK = 10_000  # rows that are aligned at once
+_BLOCK = 10_000  # rows aligned at once
 
 
 @dataclass(frozen=True)
 class Edits:
-    """What turns one reference into its prediction.
+    """The edits that turn one reference into its prediction.
 
-    `length` is that of the reference, in words or characters; `pairs` holds (reference, prediction) of every edit, None
-    standing for nothing: ("a", "b") is a substitution, ("a", None) a deletion, (None, "b") an insertion.
+    `length` is the length of the reference, in words or characters; `pairs` has (reference, prediction) of every edit:
+    ("a", "b") is a substitution, ("a", None) a deletion, (None, "b") an insertion.
     """
 
     length: int
@@ -59,11 +59,11 @@ class _TranscriptMetric(_LocalMetric):
 
 
 class WordErrorRate(_TranscriptMetric):
-    """Words substituted, deleted and inserted, over the words of all references.
+    """Substituted, deleted and inserted words, divided by the words of all references.
 
-    `compute(predictions=[N] texts, references=[N] texts)` returns `{"wer": float}`, >= 0. Words are what white space
-    separates; letter case and punctuation count. Raises ValueError for an empty input, a length mismatch, or anything
-    but text.
+    `compute(predictions=[N] texts, references=[N] texts)` returns `{"wer": float}`, >= 0. Words are separated by white
+    space; letter case and punctuation count. Raises ValueError for an empty input, a length mismatch, or anything
+    other than text.
     """
 
     def _compute(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
@@ -71,10 +71,10 @@ class WordErrorRate(_TranscriptMetric):
 
 
 class CharacterErrorRate(_TranscriptMetric):
-    """Characters substituted, deleted and inserted, over the characters of all references.
+    """Substituted, deleted and inserted characters, divided by the characters of all references.
 
     `compute(predictions=[N] texts, references=[N] texts)` returns `{"cer": float}`, >= 0. White space between words
-    counts as one character, around a text as none. Raises ValueError as `WordErrorRate` does.
+    counts as one character, and is stripped from both ends. Raises ValueError as `WordErrorRate` does.
     """
 
     def _compute(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
@@ -116,7 +116,7 @@ def _rate(edits: Sequence[Edits]) -> float:
 
 
 def most_frequent_confusions(edits: Sequence[Edits], limit: int = MAX_CONFUSIONS) -> list[dict[str, Any]]:
-    """Return the edits that occur most often: {"kind", "reference", "prediction", "count"}, ties in order of the text.
+    """Return the most frequent edits, {"kind", "reference", "prediction", "count"}; ties are sorted by text.
 
     `kind` is "substitution", "deletion" (prediction None) or "insertion" (reference None).
     """
@@ -141,27 +141,26 @@ def transcription_metrics(
     confidence_samples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Everything reported of a speech recognizer.
+    """Return all metrics of a speech recognizer.
 
     Args:
         predictions: [N] transcripts.
-        references: [N] what was said.
-        normalize: what makes texts comparable that differ only in how they are written (letter case, punctuation,
-            "twenty" and "20").
-        groups: [N] what each row belongs to (a speaker, an accent), for rates per group.
+        references: [N] reference transcripts.
+        normalize: removes differences in spelling alone (letter case, punctuation, "twenty" and "20").
+        groups: [N] the group of each row (a speaker, an accent), for rates per group.
         confidence_samples: resamples of the bootstrap; 0 leaves intervals, confusions and groups out.
         seed: of the bootstrap.
 
     Returns:
         `num_examples`, `num_words` (of the references); `wer` and `cer`; with `normalize`, `wer_normalized` and
-        `cer_normalized`; `exact_match`, the share of rows without any error; `substitutions`, `deletions` and
-        `insertions` of words, over the number of words, which add up to `wer`; `wer_ci95` and `wer_normalized_ci95`,
-        [low, high] by `bootstrap_ratio_interval` over rows; `confusions` (see `most_frequent_confusions`), of the
-        normalized words where there are any; and `groups`, {group: its num_examples, num_words, wer,
-        wer_ci95, and with `normalize` both of the normalized words too}.
+        `cer_normalized`; `exact_match`, the fraction of rows without errors; `substitutions`, `deletions` and
+        `insertions` of words, divided by the number of words, which add up to `wer`; `wer_ci95` and
+        `wer_normalized_ci95`, [low, high] by `bootstrap_ratio_interval` over rows; `confusions` (see
+        `most_frequent_confusions`), of the normalized words with `normalize`; and `groups`, {group: its num_examples,
+        num_words, wer, wer_ci95, and with `normalize` also the normalized rate and interval}.
 
     Raises:
-        ValueError: an empty input, a length mismatch, or anything but text.
+        ValueError: an empty input, a length mismatch, or anything other than text.
     """
     predictions = _checked_texts(predictions, "predictions")
     references = _checked_texts(references, "references", len(predictions))
@@ -198,7 +197,7 @@ _KINDS = ("substitution", "deletion", "insertion")
 
 def _interval(edits: Sequence[Edits], options: dict[str, int]) -> list[float]:
     errors, lengths = [len(row.pairs) for row in edits], [row.length for row in edits]
-    if not any(lengths):  # no word was said: there is no ratio to resample
+    if not any(lengths):  # the references have no words: there is no ratio to resample
         return [_rate(edits), _rate(edits)]
     return list(bootstrap_ratio_interval(errors, lengths, **options))
 

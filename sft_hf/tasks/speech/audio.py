@@ -1,8 +1,8 @@
-"""Reading recordings safely: decoded, mixed down and resampled, and whatever is wrong is one sentence about the file.
+"""Reading recordings: decoding, downmixing and resampling, with one-line errors that name the file.
 
-A recording is a path, the bytes of a file, or a mapping with "bytes" or "path" as the data sets of the Hub have it; its
-"start" and "end", where it has them, are the seconds of the part that is meant. It becomes mono float32 at the model's
-rate. How files are decoded, and what is known of their length, is in `sft_hf.tasks.speech.decoding`.
+A recording is a path, the bytes of a file, or a mapping with "bytes" or "path" as in data sets on the Hub; optional
+"start" and "end" select a part, in seconds. It is converted to mono float32 at the model's sampling rate. For decoding
+and durations, see `sft_hf.tasks.speech.decoding`.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ AUDIO_SUFFIXES = (
     *(".m4a", ".m4b", ".aac", ".amr", ".awb", ".wma", ".3gp", ".mka", ".webm", ".mp4", ".m4v", ".mov", ".mkv", ".avi"),
     *(".mp2", ".ac3", ".ape", ".wv", ".tta", ".voc", ".sph", ".gsm", ".g722"),
 )
-"""Endings by which recordings are found in a folder. The format of a file is recognized by its content."""
+"""File name suffixes of recordings in a folder. The format of a file is detected from its content."""
 
 MIN_RATE, MAX_RATE = 1_000, 768_000
 
 
 def audio_info(recording: Any, limit: float | None = None) -> AudioInfo:
-    """Return what is known of a whole recording without its samples.
+    """Return the properties of a whole recording.
 
-    `limit`: seconds after which decoding stops where the length is known only by decoding; see `AudioInfo.more`.
-    Raises DataError for what cannot be decoded, StorageError if the disk fails.
+    `limit`: seconds after which decoding stops if the length is only known from decoding, see `AudioInfo.more`.
+    Raises DataError if it cannot be decoded, StorageError if the disk fails.
     """
     with opened(recording, limit) as sound:
         return _checked(sound.info, describe(recording))
@@ -80,9 +80,9 @@ def read_audio(
 ) -> np.ndarray:
     """Decode a recording, or the part from `start` to `end` seconds, to mono float32 at `rate`, in [-1, 1].
 
-    The part is exact: it begins with frame round(start x rate of the file). Channels are averaged. `limit`: as for
-    `audio_info`. Raises DataError if the file cannot be decoded, ends before its header says, or holds values that are
-    not finite; StorageError if the disk fails.
+    The part is exact: it begins with frame round(start x rate of the file). Channels are averaged. `limit`: see
+    `audio_info`. Raises DataError if the file cannot be decoded, is shorter than its header says, or has values that
+    are not finite; StorageError if the disk fails.
     """
     name = describe(recording)
     with opened(recording, limit) as sound:

@@ -1,4 +1,4 @@
-"""Connectionist temporal classification: a vocabulary of characters, what can be aligned at all, losses of rows.
+"""Connectionist temporal classification (CTC): character vocabularies, losses, decoding and word times.
 
 Source: A. Graves et al., Connectionist Temporal Classification, ICML 2006.
 """
@@ -25,13 +25,13 @@ CASES = ("keep", "lower", "upper")
 UnicodeForm = Literal["NFC", "NFD"]
 FORMS: tuple[UnicodeForm, ...] = ("NFC", "NFD")
 WORD_DELIMITER = "|"
-WORD_START = "\u2581"  # SentencePiece's mark of a piece that begins a word
+WORD_START = "\u2581"  # SentencePiece's mark at the start of a word
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", WORD_DELIMITER)
-"""What every vocabulary starts with; `<pad>`, number 0, is the blank."""
+"""The first tokens of every vocabulary; `<pad>`, with id 0, is the blank."""
 
 
 def characters_of(texts: Iterable[str]) -> list[str]:
-    """Return the characters of the texts, sorted; white space and the word delimiter are not among them."""
+    """Return the characters of the texts, sorted, without white space and the word delimiter."""
     found: set[str] = set()
     for text in texts:
         found.update(text)
@@ -39,16 +39,16 @@ def characters_of(texts: Iterable[str]) -> list[str]:
 
 
 def build_tokenizer(characters: Sequence[str]) -> Wav2Vec2CTCTokenizer:
-    """Return a tokenizer that writes one token a character, `|` between words and `<pad>` as the blank."""
+    """Return a tokenizer with one token per character, `|` between words and `<pad>` as the blank."""
     vocabulary = {token: number for number, token in enumerate((*SPECIAL_TOKENS, *characters))}
-    with tempfile.TemporaryDirectory() as folder:  # the class takes a file and nothing else
+    with tempfile.TemporaryDirectory() as folder:  # the class only takes a file
         path = Path(folder) / "vocab.json"
         path.write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
         return Wav2Vec2CTCTokenizer(str(path), word_delimiter_token=WORD_DELIMITER)
 
 
 def known_characters(tokenizer: Any) -> set[str]:
-    """Return the characters that a tokenizer can write: its tokens, or what its word pieces are made of."""
+    """Return the characters that a tokenizer can write: its tokens, or the characters of its word pieces."""
     tokens = set(tokenizer.get_vocab())
     if not _has_pieces(tokens):
         return tokens
@@ -60,9 +60,9 @@ def _has_pieces(tokens: Iterable[str]) -> bool:
 
 
 def choose_case(texts: Sequence[str], known: Iterable[str], language: str | None = None) -> str:
-    """Return "keep", "lower" or "upper": the case that leaves the fewest characters outside a vocabulary; else "keep".
+    """Return the case with the fewest characters outside a vocabulary: "keep" (preferred in ties), "lower" or "upper".
 
-    `language`: code of the language by whose rules letters change their case.
+    `language`: code of the language whose rules for letter case apply.
     """
     vocabulary = set(known)
 
@@ -74,7 +74,7 @@ def choose_case(texts: Sequence[str], known: Iterable[str], language: str | None
 
 
 def choose_form(texts: Sequence[str], known: Iterable[str]) -> UnicodeForm:
-    """Return "NFC" or "NFD": the Unicode form that leaves fewer characters outside a vocabulary; else "NFC"."""
+    """Return the Unicode form with fewer characters outside a vocabulary: "NFC" (preferred in ties) or "NFD"."""
     vocabulary = set(known)
 
     def unknown(form: UnicodeForm) -> int:
@@ -85,7 +85,7 @@ def choose_form(texts: Sequence[str], known: Iterable[str]) -> UnicodeForm:
 
 
 def frames_needed(labels: Sequence[int]) -> int:
-    """Return how many frames CTC needs for these labels: one each, and a blank between two that are equal."""
+    """Return the minimum number of frames for these labels: one each, and a blank between two equal ones."""
     ids = np.asarray(labels)
     return len(ids) + int((ids[1:] == ids[:-1]).sum())
 
@@ -95,13 +95,13 @@ def ctc_losses(logits: Tensor, frames: Tensor, labels: Tensor, label_lengths: Te
 
     Args:
         logits: [rows, longest, vocabulary].
-        frames: int64 [rows], how many of the positions are real.
-        labels: int64 [rows, most labels], padded with anything.
+        frames: int64 [rows], number of frames without padding.
+        labels: int64 [rows, longest], padded with any value.
         label_lengths: int64 [rows].
-        blank: number of the blank token.
+        blank: id of the blank token.
     """
     log_probabilities = functional.log_softmax(logits.float(), dim=-1).transpose(0, 1)
-    # cuDNN's version would want other types, and gives other numbers.
+    # cuDNN's version needs other types, and gives different results.
     with torch.backends.cudnn.flags(enabled=False):
         return functional.ctc_loss(
             log_probabilities, labels.clamp(min=0), frames, label_lengths, blank=blank, reduction="none"
@@ -109,11 +109,11 @@ def ctc_losses(logits: Tensor, frames: Tensor, labels: Tensor, label_lengths: Te
 
 
 def best_path(logits: Tensor, frames: Tensor, blank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return each frame's likeliest token, int64 [rows, longest], blank beyond the row's end; its log-probability,
-    float32 [rows, longest]; and the confidence, float32 [rows].
+    """Return the most likely token of each frame, int64 [rows, longest], blank beyond the row's end; its
+    log-probability, float32 [rows, longest]; and the confidence, float32 [rows].
 
-    The confidence is the geometric mean of the probabilities of the frames that say something; of all real frames where
-    none does. Repeats are collapsed and blanks dropped by the tokenizer.
+    The confidence is the geometric mean of the probabilities of the frames that are not blank, or of all frames if all
+    are blank. The tokenizer collapses repeats and drops blanks.
     """
     log_probabilities, tokens = functional.log_softmax(logits.float(), dim=-1).max(dim=-1)
     real = torch.arange(tokens.shape[1], device=tokens.device) < frames[:, None]
@@ -125,7 +125,7 @@ def best_path(logits: Tensor, frames: Tensor, blank: int) -> tuple[Tensor, Tenso
 
 
 def word_times(tokenizer: Any, tokens: Sequence[int], seconds_per_frame: float) -> list[tuple[str, float, float]]:
-    """Return (word, start, end) of the words that a best path says; times in seconds from its first frame."""
+    """Return (word, start, end) of the words of a best path, with times in seconds from its first frame."""
     if _has_pieces(tokenizer.get_vocab()):
         return _piece_times(tokenizer, tokens, seconds_per_frame)
     decoded = tokenizer.decode(tokens, output_word_offsets=True)
@@ -136,7 +136,7 @@ def word_times(tokenizer: Any, tokens: Sequence[int], seconds_per_frame: float) 
 
 
 def _piece_times(tokenizer: Any, tokens: Sequence[int], seconds_per_frame: float) -> list[tuple[str, float, float]]:
-    """`word_times` for tokens that are word pieces, which no tokenizer of Transformers gives times of."""
+    """Return `word_times` for word pieces, for which Transformers' tokenizers provide no times."""
     words: list[tuple[list[int], int, int]] = []  # pieces, first frame, frame after the last
     frame = 0
     for token, repeats in groupby(tokens):

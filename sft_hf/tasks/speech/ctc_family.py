@@ -1,4 +1,4 @@
-"""Recognizers trained by connectionist temporal classification: Wav2Vec2, HuBERT, WavLM, Parakeet and their like."""
+"""CTC speech recognizers: Wav2Vec2, HuBERT, WavLM, Parakeet and similar models."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sft_hf")
 
-USUAL_MASK = 10  # time steps of a mask of SpecAugment's, where no checkpoint says otherwise
+USUAL_MASK = 10  # default number of time steps of a SpecAugment mask
 _TOKEN = re.compile("|".join([MARKER.pattern, *map(re.escape, ctc.SPECIAL_TOKENS[:-1])]), re.IGNORECASE)
 
 
 class CtcFamily(Family):
-    """Features in, one token a frame out; repeats collapse, blanks vanish."""
+    """A recognizer that outputs one token per frame; repeats are collapsed and blanks removed."""
 
     def __init__(self, config: PretrainedConfig, source: Source, settings: Any, trained: bool = False) -> None:
         super().__init__(config, source, settings, trained)
@@ -48,13 +48,13 @@ class CtcFamily(Family):
             self.tokenizer = open_checkpoint(AutoTokenizer, source, "tokenizer files")
         self._lengths = _output_lengths(config, source)
         self._longest = 0.0
-        # SpecAugment wants its masks to fit into the batch, and no batch may come out empty.
+        # SpecAugment requires its masks to fit into the batch, and the output must not be empty.
         masked = getattr(config, "mask_time_prob", 0) > 0
         length = int(getattr(config, "mask_time_length", 0) or 0)
         self._least = self._width_for(max(2, (length if masked else min(length, USUAL_MASK)) + 1))
 
     def output_length(self, width: int) -> int:
-        """Return how many frames the model gives for an input of this length; 0 for one that is too short."""
+        """Return the number of output frames for an input of this length; 0 if it is too short."""
         return max(0, int(self._lengths(torch.tensor(width))))
 
     def _width_for(self, frames: int) -> int:
@@ -68,12 +68,12 @@ class CtcFamily(Family):
         return width
 
     def learn_texts(self, texts: Iterable[str], built_from: str | None) -> None:
-        """Build the vocabulary where there is none; else choose the letter case that it has."""
+        """Build the vocabulary if there is none; otherwise choose its letter case and Unicode form."""
         texts = [" ".join(nfc(text).split()) for text in texts]
         if self.new_vocabulary:
             if built_from is None:
                 raise RecipeError(
-                    "data.streaming: a vocabulary cannot be built from a stream; use a checkpoint that has one"
+                    "data.streaming: a vocabulary cannot be built from a stream; use a model that has one"
                 )
             spoken = texts if self.settings.special_tokens == "stop" else [_TOKEN.sub(" ", text) for text in texts]
             characters = ctc.characters_of(map(self.write, spoken))
@@ -94,7 +94,7 @@ class CtcFamily(Family):
             )
 
     def learn_lengths(self, seconds: np.ndarray, labels: Sequence[list[int]]) -> list[str]:
-        """Remember how long the longest clip is, at its slowest."""
+        """Store the length of the longest clip at the lowest speed."""
         self._longest = float(seconds.max()) / min(self.settings.speed_factors)
         return []
 
@@ -106,7 +106,7 @@ class CtcFamily(Family):
         self.form = form if form in ctc.FORMS else self.form
 
     def write(self, text: str) -> str:
-        """See `Family.write`: in the letter case and the Unicode form that the vocabulary has."""
+        """See `Family.write`: in the letter case and the Unicode form of the vocabulary."""
         return unicodedata.normalize(self.form, change_case(super().write(text), self.case, self.language))
 
     def encode(self, text: str) -> list[int]:
@@ -114,7 +114,7 @@ class CtcFamily(Family):
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def refusal(self, features: np.ndarray, labels: list[int], fastest: float) -> str | None:
-        """CTC cannot align more labels than there are frames, counting a blank between two that are equal."""
+        """See `Family.refusal`: CTC needs a frame for each label, and a blank between two equal labels."""
         frames, needed = self.output_length(int(len(features) / fastest)), ctc.frames_needed(labels)
         if frames >= needed:
             return None
@@ -125,7 +125,7 @@ class CtcFamily(Family):
         )
 
     def collate(self, rows: Sequence[dict[str, Any]]) -> Batch:
-        """`input_values` (or what the model calls it), `attention_mask`, `input_lengths`, `seconds`, `labels`."""
+        """See `Family.collate`: `input_values` (or its name in the model), `attention_mask`, `input_lengths`, ..."""
         features = [row["features"] for row in rows]
         lengths = [len(array) for array in features]
         width = max(*lengths, self._least)
@@ -143,7 +143,7 @@ class CtcFamily(Family):
         return batch
 
     def build(self, source: Source, section: ModelSection) -> PreTrainedModel:
-        """See `Family.build`. A vocabulary of our own gets a new head, even if the old one has its size."""
+        """See `Family.build`. A new vocabulary gets a new head, even if the old head has the same size."""
         if "layerdrop" not in section.config_overrides:
             self._encoder_config.layerdrop = 0.0
         head = {
@@ -178,7 +178,7 @@ class CtcFamily(Family):
         return getattr(self.config, "encoder_config", self.config)
 
     def _forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits [rows, longest, vocabulary] and the number of frames that are real, int64 [rows]."""
+        """Return logits [rows, longest, vocabulary] and the number of frames without padding, int64 [rows]."""
         names = (self.extractor.model_input_names[0], "attention_mask")
         logits: Tensor = model(**{name: batch[name] for name in names if name in batch}).logits
         return logits, self._lengths(batch["input_lengths"]).clamp(min=0, max=logits.shape[1])
@@ -191,14 +191,14 @@ class CtcFamily(Family):
     no_items = "CTC sums over all alignments of a transcript: its characters have no separate distributions"
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        """See `Family.losses`: the negative log-likelihood of all alignments of the row's labels."""
+        """See `Family.losses`: the negative log-likelihood, summed over all alignments of the row's labels."""
         return self._losses(*self._forward(model, batch), batch["labels"])
 
     def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """See `Family.predict`; `tokens` has one for each frame, repeats and blanks included."""
+        """See `Family.predict`; `tokens` has one token per frame, including repeats and blanks."""
         logits, frames = self._forward(model, batch)
         tokens, logprobs, confidence = ctc.best_path(logits, frames, self.tokenizer.pad_token_id)
-        # Beyond a row's own end there are only blanks, so that rows of other batches can be stacked with these.
+        # Frames beyond a row's end are blank, so that rows of different batches can be stacked.
         outputs = {"tokens": tokens, "confidence": confidence, "seconds": batch["seconds"]}
         real = torch.arange(tokens.shape[1], device=tokens.device) < frames[:, None]
         outputs |= {"hypotheses": tokens.masked_fill(~real, IGNORED), "logprobs": logprobs}
@@ -207,17 +207,17 @@ class CtcFamily(Family):
         return outputs
 
     def text(self, tokens: Sequence[int]) -> str:
-        """See `Family.text`; as `transformers.pipeline` decodes."""
+        """See `Family.text`; decoded like `transformers.pipeline`."""
         return " ".join(self.tokenizer.decode([token for token in tokens if token >= 0]).split())
 
     def words(self, tokens: Sequence[int], seconds: float) -> list[Word]:
-        """See `Family.words`: from the frame that says a word's first letter to that of its last."""
+        """See `Family.words`: from the frame of a word's first letter to that of its last."""
         step = self._seconds_per_frame()
         said = ctc.word_times(self.tokenizer, [token for token in tokens if token >= 0], step)
         return [Word(word, min(start, seconds), min(end, seconds)) for word, start, end in said]
 
     def _seconds_per_frame(self) -> float:
-        # The stride of the convolutions; over a long input their edges do not count.
+        # The stride of the convolutions; for a long input, edge effects are negligible.
         width = 100 * self.rate
         features = self.extract(np.zeros(width, np.float32)) if self._is_spectrogram else np.empty(width)
         return 100.0 / self.output_length(len(features))
@@ -242,7 +242,7 @@ def _has_vocabulary(source: Source) -> bool:
 
 
 def _output_lengths(config: PretrainedConfig, source: Source) -> Callable[[Tensor], Tensor]:
-    """Return the architecture's own function from lengths of inputs to numbers of frames, without its weights."""
+    """Return the architecture's function from input lengths to numbers of frames, without loading weights."""
     with torch.device("meta"), quiet_transformers():
         model = AutoModelForCTC.from_config(config)
     names = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
@@ -250,6 +250,6 @@ def _output_lengths(config: PretrainedConfig, source: Source) -> Callable[[Tenso
     if not found:
         raise CheckpointError(
             f"{source.name}: {type(model).__name__} does not provide its output length; use a Wav2Vec2, HuBERT, "
-            "WavLM, UniSpeech, Wav2Vec2-BERT or Parakeet checkpoint"
+            "WavLM, UniSpeech, Wav2Vec2-BERT or Parakeet model"
         )
     return found[0]

@@ -1,8 +1,8 @@
-"""Decoding recordings: libsndfile by content, whatever the ending says, then ffmpeg where it is installed.
+"""Decoding recordings: by libsndfile, with the format detected from the content, else by ffmpeg if it is installed.
 
-A header is not always right about the length. WAV files written to a pipe promise nothing or 4 GB, MP3 files without a
-Xing header let a decoder guess, and FLAC streams may leave their length open. Such recordings are decoded from their
-beginning, once, and their decoded length counts.
+The length in a header is not always correct. WAV files written to a pipe have a length of 0 or 4 GB, MP3 files without
+a Xing header make a decoder guess, and FLAC streams may have no length. Such recordings are decoded once from the
+beginning, and their decoded length is used.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from sft_hf.tasks.speech.ffmpeg import ffmpeg_blocks
 Blocks = Iterator[np.ndarray]
 """Mono float32 samples, piece by piece."""
 
-BLOCK = 2**20  # samples of all channels that are decoded at once
-MAX_FRAMES = 2**30  # of a recording that is decoded as a whole: 18 hours at 16 kHz
+BLOCK = 2**20  # samples (of all channels) decoded at once
+MAX_FRAMES = 2**30  # maximum for a recording that is decoded as a whole: 18 hours at 16 kHz
 _IN_MEMORY = 2**24  # frames; longer recordings that are decoded as a whole go to a temporary file
-_UNKNOWN_FRAMES = 2**62  # libsndfile says 2**63 - 1 for a FLAC stream without a length
+_UNKNOWN_FRAMES = 2**62  # libsndfile reports 2**63 - 1 for a FLAC stream without a length
 _MP3_FACTOR = 50  # more than the ratio of the highest bit rate of MP3 (320 kbit/s) to the lowest (8)
-_UNKNOWN_SIZES = (0, 0x7FFFF000)  # of a WAV file's data: 0, or this and more, stand for "not known yet"
+_UNKNOWN_SIZES = (0, 0x7FFFF000)  # sizes of a WAV file's data that mean "unknown": 0, or this and more
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What is known of a recording before its samples are read.
+    """Properties of a recording before its samples are read.
 
     Attributes:
         frames: samples of one channel.
         rate: frames per second.
         channels: number of channels.
         decoder: "libsndfile" or "ffmpeg".
-        promised: frames according to the header, where the file ends before them.
-        more: the recording goes on after `frames`; decoding stopped at the limit that the caller gave.
+        promised: frames according to the header, if the file is shorter.
+        more: whether the recording is longer than `frames`, as decoding stopped at the caller's limit.
     """
 
     frames: int
@@ -58,7 +58,7 @@ class AudioInfo:
 
     @property
     def seconds(self) -> float:
-        """The duration."""
+        """The duration in seconds."""
         return self.frames / self.rate
 
 
@@ -71,7 +71,7 @@ class Sound:
 
 
 def describe(recording: Any) -> str:
-    """Return how a message names a recording: its path, or what else it is."""
+    """Return the name of a recording for messages: its path, or "the recording"."""
     if isinstance(recording, dict):
         recording = recording.get("path") or recording.get("bytes")
     return str(recording) if isinstance(recording, (str, os.PathLike)) else "the recording"
@@ -82,10 +82,10 @@ def opened(recording: Any, limit: float | None = None) -> Iterator[Sound]:
     """Open a recording: a path, the bytes of a file, or `{"bytes": ..., "path": ...}`.
 
     Args:
-        recording: see above; of a mapping, other keys are ignored.
-        limit: seconds after which decoding stops where the length is known only by decoding; see `AudioInfo.more`.
+        recording: see above; other keys of a mapping are ignored.
+        limit: seconds after which decoding stops if the length is only known from decoding, see `AudioInfo.more`.
 
-    Raises DataError for what cannot be decoded, StorageError if the disk fails.
+    Raises DataError if it cannot be decoded, StorageError if the disk fails.
     """
     name = describe(recording)
     with _one_line_errors(name), _byte_stream(recording) as stream:
@@ -107,19 +107,19 @@ def opened(recording: Any, limit: float | None = None) -> Iterator[Sound]:
 
 @contextmanager
 def _libsndfile(stream: Any) -> Iterator[tuple[soundfile.SoundFile | None, int | None, str]]:
-    """Yield the file, frames that its header promises in vain, and why libsndfile does not open it (file None)."""
+    """Yield the file, `AudioInfo.promised`, and the reason if libsndfile does not open it (file None)."""
     head = stream.read(1 << 16)
     size = stream.seek(0, os.SEEK_END)
     stream.seek(0)
     view, data_size, guessed = _Nameless(stream, size), None, False
     if head[:4] in (b"RIFF", b"RIFX") and (found := _wav_data(head)):
         place, data_size, block_align, order = found
-        if data_size == 0 and size > place + 4:  # written to a pipe, or never finished
+        if data_size == 0 and size > place + 4:  # written to a pipe, or not finished
             view = _Nameless(stream, size, (place, struct.pack(f"{order}I", min(size - place - 4, 2**32 - 1))))
     elif guessed := _is_mp3_without_length(stream, head):
         view = _Nameless(stream, size, claimed=size * _MP3_FACTOR)
     try:
-        # By its content alone: with the name, soundfile would take x.raw for samples without a header.
+        # Without the name: by its name, soundfile would read x.raw as samples without a header.
         file = soundfile.SoundFile(view)
     except (soundfile.SoundFileError, ValueError, TypeError) as error:
         yield None, None, _reason(error)
@@ -161,7 +161,7 @@ def _mono(block: np.ndarray) -> np.ndarray:
 
 
 def _wav_data(head: bytes) -> tuple[int, int, int, str] | None:
-    """Return where a WAV header says how many bytes of samples follow, what it says, bytes per frame, byte order."""
+    """Return position and value of the data size in a WAV header, bytes per frame and byte order; None if not found."""
     order = "<" if head[:4] == b"RIFF" else ">"
     place, block_align = 12, 0
     while head[8:12] == b"WAVE" and place + 8 <= len(head):
@@ -175,7 +175,7 @@ def _wav_data(head: bytes) -> tuple[int, int, int, str] | None:
 
 
 def _is_mp3_without_length(stream: Any, head: bytes) -> bool:
-    """Whether a file is an MP3 stream whose first frame does not hold the number of frames (Xing, Info, VBRI)."""
+    """Whether a file is an MP3 stream without the number of frames in its first frame (Xing, Info, VBRI)."""
     frame = head[:400]
     if head[:3] == b"ID3" and len(head) > 10:
         sizes = head[6:10]
@@ -187,10 +187,10 @@ def _is_mp3_without_length(stream: Any, head: bytes) -> bool:
 
 
 class _Nameless:
-    """A stream without the `name` from which soundfile would guess the format.
+    """A stream without a `name`, from which soundfile would guess the format.
 
-    `patch` (place, bytes) is read instead of what the file has there. `claimed` is a size larger than the file's:
-    libsndfile reads no more frames of an MP3 file than it guesses from the file's size, and so has to guess more.
+    `patch` (position, bytes) replaces the file's content at that position. `claimed` is a size larger than the file's:
+    libsndfile limits the frames of an MP3 file to an estimate from its size, which must therefore be larger.
     """
 
     def __init__(self, stream: Any, size: int, patch: tuple[int, bytes] | None = None, claimed: int = 0) -> None:
@@ -207,7 +207,7 @@ class _Nameless:
 
     def read(self, count: int) -> bytes:
         data = b""
-        if 0 <= self._place < self._end:  # a damaged header may send libsndfile anywhere
+        if 0 <= self._place < self._end:  # a corrupt header may make libsndfile seek anywhere
             self._stream.seek(self._place)
             data = self._stream.read(count)
         elif self._size > self._end and self._size - 256 <= self._place < self._size:  # where an ID3 tag would be
@@ -229,12 +229,12 @@ class _Nameless:
 
 # --- recordings that are decoded as a whole ----------------------------------------------------------------------
 
-_last: tuple[Any, Sound] | None = None  # the recording that was decoded last: its parts are usually asked for in a row
+_last: tuple[Any, Sound] | None = None  # the last decoded recording: its parts are usually read in sequence
 _lock = threading.Lock()
 
 
 def _decoded(recording: Any, limit: float | None, refusal: str | None = None) -> Sound:
-    """Decode a whole recording, or find it decoded. `refusal`: why libsndfile cannot; then ffmpeg does."""
+    """Decode a whole recording, unless it was the last one. `refusal`: why libsndfile cannot; ffmpeg is used then."""
     global _last
     key = _identity(recording), limit
     with _lock:
@@ -274,7 +274,7 @@ def _collected(name: str, blocks: Blocks, rate: int, channels: int, decoder: str
             more = True
             break
         if aside is None and frames > _IN_MEMORY:
-            aside = tempfile.TemporaryFile(prefix="sft-hf-")  # noqa: SIM115 - lives as long as its samples
+            aside = tempfile.TemporaryFile(prefix="sft-hf-")  # noqa: SIM115 - closed with its samples
         if aside is not None:
             aside.write(b"".join(part.tobytes() for part in parts))
             parts = []
@@ -301,7 +301,7 @@ def _identity(recording: Any) -> Any:
     return os.path.abspath(held), state.st_mtime_ns, state.st_size
 
 
-# --- what a recording is, and what can be wrong with it ----------------------------------------------------------
+# --- kinds of recordings and their errors ------------------------------------------------------------------------
 
 
 def _held(recording: Any) -> Any:
@@ -316,7 +316,7 @@ def _byte_stream(recording: Any) -> Iterator[Any]:
     if isinstance(held, (bytes, bytearray, memoryview)):
         yield io.BytesIO(held)
     elif isinstance(held, (str, os.PathLike)) and str(held):
-        if os.path.exists(held) and not os.path.isfile(held):  # opening a pipe would wait for ever
+        if os.path.exists(held) and not os.path.isfile(held):  # opening a pipe would block forever
             raise DataError(f"{held}: is a folder or device; name the file, not its folder")
         with open(held, "rb") as file:
             yield file
@@ -327,12 +327,12 @@ def _byte_stream(recording: Any) -> Iterator[Any]:
 
 @contextmanager
 def _as_file(recording: Any) -> Iterator[str]:
-    """Yield the path of a recording, for a program that takes nothing else."""
+    """Yield the path of a recording, for a program that only takes paths."""
     held = _held(recording)
     if not isinstance(held, (bytes, bytearray, memoryview)):
         yield os.path.abspath(held)
         return
-    with tempfile.TemporaryDirectory(prefix="sft-hf-") as folder:  # Windows opens no file of tempfile a second time
+    with tempfile.TemporaryDirectory(prefix="sft-hf-") as folder:  # Windows cannot reopen a NamedTemporaryFile
         path = os.path.join(folder, "recording")
         with open(path, "wb") as file:
             file.write(held)

@@ -1,4 +1,4 @@
-"""What the two kinds of speech recognizers have in common, as the task sees them."""
+"""The interface of the two kinds of speech recognizers (CTC, sequence-to-sequence)."""
 
 from __future__ import annotations
 
@@ -28,58 +28,58 @@ if TYPE_CHECKING:
     from sft_hf.core.sources.sources import Source
     from sft_hf.tasks.base import Batch, Items
 
-MARKER = re.compile(r"<\|[^|<>\s]*\|>")  # as Whisper writes its special tokens, whether the tokenizer has it or not
+MARKER = re.compile(r"<\|[^|<>\s]*\|>")  # the form of Whisper's special tokens, even if the tokenizer lacks a token
 
 IGNORED = -100
-"""What labels and hypotheses are padded with: a token whose loss does not count."""
+"""Padding of labels and hypotheses, ignored by the loss."""
 
 SPEC_AUGMENT_FIELDS = ("mask_time_prob", "mask_time_length", "mask_feature_prob", "mask_feature_length")
 
 
 class Family(ABC):
-    """A recognizer's processor and mathematics; the task reads data, this turns them into tensors and back."""
+    """A recognizer's processor, losses and decoding; turns the data read by the task into tensors and back."""
 
     tokenizer: Any
     answers_untrained: bool = True
-    """Whether the checkpoint can transcribe as it comes."""
+    """Whether the pretrained model can transcribe without training."""
 
     def __init__(self, config: PretrainedConfig, source: Source, settings: Any, trained: bool = False) -> None:
-        """`trained`: the checkpoint is one that `save` wrote. Raises CheckpointError, RecipeError."""
+        """`trained`: the model was written by `save`. Raises CheckpointError, RecipeError."""
         self.config, self.settings = config, settings
         self.language = language_code(settings.language)
         self.extractor = open_checkpoint(AutoFeatureExtractor, source, "preprocessor_config.json")
 
     @property
     def rate(self) -> int:
-        """Samples a second that the model takes."""
+        """The model's sampling rate in Hz."""
         return int(self.extractor.sampling_rate)
 
     @property
     def max_seconds(self) -> float:
-        """The longest clip that the model takes; infinity where there is no limit."""
+        """The maximum length of a clip in seconds; infinity if there is no limit."""
         return float("inf")
 
     @abstractmethod
     def learn_texts(self, texts: Iterable[str], built_from: str | None) -> None:
-        """Learn what is learned from the train split's transcripts before any is encoded.
+        """Learn vocabulary or letter case from the transcripts of train, before any is encoded.
 
         `built_from` names the split if a vocabulary may be built from it. Raises RecipeError.
         """
 
     def learn_lengths(self, seconds: np.ndarray, labels: Sequence[list[int]]) -> list[str]:
-        """Learn from the train split how long clips and transcripts are; return what there is to say about it."""
+        """Learn the lengths of clips and transcripts from the train split; return notes."""
         return []
 
     def window_lengths(self, seconds: np.ndarray) -> np.ndarray | None:
-        """The seconds that clips of these lengths are each padded to; None: to the longest clip of a batch."""
+        """Return the seconds that clips of these lengths are padded to; None: to the longest clip of a batch."""
         return None
 
     @abstractmethod
     def recall(self, config: Any) -> None:
-        """Take from a trained model's config what `learn_texts` and `learn_lengths` had learned."""
+        """Restore the results of `learn_texts` and `learn_lengths` from the config of a trained model."""
 
     def write(self, text: str) -> str:
-        """Return a transcript as this model could write it: in Unicode's composed form, with single blanks."""
+        """Return a transcript in a form that the model can write: Unicode NFC, with single blanks."""
         return " ".join(nfc(text).split())
 
     @cached_property
@@ -91,15 +91,15 @@ class Family(ABC):
         return re.compile("|".join([MARKER.pattern, *map(re.escape, listed)]), re.IGNORECASE)
 
     def special_tokens(self, text: str) -> list[str]:
-        """Return the special tokens that a transcript holds as text: timestamps, languages, <unk>."""
+        """Return the special tokens that occur as text in a transcript: timestamps, languages, <unk>."""
         return self._special.findall(text)
 
     def without_special_tokens(self, text: str) -> str:
-        """Return a transcript without them."""
+        """Return a transcript without special tokens."""
         return self._special.sub(" ", text)
 
     def unknown_characters(self, text: str) -> set[str]:
-        """Return the characters of a transcript that `write` gave for which the tokenizer has nothing but <unk>."""
+        """Return the characters of a transcript (after `write`) for which the tokenizer only has <unk>."""
         unknown = self._unknown_token
         if unknown is None or unknown not in self.encode(text):
             return set()
@@ -118,22 +118,22 @@ class Family(ABC):
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """Return the label tokens of a transcript that `write` gave."""
+        """Return the label tokens of a transcript (after `write`)."""
 
     @abstractmethod
     def refusal(self, features: np.ndarray, labels: list[int], fastest: float) -> str | None:
         """Return why a row cannot be trained on, even at `fastest` times its speed; None if it can."""
 
     def check_masks(self, config: Any, changed: Container[str], steps: int, features: int) -> None:
-        """Refuse SpecAugment's masks that do not fit.
+        """Check that SpecAugment's masks fit; otherwise Transformers would fail in the first step.
 
         Args:
-            config: the model's, with what the recipe changes.
+            config: the model's, with the recipe's changes.
             changed: names of the fields that the recipe changes.
-            steps: time steps of the longest training clip (of a fixed window: of the window); 0: not known.
-            features: features that are masked.
+            steps: time steps of the longest training clip, or of a fixed window; 0: unknown.
+            features: number of features that can be masked.
 
-        Raises RecipeError: Transformers would fail in the first step.
+        Raises RecipeError.
         """
         if not getattr(config, "apply_spec_augment", False):
             return
@@ -152,7 +152,7 @@ class Family(ABC):
             )
 
     def extract(self, samples: np.ndarray) -> np.ndarray:
-        """Return the features of a clip; the last dimension of Whisper's, the first of all others' is time."""
+        """Return the features of a clip; time is the last dimension for Whisper, otherwise the first."""
         name = self.extractor.model_input_names[0]
         options = {"sampling_rate": self.rate, "return_attention_mask": True, "return_tensors": "np"}
         out = self.extractor(samples, padding=False, **options)
@@ -161,7 +161,7 @@ class Family(ABC):
         return features if mask is None else features[: int(mask[0].sum())]
 
     def feature_cache(self, gigabytes: float) -> RowCache:
-        """Return the cache of what `extract` makes of recordings, by the SHA-256 of their files."""
+        """Return the cache of extracted features, keyed by the SHA-256 of the recordings."""
         made_by = {
             "family": type(self).__name__,
             "model": self.config.model_type,
@@ -181,7 +181,7 @@ class Family(ABC):
 
     @abstractmethod
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Each row's loss, summed over its label tokens, float32 [rows]."""
+        """Return each row's loss, summed over its label tokens, float32 [rows]."""
 
     kind: str = ""
     """See `Task.model_kind`."""
@@ -198,18 +198,18 @@ class Family(ABC):
         """Transcribe a batch.
 
         Returns:
-            `tokens` int64 [rows, longest], as `text` and `words` take them; `confidence` float32 [rows]; `hypotheses`
-            int64 [rows, longest], the tokens that the confidence is of, and `logprobs` float32 [rows, longest], theirs;
-            `seconds` [rows], and `loss` [rows] if the batch has labels. Tokens below 0 are padding.
+            `tokens` int64 [rows, longest], the input of `text` and `words`; `confidence` float32 [rows]; `hypotheses`
+            int64 [rows, longest], the scored tokens, and their `logprobs` float32 [rows, longest]; `seconds` [rows],
+            and `loss` [rows] if the batch has labels. Tokens below 0 are padding.
         """
 
     @abstractmethod
     def text(self, tokens: Sequence[int]) -> str:
-        """Return what a row's tokens say."""
+        """Return the transcript of a row's tokens."""
 
     @abstractmethod
     def words(self, tokens: Sequence[int], seconds: float) -> list[Word]:
-        """Return the words that a row's tokens say, with times in a clip of `seconds`."""
+        """Return the words of a row's tokens, with times in a clip of `seconds`."""
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """Write model, feature extractor and tokenizer."""
@@ -219,7 +219,7 @@ class Family(ABC):
             self.tokenizer.save_pretrained(folder)
 
     def head(self) -> dict[str, Any]:
-        """The fields of the config that the settings change: SpecAugment's. Raises RecipeError for one it has not."""
+        """Return the config fields for SpecAugment from the settings. Raises RecipeError if the model has none."""
         wanted = {name: getattr(self.settings, name) for name in SPEC_AUGMENT_FIELDS}
         wanted = {name: value for name, value in wanted.items() if value is not None}
         for name in wanted:
@@ -233,7 +233,7 @@ class Family(ABC):
 
 
 def pad_rows(arrays: Sequence[np.ndarray], width: int, value: float, dtype: Any = np.float32) -> Tensor:
-    """Stack arrays [length, ...], filled up to `width` at the end."""
+    """Stack arrays [length, ...], padded to `width` at the end."""
     padded = np.full((len(arrays), width, *np.shape(arrays[0])[1:]), value, dtype=dtype)
     for row, array in zip(padded, arrays, strict=True):
         row[: len(array)] = array
@@ -241,5 +241,5 @@ def pad_rows(arrays: Sequence[np.ndarray], width: int, value: float, dtype: Any 
 
 
 def mask_of(lengths: Sequence[int], width: int) -> Tensor:
-    """Return int64 [rows, width]: 1 for what is real, 0 for padding."""
+    """Return an attention mask, int64 [rows, width]: 0 for padding."""
     return (torch.arange(width) < torch.tensor(lengths)[:, None]).long()

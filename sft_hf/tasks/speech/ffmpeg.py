@@ -1,6 +1,6 @@
-"""Decoding by ffmpeg, in a separate process: MPEG-4, AMR, WMA, video files, and whatever libsndfile does not know.
+"""Decoding by ffmpeg, in a separate process: MPEG-4, AMR, WMA, video and other files that libsndfile cannot read.
 
-ffmpeg never reads anything but the file itself: no network, no playlist that names other files, no standard input.
+ffmpeg can only read the file itself: no network, no playlists that name other files, no standard input.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import numpy as np
 
 from sft_hf.core.errors import DataError
 
-SILENT_SECONDS = 60.0  # without any output, after which the process is ended
+SILENT_SECONDS = 60.0  # without output, after which the process is killed
 _BLOCK_BYTES = 1 << 22
 _HEADER = 24
 
-# Formats that are recognized by their content. Playlists (hls, concat), which name other files, are not among them, nor
-# are formats without a header: noise would be read as speech.
+# Formats that can be detected from the content. Left out are playlists (hls, concat), which name other files, and
+# formats without a header (raw samples, bare AMR), since noise would be read as speech.
 _FORMATS = (
     "aac,ac3,adx,aiff,amr,ape,asf,asf_o,ast,au,avi,caf,dsf,dts,dtshd,eac3,f4v,flac,flv,gxf,ircam,live_flv,matroska,webm,mlp,"
     "mov,mp4,m4a,3gp,3g2,mj2,mp3,mpc,mpc8,mpeg,mpegts,mxf,nistsphere,nut,oma,ogg,pvf,qcp,rm,rso,sds,sox,shn,svx,tak,tta,"
@@ -41,7 +41,7 @@ def ffmpeg_blocks(path: str, name: str, refusal: str) -> Iterator[tuple[int, int
 
     Args:
         path: absolute path of the file.
-        name: of the recording, for messages.
+        name: the recording's, for messages.
         refusal: why libsndfile does not read it, for messages.
 
     Raises DataError if ffmpeg is not installed or does not read the file either.
@@ -56,7 +56,7 @@ def ffmpeg_blocks(path: str, name: str, refusal: str) -> Iterator[tuple[int, int
     headerless = _HEADERLESS.get(os.path.splitext(name)[1].lower())
     command += ["-f", headerless] if headerless else ["-format_whitelist", _FORMATS]
     command += ["-i", f"file:{path}", "-map", "0:a:0", "-vn", "-sn", "-dn"]
-    command += ["-c:a", "pcm_f32be", "-f", "au", "pipe:1"]  # AU: a header of 24 bytes, and nothing but samples
+    command += ["-c:a", "pcm_f32be", "-f", "au", "pipe:1"]  # AU: a header of 24 bytes, then only samples
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     watch = _Watch(process)
     try:
@@ -85,7 +85,7 @@ def _blocks(watch: _Watch, channels: int, name: str, refusal: str) -> Iterator[n
 
 
 class _Watch:
-    """Reads what a process writes, ends it when nothing comes for `SILENT_SECONDS`, and keeps its last complaint."""
+    """Reads the output of a process, kills it after `SILENT_SECONDS` without output, and keeps its first error."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process, self.late = process, False
@@ -96,7 +96,7 @@ class _Watch:
     def _listen(self) -> None:
         stream: Any = self.process.stderr
         while line := stream.read(4096):
-            self._said = self._said or line  # the first complaint is the cause, and the rest may have no end
+            self._said = self._said or line  # the first error is the cause, and there may be endless others
 
     def read(self, count: int) -> bytes:
         def give_up() -> None:
@@ -113,7 +113,7 @@ class _Watch:
             timer.cancel()
 
     def lacks_sound(self) -> bool:
-        """Whether the file was read, and has no sound; to be asked after the output has ended."""
+        """Whether the file has no audio stream; call it after the output has ended."""
         self._ended()
         return b"matches no streams" in self._said
 
@@ -122,7 +122,7 @@ class _Watch:
         self._listener.join(timeout=5)
 
     def problem(self, otherwise: str) -> str:
-        """Return what went wrong, in a line."""
+        """Return a one-line description of the error."""
         if self.late:
             return f"ffmpeg gave nothing for {SILENT_SECONDS:g} s"
         self._ended()
@@ -131,7 +131,7 @@ class _Watch:
         return f"libsndfile: {otherwise}; ffmpeg: {said[:200] or 'no audio'}"
 
     def close(self) -> None:
-        """End the process and its pipes."""
+        """Kill the process and close its pipes."""
         self.process.kill()
         for stream in (self.process.stdout, self.process.stderr):
             if stream is not None and stream is self.process.stdout:

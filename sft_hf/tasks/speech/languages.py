@@ -11,7 +11,7 @@ DOTLESS = "\N{LATIN SMALL LETTER DOTLESS I}"
 DOTTED_I = frozenset({"tr", "az"})
 """Languages in which I is the capital of dotless i, and İ that of i (Unicode, SpecialCasing.txt)."""
 
-# What others call Whisper's languages: ISO 639-3, other codes, their own names. Suggested, never taken silently.
+# Other names of Whisper's languages: ISO 639-3, other codes, native names. Suggested, but not accepted silently.
 _OTHER_CODES = {
     **{
         "ara": "ar",
@@ -46,7 +46,7 @@ _OTHER_CODES = {
 def language_code(language: str | None) -> str | None:
     """Return the code of a language given by code, by name or with a region: en for "English", "en", "en-US".
 
-    None where none is given; a language that Whisper does not have is returned as its first subtag.
+    None if none is given; for a language that Whisper does not support, the first subtag.
     """
     if not language or not language.strip():
         return None
@@ -58,7 +58,7 @@ def language_code(language: str | None) -> str | None:
 
 
 def whisper_language(language: str) -> str | None:
-    """Return the code of one of Whisper's languages, given as Whisper takes it (code or name); None for another."""
+    """Return the code of one of Whisper's languages, given by code or name; None for another language."""
     from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
     word = language.strip().lower()
@@ -66,7 +66,7 @@ def whisper_language(language: str) -> str | None:
 
 
 def language_hint(language: str) -> str:
-    """Return what was probably meant by a language that Whisper does not take.
+    """Return a hint for a language that Whisper does not accept.
 
     >>> language_hint("zh-CN")
     'did you mean zh (chinese)?'
@@ -100,7 +100,7 @@ def upper(text: str, code: str | None = None) -> str:
 
 
 def change_case(text: str, case: str, code: str | None = None) -> str:
-    """Return a text in a letter case: "lower", "upper", or "keep" for as it is."""
+    """Return a text in a letter case: "lower", "upper", or "keep" (unchanged)."""
     if case == "lower":
         return lower(text, code)
     return upper(text, code) if case == "upper" else text

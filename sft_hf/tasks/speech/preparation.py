@@ -1,4 +1,4 @@
-"""From a row with a recording and its transcript to what is trained on, and a count of all that was changed for it."""
+"""Preparation of rows with a recording and its transcript, with counts of all changes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from sft_hf.tasks.speech.rows import Clip, ClipStore
     from sft_hf.tasks.speech.settings import SpeechRecognitionSettings
 
-PAST_END_SECONDS = 0.1  # by which a segment may end after its recording: tables round their times
-NAMED = 12  # characters or files that a note names
+PAST_END_SECONDS = 0.1  # tolerance for segments that end after their recording, since tables round times
+NAMED = 12  # maximum number of characters or files in a note
 _UNSPACED = ("CJK ", "HIRAGANA", "KATAKANA", "THAI", "LAO ", "KHMER", "MYANMAR", "TIBETAN")
 
 
 @dataclass(frozen=True)
 class PreparedRow:
-    """A row that can be used: its duration in seconds, its label tokens, and what predictions are compared with."""
+    """A usable row: its duration in seconds, its label tokens, and the reference for predictions."""
 
     seconds: float
     labels: list[int]
@@ -36,13 +36,13 @@ class PreparedRow:
 
 @dataclass
 class Preparation:
-    """Checks the rows of one split; `notes` says what was converted, left out or limited.
+    """Checks the rows of one split; `notes` describes what was converted, left out or limited.
 
     Attributes:
         family: the recognizer, ready to encode transcripts.
-        settings: the task's.
-        column: name of the column of transcripts, for messages.
-        training: whether the rows are trained on, and not only scored.
+        settings: of the task.
+        column: name of the transcript column, for messages.
+        training: whether the rows are training rows.
     """
 
     family: Family
@@ -55,7 +55,7 @@ class Preparation:
     cut_off: list[str] = field(default_factory=list)
 
     def row(self, store: ClipStore, index: int, text: Any) -> PreparedRow:
-        """Return a row as it is used. Raises DataError for one that cannot be."""
+        """Return the prepared row. Raises DataError for a row that cannot be used."""
         clip: Clip = store.clips[index]
         name = describe(clip.recording)
         written = self._transcript(name, text)
@@ -68,7 +68,7 @@ class Preparation:
         return PreparedRow(seconds, labels, nfc(written))
 
     def _transcript(self, name: str, text: Any) -> str:
-        """Return a transcript as the model could write it."""
+        """Return a transcript in a form that the model can write."""
         if not isinstance(text, str):
             raise DataError(
                 f"{name}: column {self.column!r} holds no transcript; give one, or an empty text for silence"
@@ -129,7 +129,7 @@ class Preparation:
         if self.training and seconds / min(self.settings.speed_factors) > most:
             if seconds / max(self.settings.speed_factors) > most:
                 raise DataError(
-                    f"{name}: lasts {seconds:.1f} s, and at each of task.speed_factors more than the {most:g} s window "
+                    f"{name}: lasts {seconds:.1f} s, and at all task.speed_factors longer than the {most:g} s window "
                     "of the model; add the factor 1.0"
                 )
             self.counts["slowed"] += 1
@@ -146,7 +146,7 @@ class Preparation:
             self.cut_off.append(f"{name} ({info.seconds:.1f} of {info.promised / info.rate:.1f} s)")
 
     def notes(self, where: str) -> list[str]:
-        """Return what was changed, with counts; nothing where nothing was."""
+        """Return notes on all changes, with counts."""
         counts, found = self.counts, []
         if counts["segments"]:
             found.append(f"{counts['segments']} of {counts['rows']} rows are segments of a recording")
@@ -160,7 +160,7 @@ class Preparation:
         if self.cut_off:
             named = first_few(self.cut_off, 3)
             found.append(
-                f"{len(self.cut_off)} recordings end before their header says, and were used as they are: {named}"
+                f"{len(self.cut_off)} recordings are shorter than their header says, and were used as they are: {named}"
             )
         if counts["unknown"]:
             named = first_few([f"{one!r} ({n})" for one, n in self.unknown.most_common()], NAMED)
@@ -181,7 +181,7 @@ class Preparation:
 
 
 def segment_seconds(clip: Clip, info: AudioInfo) -> float:
-    """Return how long a clip is. Raises DataError for a part that is not inside its recording."""
+    """Return the length of a clip in seconds. Raises DataError for a part outside of its recording."""
     name = describe(clip.recording)
     if clip.end is None and not clip.start:
         return info.seconds
@@ -199,12 +199,12 @@ def segment_seconds(clip: Clip, info: AudioInfo) -> float:
 
 
 def _matters(character: str) -> bool:
-    """Whether a character is heard: a letter, a digit, a mark; not punctuation."""
+    """Whether a character is spoken: a letter, a digit or a mark, but not punctuation."""
     return unicodedata.category(character)[0] in "LMN"
 
 
 def written_without_blanks(texts: Sequence[str]) -> bool:
-    """Whether most transcripts are in a script that puts no blanks between words (Chinese, Japanese, Thai, ...)."""
+    """Whether most transcripts are in a script without blanks between words (Chinese, Japanese, Thai, ...)."""
     written = [text for text in texts if text]
     unspaced = [
         text
@@ -215,7 +215,7 @@ def written_without_blanks(texts: Sequence[str]) -> bool:
 
 
 def transcript_findings(texts: Sequence[str]) -> list[Finding]:
-    """Return what there is to know of transcripts: those without blanks, in which words cannot be counted."""
+    """Return a finding if the transcripts have no blanks, so that words cannot be counted."""
     if not texts or not written_without_blanks(texts):
         return []
     return [

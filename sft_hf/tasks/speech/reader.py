@@ -1,4 +1,4 @@
-"""Reading recordings: training rows' columns, files of a user, long ones in parts."""
+"""Reading recordings: columns, previews, and new recordings, which are split if they are long."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from sft_hf.data.new_inputs.inputs import Input
     from sft_hf.tasks.speech.family import Family
 
-PREVIEW_SECONDS, PREVIEW_RATE = 30.0, 16_000  # of a recording on a page
+PREVIEW_SECONDS, PREVIEW_RATE = 30.0, 16_000  # of a preview
 CTC_CHUNK_SECONDS = 20.0
 
 
 class SpeechReader(Reader):
-    """Recordings to the features that the model's family takes."""
+    """Turns recordings into the features of the model's family."""
 
     family: Family
-    """Of the model; known once its checkpoint is open."""
+    """The model's family; set when the pretrained model is loaded."""
 
     def __init__(self, data: DataSection, settings: SpeechRecognitionSettings) -> None:
         super().__init__(data)
@@ -48,7 +48,7 @@ class SpeechReader(Reader):
         }
 
     def preview(self, split: Dataset, indices: Sequence[int]) -> list[Preview]:
-        """See `Reader.preview`: the first `PREVIEW_SECONDS` as a compressed file that browsers play."""
+        """See `Reader.preview`: the first `PREVIEW_SECONDS` in a compressed format that browsers support."""
         from sft_hf.tasks.speech.audio import encode_audio, read_audio
         from sft_hf.tasks.speech.rows import clip_of
 
@@ -61,14 +61,14 @@ class SpeechReader(Reader):
         return found
 
     def read_inputs(self, inputs: Sequence[Any], literal: bool = False) -> Iterable[list[Input]]:
-        """Recordings, folders of them, and tables with the column of recordings, paths relative to the table."""
+        """See `Reader.read_inputs`: recordings, folders, and tables with paths relative to the table."""
         from sft_hf.tasks.speech.audio import find_audio
 
         refuse_literal(literal, "recordings")
         return input_chunks(inputs, self.data, self.data.audio_column, find_audio, ("audio", "video"))
 
     def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:
-        """See `Reader.prepare_inputs`. A long recording becomes several rows; `references` say which part each is."""
+        """See `Reader.prepare_inputs`. A long recording is split into several rows; `references` are their `Part`s."""
         from sft_hf.tasks.speech.audio import audio_info
         from sft_hf.tasks.speech.preparation import segment_seconds
         from sft_hf.tasks.speech.rows import Clip, ClipStore, SpeechRows, clip_of
@@ -94,9 +94,9 @@ class SpeechReader(Reader):
         return None if wanted == "auto" else (limit,)
 
     def chunk_seconds(self) -> float:
-        """How long the parts are in which a long recording is transcribed.
+        """Return the length of the parts in which long recordings are transcribed.
 
-        For Whisper its whole window, though training may have used a shorter one: every cut goes through words.
+        For Whisper, this is its full window, even if training used a shorter one, since cuts may split words.
         """
         limit = self.family.max_seconds
         wanted = self.settings.chunk_seconds or (limit if math.isfinite(limit) else CTC_CHUNK_SECONDS)

@@ -1,4 +1,4 @@
-"""Clips as model inputs: decoded and turned into features when they are asked for, and kept while memory allows."""
+"""Clips as model inputs: decoded and converted to features on access, and cached in memory up to a limit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sft_hf.tasks.speech.family import Family
 
 CACHE_BYTES = 2**31
-"""Of one split's samples and features, together, in each process; what is beyond is decoded again each time."""
+"""Limit of one split's samples and features, per process; other clips are decoded again each time."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Clip:
 
 
 def clip_of(cell: Any) -> Clip:
-    """Return the clip that a cell means: a recording, or with "start" and "end" (seconds, or None) a part of it."""
+    """Return the clip of a cell: a recording, or a part of it given by "start" and "end" (seconds, or None)."""
     if isinstance(cell, dict) and (cell.get("start") is not None or cell.get("end") is not None):
         end = cell.get("end")
         return Clip(cell, float(cell.get("start") or 0.0), None if end is None else float(end))
@@ -58,7 +58,7 @@ class Recordings(Sequence[Clip]):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may happen to a training clip; see `SpeechRecognitionSettings`."""
+    """Random changes of a training clip; see `SpeechRecognitionSettings`."""
 
     speed_factors: tuple[float, ...] = (1.0,)
     noise_snr_db: tuple[float, float] | None = None
@@ -69,7 +69,7 @@ class Augmentation:
         return set(self.speed_factors) != {1.0} or (self.noise_snr_db is not None and self.noise_probability > 0)
 
     def apply(self, samples: np.ndarray, rate: int, generator: np.random.Generator) -> np.ndarray:
-        """Return the clip at a random speed at which it fits into `longest` seconds, perhaps with noise."""
+        """Return the clip at a random speed at which it fits into `longest` seconds, with noise at random."""
         fitting = [factor for factor in self.speed_factors if len(samples) / rate / factor <= self.longest]
         factors = fitting or [max(self.speed_factors)]
         samples = change_speed(samples, float(generator.choice(factors)), rate)
@@ -79,7 +79,7 @@ class Augmentation:
 
 
 def change_speed(samples: np.ndarray, factor: float, rate: int) -> np.ndarray:
-    """Play a clip `factor` times as fast; pitch and duration change together.
+    """Speed up a clip by `factor`, which changes both pitch and duration.
 
     Source: T. Ko, V. Peddinti, D. Povey and S. Khudanpur, Audio augmentation for speech recognition, Interspeech 2015.
     """
@@ -87,7 +87,7 @@ def change_speed(samples: np.ndarray, factor: float, rate: int) -> np.ndarray:
 
 
 def add_noise(samples: np.ndarray, snr_db: float, generator: np.random.Generator) -> np.ndarray:
-    """Add white noise, `snr_db` decibels below the clip's mean power; a silent clip stays as it is."""
+    """Add white noise, `snr_db` decibels below the clip's mean power; a silent clip is unchanged."""
     power = float(np.mean(np.square(samples, dtype=np.float64))) if len(samples) else 0.0
     if not power:
         return samples
@@ -96,12 +96,12 @@ def add_noise(samples: np.ndarray, snr_db: float, generator: np.random.Generator
 
 
 def clip_generator(seed: int, epoch: int, row_id: int) -> np.random.Generator:
-    """Return the generator of one clip in one epoch: the same whatever batch, rank or worker the clip is in."""
+    """Return the random generator of a clip in an epoch, independent of its batch, rank or worker."""
     return np.random.default_rng([seed, epoch, row_id, 0x5BEEC4])
 
 
 class ClipStore:
-    """The samples and features of a split's clips, in memory as far as `CACHE_BYTES` goes."""
+    """The samples and features of a split's clips, cached in memory up to `budget` bytes."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class ClipStore:
         budget: int = CACHE_BYTES,
         disk: RowCache | None = None,
     ) -> None:
-        """`disk` has the features of whole recordings that earlier runs made; see `Family.feature_cache`."""
+        """`disk`: features extracted by earlier runs, see `Family.feature_cache`."""
         self.clips, self.rate, self.extract, self.keep_samples, self.disk = clips, rate, extract, keep_samples, disk
         self._left = budget
         self._kept: dict[tuple[str, int], np.ndarray] = {}
@@ -120,7 +120,7 @@ class ClipStore:
         self._digests: dict[str, str | None] = {}
 
     def samples(self, index: int) -> np.ndarray:
-        """Mono float32 at the model's rate. Raises DataError, StorageError."""
+        """Return mono float32 at the model's rate. Raises DataError, StorageError."""
         clip = self.clips[index]
         return self._cached(
             ("samples", index),
@@ -129,7 +129,7 @@ class ClipStore:
         )
 
     def features(self, index: int) -> np.ndarray:
-        """What the model's feature extractor makes of the clip. Raises DataError, StorageError."""
+        """Return the features of the clip. Raises DataError, StorageError."""
         return self._cached(("features", index), lambda: self._from_disk(index), keep=True)
 
     def _from_disk(self, index: int) -> np.ndarray:
@@ -147,20 +147,20 @@ class ClipStore:
         return features
 
     def _name(self, clip: Clip) -> str | None:
-        """What a clip's features are kept by: the digest of its file, and of the part that it is."""
+        """Return the cache key of a clip's features: a digest of its file and of the part."""
         recording = clip.recording
         path = recording.get("path") if isinstance(recording, dict) and not recording.get("bytes") else None
         digest = self._digests.get(path) if path else None
         if digest is None:
             digest = content_digest(recording)
             if path:
-                self._digests = {path: digest}  # of the file that the row before was a part of
+                self._digests = {path: digest}  # only of the last file, whose parts usually follow each other
         if digest is None or (clip.end is None and not clip.start):
             return digest
         return hashlib.sha256(f"{digest} {clip.start!r} {clip.end!r}".encode()).hexdigest()
 
     def only(self, indices: Sequence[int]) -> ClipStore:
-        """Return the store of these clips, with what is in memory of them."""
+        """Return a store of these clips, including what is cached in memory."""
         chosen = ClipStore([], self.rate, self.extract, self.keep_samples, self._left, self.disk)
         chosen.clips = _Chosen(self.clips, indices)
         names = ("samples", "features")
@@ -180,7 +180,7 @@ class ClipStore:
 
 
 class _Chosen(Sequence[Clip]):
-    """Some of the clips, in another order perhaps."""
+    """A selection of clips, in any order."""
 
     def __init__(self, clips: Sequence[Clip], indices: Sequence[int]) -> None:
         self.clips, self.indices = clips, list(indices)
@@ -193,7 +193,7 @@ class _Chosen(Sequence[Clip]):
 
 
 class SpeechRows(Sequence[dict[str, Any]]):
-    """The features of a split as one epoch sees them: augmented by what its seeds say, or as they are."""
+    """The features of a split in one epoch: augmented according to its seeds, or unchanged."""
 
     def __init__(
         self,
@@ -205,10 +205,10 @@ class SpeechRows(Sequence[dict[str, Any]]):
         windows: tuple[float, ...] | None = None,
         blank: bool = False,
     ) -> None:
-        """`windows`: seconds, windows for Whisper, of which a row uses the smallest that it fits; None: those of
-        training.
+        """`windows`: lengths of Whisper's window in seconds, of which a row uses the smallest that it fits into; None:
+        those of training.
 
-        `blank`: zeros for features.
+        `blank`: zeros in place of features.
         """
         self.store, self.seconds, self.labels, self.windows = store, seconds, labels, windows
         self.augmentation, self.seeds, self.blank = augmentation, seeds, blank
@@ -238,16 +238,16 @@ class SpeechRows(Sequence[dict[str, Any]]):
         return row
 
     def _zeros(self, index: int) -> np.ndarray:
-        """As many as the row has features, in the memory of one; the row is decoded the first time at most."""
+        """Return zeros of the features' shape that share the memory of one number; decodes the row at most once."""
         if index not in self._shapes:
             self._shapes[index] = self.store.features(index).shape
         return np.broadcast_to(np.float32(0), self._shapes[index])
 
 
 def in_own_window(examples: Examples, family: Family, seconds: np.ndarray) -> tuple[Examples, str]:
-    """Return rows as the pretrained model expects them, and the differences from training in words.
+    """Return rows as the pretrained model expects them, and a description of the differences from training.
 
-    In a shorter window, which training may have used, a Whisper that was not trained for it writes words nobody said.
+    Training may use a shorter window, in which a Whisper that was not trained for it writes words that were not spoken.
     """
     limit, windows = family.max_seconds, family.window_lengths(seconds)
     if windows is None or (windows == limit).all():
@@ -261,5 +261,5 @@ COSTS_PER_SECOND = 100
 
 
 def batching_cost(seconds: np.ndarray) -> np.ndarray:
-    """Return what rows are batched by: frames of 10 ms."""
+    """Return the length by which rows are batched, in frames of 10 ms."""
     return np.maximum(1, np.round(np.asarray(seconds) * COSTS_PER_SECOND)).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Scores of transcripts, and answers made of tokens."""
+"""Metrics and predictions of speech recognizers."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 
 class Reference(NamedTuple):
-    """What was said in a row, and the group that the row belongs to."""
+    """The reference transcript of a row, and the row's group."""
 
     text: str
     group: str | None = None
 
 
 class TranscriptScorer(Scorer):
-    """Scores and answers of a speech recognizer, from the `tokens` int64 [rows, longest] that it wrote.
+    """Metrics and predictions of a speech recognizer, from its `tokens`, int64 [rows, longest].
 
     Args:
-        family: what the tokens mean.
+        family: decodes the tokens.
         settings: of the task.
-        grouped: whether scores are given for groups of rows (data.group_column), too.
+        grouped: whether to compute metrics per group of rows (data.group_column), too.
     """
 
     primary_metric = "wer"
@@ -50,10 +50,10 @@ class TranscriptScorer(Scorer):
         return ["wer", "cer", "wer_normalized", "cer_normalized", "exact_match", "loss"]
 
     def tune(self, outputs: dict[str, Tensor], examples: Examples) -> None:
-        """Nothing is chosen outside training."""
+        """See `Scorer.tune`: nothing to choose."""
 
     def normalizer(self) -> Callable[[str], str]:
-        """Whisper's English normalizer for English, or Whisper without a language; else see `normalization.basic`."""
+        """Return the English normalizer for English, or if Whisper has no language; else `normalization.basic`."""
         from sft_hf.tasks.speech.normalization import normalizer
 
         code = self.family.language
@@ -62,7 +62,7 @@ class TranscriptScorer(Scorer):
         return normalizer(code, english, getattr(self.family.tokenizer, "english_spelling_normalizer", None))
 
     def score(self, outputs: dict[str, Tensor], examples: Examples, confidence_samples: int = 0) -> dict[str, Any]:
-        """Word and character error rates, as written and normalized; `loss`, a token's; details on request."""
+        """See `Scorer.score`: word and character error rates, as written and normalized; `loss` per token."""
         from sft_hf.tasks.scoring.word_errors import transcription_metrics
 
         groups = [reference.group or "none" for reference in examples.references]
@@ -81,7 +81,7 @@ class TranscriptScorer(Scorer):
     def confidence_and_correctness(
         self, outputs: dict[str, Tensor], examples: Examples
     ) -> tuple[np.ndarray, np.ndarray]:
-        """See `Scorer.confidence_and_correctness`: a transcript is right if it has no error at all."""
+        """See `Scorer.confidence_and_correctness`: a transcript is correct if it has no errors."""
         texts = [reference.text for reference in examples.references]
         pairs = zip(self._texts(outputs), texts, strict=True)
         exact = np.array([" ".join(said.split()) == " ".join(text.split()) for said, text in pairs])
@@ -99,7 +99,7 @@ class TranscriptScorer(Scorer):
         return [nfc(self.family.text(row)) for row in outputs["tokens"].tolist()]
 
     def decode(self, outputs: dict[str, Tensor]) -> list[dict[str, Any]]:
-        """`prediction`, the transcript, and `confidence`: the geometric mean of its tokens' probabilities."""
+        """Return `prediction`, the transcript, and `confidence`, the geometric mean of its tokens' probabilities."""
         pairs = zip(self._texts(outputs), self._confidences(outputs), strict=True)
         return [self.confidence.told({"prediction": text, "confidence": confidence}) for text, confidence in pairs]
 
@@ -108,11 +108,11 @@ class TranscriptScorer(Scorer):
         return of_recogniser(outputs["hypotheses"], outputs["logprobs"], examples, split, self.confidence)
 
     def reference(self, value: Any) -> Any:
-        """The transcript."""
+        """Return the transcript."""
         return value.text
 
     def decode_inputs(self, outputs: dict[str, Tensor], examples: Examples) -> list[dict[str, Any]]:
-        """One answer per recording: the parts of a long one joined, and with `task.timestamps` its `segments`."""
+        """Return one prediction per recording, joined from its parts; with `task.timestamps`, it has `segments`."""
         parts: list[Part] = list(examples.references)
         tokens = outputs["tokens"].tolist()
 

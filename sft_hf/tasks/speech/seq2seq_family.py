@@ -1,4 +1,4 @@
-"""Recognizers with an encoder and a decoder that writes token by token: Whisper, Moonshine, Speech2Text."""
+"""Speech recognizers with an encoder and an autoregressive decoder: Whisper, Moonshine, Speech2Text."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SECONDS_PER_TIMESTAMP = 0.02
 
 
 class Seq2SeqFamily(Family):
-    """Features in, tokens out one by one, greedily."""
+    """A recognizer with an autoregressive decoder and greedy search."""
 
     def __init__(self, config: PretrainedConfig, source: Source, settings: Any, trained: bool = False) -> None:
         super().__init__(config, source, settings, trained)
@@ -81,7 +81,7 @@ class Seq2SeqFamily(Family):
             self._check_prompt(source, str(code))
 
     def _check_prompt(self, source: Source, code: str) -> None:
-        """The tokenizer counts languages from the first; a model that has fewer of them has other tokens there."""
+        """Check the prompt's tokens: a model with fewer languages than the tokenizer assumes has other tokens there."""
         wanted = [f"<|{code}|>", f"<|{self.settings.task}|>"]
         found = self.tokenizer.convert_ids_to_tokens(self.prompt)[1:3]
         if found != wanted:
@@ -90,26 +90,26 @@ class Seq2SeqFamily(Family):
             value = self.settings.language if missing == wanted[0] else self.settings.task
             raise RecipeError(
                 f"{key}: {source.name} has no token {missing} for {value!r} (it has {found[0]} and {found[1]} in its "
-                "place); choose another language, or a checkpoint that knows it"
+                "place); choose another language, or a model that supports it"
             )
 
     @property
     def max_seconds(self) -> float:
-        """Whisper processes 30 s; the others have no such limit."""
+        """See `Family.max_seconds`: 30 s for Whisper; other models have no limit."""
         return float(self.extractor.chunk_length) if self.is_whisper else math.inf
 
     @property
     def _most_tokens(self) -> int:
-        """How many tokens the decoder has positions for, behind the prompt."""
+        """The maximum number of tokens after the prompt, from the decoder's positions."""
         names = ("max_target_positions", "max_position_embeddings")
         positions = next((value for name in names if (value := getattr(self.config, name, None))), 512)
         return int(positions) - len(self.prompt)
 
     def learn_texts(self, texts: Iterable[str], built_from: str | None) -> None:
-        """Nothing: the tokenizer is the checkpoint's."""
+        """See `Family.learn_texts`: nothing to learn, as the tokenizer is the pretrained model's."""
 
     def learn_lengths(self, seconds: np.ndarray, labels: Sequence[list[int]]) -> list[str]:
-        """Choose Whisper's windows, and how many tokens it may write: half as many again as the longest transcript."""
+        """Choose Whisper's windows, and the maximum number of tokens: 1.5 times the longest transcript, plus 8."""
         longest = max(map(len, labels))
         self.max_new_tokens = min(longest + longest // 2 + 8, self._most_tokens)
         self.labels_seen = {token for row in labels for token in row}
@@ -134,11 +134,11 @@ class Seq2SeqFamily(Family):
         self.windows = tuple(getattr(config, "audio_window_buckets", None) or (longest,))
 
     def encode(self, text: str) -> list[int]:
-        """See `Family.encode`. Whisper begins every transcript with a space, as its pretraining had it."""
+        """See `Family.encode`. Whisper's transcripts begin with a space, as in pretraining."""
         return list(self.tokenizer(f" {text}" if self.is_whisper else text, add_special_tokens=False).input_ids)
 
     def refusal(self, features: np.ndarray, labels: list[int], fastest: float) -> str | None:
-        """A transcript, and the token that ends it, must fit into the decoder."""
+        """See `Family.refusal`: a transcript and its end token must fit into the decoder."""
         if len(labels) + 1 <= self._most_tokens:
             return None
         return f"its transcript has {len(labels)} tokens, and the model writes at most {self._most_tokens - 1}"
@@ -148,9 +148,9 @@ class Seq2SeqFamily(Family):
         return log_mel(self.extractor, samples) if self.is_whisper else super().extract(samples)
 
     def collate(self, rows: Sequence[dict[str, Any]]) -> Batch:
-        """Features and their `attention_mask`, `seconds`, and with labels `decoder_input_ids` and `labels`.
+        """Return features, `attention_mask`, `seconds`, and given labels `decoder_input_ids` and `labels`.
 
-        `frames` [rows] are those of each row's own window, where they differ: the features are as wide as the widest.
+        `frames` [rows] has the frames of each row's window if windows differ; features are padded to the widest.
         """
         seconds = [row["seconds"] for row in rows]
         features = [row["features"] for row in rows]
@@ -173,18 +173,18 @@ class Seq2SeqFamily(Family):
         return batch
 
     def _window_of(self, row: dict[str, Any]) -> float:
-        """The smallest window that the row fits into; of a clip longer than any in training, the next whole second."""
+        """Return the smallest window that a row fits into; for clips longer than in training, the next whole second."""
         least = max(row["seconds"], MIN_SECONDS)
         fitting = [window for window in row.get("windows", self.windows) if window >= least]
         return min(fitting, default=window_seconds(row["seconds"], self.max_seconds))
 
     def _frames(self, window: float) -> int:
-        """Frames of the spectrogram in a window, as many as the encoder has positions for at most."""
+        """Return the spectrogram frames of a window, limited by the encoder's positions."""
         positions = round(window * self.rate / self.extractor.hop_length / FRAMES_PER_POSITION)
         return FRAMES_PER_POSITION * min(max(positions, 1), int(self.config.max_source_positions))
 
     def _decoder_batch(self, rows: Sequence[Sequence[int]]) -> Batch:
-        """Inputs and targets of the decoder; the tokens of its prompt are not targets."""
+        """Return inputs and targets of the decoder; the tokens of the prompt are not targets."""
         read = [np.asarray([*self.prompt, *row], dtype=np.int64) for row in rows]
         skipped = [IGNORED] * (len(self.prompt) - 1)
         wanted = [np.asarray([*skipped, *row, self.end], dtype=np.int64) for row in rows]
@@ -203,10 +203,12 @@ class Seq2SeqFamily(Family):
             steps, changed = self._frames(self.windows[0]), {*head, *section.config_overrides}
             self.check_masks(model.config, changed, steps, int(model.config.num_mel_bins))
         generation: Any = model.generation_config
-        generation.num_beams = 1  # else the pipeline would search with 5, and not write what was scored here
+        generation.num_beams = (
+            1  # otherwise a pipeline would use 5 beams, and its output would differ from what was scored
+        )
         generation.do_sample = False
         if self.is_whisper:
-            # Sinusoids that Whisper never trained; loading a checkpoint would let them be.
+            # Sinusoids, which Whisper does not train; after loading, they would be trainable.
             model.get_encoder().embed_positions.requires_grad_(False)
             generation.is_multilingual = self.multilingual
             generation.return_timestamps = False
@@ -228,14 +230,14 @@ class Seq2SeqFamily(Family):
         return token_losses(self._logits(model, batch), batch["labels"]).sum(dim=1)
 
     def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
-        """[rows, tokens, vocabulary]."""
+        """Return logits [rows, tokens, vocabulary]."""
         with self._window(model, batch):
             inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", "seconds")}
             logits: Tensor = model(**inputs, use_cache=False).logits
         return logits
 
     def items(self, model: nn.Module, batch: Batch) -> Items:
-        """See `Task.items`: the tokens to be written, the end among them, row by row."""
+        """See `Task.items`: the label tokens including the end, row by row."""
         parts = split_by_frames(batch)
         logits = torch.cat([self._logits(model, part) for _, part in parts])
         if len(parts) > 1:
@@ -253,7 +255,7 @@ class Seq2SeqFamily(Family):
             yield
 
     def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """See `Family.predict`; `tokens` of the text alone, or with timestamps before and after each segment."""
+        """See `Family.predict`; `tokens` of the text, with `task.timestamps` also timestamps around each segment."""
         parts = split_by_frames(batch)
         found = [self._predict_part(model, part) for _, part in parts]
         if len(parts) == 1:
@@ -275,8 +277,8 @@ class Seq2SeqFamily(Family):
             if self.is_whisper and self.settings.timestamps:
                 tokens, texts = self._with_timestamps(model, batch[name], options)
             else:
-                # Not Whisper's own `generate`, which goes on after two timestamps in a row, and then cannot cope with
-                # the encoder's output, which is computed once here.
+                # Not Whisper's own `generate`, which continues after two consecutive timestamps, and then fails with
+                # the precomputed encoder output.
                 prompt = torch.tensor(self.prompt, device=batch[name].device).expand(len(batch[name]), -1)
                 sequences = GenerationMixin.generate(model, decoder_input_ids=prompt, **known, **options)
                 texts = [self._said(row) for row in sequences[:, len(self.prompt) :].tolist()]
@@ -293,7 +295,7 @@ class Seq2SeqFamily(Family):
         return {key: value.to(batch[name].device) for key, value in outputs.items()}
 
     def _limit(self, batch: Batch) -> int:
-        """How many tokens may be written: more than training's in a window longer than training's."""
+        """Return the maximum number of tokens, which is higher in a window longer than those of training."""
         if self.is_whisper and batch["input_features"].shape[-1] > self._frames(self.windows[-1]):
             return self._most_tokens
         return self.max_new_tokens
@@ -305,7 +307,7 @@ class Seq2SeqFamily(Family):
     def _score(
         self, model: Any, known: dict[str, Any], rows: list[list[int]], device: torch.device
     ) -> dict[str, Tensor]:
-        """`hypotheses`, a row's tokens and its end, their `logprobs`, and the geometric mean of their probabilities."""
+        """Return `hypotheses` (tokens and end), `logprobs`, and `confidence`, the geometric mean of probabilities."""
         read = self._decoder_batch([row[: self._most_tokens - 1] for row in rows])
         labels = read["labels"].to(device)
         logits = model(**known, decoder_input_ids=read["decoder_input_ids"].to(device), use_cache=False).logits
@@ -314,7 +316,7 @@ class Seq2SeqFamily(Family):
         return {"hypotheses": labels, "logprobs": -losses, "confidence": confidence}
 
     def _said(self, tokens: list[int]) -> list[int]:
-        """The tokens before the end."""
+        """Return the tokens before the end."""
         stops = {self.end, self.tokenizer.pad_token_id}
         return tokens[: next((index for index, token in enumerate(tokens) if token in stops), len(tokens))]
 
@@ -346,7 +348,7 @@ class Seq2SeqFamily(Family):
         return [token for token in tokens if 0 <= token <= last]
 
     def words(self, tokens: Sequence[int], seconds: float) -> list[Word]:
-        """See `Family.words`: spread over the segment between two timestamps, or over the clip without any."""
+        """See `Family.words`: spread over the segment between two timestamps, or without timestamps over the clip."""
         if not (self.is_whisper and self.settings.timestamps):
             return spread_words(self.text(tokens), 0.0, seconds)
         words: list[Word] = []
@@ -364,7 +366,7 @@ class Seq2SeqFamily(Family):
         return words
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
-        """See `Family.save`; the config remembers what was learned about lengths."""
+        """See `Family.save`; the learned lengths are stored in the config."""
         model.config.transcript_max_new_tokens = self.max_new_tokens
         if self.is_whisper:
             model.config.audio_window_seconds = self.windows[-1]

@@ -1,4 +1,4 @@
-"""What a recipe may set for speech recognition."""
+"""Settings of speech recognition in a recipe."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Speech recognition: any checkpoint that `AutoModelForSpeechSeq2Seq` (Whisper, Moonshine, Speech2Text) or
-`AutoModelForCTC` (Wav2Vec2, HuBERT, WavLM) opens; see `sft_hf.tasks.speech`.
+"""Speech recognition with any model that `AutoModelForSpeechSeq2Seq` (Whisper, Moonshine, Speech2Text) or
+`AutoModelForCTC` (Wav2Vec2, HuBERT, WavLM) supports.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ if TYPE_CHECKING:
     from sft_hf.data.row_cache import RowCache
     from sft_hf.tasks.speech.family import Family
 
-STREAM_SAMPLE = 1000  # rows of a stream that say which letter case the transcripts have
+STREAM_SAMPLE = 1000  # rows of a stream from which the letter case of transcripts is learned
 
 
 class SpeechRecognition(Task[SpeechRecognitionSettings]):
-    """One recording to its transcript."""
+    """Transcribes recordings."""
 
     reader: SpeechReader
     scorer: TranscriptScorer
@@ -59,13 +59,13 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
             import jiwer  # noqa: F401
             import soundfile  # noqa: F401
             import soxr  # noqa: F401
-        except (ImportError, OSError) as error:  # OSError: soundfile found no libsndfile
+        except (ImportError, OSError) as error:  # OSError: soundfile did not find libsndfile
             raise UserError(
                 f"speech needs {getattr(error, 'name', None) or error}: pip install 'sft-hf[speech]'"
             ) from None
         self.reader = SpeechReader(recipe.data, self.settings)
 
-    # --- checkpoint ------------------------------------------------------------------------------------------
+    # --- model -----------------------------------------------------------------------------------------------
 
     def fit(self, train: Dataset, where: str, source: Source) -> None:
         """See `Task.fit`."""
@@ -90,7 +90,7 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
                 from sft_hf.tasks.speech.ctc_family import CtcFamily as kind
         else:
             raise CheckpointError(
-                f"{source.name}: a {self.config.model_type!r} checkpoint cannot recognize speech; give one that "
+                f"{source.name}: a {self.config.model_type!r} model cannot recognize speech; give one that "
                 "AutoModelForSpeechSeq2Seq (Whisper, Moonshine, ...) or AutoModelForCTC (Wav2Vec2, HuBERT, ...) opens"
             )
         self.family = self.reader.family = kind(self.config, source, self.settings, trained)
@@ -126,7 +126,7 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
     # --- data ------------------------------------------------------------------------------------------------
 
     def prepare(self, split: Dataset, where: str) -> Examples:
-        """See `Task.prepare`. Every recording is decoded once, so that a bad one is found before training."""
+        """See `Task.prepare`. Every recording is decoded once, so that bad recordings are found before training."""
         from sft_hf.tasks.speech.preparation import Preparation, PreparedRow
         from sft_hf.tasks.speech.rows import ClipStore, Recordings, SpeechRows
 
@@ -177,7 +177,7 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
         )
 
     def findings(self, examples: Mapping[str, Examples]) -> list[Finding]:
-        """See `Task.findings`: transcripts without blanks, for which words cannot be counted."""
+        """See `Task.findings`: transcripts without blanks, in which words cannot be counted."""
         from sft_hf.tasks.speech.preparation import transcript_findings
 
         return transcript_findings([reference.text for split in examples.values() for reference in split.references])
@@ -201,11 +201,11 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
     # --- forward ---------------------------------------------------------------------------------------------
 
     def item_counts(self, batch: Batch) -> Tensor:
-        """The label tokens of each row: with a decoder, its end included; for CTC, characters, and 1 for silence."""
+        """See `Task.item_counts`: label tokens, with a decoder including the end; for CTC, 1 for silence."""
         return (batch["labels"] >= 0).sum(dim=1).clamp(min=1).float()
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Each row's negative log-likelihood, summed over its label tokens, float32 [rows]."""
+        """Return each row's negative log-likelihood, summed over its label tokens, float32 [rows]."""
         return self.family.losses(model, batch)
 
     @property
@@ -219,7 +219,7 @@ class SpeechRecognition(Task[SpeechRecognitionSettings]):
         return self.family.no_items
 
     def items(self, model: nn.Module, batch: Batch) -> Items:
-        """See `Task.items`: the tokens of the transcript and its end, each given those before it."""
+        """See `Task.items`: the tokens of the transcript and its end, each given the previous ones."""
         return self.family.items(model, batch)
 
     def as_embeddings(self, model: nn.Module, batch: Batch) -> tuple[str, Batch]:

@@ -1,6 +1,6 @@
-"""Transcripts of long recordings: overlapping parts, how their transcripts are joined, subtitles.
+"""Transcripts of long recordings: splitting into overlapping parts, merging their transcripts, subtitles.
 
-Everything here is a pure function of words with times, in seconds.
+All functions are pure functions of words with times, in seconds.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-OVERLAP = 1 / 6  # of a part, with the part before
-MAX_CUE_CHARACTERS = 84  # two lines of 42, as subtitles are usually set
+OVERLAP = 1 / 6  # fraction of a part that overlaps with the previous part
+MAX_CUE_CHARACTERS = 84  # two lines of 42, as is usual for subtitles
 MAX_CUE_SECONDS = 7.0
 MAX_PAUSE_SECONDS = 1.5  # a longer silence ends a cue
 
@@ -23,7 +23,7 @@ _NOT_WORD = re.compile(r"[\W_]+")
 
 @dataclass(frozen=True)
 class Word:
-    """A word and when it is said."""
+    """A word and its time."""
 
     text: str
     start: float
@@ -32,7 +32,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Cue:
-    """A line of subtitles and when it shows."""
+    """A line of subtitles and its time."""
 
     start: float
     end: float
@@ -40,9 +40,9 @@ class Cue:
 
 
 def chunk_spans(duration: float, chunk: float, overlap: float) -> list[tuple[float, float]]:
-    """Cut a recording into parts of at most `chunk` seconds, each `overlap` or more seconds into the one before.
+    """Split a recording into parts of at most `chunk` seconds that overlap by at least `overlap` seconds.
 
-    The last part is as long as the others, so that no word is alone in it. Returns [(start, end)], in order.
+    All parts have the same length, so that the last one is not too short. Returns [(start, end)], in order.
     """
     assert 0 <= overlap < chunk
     if duration <= chunk:
@@ -53,7 +53,7 @@ def chunk_spans(duration: float, chunk: float, overlap: float) -> list[tuple[flo
 
 
 class Part(NamedTuple):
-    """Which input of `predict` a row is a part of, and which seconds of it."""
+    """The input of `predict` that a row belongs to, and the row's start and end in it, in seconds."""
 
     input: int
     start: float
@@ -61,7 +61,7 @@ class Part(NamedTuple):
 
 
 def parts_of(durations: Sequence[float], length: float) -> list[Part]:
-    """Return the parts, at most `length` seconds each, of recordings of these lengths in seconds."""
+    """Return the parts, at most `length` seconds each, of recordings with these durations in seconds."""
     return [
         Part(number, start, end)
         for number, seconds in enumerate(durations)
@@ -70,7 +70,7 @@ def parts_of(durations: Sequence[float], length: float) -> list[Part]:
 
 
 def spread_words(text: str, start: float, end: float) -> list[Word]:
-    """Give the words of a text times between `start` and `end`, each as much as it has letters."""
+    """Distribute the words of a text between `start` and `end`, in proportion to their numbers of letters."""
     words = text.split()
     total = sum(len(word) for word in words)
     result, said = [], 0
@@ -82,11 +82,11 @@ def spread_words(text: str, start: float, end: float) -> list[Word]:
 
 
 def merge_words(parts: Sequence[Sequence[Word]], spans: Sequence[tuple[float, float]]) -> list[Word]:
-    """Join what was written of overlapping parts of a recording.
+    """Merge the transcripts of overlapping parts of a recording.
 
-    Two neighbours have both heard the overlap. They are joined at the longest run of words that both wrote there: the
-    first half of the run is the earlier part's, the rest the later's, since words near a cut are the least sure. Where
-    they agree on no word, each keeps what it wrote on its side of the overlap's middle.
+    Two neighbours are merged at the longest common run of words in their overlap: the first half of the run is taken
+    from the earlier part, the rest from the later, since words near a cut are the least reliable. Without a common
+    word, both are cut in the middle of the overlap.
     """
     merged: list[Word] = []
     for index, (part, span) in enumerate(zip(parts, spans, strict=True)):
@@ -101,9 +101,9 @@ def merge_words(parts: Sequence[Sequence[Word]], spans: Sequence[tuple[float, fl
 
 
 def _joint(before: Sequence[Word], after: Sequence[Word], overlap: tuple[float, float]) -> tuple[int, int]:
-    """Return how many words of `before` to keep and how many of `after` to skip."""
+    """Return the number of words of `before` to keep, and of `after` to skip."""
     low, high = overlap
-    slack = 1.0  # times of words are only about right
+    slack = 1.0  # times of words are approximate
     first = next((i for i, word in enumerate(before) if word.end > low - slack), len(before))
     last = next((i for i, word in enumerate(after) if word.start >= high + slack), len(after))
     left = [_bare(word.text) for word in before[first:]]
@@ -123,7 +123,7 @@ def _bare(word: str) -> str:
 
 
 def _longest_common_run(left: Sequence[str], right: Sequence[str]) -> tuple[int, int, int]:
-    """Return (length, start in left, start in right) of the longest run of equal words; the last such in `left`."""
+    """Return (length, start in left, start in right) of the longest run of equal words; the last one in ties."""
     best = (0, 0, 0)
     lengths = [0] * (len(right) + 1)
     for i, word in enumerate(left):
@@ -144,12 +144,12 @@ def joined(
     words: Callable[[int], Sequence[Word]],
     timestamps: bool,
 ) -> list[dict[str, Any]]:
-    """Return one answer per recording: `prediction`, `confidence`, and with `timestamps` its `segments`.
+    """Return one prediction per recording: `prediction`, `confidence`, and with `timestamps` its `segments`.
 
     Args:
         parts, texts, confidences: of each row; confidence is averaged over a recording's parts by their length.
-        words: gives the words of a row, with their seconds from the start of its part.
-        timestamps: whether segments are wanted.
+        words: returns the words of a row, with times relative to the start of its part.
+        timestamps: whether to return segments.
     """
     by_input: dict[int, list[int]] = {}
     for index, part in enumerate(parts):
@@ -176,7 +176,7 @@ def _moved(words: Sequence[Word], seconds: float) -> list[Word]:
 
 
 def cues_of(words: Sequence[Word]) -> list[Cue]:
-    """Group words into subtitles: cut at pauses and ends of sentences, and before a cue grows too long to read."""
+    """Group words into subtitles: cut at pauses and ends of sentences, and before a cue gets too long."""
     cues: list[Cue] = []
     line: list[Word] = []
 
@@ -199,7 +199,7 @@ def cues_of(words: Sequence[Word]) -> list[Cue]:
 
 
 def format_srt(cues: Sequence[Cue]) -> str:
-    """Return cues as SubRip."""
+    """Return cues in SubRip format."""
     blocks = [
         f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{cue.text}\n"
         for number, cue in enumerate(cues, start=1)
@@ -208,7 +208,7 @@ def format_srt(cues: Sequence[Cue]) -> str:
 
 
 def format_vtt(cues: Sequence[Cue]) -> str:
-    """Return cues as WebVTT (W3C), its special characters escaped."""
+    """Return cues in WebVTT format (W3C), with special characters escaped."""
     blocks = ["WEBVTT\n"]
     for cue in cues:
         text = cue.text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -217,7 +217,7 @@ def format_vtt(cues: Sequence[Cue]) -> str:
 
 
 def format_subtitles(row: dict[str, Any], kind: str) -> str:
-    """Return one answer of `predict` with its "segments" as a file: kind "srt" or "vtt"."""
+    """Return the "segments" of a prediction as the text of a subtitle file: kind "srt" or "vtt"."""
     cues = [Cue(**segment) for segment in row["segments"]]
     return format_srt(cues) if kind == "srt" else format_vtt(cues)
 

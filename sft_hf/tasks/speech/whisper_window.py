@@ -1,12 +1,11 @@
-"""Whisper in the window that the data need, instead of the 30 seconds that it pads every clip to.
+"""Whisper with a shorter input window than the 30 seconds that it pads every clip to.
 
-The encoder adds a table of 1500 position vectors, one for every 20 ms, and attends over all of them: for a clip of
-three seconds, nine tenths of that work go into silence. Here only the first `k` positions are used while the model runs
-on `2 k` frames of spectrogram. The table itself is never touched, so that the model that is saved is whole, and
-takes 30 seconds again.
+The encoder adds a table of 1500 position embeddings, one for every 20 ms, and attends over all of them: for a clip of
+three seconds, nine tenths of the computation are spent on silence. Here only the first `k` positions are used for `2 k`
+frames of spectrogram. The table itself is not changed, so the saved model is complete, and takes 30 seconds again.
 
-One window for all clips, or a few (`window_buckets`), each clip in the smallest that it fits into. A clip's window is a
-function of the clip alone, never of the batch it is in: so is all that the model says of it.
+There is one window for all clips, or a few (`window_buckets`), of which each clip uses the smallest that it fits into.
+A clip's window, and therefore the model's output, depends only on the clip, not on its batch.
 """
 
 from __future__ import annotations
@@ -26,24 +25,24 @@ if TYPE_CHECKING:
     from sft_hf.tasks.base import Batch
 
 MIN_SECONDS = 2.0
-"""The floor of a window: fine-tuned on less, Whisper would no longer recognize pauses."""
+"""Minimum length of a window: after fine-tuning on less, Whisper no longer recognizes pauses."""
 
 FRAMES_PER_POSITION = 2  # the second convolution has stride 2
 
 BUCKETS = 3
-"""The most windows of `window_buckets`: more would save little padding, and cut batches into smaller forward passes."""
+"""Maximum number of windows: more would save little padding, and split batches into smaller forward passes."""
 
 
 @contextmanager
 def whisper_window(model: nn.Module, frames: int) -> Iterator[None]:
-    """Let every Whisper encoder inside `model` (wrapped or not) take spectrograms of `frames` frames.
+    """Make every Whisper encoder inside `model` (wrapped or not) take spectrograms of `frames` frames.
 
-    The encoder looks up as many positions as its embedding says it has, and checks its input against
-    `config.max_source_positions`; these two numbers are lowered, and put back at the end. No tensor is copied or cut:
-    were the positions trained, gradients would reach the rows used, and only them.
+    The encoder looks up all positions of its embedding, and checks its input against `config.max_source_positions`;
+    both numbers are lowered, and restored at the end. No tensor is copied or cut: if the positions were trained, only
+    the used rows would get gradients.
 
     Args:
-        frames: a multiple of `FRAMES_PER_POSITION`, no more than the table has positions for.
+        frames: a multiple of `FRAMES_PER_POSITION`, limited by the number of positions.
     """
     encoders = [module for module in model.modules() if isinstance(module, WhisperEncoder)]
     assert encoders, "there is no Whisper encoder in this model"
@@ -67,9 +66,9 @@ def window_seconds(longest: float, limit: float) -> float:
 
 
 def window_buckets(seconds: np.ndarray, limit: float) -> tuple[float, ...]:
-    """Return at most `BUCKETS` windows in ascending order, such that clips of these lengths are padded least in all.
+    """Return at most `BUCKETS` windows in ascending order that minimize the total padding of clips of these lengths.
 
-    Each is a window that `window_seconds` gives for some clip, the last the longest clip's.
+    Each is the `window_seconds` of some clip; the last is that of the longest clip.
     """
     needed, clips = np.unique([window_seconds(float(value), limit) for value in seconds], return_counts=True)
     *shorter, longest = needed.tolist()
@@ -89,10 +88,10 @@ def whole_seconds(limit: float) -> tuple[float, ...]:
 def log_mel(extractor: Any, samples: np.ndarray) -> np.ndarray:
     """Return Whisper's log-mel spectrogram of a clip, float32 [mel bins, frames], ending with a frame of silence.
 
-    What the extractor gives for the clip padded to 30 s begins with this, and goes on with its last frame to the end:
-    silence lies at the floor of the spectrogram, 8 orders of magnitude below its peak.
+    The extractor's output for the clip padded to 30 s is equal to this, continued with the last frame: silence is at
+    the floor of the spectrogram, 8 orders of magnitude below its peak.
     """
-    # Zeros enough that the last frame sees none of the clip.
+    # Enough zeros for a last frame without any of the clip.
     padded = np.concatenate([samples, np.zeros(2 * extractor.n_fft, np.float32)])
     options = {"padding": "do_not_pad", "truncation": False, "return_tensors": "np"}
     features = extractor(padded, sampling_rate=extractor.sampling_rate, **options)["input_features"][0]
@@ -109,11 +108,11 @@ def fit_to_window(mel: np.ndarray, frames: int) -> np.ndarray:
 
 
 def split_by_frames(batch: Batch) -> list[tuple[Tensor, Batch]]:
-    """Return the batch in parts with one window each, and the rows of each part, int64.
+    """Split a batch into parts with one window each; return the rows of each part, int64, and the part.
 
-    Each part is a separate forward pass. Whisper's encoder knows no mask, so that rows of one pass have one window;
-    were it the longest row's, a row's loss would depend on the other rows, and the gradient on how a step is cut
-    into batches. The plan sorts by length: few batches have more than one part.
+    Each part is a separate forward pass. Whisper's encoder has no mask, so rows of one pass have the same window; with
+    the window of the longest row, a row's loss would depend on the other rows, and the gradient on how a step is split
+    into batches. Batches are sorted by length, so few have more than one part.
     """
     if "frames" not in batch:
         return [(torch.arange(len(batch["seconds"])), batch)]

@@ -1,11 +1,11 @@
-"""Reading pretrained word vectors, of any source only the words that are kept.
+"""Reading pretrained word vectors; only the vectors of words in the vocabulary are kept.
 
-    text       GloVe, word2vec or fastText: a word and its numbers a line, with or without a first line that counts them
-    binary     word2vec's own: the counts as text, then each word, a space and 32-bit floats
+    text       GloVe, word2vec or fastText: a word and its numbers per line, optionally a first line with the counts
+    binary     word2vec: the counts as text, then for each word the word, a space and 32-bit floats
     array      a folder with one .npy (words x dimensions) and one .parquet, whose only text column lists the words
-    model2vec  a folder with model.safetensors (`embeddings`), tokenizer.json and config.json, taken whole
+    model2vec  a folder with model.safetensors (`embeddings`), tokenizer.json and config.json; all tokens are kept
 
-The first two may be gzipped. Nothing here unpickles anything, and no line or word is read beyond a fixed size.
+The first two may be gzipped. Nothing is unpickled, and the length of lines and words is limited.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ _COUNTS = re.compile(rb"([0-9]{1,12})[ \t]+([0-9]{1,6})\s*")
 
 @dataclass(frozen=True)
 class EmbeddingSource:
-    """Word vectors that were found, not read yet."""
+    """A source of word vectors that has not been read yet."""
 
     path: Path
     kind: Kind
 
 
 class WordVectors(NamedTuple):
-    """`words` in the order of their source, each once, and `matrix` float32 [words, dimensions]."""
+    """Unique `words` in the order of their source, and `matrix` float32 [words, dimensions]."""
 
     words: list[str]
     matrix: np.ndarray
 
 
 def find_embeddings(source: Source) -> EmbeddingSource | None:
-    """Return the word vectors behind a source; None if it is something else. Raises CheckpointError for a lone .npy."""
+    """Return the word vectors of a source; None if it has none. Raises CheckpointError for a single .npy file."""
     path = source.path
     if path is None:
         return None
@@ -83,14 +83,14 @@ def read_vectors(
     """Read the vectors of a text, binary or array source.
 
     Args:
-        source: what `find_embeddings` returned.
-        wanted: words to keep wherever they are.
+        source: the result of `find_embeddings`.
+        wanted: words to keep at any position.
         most_frequent: also keep the first N words; such files are sorted by frequency.
-        lowercase: words that differ only in case are one word, with the vector of the most frequent of them.
+        lowercase: merge words that differ only in case, and use the vector of the most frequent of them.
         reserved: words to leave out.
 
     Raises:
-        CheckpointError: naming the file, and the line or word, if it is damaged or not of its kind.
+        CheckpointError: the file is corrupt or of another kind; the message names the line or word.
         StorageError: the disk fails.
     """
     wanted, seen = set(wanted), set(reserved)
@@ -131,7 +131,7 @@ def _plain_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise CheckpointError(f"{path}: is damaged or no gzip file: {_one_line(error)}") from error
+        raise CheckpointError(f"{path}: is damaged or not a gzip file: {_one_line(error)}") from error
     except OSError as error:
         if error.errno in STORAGE_ERRNOS:
             raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
@@ -158,7 +158,7 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[str, bytes]]:
-    """Yield ("file: line n", line) of the lines that are not blank."""
+    """Yield ("file: line n", line) for non-blank lines."""
     number = 0
     while line := file.readline(MAX_LINE + 1):
         number += 1
@@ -182,7 +182,7 @@ def _text_vectors(path: Path, keep: Callable[[str], bool]) -> Iterator[np.ndarra
             count += 1
             try:
                 wanted = keep(word.decode("utf-8"))
-            except UnicodeDecodeError:  # no text can hold it; word2vec cuts long words inside a character
+            except UnicodeDecodeError:  # cannot occur in a text; word2vec cuts long words inside a character
                 wanted, undecodable = False, undecodable + 1
             if wanted or count == 1:
                 row = _numbers(numbers, where)
@@ -195,7 +195,7 @@ def _text_vectors(path: Path, keep: Callable[[str], bool]) -> Iterator[np.ndarra
 
 
 def _split_line(line: bytes, dimensions: int, where: str) -> tuple[bytes, bytes]:
-    """Return the word and its numbers, still as text. A few files have words with spaces inside."""
+    """Return the word and its numbers as bytes. In some files, words contain spaces."""
     spaces = line.count(b" ")
     if not dimensions or spaces < dimensions:
         raise CheckpointError(f"{where}: expected a word and its {dimensions or ''} numbers, found {spaces}")
@@ -275,7 +275,7 @@ def _array_vectors(path: Path, keep: Callable[[str], bool]) -> Iterator[np.ndarr
 
 
 def _is_model2vec(folder: Path) -> bool:
-    """By its config, or by its weights if the config does not name the kind."""
+    """Whether a folder is a model2vec model, by its config, or by its weights if the config has no `model_type`."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if "model_type" in config:
@@ -287,9 +287,9 @@ def _is_model2vec(folder: Path) -> bool:
 
 
 def read_model2vec(source: EmbeddingSource) -> tuple[Tokenizer, np.ndarray]:
-    """Return a model2vec model's tokenizer, which adds, cuts and pads nothing, and float32 [tokens, dimensions].
+    """Return a model2vec tokenizer, without special tokens, truncation and padding, and float32 [tokens, dimensions].
 
-    A quantized vocabulary (`mapping`) and weights per token (`weights`) are applied to the vectors.
+    A quantized vocabulary (`mapping`) and token weights (`weights`) are applied to the vectors.
     Raises CheckpointError, StorageError.
     """
     weights_file, tokenizer_file = source.path / "model.safetensors", source.path / "tokenizer.json"
@@ -305,13 +305,13 @@ def read_model2vec(source: EmbeddingSource) -> tuple[Tokenizer, np.ndarray]:
         matrix = matrix[rows]
     if "weights" in tensors:
         if tuple(tensors["weights"].shape) != matrix.shape[:1]:
-            raise CheckpointError(f"{weights_file}: `weights` has not one number per token")
+            raise CheckpointError(f"{weights_file}: `weights` does not have one number per token")
         matrix = matrix * tensors["weights"].float().numpy()[:, None]
     if not np.isfinite(matrix).all():
         raise CheckpointError(f"{weights_file}: has numbers that are not finite")
     try:
         tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    except Exception as error:  # the library raises nothing more precise
+    except Exception as error:  # the library raises no specific exception
         raise CheckpointError(f"{tokenizer_file}: cannot be read: {_one_line(error)}") from error
     if tokenizer.get_vocab_size() != len(matrix):
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Reading texts, one a row or a pair of them."""
+"""Reading texts, one or a pair per row."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from sft_hf.tasks.text.tokens import TOKENIZE_CHUNK, tokenize
 if TYPE_CHECKING:
     from datasets import Dataset
 
-PREDICT_ROWS, PREDICT_CHARACTERS = 8 * TOKENIZE_CHUNK, 2**24  # of the texts that are answered together, or so
+PREDICT_ROWS, PREDICT_CHARACTERS = 8 * TOKENIZE_CHUNK, 2**24  # approximate limits of texts that are predicted together
 
 
 class TextReader(Reader):
-    """Texts to the tokens of at most `max_length`."""
+    """Turns texts into at most `max_length` tokens."""
 
     tokenizer: Any = None
-    """Of the model; None until it is known."""
+    """The model's tokenizer; None until it is loaded."""
 
     max_length: int
-    """Tokens per row; known with the tokenizer."""
+    """Maximum number of tokens per row; set with the tokenizer."""
 
     def columns(self) -> dict[str, str]:
         """See `Reader.columns`."""
@@ -36,12 +36,12 @@ class TextReader(Reader):
 
     @property
     def text_columns(self) -> list[str]:
-        """The text column, and the second one of a pair."""
+        """The text column, and for pairs the second text column."""
         data = self.data
         return [data.text_column] + ([data.text_pair_column] if data.text_pair_column else [])
 
     def preview(self, split: Dataset, indices: Sequence[int]) -> list[Preview]:
-        """See `Reader.preview`: the text, and the second one of a pair below it."""
+        """See `Reader.preview`: the text, and for pairs the second text below it."""
         rows = [split[int(index)] for index in indices]
         return [Preview("\n".join(str(row[column]) for column in self.text_columns)) for row in rows]
 
@@ -50,12 +50,12 @@ class TextReader(Reader):
         return [list(map(str, table[column])) for column in self.text_columns]
 
     def read_inputs(self, inputs: Sequence[Any], literal: bool = False) -> Iterator[list[Input]]:
-        """See `Reader.read_inputs`: texts as they are, tables and .txt files, open files of lines."""
+        """See `Reader.read_inputs`: texts, tables, .txt files, and open files with one text per line."""
         found = text_inputs(inputs, self.data, self.text_columns, literal)
         return chunked(found, PREDICT_ROWS, PREDICT_CHARACTERS)
 
     def inputs_in_memory(self, values: Iterable[Any]) -> Iterator[list[Input]]:
-        """See `Reader.inputs_in_memory`: texts, or pairs of them."""
+        """See `Reader.inputs_in_memory`: texts, or pairs of texts."""
         return chunked(texts_in_memory(values, self.text_columns), PREDICT_ROWS, PREDICT_CHARACTERS)
 
     def prepare_inputs(self, rows: list[dict[str, Any]]) -> Examples:

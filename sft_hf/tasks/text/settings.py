@@ -1,4 +1,4 @@
-"""What a recipe may set for text classification."""
+"""Settings of text classification in a recipe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Encoder = Literal["none", "cnn", "bilstm"]
 
 
 class WordEmbeddingSettings(Section):
-    """The model on top of word vectors, and the words it knows."""
+    """The model on top of word vectors, and its vocabulary."""
 
     pooling: Pooling = Field(
         "attention",

@@ -1,4 +1,4 @@
-"""What a vocabulary says of its tokens: which of them make a word, and which spell the same as two others."""
+"""The tokens of a vocabulary as parts of words: which tokens form a word, and which can be split into two others."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from typing import Any
 import numpy as np
 
 BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
-"""A byte that SentencePiece has no character for."""
+"""A byte token of SentencePiece."""
 
 
 class Subwords:
     """The tokens of a vocabulary as parts of words.
 
-    Vocabularies mark words in one of these ways; without any mark, every token is a word:
+    Vocabularies mark words in one of these ways; without marks, every token is a word:
 
-    - `##ing` goes on with a word (WordPiece);
-    - "Ġ" or "▁" begin one (BPE on bytes, SentencePiece);
-    - `ing</w>` ends one, `play@@` does not (BPE on characters).
+    - `##ing` continues a word (WordPiece);
+    - "Ġ" or "▁" begins a word (byte-level BPE, SentencePiece);
+    - `ing</w>` ends a word, `play@@` does not (character-level BPE).
 
     Attributes:
-        special: bool [tokens], tokens that are not text ([CLS], </s>); the one of unknown words is text.
-        whole_words: whether the vocabulary has nothing but words, so that no token has parts.
+        special: bool [tokens], tokens that are not text ([CLS], </s>); the unknown token counts as text.
+        whole_words: whether the vocabulary has only whole words, so that tokens cannot be split.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         vocabulary = tokenizer.get_vocab()
-        self.names = [""] * (max(vocabulary.values()) + 1)  # some numbers have no token
+        self.names = [""] * (max(vocabulary.values()) + 1)  # some ids have no token
         for name, index in vocabulary.items():
             self.names[index] = name
         self.special = np.zeros(len(self.names), dtype=bool)
         others = {getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "sep", "cls", "pad", "mask")}
-        unknown = {tokenizer.unk_token_id} - others  # GPT-2's is its end of a text too
+        unknown = {tokenizer.unk_token_id} - others  # GPT-2 uses its end-of-text token
         self.special[[index for index in tokenizer.all_special_ids if index not in unknown]] = True
         backend = type(getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)).__name__
         self.whole_words = backend == "WordLevel"
-        # Not by a single token: GPT-2's vocabulary, whose words begin with "Ġ", has headings of Markdown (##) too.
+        # A single token is not enough: GPT-2's vocabulary, whose words begin with "Ġ", also has Markdown headings (##).
         marks = {"WordLevel": "", "WordPiece": "##"}
         self.mark = marks[backend] if backend in marks else _mark_of(self.names)
         self._begins = np.array([self._begins_word(name) for name in self.names])
@@ -55,10 +55,10 @@ class Subwords:
         return self.mark in ("</w>", "@@") and name.endswith(self.mark) == (self.mark == "</w>")
 
     def texts(self, ids: Sequence[int] | np.ndarray) -> list[list[list[int]]]:
-        """Return the words between special tokens: for each stretch of text its words, each the places of its tokens.
+        """Return the words of each text between special tokens, each as the list of its token positions.
 
         Args:
-            ids: int [tokens], of a row: one text, or two with special tokens between them.
+            ids: int [tokens] of a row: one text, or two separated by special tokens.
         """
         texts: list[list[list[int]]] = []
         before = None  # the token before this one, if it is text
@@ -75,7 +75,7 @@ class Subwords:
         return texts
 
     def splits(self, token: int) -> list[tuple[int, int]]:
-        """Return the pairs of known tokens that spell the same as this one; empty where there is none."""
+        """Return the pairs of tokens that spell the same text as this one; empty if there are none."""
         if token not in self._splits:
             self._splits[token] = self._find_splits(self.names[token])
         return self._splits[token]
@@ -84,7 +84,7 @@ class Subwords:
         if self.whole_words or name not in self._known or BYTE.fullmatch(name):
             return []
         first = 3 if self.mark == "##" and name.startswith("##") else 1
-        # What the left part ends with, and the right one begins with, to be in one word.
+        # The end of the left part and the start of the right part that join them into one word.
         joint = ("@@", "") if self.mark == "@@" else ("", "##") if self.mark == "##" else ("", "")
         pairs = ((name[:cut] + joint[0], joint[1] + name[cut:]) for cut in range(first, len(name)))
         known = self._known
@@ -92,7 +92,7 @@ class Subwords:
 
 
 def _mark_of(names: Sequence[str]) -> str:
-    """The mark that most tokens have; "" for none."""
+    """Return the mark that most tokens have, or ""."""
     counts = {
         "##": sum(name.startswith("##") and len(name) > 2 for name in names),
         "Ġ": sum(name.startswith("Ġ") for name in names),
@@ -105,7 +105,7 @@ def _mark_of(names: Sequence[str]) -> str:
 
 
 def beside_tokens(row: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Return a row's fields that have a value for each token of `input_ids`: attention mask, token types, ..."""
+    """Return the fields of a row with one value per token of `input_ids`: attention mask, token types, ..."""
     shape = row["input_ids"].shape
     return {
         name: value

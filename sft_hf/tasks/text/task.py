@@ -1,5 +1,5 @@
-"""Text classification: any checkpoint that `AutoModelForSequenceClassification` opens or can put a head on, or word
-vectors (see `sft_hf.tasks.text.embedding_files`).
+"""Text classification with any model that `AutoModelForSequenceClassification` supports, or with word vectors (see
+`sft_hf.tasks.text.embedding_files`).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ PAD_TO_MULTIPLE_OF = 8
 
 
 class TextClassification(ClassifierTask[TextClassificationSettings]):
-    """One text, or a pair, to one label or several."""
+    """Assigns one label or several to a text, or to a pair of texts."""
 
     predict_precision = "auto"
     peft_task_type = "SEQ_CLS"
@@ -84,12 +84,12 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
 
     @property
     def tokenizer(self) -> Any:
-        """The model's; None until it is known."""
+        """The model's tokenizer; None until it is loaded."""
         return self.reader.tokenizer
 
     @property
     def max_length(self) -> int:
-        """Tokens per row; known with the tokenizer."""
+        """Maximum number of tokens per row; set with the tokenizer."""
         return self.reader.max_length
 
     @classmethod
@@ -122,16 +122,16 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
             log.info("pooling: %s of the token vectors, with a new head on it (model.pooling)", self.pooling)
         elif not opens(AutoModelForSequenceClassification, self.config, source):
             raise CheckpointError(
-                f"{source.name}: a {self.config.model_type!r} checkpoint cannot classify text; give one that "
+                f"{source.name}: a {self.config.model_type!r} model cannot classify text; give one that "
                 "AutoModelForSequenceClassification opens (BERT, RoBERTa, DeBERTa, ModernBERT, MiniLM, ...)"
             )
         self._use_tokenizer(open_checkpoint(AutoTokenizer, source, "tokenizer files"), source.name)
 
     def _choose_vocabulary(self, texts: Iterable[str]) -> None:
-        """Learn the vocabulary of a model on word vectors, once.
+        """Learn the vocabulary of a model on word vectors; only the first call has an effect.
 
-        Whatever is asked for first decides. A run prepares its training rows first, without those held out of train,
-        and only their words count; for a stream, which is read too late, there are no such words.
+        A run first prepares its training rows, without those held out of train, and only their words are used; for a
+        stream, which is read later, there are no such words.
         """
         if self.word_vectors is not None and self.tokenizer is None:
             self.start = read_starting_point(self.word_vectors, texts, self._embedding_settings)
@@ -151,10 +151,10 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
             fit_inputs(tokenizer, self.config, table, decoder=self._is_decoder)
         self.reader.max_length = choose_max_length(self.settings.max_length, self.config, tokenizer, table, name)
         marks = tokenizer.num_special_tokens_to_add(pair=len(self.reader.text_columns) > 1)
-        if self.max_length < marks + len(self.reader.text_columns):  # tokenizers would cut nothing then
+        if self.max_length < marks + len(self.reader.text_columns):  # tokenizers would not truncate then
             raise RecipeError(
                 f"task.max_length: {self.max_length} tokens leave no room for a text: the tokenizer of {name} adds "
-                f"{marks} of its own; set {marks + len(self.reader.text_columns)} or more"
+                f"{marks} special tokens; set {marks + len(self.reader.text_columns)} or more"
             )
 
     def _without_weights(self, config: Any) -> nn.Module:
@@ -176,7 +176,7 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         model: PreTrainedModel
         if self.pooling is not None:
             model = load_encoder(self.config, source, section, head, self.pooling)
-        elif isinstance(self.config, SentenceEncoderConfig) and not is_saved(source):  # an adapter is put in again
+        elif isinstance(self.config, SentenceEncoderConfig) and not is_saved(source):  # an adapter will be loaded
             model = load_encoder(self.config.text_config, source, section, head, self.config.pooling)
         else:
             set_padding(self.config, self.tokenizer)
@@ -205,7 +205,7 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         return open_token_cache(self.tokenizer, self.max_length, gigabytes) if gigabytes else None
 
     def measured_lengths(self, examples: Examples) -> tuple[str, np.ndarray]:
-        """See `Task.measured_lengths`: tokens, after cutting."""
+        """See `Task.measured_lengths`: tokens, after truncation."""
         return "tokens", examples.lengths
 
     def longest_row(self) -> int | None:
@@ -213,9 +213,11 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
         return self.max_length
 
     def collate(self, features: list[dict[str, Any]]) -> Batch:
-        """Pad to the longest row; with labels, rounded up to a multiple of 8 (never beyond what the model takes)."""
+        """Pad to the longest row; with labels, to a multiple of 8 (limited by `max_length`)."""
         longest = max(len(row["input_ids"]) for row in features)
-        multiple = PAD_TO_MULTIPLE_OF if "labels" in features[0] else 1  # short texts would pay twice as much
+        multiple = (
+            PAD_TO_MULTIPLE_OF if "labels" in features[0] else 1
+        )  # for short texts, padding could double the cost
         width = min(-(-longest // multiple) * multiple, max(self.max_length, longest))
         fill = {
             "input_ids": self.tokenizer.pad_token_id,
@@ -242,20 +244,20 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
 
     @property
     def no_embeddings(self) -> str | None:  # type: ignore[override]
-        """See `Task.no_embeddings`: some models read off the token ids where a text ends."""
+        """See `Task.no_embeddings`: some models need the token ids to find the end of a text."""
         if self.pooling is not None:
             return None
         if getattr(self.config, "is_encoder_decoder", False):
             return f"{self.config.model_type!r} does not accept inputs_embeds"
         if self._is_decoder and self.tokenizer.padding_side == "right":
             return (
-                f"{self.config.model_type!r} does not see in the vectors of tokens where a text ends; "
-                "model.pooling=last does"
+                f"{self.config.model_type!r} cannot find the end of a text from token embeddings; "
+                "model.pooling=last can"
             )
         return None
 
     def as_embeddings(self, model: nn.Module, batch: Batch) -> tuple[str, Batch]:
-        """See `Task.as_embeddings`: the tokens' vectors, float [rows, tokens, size], before positions are added."""
+        """See `Task.as_embeddings`: token embeddings, float [rows, tokens, size], before positions are added."""
         if "inputs_embeds" in batch:
             return "inputs_embeds", batch
         rest = {name: tensor for name, tensor in batch.items() if name != "input_ids"}
@@ -265,7 +267,7 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """See `Task.save`."""
         self.write_decisions(model.config)
-        # Whoever opens the model cuts long texts where training did: a pipeline with `truncation=True`.
+        # So that a pipeline with `truncation=True` truncates long texts as in training.
         self.tokenizer.model_max_length = self.max_length
         forget_last_call(self.tokenizer)
         with quiet_transformers():
@@ -287,7 +289,7 @@ class TextClassification(ClassifierTask[TextClassificationSettings]):
 
 
 class TextRegression(RegressionTask[TextClassificationSettings], TextClassification):
-    """One text, or a pair, to a number or several."""
+    """Predicts one number or several for a text, or for a pair of texts."""
 
     predict_precision = "no"
 

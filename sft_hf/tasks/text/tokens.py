@@ -1,4 +1,4 @@
-"""Texts as tokens: in flat arrays, cut to what the model takes, and found again by other runs on the same texts."""
+"""Tokenized texts: flat arrays, truncated to the model's limit, and cached for other runs on the same texts."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ TOKENIZE_CHUNK = 1000
 
 
 class TokenTable(Sequence[dict[str, Any]]):
-    """Tokenized rows in one flat array per field, so that a million rows cost no million Python lists."""
+    """Tokenized rows in one flat array per field, to avoid a Python list per row."""
 
     def __init__(self, lengths: np.ndarray, fields: dict[str, np.ndarray], labels: Sequence[Any] | None = None) -> None:
-        """`lengths`: tokens of each row, int64 [rows]; `fields`: the values of all rows' tokens, int32 [tokens]."""
+        """`lengths`: number of tokens of each row, int64 [rows]; `fields`: values for all tokens, int32 [tokens]."""
         self.lengths, self._flat, self._labels = lengths, fields, labels
         self._offsets = np.concatenate([[0], np.cumsum(lengths)])
 
@@ -39,10 +39,10 @@ class TokenTable(Sequence[dict[str, Any]]):
 def open_token_cache(tokenizer: Any, max_length: int, gigabytes: float) -> RowCache | None:
     """Return the cache of this tokenizer's tokens; None if the tokenizer cannot be fully identified."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:  # it is written in Python
+    if backend is None:  # a tokenizer in pure Python
         return None
     pipeline = json.loads(backend.to_str())
-    for name in ("truncation", "padding"):  # what it was asked for last
+    for name in ("truncation", "padding"):  # the state of the last call
         pipeline.pop(name, None)
     made_by = {
         "class": qualified_name(tokenizer),
@@ -65,13 +65,13 @@ def tokenize(
     cache: RowCache | None = None,
     row_ids: Sequence[int] | np.ndarray | None = None,
 ) -> tuple[TokenTable, list[str]]:
-    """Return rows as tokens, and what there is to say of those that were cut.
+    """Return rows as tokens, and notes on truncated rows and special tokens in texts.
 
     Args:
-        columns: the texts, and where rows are pairs the second ones.
-        where: how messages name the split.
-        cache: of `open_token_cache`, with the same tokenizer and length.
-        row_ids: what messages call the rows.
+        columns: the texts, and for pairs the second texts.
+        where: name of the split, for messages.
+        cache: from `open_token_cache`, with the same tokenizer and length.
+        row_ids: numbers of the rows, for messages.
     """
     name = _digest(columns) if cache else ""
     found = cache.find(name) if cache else None
@@ -86,7 +86,7 @@ def tokenize(
 
 
 def forget_last_call(tokenizer: Any) -> None:
-    """Undo what a tokenizer remembers of how it was called, truncation and padding, which its file would hold."""
+    """Reset truncation and padding of a tokenizer's last call, which would be saved in its file."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         backend.no_truncation()
@@ -94,9 +94,8 @@ def forget_last_call(tokenizer: Any) -> None:
 
 
 def _encode_all(tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int, where: str) -> list[np.ndarray]:
-    """Return the fields' names (JSON in uint8), each row's tokens and how many it lost (int64), and the flat fields.
-
-    Before the fields come the rows, int64, that contain special tokens spelled out.
+    """Return the field names (JSON as uint8), the tokens and the truncated tokens of each row (int64), the rows with
+    special tokens in their texts (int64), and the flat fields.
     """
     fields: dict[str, list[np.ndarray]] = {"input_ids": []}
     lost, escaped = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
@@ -118,9 +117,9 @@ def _encode_all(tokenizer: Any, columns: Sequence[Sequence[str]], max_length: in
 def _encode(
     tokenizer: Any, texts: Sequence[list[str]], max_length: int, special: SpecialTokens
 ) -> tuple[dict[str, list[list[int]]], np.ndarray, list[int]]:
-    """Return the rows' tokens by field, how many each row lost, and the rows with special tokens spelled out.
+    """Return the tokens by field, the number of truncated tokens per row, and the rows with special tokens as text.
 
-    Only rows that are cut, or have such tokens, are read twice.
+    Only truncated rows, and rows with such tokens, are tokenized twice.
     """
     options = {"return_attention_mask": False, "verbose": False}
     encoded = dict(tokenizer(*texts, truncation=False, **options))
@@ -151,10 +150,10 @@ def _encode(
 
 
 class SpecialTokens:
-    """A tokenizer's marks of structure ([CLS], </s>, <pad>): where a text spells one out, it is text like any other.
+    """A tokenizer's structural tokens ([CLS], </s>, <pad>), which are escaped if they occur in a text.
 
-    A tokenizer would take it for the mark itself: a text with </s> would end there, and BART's classifier stop. Tokens
-    that were added for a purpose ([E1] around an entity) are none of these, and keep their meaning in texts.
+    A tokenizer would treat them as the tokens themselves: a text with </s> would end there, also for BART's classifier.
+    Other added tokens ([E1] around an entity) keep their meaning in texts.
 
     Args:
         pairs: whether rows are pairs of texts.
@@ -177,11 +176,11 @@ class SpecialTokens:
         return before[ends] - before[ends - lengths]
 
     def spelled_out(self, rows: list[list[int]]) -> list[int]:
-        """Return which rows of token numbers have more marks than a tokenizer adds by itself."""
+        """Return the rows of token ids with more structural tokens than the tokenizer adds."""
         return np.flatnonzero(self._count(rows) > self._usual).tolist()
 
     def escape(self, text: str) -> str:
-        """Return a text in which no mark is spelled out: a blank follows the first character of each."""
+        """Return a text with escaped structural tokens: a blank is inserted after the first character of each."""
         return self._pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
 
 
@@ -208,7 +207,7 @@ def _notes(table: TokenTable, lost: np.ndarray, max_length: int, where: str) -> 
 
 
 def _digest(columns: Sequence[Iterable[str]]) -> str:
-    """Return the SHA-256 of the rows' texts, each with its length: where one ends counts."""
+    """Return the SHA-256 of the rows' texts and their lengths."""
     digest = hashlib.sha256()
     for column in columns:
         digest.update(b"column\n")

@@ -1,11 +1,11 @@
-"""A text classifier on pretrained word vectors: an embedding per word, an optional encoder, pooling, a linear layer.
+"""A text classifier on pretrained word vectors: embeddings, an optional encoder, pooling, a linear layer.
 
-Importing this module makes Transformers know it: `AutoModelForSequenceClassification.from_pretrained(folder)` and
-`pipeline("text-classification", model=folder)` then open what a run saved.
+Importing this module registers it with Transformers: `AutoModelForSequenceClassification.from_pretrained(folder)` and
+`pipeline("text-classification", model=folder)` then load saved models.
 
 Sources: mean pooling, T. Joulin et al., Bag of tricks for efficient text classification, EACL 2017; max and mean-max
 pooling, D. Shen et al., Baseline needs more love, ACL 2018; convolutions of several widths, Y. Kim, Convolutional
-neural networks for sentence classification, EMNLP 2014; LSTM in both directions with attention, P. Zhou et al.,
+neural networks for sentence classification, EMNLP 2014; bidirectional LSTM with attention, P. Zhou et al.,
 Attention-based bidirectional LSTM, ACL 2016.
 """
 
@@ -47,7 +47,7 @@ PAD, UNKNOWN = "[PAD]", "[UNK]"
 
 
 class WordEmbeddingsConfig(PretrainedConfig):
-    """See `WordEmbeddingSettings` for the fields that it shares with it."""
+    """See `WordEmbeddingSettings` for the fields with the same names."""
 
     model_type = "word_embeddings"
 
@@ -77,7 +77,7 @@ class WordEmbeddingsConfig(PretrainedConfig):
 
 
 class Convolutions(nn.Module):
-    """Filters of several widths over the words, side by side: [rows, words, size] -> [rows, words, filters]."""
+    """Parallel convolutions of several widths over the words: [rows, words, size] -> [rows, words, filters]."""
 
     def __init__(self, size: int, filters: int, widths: Sequence[int]) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class Convolutions(nn.Module):
         self.layers = nn.ModuleList(nn.Conv1d(size, filters, width) for width in widths)
 
     def forward(self, words: Tensor, mask: Tensor) -> Tensor:
-        """Padding counts as the zeros around every text."""
+        """Padding is treated like the zeros around every text."""
         words = (words * mask).transpose(1, 2)
         outputs = []
         for layer, width in zip(self.layers, self.widths, strict=True):
@@ -94,14 +94,14 @@ class Convolutions(nn.Module):
 
 
 class BidirectionalLstm(nn.Module):
-    """[rows, words, size] -> [rows, words, 2 * units]; either direction starts at a text's own end."""
+    """[rows, words, size] -> [rows, words, 2 * units]; the backward direction starts at the end of each text."""
 
     def __init__(self, size: int, units: int) -> None:
         super().__init__()
         self.lstm = nn.LSTM(size, units, batch_first=True, bidirectional=True)
 
     def forward(self, words: Tensor, mask: Tensor) -> Tensor:
-        """Padding must be on the right; what comes out there is zero."""
+        """Padding must be on the right; its outputs are zero."""
         lengths = mask[:, :, 0].sum(dim=1).clamp(min=1).cpu()
         packed = pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False)
         output, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=words.shape[1])
@@ -109,7 +109,7 @@ class BidirectionalLstm(nn.Module):
 
 
 class Pool(nn.Module):
-    """[rows, words, size] -> [rows, size], twice that for mean_max; padding is left out, and all of it gives zeros."""
+    """[rows, words, size] -> [rows, size], or 2 * size for mean_max; padding is ignored, and empty rows give 0."""
 
     def __init__(self, kind: str, size: int) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class Pool(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Everything below the linear layer: token ids to one vector per text."""
+    """The layers below the linear layer: from token ids to one vector per text."""
 
     def __init__(self, config: WordEmbeddingsConfig) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ class Backbone(nn.Module):
 
 
 class WordEmbeddingsForSequenceClassification(PreTrainedModel):
-    """One label per text, any number of them (problem_type multi_label_classification), or numbers (regression)."""
+    """Classifier with one label or (problem_type multi_label_classification) several per text, or regression."""
 
     config_class = WordEmbeddingsConfig
     base_model_prefix = "backbone"
@@ -179,13 +179,13 @@ class WordEmbeddingsForSequenceClassification(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in Transformers, whose loading makes every parameter trainable."""
+        """Load as in Transformers, which makes all parameters trainable, then apply `freeze` of the config."""
         loaded = super().from_pretrained(*args, **kwargs)
         (loaded[0] if isinstance(loaded, tuple) else loaded)._apply_freeze()
         return loaded
 
     def _init_weights(self, module: nn.Module) -> None:
-        """The general 0.02 is made for wide layers; these are narrow."""
+        """Initialize with Xavier: the default standard deviation of 0.02 is for wide layers."""
         if isinstance(module, nn.Linear | nn.Conv1d):
             init.xavier_uniform_(module.weight)
             if module.bias is not None:
@@ -194,11 +194,11 @@ class WordEmbeddingsForSequenceClassification(PreTrainedModel):
             super()._init_weights(module)
 
     def get_input_embeddings(self) -> nn.Module:
-        """The word vectors."""
+        """Return the word vectors."""
         return self.backbone.embeddings
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Put other word vectors in."""
+        """Replace the word vectors."""
         self.backbone.embeddings = value  # type: ignore[assignment]
 
     def forward(
@@ -209,28 +209,28 @@ class WordEmbeddingsForSequenceClassification(PreTrainedModel):
         labels: Tensor | None = None,
         **_: Any,
     ) -> SequenceClassifierOutput:
-        """Logits [rows, labels] of token ids [rows, words] or of their vectors; the mean loss if there are labels."""
+        """Return logits [rows, labels] of token ids [rows, words] or their vectors; with labels, the mean loss."""
         if inputs_embeds is None:
             if input_ids is None:
                 raise ValueError("either input_ids or inputs_embeds is needed")
-            input_ids = input_ids.long()  # the tokenizer's tensor for a text without words is one of floats
+            input_ids = input_ids.long()  # the tokenizer returns floats for a text without words
             inputs_embeds = self.backbone.embeddings(input_ids)
             if attention_mask is None:
                 attention_mask = input_ids != self.config.pad_token_id
         if attention_mask is None:
             attention_mask = inputs_embeds.new_ones(inputs_embeds.shape[:2])
         mask = attention_mask.bool().unsqueeze(-1)
-        if not mask.shape[1]:  # no layer takes a text of no words at all
+        if not mask.shape[1]:  # the layers do not support texts without words
             mask, inputs_embeds = functional.pad(mask, (0, 0, 0, 1)), functional.pad(inputs_embeds, (0, 0, 0, 1))
         logits = self.classifier(self.backbone(inputs_embeds, mask))
         return classifier_output(logits, labels, self.config.problem_type)
 
 
-# --- where training starts -----------------------------------------------------------------------------------
+# --- starting point of training -------------------------------------------------------------------------------
 
 
 class StartingPoint(NamedTuple):
-    """A tokenizer, and float32 [tokens, dimensions]: the vectors of its tokens."""
+    """A tokenizer, and the vectors of its tokens, float32 [tokens, dimensions]."""
 
     tokenizer: PreTrainedTokenizerFast
     vectors: np.ndarray
@@ -241,9 +241,9 @@ def read_starting_point(
 ) -> StartingPoint:
     """Choose the vocabulary and read its vectors.
 
-    Known are the first `most_frequent` words of the source, and the words that occur `min_count` times in `texts`,
-    which should be training rows only. Of these, words that the source lacks start as [UNK] does: at the mean of the
-    vectors read. A model2vec model keeps its own tokenizer and all of its tokens.
+    The vocabulary has the first `most_frequent` words of the source, and the words that occur `min_count` times in
+    `texts`, which should be training rows only. Words that the source lacks are initialized like [UNK]: with the mean
+    of all vectors. A model2vec model keeps its own tokenizer and all of its tokens.
 
     Raises CheckpointError, StorageError.
     """
@@ -266,7 +266,7 @@ def read_starting_point(
 
 
 def frequent_words(texts: Iterable[str], min_count: int, lowercase: bool) -> list[str]:
-    """Return the words, as `word_tokenizer` cuts them, that occur `min_count` times; the most frequent first."""
+    """Return the words (as split by `word_tokenizer`) that occur at least `min_count` times, most frequent first."""
     tokenizer = _backend({}, lowercase)
     trainer = WordLevelTrainer(vocab_size=2**31, min_frequency=min_count, show_progress=False, special_tokens=[])
     tokenizer.train_from_iterator(texts, trainer)
@@ -275,9 +275,9 @@ def frequent_words(texts: Iterable[str], min_count: int, lowercase: bool) -> lis
 
 
 def word_tokenizer(words: Iterable[str], lowercase: bool = True) -> PreTrainedTokenizerFast:
-    """Return a tokenizer that cuts at spaces, takes every punctuation mark as a word, and knows [PAD], [UNK], `words`.
+    """Return a tokenizer that splits at spaces and around punctuation marks; its vocabulary is [PAD], [UNK], `words`.
 
-    The two texts of a pair follow each other.
+    The texts of a pair are concatenated.
     """
     vocabulary = {word: index for index, word in enumerate(chain((PAD, UNKNOWN), words))}
     return PreTrainedTokenizerFast(
@@ -297,7 +297,7 @@ def _backend(vocabulary: dict[str, int], lowercase: bool) -> Tokenizer:
 
 
 def _own_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    """Wrap a model2vec tokenizer. Any token will do for padding where there is none: it is masked."""
+    """Wrap a model2vec tokenizer. Without a padding token, any token can be used, as padding is masked."""
     names = tokenizer.get_vocab()
     pad = next((name for name in (PAD, "<pad>", UNKNOWN, "<unk>") if name in names), tokenizer.id_to_token(0))
     unknown = next((name for name in (UNKNOWN, "<unk>") if name in names), None)

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from sft_hf.core.errors import RecipeError
-from sft_hf.core.recipe.recipe import find_recipe, json_schema, list_recipes, load_recipe, validate_recipe
+from sft_hf.core.recipe.lookup import find_recipe, list_recipes
+from sft_hf.core.recipe.recipe import json_schema, load_recipe, validate_recipe
 from sft_hf.core.recipe.yaml_files import read_yaml
 
 MINIMAL = """

@@ -41,7 +41,7 @@ def test_link_keeps_its_name(tmp_path: Path) -> None:
     Path("data.csv").symlink_to("blob")
     assert resolve("data.csv").path == tmp_path / "work" / "data.csv"
     Path("broken.csv").symlink_to("nothing")
-    assert "is a link to what does not exist" in refusal("broken.csv")
+    assert "is a link to a file that does not exist" in refusal("broken.csv")
 
 
 @pytest.mark.parametrize("name", ["train.cvs/../trian.csv", "trian.csv", "./trian.csv", "TRIAN.CSV"])

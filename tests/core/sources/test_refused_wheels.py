@@ -62,7 +62,7 @@ def test_hostile_entry(extra: Entries, why: str, make_wheel: Callable[..., str],
 def test_duplicate_entry(make_wheel: Callable[..., str], tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="Duplicate"):
         sha = make_wheel([("demo/train.csv", b"other")])
-    assert "'demo/train.csv' is there twice" in refusal("pypi://demo==1.0/demo/train.csv", sha256=sha)
+    assert "'demo/train.csv' is listed twice" in refusal("pypi://demo==1.0/demo/train.csv", sha256=sha)
     assert not cached(tmp_path)
 
 
@@ -81,7 +81,7 @@ def test_more_bytes_than_declared(make_wheel: Callable[..., str], tmp_path: Path
     raw = raw.replace((1_234_567).to_bytes(4, "little"), (10).to_bytes(4, "little"))
     path.write_bytes(raw)
     sha = hashlib.sha256(raw).hexdigest()
-    assert "damaged" in refusal("pypi://demo==1.0/demo/bomb.bin", sha256=sha)
+    assert "corrupt" in refusal("pypi://demo==1.0/demo/bomb.bin", sha256=sha)
     assert not list((tmp_path / "cache").rglob("bomb.bin"))
 
 

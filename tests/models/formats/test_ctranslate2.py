@@ -258,7 +258,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     ),
     "int8": (
         lambda v: v.update({f"{LINEAR}/weight": np.ones((12, 8), "int8")}),
-        "quantized to int8.*use the original checkpoint, or convert it .* --quantization float16",
+        "quantized to int8.*use the original model, or convert it .* --quantization float16",
     ),
     "int32": (lambda v: v.update({f"{LINEAR}/weight": np.ones((12, 8), "int32")}), "is int32; float32"),
     "extra": (lambda v: v.update({"encoder/conv3/weight": np.ones(3, "float32")}), "conv3/weight' has no place"),
@@ -308,7 +308,7 @@ FILES = {
     "an empty shape": (header(1) + variable((0, 2**32 - 1), 0, b""), "2 dimensions of the sizes \\[0, 4294967295\\]"),
     "a high rank": (header(1) + variable((1,) * 255, 0, b"1234"), "has 255 dimensions"),
     "unknown dtype": (header(1) + variable((1,), 6, b"1234"), "unknown data type 6 \\(known are 0 float32"),
-    "twice": (header(2) + variable((1,), 0, b"1234") * 2, "'a' is there twice"),
+    "twice": (header(2) + variable((1,), 0, b"1234") * 2, "'a' is listed twice"),
     "alias of nothing": (header(0) + struct.pack("<I", 1) + string("b") + string("a"), "'b' cannot stand for 'a'"),
     "nothing in it": (header(0) + struct.pack("<I", 0), "'encoder/conv1/weight' is missing"),
 }
@@ -325,7 +325,7 @@ def test_files_of_another_kind_are_refused(name, damaged, tmp_path):
 
 
 JSON: dict[str, tuple[str, str | bytes | None, str]] = {
-    "no tokenizer": ("tokenizer.json", None, "no such file; copy it from the original checkpoint"),
+    "no tokenizer": ("tokenizer.json", None, "no such file; copy it from the original model"),
     "broken tokenizer": ("tokenizer.json", '{"model":', "is not a JSON file"),
     "not UTF-8": ("tokenizer.json", b"\xff{}", "is not a JSON file"),
     "another tokenizer": (

@@ -85,7 +85,7 @@ def test_settings_are_checked(make_speech_recipe, key, value, words):
 
 
 def test_other_checkpoints_are_refused(make_speech_recipe, checkpoint):
-    with pytest.raises(CheckpointError, match="'bert' checkpoint cannot recognize speech"):
+    with pytest.raises(CheckpointError, match="'bert' model cannot recognize speech"):
         finetune(make_speech_recipe(model__name=str(checkpoint)))
 
 
