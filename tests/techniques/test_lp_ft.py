@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_runs import same, trained
 
 from sft_hf.core.errors import RecipeError
 from sft_hf.engine import loop
@@ -115,16 +116,23 @@ def test_the_backbone_stands_still_and_runs_as_in_evaluation_while_the_head_is_p
             {},
             "lp_ft does not support this model: WhisperForConditionalGeneration has no new head",
         ),
-        ("make_recipe", {"train__freeze": ["backbone"]}, "there is nothing to train in the backbone, for the second"),
         ("make_recipe", {"train__freeze": ["classifier"]}, "there is nothing to train in the head, for the first"),
     ],
 )
-def test_without_both_head_and_backbone_to_train_it_is_refused_in_one_line(request, make, changes, words):
+def test_without_a_head_to_train_it_is_refused_in_one_line(request, make, changes, words):
     recipe = request.getfixturevalue(make)(techniques=["lp_ft"], **changes)
     with pytest.raises(RecipeError, match=words) as caught:
         finetune(recipe)
     assert "\n" not in str(caught.value)
     assert not Path(recipe.output_dir).exists()
+
+
+def test_with_a_frozen_backbone_the_run_is_a_linear_probe_as_without_it(make_recipe, caplog):
+    with caplog.at_level("INFO", logger="sft_hf"):
+        with_it = trained(make_recipe(techniques=["lp_ft"], train__freeze=["backbone"]), outputs=())
+    assert "lp_ft: the backbone is frozen" in caplog.text
+    without = trained(make_recipe(train__freeze=["backbone"]), outputs=())
+    assert same(with_it.training.model.state_dict(), without.training.model.state_dict())
 
 
 def test_it_does_not_go_with_gradual_unfreezing(make_recipe):

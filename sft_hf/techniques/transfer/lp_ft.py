@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from torch import nn
 
 from sft_hf.core.errors import RecipeError
@@ -9,6 +11,8 @@ from sft_hf.models.freezing import head_names, set_trained
 from sft_hf.models.head_rate import with_head_scale
 from sft_hf.techniques.base import Schedule, Technique
 from sft_hf.techniques.transfer.settings import LpFtSettings
+
+log = logging.getLogger("sft_hf")
 
 
 def two_stages(rest: Schedule, probe_steps: int, probe_factor: float) -> Schedule:
@@ -38,17 +42,25 @@ class LpFt(Technique[LpFtSettings]):
 
     @property
     def probe_steps(self) -> int:
-        """The number of steps of the first stage; at least one is left for the second."""
+        """The number of steps of the first stage; at least one is left for the second.
+
+        None without a backbone to train: the run is a linear probe already.
+        """
+        if not self.backbone:
+            return 0
         return min(round(self.settings.probe_fraction * self.context.num_steps), self.context.num_steps - 1)
 
     def prepare_model(self, model: nn.Module) -> None:
-        """Separate head and backbone. Raises RecipeError unless both are trainable."""
+        """Separate head and backbone. Raises RecipeError if the head is frozen."""
         head = set(head_names(model))
         trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         self.backbone = [name for name in trainable if name not in head]
-        if not self.backbone or len(self.backbone) == len(trainable):
-            missing = "backbone, for the second stage" if not self.backbone else "head, for the first stage"
-            raise RecipeError(f"techniques: lp_ft: there is nothing to train in the {missing} (train.freeze)")
+        if len(self.backbone) == len(trainable):
+            raise RecipeError(
+                "techniques: lp_ft: there is nothing to train in the head, for the first stage (train.freeze)"
+            )
+        if not self.backbone:
+            log.info("lp_ft: the backbone is frozen (train.freeze), so the whole run is a linear probe")
         self.probing: bool | None = None
         self.head_scale = max(with_head_scale(model, self.context.recipe.optim, {}).values(), default=1.0)
 
