@@ -131,7 +131,7 @@ def test_with_a_frozen_backbone_the_run_is_a_linear_probe_as_without_it(make_rec
     with caplog.at_level("INFO", logger="sft_hf"):
         with_it = trained(make_recipe(techniques=["lp_ft"], train__freeze=["backbone"]), outputs=())
     assert "lp_ft: the backbone is frozen" in caplog.text
-    without = trained(make_recipe(train__freeze=["backbone"]), outputs=())
+    without = trained(make_recipe(train__freeze=["backbone"]), outputs=(), overwrite=True)
     assert same(with_it.training.model.state_dict(), without.training.model.state_dict())
 
 
