@@ -44,7 +44,7 @@ class LpFt(Technique[LpFtSettings]):
     def probe_steps(self) -> int:
         """The number of steps of the first stage; at least one is left for the second.
 
-        None without a backbone to train: the run is a linear probe already.
+        It is 0 if no backbone is trained: the whole run is a linear probe.
         """
         if not self.backbone:
             return 0
@@ -60,7 +60,7 @@ class LpFt(Technique[LpFtSettings]):
                 "techniques: lp_ft: there is nothing to train in the head, for the first stage (train.freeze)"
             )
         if not self.backbone:
-            log.info("lp_ft: the backbone is frozen (train.freeze), so the whole run is a linear probe")
+            log.info("lp_ft has no effect: only the head is trained")
         self.probing: bool | None = None
         self.head_scale = max(with_head_scale(model, self.context.recipe.optim, {}).values(), default=1.0)
 
