@@ -24,7 +24,10 @@ from sft_hf.engine import loop, process
 from sft_hf.jobs.finetune import finetune
 
 
+@pytest.mark.long
 def test_windows_imports_trains_saves_and_resumes(recipe_file, tmp_path):
+    """Each difference alone is tested below."""
+
     for name in ("links", "runs"):
         (tmp_path / name).mkdir()
     sha256 = demo_wheel.write_wheel(tmp_path / "links")

@@ -37,6 +37,15 @@ NOT_SUBSCRIPTABLE = {"logging.StreamHandler", "logging.LoggerAdapter", "StreamHa
 """Generic for type checkers; at run time only from 3.11 on."""
 
 
+LAST_NAMES = {name.rpartition(".")[2] for name in NEWER | NOT_SUBSCRIPTABLE}
+
+
+def last_name(node: ast.Attribute | ast.Subscript) -> str | None:
+    """`c` of a.b.c and of a.b.c[0]: to look at it is faster than to write the whole expression."""
+    inner = node.value if isinstance(node, ast.Subscript) else node
+    return inner.attr if isinstance(inner, ast.Attribute) else getattr(inner, "id", None)
+
+
 def newer(tree: ast.AST) -> list[str]:
     """What a module uses that Python 3.10 has not."""
     found = []
@@ -48,7 +57,7 @@ def newer(tree: ast.AST) -> list[str]:
             found += [node.module] if node.module in NEWER else []
         elif isinstance(node, ast.Name) and node.id in NEWER:
             found.append(node.id)
-        elif isinstance(node, (ast.Attribute, ast.Subscript)):
+        elif isinstance(node, (ast.Attribute, ast.Subscript)) and last_name(node) in LAST_NAMES:
             name = ast.unparse(node.value if isinstance(node, ast.Subscript) else node)
             found += [ast.unparse(node)] if name in (NOT_SUBSCRIPTABLE if name != ast.unparse(node) else NEWER) else []
         elif isinstance(node, ast.Call):

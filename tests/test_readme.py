@@ -76,6 +76,7 @@ def test_the_two_first_commands_are_those_of_the_contract():
     assert "README.md" in (ROOT / ".ci" / "run").read_text()
 
 
+@pytest.mark.long
 def test_every_sft_hf_command_runs(workspace, classic, checkpoints, data_folder, image_folder, speech_folder, capsys):
     """In order, on tiny models; a recipe's own data are replaced, a user's are not."""
     data = {"text": data_folder, "text_word_embeddings": data_folder, "image": image_folder, "speech": speech_folder}

@@ -98,6 +98,7 @@ def test_killed_inside_a_save_a_run_resumes_to_the_same_hashes(runs, kills):
         assert runs.killed_at(generator.choice(SAVES[1:]), generator.randint(1, 15))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("runs", [1], indirect=True, ids=["one-rank"])
 def test_killed_at_the_start_amid_and_at_the_end_of_one_save(runs):
     assert all(runs.killed_at("step-000012", point) for point in (1, 7, 14))
@@ -140,7 +141,7 @@ def test_two_hundred_kills(runs, capsys):
 
 
 @pytest.mark.parametrize("runs", [1], indirect=True, ids=["one-rank"])
-@pytest.mark.parametrize("stride", [6, long(1)])
+@pytest.mark.parametrize("stride", [POINTS, long(6), long(1)])
 def test_killed_after_the_last_save_a_run_still_removes_the_one_before(runs, stride):
     points = [runs.killed_at("step-000022", point) for point in range(9, POINTS, stride)]
     assert any(points)

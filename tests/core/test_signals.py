@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from tiers import long
 
 from sft_hf.core.fail_points import VARIABLE
 from sft_hf.engine.resume.checkpoint import newest_checkpoint, read_state
@@ -36,7 +37,7 @@ def lines_of(folder):
     return log.read_text().count("\n") if log.is_file() else 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, long(signal.SIGINT)], ids=["SIGTERM", "SIGINT"])
 def test_a_signal_in_training_commits_a_checkpoint(commands, commands_module, recipe_file, reference, tmp_path, number):
     folder = tmp_path / "run"
     running = commands.start(*arguments_for(recipe_file, folder))
@@ -80,7 +81,10 @@ def write_big_csv(path, rows):
     path.write_text("text,label\n" + "goal match team,sport\nbank rate dollar,money\nbread soup,food\n" * (rows // 3))
 
 
+@pytest.mark.long
 def test_a_signal_in_preparation_leaves_nothing(commands, recipe_file, tmp_path):
+    """A download, which comes before it: below."""
+
     write_big_csv(tmp_path / "data" / "train.csv", 60_000)
     folder = tmp_path / "run"
     running = commands.start(*arguments_for(recipe_file, folder, 8, f"data.name={tmp_path / 'data'}"))
@@ -108,6 +112,7 @@ def test_a_signal_in_a_download_ends_it(commands, recipe_file, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_a_signal_in_an_evaluation_makes_it_again(commands, commands_module, recipe_file, tmp_path):
     for name, rows in (("train", 90), ("validation", 9_000), ("test", 3)):
         write_big_csv(tmp_path / "data" / f"{name}.csv", rows)

@@ -179,8 +179,11 @@ main(sys.argv[2:])
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits address space by what Linux's /proc says")
 def test_a_real_lack_of_memory_is_met_with_smaller_passes(commands, recipe_file, data_folder, tmp_path):
+    """The others here raise the error that it would."""
+
     (tmp_path / "script.py").write_text(REALLY_SHORT)
     (tmp_path / "data").mkdir()
     text = (data_folder / "train.csv").read_text().splitlines()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiers import long
 
 from sft_hf.core.errors import DataError
 from sft_hf.engine import prefetch
@@ -69,7 +70,7 @@ def test_an_error_is_raised_where_the_batch_is_taken():
     ahead.close()
 
 
-@pytest.mark.parametrize("maker", ["make_recipe", "make_image_recipe", "make_speech_recipe"])
+@pytest.mark.parametrize("maker", [long("make_recipe"), "make_image_recipe", long("make_speech_recipe")])
 def test_a_run_makes_its_batches_ahead_with_the_same_result(maker, request, tmp_path, monkeypatch):
     make = request.getfixturevalue(maker)
     settings = {"train__max_steps": 4, "train__gradient_accumulation_steps": 2, "train__per_device_train_batch_size": 1}

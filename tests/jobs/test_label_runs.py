@@ -8,6 +8,7 @@ import logging
 import pytest
 import torch
 from small_runs import read_rows
+from tiers import long
 from tiny_data import make_rows, write_csv
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -80,7 +81,12 @@ def trained(make_recipe, tmp_path):
 
 @pytest.mark.parametrize(
     ("spelling", "label_names"),
-    [(str.upper, None), (str.title, ["Sport", "Food"]), (str, ["sport", "food"]), (lambda name: name + " ", None)],
+    [
+        long((str.upper, None)),
+        (str.title, ["Sport", "Food"]),
+        long((str, ["sport", "food"])),
+        (lambda name: name + " ", None),
+    ],
 )
 def test_a_trained_head_keeps_its_meaning(trained, make_recipe, tmp_path, spelling, label_names):
     rows = [{**row, "label": spelling(row["label"])} for row in make_rows(40, seed=4, topics=("sport", "food"))]

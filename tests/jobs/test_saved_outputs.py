@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 from small_runs import killed_and_resumed, read_rows
+from tiers import long
 from tiny_data import make_rows, write_csv
 
 from sft_hf.core.run.folder import load_run_recipe
@@ -74,7 +75,7 @@ def test_numbers_in_their_own_units(make_recipe, tmp_path):
     assert found.labels == ("year",) and 1900 < float(found.references.mean()) < 2100
 
 
-@pytest.mark.parametrize("kind", ["whisper", "ctc"])
+@pytest.mark.parametrize("kind", ["whisper", long("ctc")])
 def test_hypotheses(make_speech_recipe, wav2vec2_checkpoint, kind):
     changes = {"model__name": str(wav2vec2_checkpoint)} if kind == "ctc" else {}
     result = finetune(make_speech_recipe(train__max_steps=3, eval__per_device_eval_batch_size=3, **changes))

@@ -7,6 +7,7 @@ import logging
 
 import pytest
 import torch
+from tiers import long
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -191,8 +192,10 @@ def tiny_llama(size):
     return LlamaModel(config)
 
 
-@pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.parametrize("model", [tiny_gpt2, tiny_llama])
+@pytest.mark.parametrize(
+    ("model", "side"),
+    [(tiny_gpt2, "left"), (tiny_llama, "right"), long((tiny_gpt2, "right")), long((tiny_llama, "left"))],
+)
 def test_texts_of_mixed_length_get_the_answers_that_they_get_alone(model, side, make_recipe, checkpoint, tmp_path):
     folder = nothing(checkpoint, tmp_path / "nothing", model, padding_side=side)
     result = finetune(make_recipe(model__name=str(folder), train__max_steps=6, optim__learning_rate=1e-3))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_runs import interrupted_and_resumed
+from tiers import long
 
 from sft_hf.core.errors import RecipeError
 from sft_hf.engine import loop
@@ -57,9 +58,9 @@ def of_parts(names, parts):
     ("settings", "counts"),
     [
         ({"fraction": 0.5}, [1, 2, 3, 4, 4, 4]),  # all after three of six steps
-        ({"fraction": 1.0}, [1, 1, 2, 2, 3, 3]),
+        long(({"fraction": 1.0}, [1, 1, 2, 2, 3, 3])),
         ({"epochs_per_layer": 0.5}, [1, 1, 2, 2, 3, 3]),  # an epoch has four steps
-        ({"fraction": 0.0}, [4] * 6),
+        long(({"fraction": 0.0}, [4] * 6)),
     ],
 )
 def test_layers_join_from_the_top(make_recipe, watched, settings, counts):
@@ -110,7 +111,7 @@ def test_the_frozen_part_may_come_from_the_cache(make_recipe, tmp_path, monkeypa
         torch.testing.assert_close(found[0][name], found[1][name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("stop_at", [1, 2, 5])
+@pytest.mark.parametrize("stop_at", [long(1), 2, long(5)])
 def test_a_run_that_is_resumed_between_two_layers_has_the_same_bits(make_recipe, tmp_path, stop_at):
     options = {"techniques": ["gradual_unfreezing"], "checkpoint__save_steps": 1, **SHORT}
     whole = finetune(make_recipe(output_dir=str(tmp_path / "whole"), **options))

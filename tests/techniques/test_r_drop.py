@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiers import long
 from torch import nn
 from torch.nn import functional
 
@@ -43,7 +44,7 @@ def test_it_is_the_mean_loss_and_the_divergence():
     torch.testing.assert_close(found - both, (3.0 / 2 * divergence(first, second))[:, None].expand(5, 4))
 
 
-@pytest.mark.parametrize("others", [[], ["mixup"]], ids=["alone", "of mixtures"])
+@pytest.mark.parametrize("others", [long([]), ["mixup"]], ids=["alone", "of mixtures"])
 @pytest.mark.parametrize("labels", [LABELS, LISTS], ids=["single", "multi"])
 def test_without_dropout_both_passes_agree(first_step, labels, others, tmp_path):
     plain, *_ = first_step(others, labels, output_dir=str(tmp_path / "plain"))

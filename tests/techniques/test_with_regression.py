@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from small_runs import interrupted_and_resumed, same, weights
+from tiers import quick
 from tiny_data import make_rows, write_csv
 
 from sft_hf.cli.technique_pages import explain
@@ -65,7 +66,7 @@ def test_every_technique_is_known_here():
     assert refused == REFUSED
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", quick(["mixup", "ema", "lp_ft"], TRAINED))
 def test_others_train_and_resume_to_the_same_bits(name, make, tmp_path):
     techniques = [settings_of(name)]
     whole = finetune(make(techniques=techniques, output_dir=str(tmp_path / "whole")))

@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 from small_runs import same, weights
+from tiers import long
 
 from sft_hf.core.errors import Terminated
 from sft_hf.data.row_store import RowStore
@@ -28,11 +29,11 @@ STREAM = {
     [
         ("vit_probe", {"task__augmentation": "none"}, "task.augmentation: evaluation"),
         ("whisper_encoder", {"task__speed_factors": [0.9, 1.0]}, "task.speed_factors"),
-        ("whisper_encoder", {"task__mask_time_prob": 0.5}, "task.mask_time_prob: 0"),
-        ("bert_probe", {"train__freeze": ["bert.embeddings"]}, "only embeddings are frozen"),
+        long(("whisper_encoder", {"task__mask_time_prob": 0.5}, "task.mask_time_prob: 0")),
+        long(("bert_probe", {"train__freeze": ["bert.embeddings"]}, "only embeddings are frozen")),
         ("bert_probe", {"train__freeze": ["classifier"]}, "nothing below the trained parts is frozen"),
         ("bert_probe", {"train__frozen_features_gb": 1e-6}, "train.frozen_features_gb allows 1.0 kB"),
-        ("bert_probe", STREAM, "data.streaming"),
+        long(("bert_probe", STREAM, "data.streaming")),
     ],
 )
 def test_the_reason_is_one_line_that_says_what_to_set(kinds, kind, changes, words, caplog, cache, tmp_path):

@@ -11,7 +11,7 @@ import transformers
 from adapted_models import KINDS, LORA, PREFIX, answers, opened_plainly, plain_base
 from safetensors.torch import load_file
 from small_runs import interrupted_and_resumed, prepared, weights
-from tiers import quick
+from tiers import long, quick
 from two_processes import run_on_two_processes
 
 from sft_hf.engine.batches import MicroBatch, StepBatch
@@ -21,7 +21,7 @@ from sft_hf.jobs.finetune import finetune
 from sft_hf.jobs.inference import evaluate_run
 
 
-@pytest.mark.parametrize("kind", quick(["text", "prefix", "frozen"], [*KINDS, "prefix", "frozen"]))
+@pytest.mark.parametrize("kind", quick(["prefix", "frozen"], [*KINDS, "prefix", "frozen"]))
 def test_a_resumed_run_has_the_same_bits(make, tmp_path, kind):
     changes = {"train__num_train_epochs": 2, "checkpoint__save_steps": 1, "train__max_steps": 4}
     section, which = (PREFIX, "text") if kind == "prefix" else (LORA, kind)
@@ -53,7 +53,9 @@ def test_techniques_work_on_what_is_trained(make):
     assert torch.allclose(answers("text", opened), answers("text", merged), atol=1e-5)
 
 
-@pytest.mark.parametrize(("kind", "section"), [("text", LORA), ("text", PREFIX), ("cnn", LORA), ("whisper", LORA)])
+@pytest.mark.parametrize(
+    ("kind", "section"), [long(("text", LORA)), ("text", PREFIX), ("cnn", LORA), long(("whisper", LORA))]
+)
 def test_bf16_trains_adapters_too(make, kind, section):
     result = finetune(make(kind, section, train__max_steps=2, train__mixed_precision="bf16"))
     tensors = load_file(result.output_dir / "adapter" / "adapter_model.safetensors")

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from speech_examples import FAMILIES, opened
+from tiers import quick
 
 from sft_hf.core.errors import DataError
 from sft_hf.core.recipe.recipe import load_recipe
@@ -44,7 +45,7 @@ def bad_folder(speech_folder, tmp_path):
     return folder, {index: words for index, (_, _, words) in enumerate(rows) if words}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", quick(["whisper"], FAMILIES))
 def test_bad_recordings_are_named_or_skipped(make_speech_recipe, checkpoints, bad_folder, family, caplog):
     from datasets import Dataset
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from small_runs import killed_and_resumed
+from tiers import long
 from tiny_recipes import tiny_recipe
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -262,7 +263,10 @@ def test_a_transformers_pipeline_gives_our_predictions(trained):
     assert 0 < classify("")[0]["score"] <= 1
 
 
+@pytest.mark.long
 def test_the_pipeline_needs_no_more_than_the_module(trained):
+    """That the pipeline opens it: above."""
+
     import subprocess
     import sys
 
@@ -281,7 +285,7 @@ def test_the_pipeline_needs_no_more_than_the_module(trained):
     "settings",
     [
         {"encoder": "cnn", "pooling": "max", "hidden_size": 8, "kernel_sizes": [1, 4]},
-        {"encoder": "bilstm", "pooling": "mean_max", "hidden_size": 8},
+        long({"encoder": "bilstm", "pooling": "mean_max", "hidden_size": 8}),
         {"freeze": True, "lowercase": False, "dropout": 0},
     ],
 )
@@ -294,7 +298,7 @@ def test_other_settings_make_runs_too(make, settings):
     assert frozen == (saved.numel() if settings.get("freeze") else 0)
 
 
-@pytest.mark.parametrize("encoder", ["none", "bilstm"])
+@pytest.mark.parametrize("encoder", [long("none"), "bilstm"])
 def test_a_run_that_died_resumes_to_the_same_bits(make, tmp_path, encoder):
 
     settings = {"checkpoint__save_steps": 4, "train__max_steps": 11, "task__embeddings": {"encoder": encoder}}
