@@ -66,6 +66,7 @@ def test_no_garbage_is_looked_for_while_importing():
     assert gc.isenabled()
 
 
+@pytest.mark.long
 def test_sums_are_in_one_order_without_the_compiler_being_loaded():
     before = torch.get_deterministic_debug_mode()
     try:

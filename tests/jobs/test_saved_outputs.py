@@ -16,7 +16,7 @@ from tiny_data import make_rows, write_csv
 from sft_hf.core.run.folder import load_run_recipe
 from sft_hf.core.run.outputs import read_outputs
 from sft_hf.jobs.finetune import finetune
-from sft_hf.jobs.results import write_report
+from sft_hf.jobs.results import ALL_OUTPUTS, write_report
 from sft_hf.tasks.base import task_class
 
 
@@ -105,7 +105,7 @@ def test_a_test_without_labels_has_outputs(make_recipe, tmp_path):
 
 def test_a_run_that_died_leaves_the_same_files(make_recipe, tmp_path):
     whole = finetune(make_recipe(output_dir=str(tmp_path / "whole"), checkpoint__save_steps=4))
-    resumed = killed_and_resumed(make_recipe(checkpoint__save_steps=4), 9)
+    resumed = killed_and_resumed(make_recipe(checkpoint__save_steps=4), 9, outputs=ALL_OUTPUTS)
     for split in ("validation", "test"):
         one, other = (run.output_dir / "outputs" / f"{split}.safetensors" for run in (whole, resumed))
         assert one.read_bytes() == other.read_bytes()

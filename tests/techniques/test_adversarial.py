@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from small_runs import briefly
 from torch import nn
 
 from sft_hf.core.errors import RecipeError
-from sft_hf.jobs.finetune import finetune
 from sft_hf.techniques.base import LossParts, TrainBatch
 from sft_hf.techniques.regularization.adversarial import Adversarial, perturbation
 from sft_hf.techniques.regularization.settings import AdversarialSettings
@@ -113,7 +113,7 @@ def test_a_step_is_the_same_however_it_is_cut_and_costs_more_than_plain(make_rec
             eval__baseline="none",
             output_dir=str(tmp_path / name),
         )
-        losses[name] = finetune(recipe).metrics["train"]["final_loss"]
+        losses[name] = briefly(recipe).metrics["train"]["final_loss"]
     assert losses["whole"] == pytest.approx(losses["cut"], rel=1e-5)
     assert losses["whole"] > losses["plain"] + 0.01
 
@@ -129,7 +129,7 @@ def test_it_goes_with_mixup_and_bf16(make_recipe, tmp_path):
             eval__baseline="none",
             output_dir=str(tmp_path / "-".join(names)),
         )
-        losses[names] = finetune(recipe).metrics["train"]["final_loss"]
+        losses[names] = briefly(recipe).metrics["train"]["final_loss"]
     both = losses.pop(("mixup", "adversarial"))
     assert math.isfinite(both)
     assert both > losses["mixup",]  # the disturbance makes it worse on the very rows that mixup makes

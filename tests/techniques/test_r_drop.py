@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_runs import briefly
 from tiers import long
 from torch import nn
 from torch.nn import functional
 
 from sft_hf.engine.technique_stack import cross_entropy
-from sft_hf.jobs.finetune import finetune
 from sft_hf.tasks.base import Items
 from sft_hf.techniques.base import LossParts, TrainBatch
 from sft_hf.techniques.regularization.r_drop import RDrop, agreeing, divergence
@@ -121,9 +121,9 @@ def test_a_frozen_part_served_from_the_cache_gives_the_same_run(make_recipe, tmp
         "optim__name": "sgd",
         "eval__baseline": "none",
     }
-    cached = finetune(make_recipe(output_dir=str(tmp_path / "cached"), **options))
+    cached = briefly(make_recipe(output_dir=str(tmp_path / "cached"), **options))
     assert "computed now" in caplog.text
-    whole = finetune(make_recipe(output_dir=str(tmp_path / "whole"), train__frozen_features="off", **options))
+    whole = briefly(make_recipe(output_dir=str(tmp_path / "whole"), train__frozen_features="off", **options))
     weights = [load_file(result.output_dir / "model" / "model.safetensors") for result in (cached, whole)]
     logs = [(result.output_dir / "log.jsonl").read_text().splitlines() for result in (cached, whole)]
     losses = [[line["loss"] for line in map(json.loads, log) if "learning_rate" in line] for log in logs]

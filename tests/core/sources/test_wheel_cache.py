@@ -26,6 +26,7 @@ def test_cache_hit_needs_no_pip(sha: str, monkeypatch: pytest.MonkeyPatch, tmp_p
     assert other.path and other.path.is_file()
 
 
+@pytest.mark.long
 def test_changed_kept_wheel_is_fetched_again(sha: str, tmp_path: Path) -> None:
     resolve("pypi://demo==1.0/demo/model", sha256=sha)
     kept = tmp_path / "cache" / "pypi" / "demo-1.0" / sha / "wheel.whl"

@@ -150,7 +150,9 @@ def test_a_clip_longer_than_any_in_training_leaves_the_others_their_window(make_
     assert batch["frames"].tolist() == [200, 400]
 
 
+@pytest.mark.long
 def test_a_run_that_died_resumes_to_the_same_bits(make, tmp_path):
+    """With windows of other lengths; a run with one: test_runs.py."""
 
     settings = {
         "train__max_steps": 6,
