@@ -113,9 +113,7 @@ def several() -> list[tuple[str, list[str]]]:
     return groups
 
 
-@pytest.mark.parametrize(
-    ("task", "names"), several(), ids=lambda value: value if isinstance(value, str) else "+".join(value)
-)
+@pytest.mark.parametrize(("task", "names"), several(), ids=lambda value: value if value in TASKS else "+".join(value))
 def test_several_in_one_run(task, names, recipes, tmp_path):
     check_resumed([settings_of(name) for name in names], task, recipes, tmp_path)
 
