@@ -46,6 +46,10 @@ def last_name(node: ast.Attribute | ast.Subscript) -> str | None:
     return inner.attr if isinstance(inner, ast.Attribute) else getattr(inner, "id", None)
 
 
+ANY = re.compile(rf"\b(?:{'|'.join(sorted(LAST_NAMES | NEWER_METHODS | NEWER_OPTIONS))})\b")
+"""What a file has to contain for `newer` to find something in it."""
+
+
 def newer(tree: ast.AST) -> list[str]:
     """What a module uses that Python 3.10 has not."""
     found = []
@@ -69,9 +73,11 @@ def newer(tree: ast.AST) -> list[str]:
 
 
 def test_every_file_is_valid_for_the_oldest_python():
-    trees = {path: ast.parse(path.read_text(encoding="utf-8"), str(path), feature_version=OLDEST) for path in FILES}
+    texts = {path: path.read_text(encoding="utf-8") for path in FILES}
+    trees = {path: ast.parse(text, str(path), feature_version=OLDEST) for path, text in texts.items()}
     assert len(trees) > 300
-    assert {str(path): names for path, tree in trees.items() if (names := newer(tree))} == {}
+    candidates = {path: tree for path, tree in trees.items() if ANY.search(texts[path])}  # the others take no walk
+    assert {str(path): names for path, tree in candidates.items() if (names := newer(tree))} == {}
 
 
 def test_what_is_newer_is_found():

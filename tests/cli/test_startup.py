@@ -66,8 +66,7 @@ def test_no_garbage_is_looked_for_while_importing():
     assert gc.isenabled()
 
 
-@pytest.mark.long
-def test_sums_are_in_one_order_without_the_compiler_being_loaded():
+def test_sums_are_in_one_order():
     before = torch.get_deterministic_debug_mode()
     try:
         torch.set_deterministic_debug_mode("default")
@@ -75,6 +74,10 @@ def test_sums_are_in_one_order_without_the_compiler_being_loaded():
         assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
     finally:
         torch.set_deterministic_debug_mode(before)
+
+
+@pytest.mark.long
+def test_sums_are_in_one_order_without_the_compiler_being_loaded():
     code = (
         "from sft_hf.engine import process\nprocess.make_deterministic()\nassert 'torch._inductor' not in sys.modules"
     )

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 import stat
-import subprocess
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,18 +14,7 @@ from demo_wheel import Entries, cached, no_pip, refusal
 from sft_hf.core.sources import wheels
 from sft_hf.core.sources.sources import resolve
 
-
-@pytest.fixture(autouse=True)
-def quick_pip(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In place of pip, whose start takes a second: the wheels that it would find. pip itself: test_pip.py."""
-
-    def copy(arguments: list[str], *_: object) -> subprocess.CompletedProcess[str]:
-        target = arguments[arguments.index("--dest") + 1]
-        for path in Path(os.environ["PIP_FIND_LINKS"]).iterdir():
-            shutil.copy(path, target)
-        return subprocess.CompletedProcess(arguments, 0, "", "")
-
-    monkeypatch.setattr(wheels, "_pip", copy)
+pytestmark = pytest.mark.usefixtures("quick_pip")
 
 
 def entry(name: str, mode: int = 0, flags: int = 0) -> zipfile.ZipInfo:
