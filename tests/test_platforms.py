@@ -14,6 +14,7 @@ import demo_wheel
 import psutil
 import pytest
 import torch
+from tiers import long
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sft_hf.cli import common
@@ -143,7 +144,7 @@ class NoDouble(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("techniques", ["ema class_weights", "swa logit_adjustment", "mixup bootstrapping"])
+@pytest.mark.parametrize("techniques", ["ema class_weights", long("swa logit_adjustment"), long("mixup bootstrapping")])
 def test_a_device_computes_no_double(make_recipe, monkeypatch, techniques):
     step, steps = loop.train_step, []
 

@@ -78,7 +78,7 @@ class Runs:
         return -signal.SIGKILL in codes
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one-rank", "two-ranks"])
+@pytest.fixture(scope="module", params=[1, long(2)], ids=["one-rank", "two-ranks"])
 def runs(request, commands, commands_module, recipe_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     return Runs(commands, commands_module.fingerprint, recipe_file, folder, request.param)

@@ -66,6 +66,7 @@ def test_a_signal_to_one_rank_stops_both(commands, commands_module, recipe_file,
     assert commands_module.fingerprint(folder) == reference[2]
 
 
+@pytest.mark.long
 def test_a_signal_inside_a_save_lets_the_save_finish(commands, commands_module, recipe_file, reference, tmp_path):
     folder = tmp_path / "run"
     done = commands.run(*arguments_for(recipe_file, folder), **{VARIABLE: "step-000008:5:SIGTERM"})

@@ -10,6 +10,7 @@ import torch
 from distributed_gradients import relative_difference, window_gradients
 from safetensors.torch import load_file
 from small_runs import briefly, prepared
+from tiers import long
 from two_processes import run_on_two_processes
 
 from sft_hf.core.errors import TrainingError
@@ -64,7 +65,7 @@ def test_the_reference_gradient_is_that_of_the_mean_loss(make_recipe, whole_batc
     assert relative_difference(own, {name: whole[name] for name in own}) < 1e-5
 
 
-@pytest.mark.parametrize(("batch_size", "accumulation"), [(8, 1), (1, 8)])
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(8, 1), long((1, 8))])
 def test_two_processes_give_the_gradient_of_one(make_recipe, whole_batch_gradients, tmp_path, batch_size, accumulation):
     whole = reference(make_recipe, whole_batch_gradients)
     recipe = tmp_path / "recipe.yaml"
@@ -165,7 +166,7 @@ def test_the_log_has_what_a_plot_needs(make_recipe):
     assert [line["step"] for line in evaluations] == [11, 22] and "eval_loss" in evaluations[0]
 
 
-@pytest.mark.parametrize(("steps", "logged"), [(6, list(range(1, 7))), (50, [10, 20, 30, 40, 50])])
+@pytest.mark.parametrize(("steps", "logged"), [(6, list(range(1, 7))), long((50, [10, 20, 30, 40, 50]))])
 def test_short_runs_log_each_step(make_recipe, steps, logged):
     result = briefly(make_recipe(train__max_steps=steps, eval__baseline="none"))
     lines = [json.loads(line) for line in (result.output_dir / "log.jsonl").read_text().splitlines()]

@@ -71,17 +71,21 @@ def save_formats(picture, second, folder):
     picture.convert("L").convert("I;16").save(folder / "I16.png")
 
 
-def fuzz(kinds, first, count, folder, outcomes=("accepted", "refused")):
-    """Run cases of some kinds in a process of their own; return what it found, once nothing has failed."""
-    script = Path(__file__).with_name("fuzz.py")
-    done = subprocess.run(
-        [sys.executable, str(script), ",".join(kinds), str(first), str(count), str(folder)],
+def in_a_new_process(*arguments):
+    return subprocess.run(
+        [sys.executable, *arguments],
         capture_output=True,
         text=True,
         errors="replace",
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
         check=False,
     )
+
+
+def fuzz(kinds, first, count, folder, outcomes=("accepted", "refused"), start=in_a_new_process):
+    """Run cases of some kinds in a process of their own; return what it found, once nothing has failed."""
+    script = Path(__file__).with_name("fuzz.py")
+    done = start(str(script), ",".join(kinds), str(first), str(count), str(folder))
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     running = {kind: path.read_text() for kind in kinds if (path := folder / f"{kind}.case").exists()}
     assert done.returncode == 0, f"exit code {done.returncode} in {running}\n{done.stderr[-3000:]}"
@@ -96,8 +100,8 @@ def fuzz(kinds, first, count, folder, outcomes=("accepted", "refused")):
 
 
 @pytest.mark.parametrize(("count", "refused"), [(8, 1), long((24, 4))])
-def test_broken_input(material, count, refused):
-    for found in fuzz(KINDS, 0, count, material):
+def test_broken_input(commands, material, count, refused):
+    for found in fuzz(KINDS, 0, count, material, start=commands.python):
         assert found["outcomes"]["refused"] > refused and found["outcomes"].get("accepted", 0) > refused // 4, found
 
 

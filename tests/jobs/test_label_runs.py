@@ -19,7 +19,7 @@ from sft_hf.jobs.results import write_report
 from sft_hf.studies.check import check
 
 
-@pytest.mark.parametrize("hidden", ["-1", "", None])
+@pytest.mark.parametrize("hidden", ["-1", long(""), long(None)])
 def test_a_test_without_labels_is_predicted_and_not_scored(make_recipe, tmp_path, caplog, hidden):
     caplog.set_level(logging.INFO, "sft_hf")
     folder = tmp_path / "data"
@@ -83,7 +83,7 @@ def trained(make_recipe, tmp_path):
     ("spelling", "label_names"),
     [
         long((str.upper, None)),
-        (str.title, ["Sport", "Food"]),
+        long((str.title, ["Sport", "Food"])),
         long((str, ["sport", "food"])),
         (lambda name: name + " ", None),
     ],

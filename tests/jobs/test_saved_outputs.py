@@ -103,6 +103,7 @@ def test_a_test_without_labels_has_outputs(make_recipe, tmp_path):
     assert outputs_of(result, "validation").references is not None
 
 
+@pytest.mark.long
 def test_a_run_that_died_leaves_the_same_files(make_recipe, tmp_path):
     whole = finetune(make_recipe(output_dir=str(tmp_path / "whole"), checkpoint__save_steps=4))
     resumed = killed_and_resumed(make_recipe(checkpoint__save_steps=4), 9, outputs=ALL_OUTPUTS)
@@ -111,6 +112,7 @@ def test_a_run_that_died_leaves_the_same_files(make_recipe, tmp_path):
         assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.long
 def test_two_processes_write_every_row_once(commands, recipe_file, tmp_path):
     found = {}
     for ranks in (1, 2):

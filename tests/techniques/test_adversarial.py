@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from small_runs import briefly
+from tiers import long
 from torch import nn
 
 from sft_hf.core.errors import RecipeError
@@ -99,7 +100,7 @@ def test_a_row_is_moved_the_same_in_any_batch():
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
-@pytest.mark.parametrize("frozen", [[], ["bert.embeddings"]])
+@pytest.mark.parametrize("frozen", [[], long(["bert.embeddings"])])
 def test_a_step_is_the_same_however_it_is_cut_and_costs_more_than_plain(make_recipe, tmp_path, frozen):
     losses = {}
     for name, batch_size, accumulation in (("plain", 8, 1), ("whole", 8, 1), ("cut", 2, 4)):

@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from small_runs import briefly
+from tiers import long
 
 from sft_hf.core.errors import RecipeError
 from sft_hf.engine import loop
@@ -43,7 +44,7 @@ def test_a_row_with_several_labels_is_as_rare_as_its_rarest():
 
 
 @pytest.mark.parametrize("techniques", [[], ["balanced_sampling"]])
-@pytest.mark.parametrize("multi_label", [False, True], ids=["single", "multi"])
+@pytest.mark.parametrize("multi_label", [False, long(True)], ids=["single", "multi"])
 def test_a_run_sees_them(techniques, multi_label, make_recipe, tmp_path, monkeypatch):
     names = ["sport"] * 24 + ["money"] * 8
     rows = [

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_runs import briefly
+from tiers import long
 from torch.nn import functional
 from transformers import GPT2Config, GPT2Model
 
@@ -117,7 +118,7 @@ def decoder(tmp_path, checkpoint):
     return make
 
 
-@pytest.mark.parametrize("name", ["mixup", "adversarial"])
+@pytest.mark.parametrize("name", ["mixup", long("adversarial")])
 def test_decoders_must_see_where_a_text_ends(name, decoder, make_recipe, tmp_path):
     with pytest.raises(RecipeError, match=r"'gpt2' does not see .* where a text ends; model\.pooling=last"):
         briefly(make_recipe(model__name=decoder("right"), techniques=[name]))

@@ -79,7 +79,7 @@ def test_dump_and_load_agree_and_old_readers_agree_too(tmp_path):
         ("a: " + "9" * 5000, ["too long for a number"]),
         ("a: 9223372036854775808", ["more than 64 bits"]),
         ("a: " + "[" * 101 + "]" * 101, ["100 deep"]),
-        ("a: " + "[" * 5000, ["100 deep"]),
+        long(("a: " + "[" * 5000, ["100 deep"])),
         ("a: &a [*a]", ["100 deep"]),
         ('a: "\\ud800"', ["half a surrogate"]),
         ('a: {"b\\0": 1}', ["NUL character"]),

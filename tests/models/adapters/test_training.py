@@ -96,6 +96,7 @@ def test_gradients_are_the_same_however_a_step_is_cut_and_with_activations_recom
         assert all(torch.allclose(other[name], whole[name], atol=1e-6) for name in whole)
 
 
+@pytest.mark.long
 def test_two_processes_give_the_gradient_of_one(make, tmp_path):
     still = {"model__config_overrides": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}}
     size = {"train__per_device_train_batch_size": 4}

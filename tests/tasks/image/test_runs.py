@@ -92,7 +92,7 @@ def test_other_architectures_and_their_pipelines(
     assert names <= {".json", ".jsonl", ".yaml", ".safetensors", ".md", ".html"}
 
 
-@pytest.mark.parametrize("kind", ["resnet", "timm"])
+@pytest.mark.parametrize("kind", [long("resnet"), "timm"])
 def test_evaluation_may_see_the_whole_image(make_image_recipe, image_folder, resnet_checkpoint, timm_checkpoint, kind):
     name = str({"resnet": resnet_checkpoint, "timm": timm_checkpoint}[kind])
     result = finetune(make_image_recipe(model__name=name, task__crop_pct=1.0, train__max_steps=1))

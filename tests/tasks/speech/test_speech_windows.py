@@ -105,6 +105,7 @@ def test_with_techniques_on_inputs_of_several_windows_neither(make, technique):
     assert relative_difference(gradients(make(techniques=techniques, **cut(4, 4))), whole) < 1e-5
 
 
+@pytest.mark.long
 def test_two_processes_give_the_gradient_of_one(make, cache, tmp_path):
     whole = whole_batch(make, cache)
     (tmp_path / "recipe.yaml").write_text(make(**cut(4, 2)).to_yaml())
