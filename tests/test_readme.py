@@ -113,6 +113,7 @@ def test_the_python_of_the_readme_runs(workspace, checkpoint, capsys):
     assert len(names["answers"]) == 2
 
 
+@pytest.mark.long
 def test_the_python_of_the_first_hour_runs(workspace, checkpoint, make_recipe, capsys):
     """The page's own code, with a DataFrame of the user; its pipeline opens the model of a run."""
     train, pipeline = blocks("docs/first_hour.md", "python")
