@@ -32,7 +32,10 @@ def loaded(code: str, *arguments: str) -> list[set[str]]:
     return [set(line.split()[1:]) for line in found]
 
 
+@pytest.mark.long
 def test_predictions_load_neither_data_sets_nor_metrics_and_the_first_step_no_metrics(make_recipe, tmp_path):
+    """Of `--help` and of reading data, test_architecture.py and test_loading.py look in the quick tier."""
+
     run = finetune(make_recipe(train__max_steps=1)).output_dir
     file = tmp_path / "new.csv"
     file.write_text("text\ngoal match\nbank rate\n")

@@ -132,6 +132,7 @@ def test_a_signal_in_an_evaluation_makes_it_again(commands, commands_module, rec
     assert commands_module.fingerprint(folder) == commands_module.fingerprint(tmp_path / "whole")
 
 
+@pytest.mark.long
 def test_a_signal_in_the_last_scoring_leaves_a_run_that_only_has_to_be_scored(
     commands, commands_module, recipe_file, tmp_path
 ):

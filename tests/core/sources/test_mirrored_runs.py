@@ -57,6 +57,7 @@ def facts(run):
     return metrics["model"], weights
 
 
+@pytest.mark.long
 def test_a_run_goes_on_with_the_hub_where_its_mirror_served_before(on_hub, cache, tmp_path):
     whole = finetune(on_hub(output_dir=str(tmp_path / "whole")))
     cut = on_hub(output_dir=str(tmp_path / "cut"))
