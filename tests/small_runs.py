@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +34,28 @@ def trained(recipe: Recipe, **options: Any) -> TrainingJob:
     return run
 
 
+BRIEF = ("model", "predictions")
+
+
+def briefly(recipe: Recipe, **options: Any) -> RunResult:
+    """`finetune` without what most tests do not look at: report, card, baselines and saved outputs."""
+    return finetune(recipe, outputs=BRIEF, **options)
+
+
 class Killed(Exception):
     """The end of a run that had no time to save anything."""
 
 
 def interrupted_and_resumed(recipe: Recipe, stop_at: int) -> RunResult:
-    """A run that a signal stops after `stop_at` steps, and that goes on from what it saved then."""
+    """A run that a signal stops after `stop_at` steps, and that goes on from what it saved then, briefly."""
     stop(recipe, stop_at, Terminated("here"))
-    return finetune(recipe, resume=True)
+    return briefly(recipe, resume=True)
 
 
-def killed_and_resumed(recipe: Recipe, stop_at: int) -> RunResult:
+def killed_and_resumed(recipe: Recipe, stop_at: int, outputs: Collection[str] = BRIEF) -> RunResult:
     """A run that dies after `stop_at` steps, and that goes on from its last checkpoint."""
     stop(recipe, stop_at, Killed())
-    return finetune(recipe, resume=True)
+    return finetune(recipe, resume=True, outputs=outputs)
 
 
 def stop(recipe: Recipe, stop_at: int, error: Exception, **options: Any) -> None:

@@ -59,7 +59,8 @@ def test_peers_of_predict_need_no_peak(benchmark):
     assert "pipeline" in benchmark.table(found, options)
 
 
-@pytest.mark.parametrize("precision", [pytest.param("no", marks=pytest.mark.long), "bf16"])
+@pytest.mark.long
+@pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_every_peer_trains_the_same_rows(benchmark, make_recipe, tmp_path, monkeypatch, precision):
     import benchmark_peers
     import benchmark_trainers

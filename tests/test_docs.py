@@ -143,6 +143,7 @@ def test_the_readme_is_short():
     assert len(PAGES["README.md"].splitlines()) <= 150
 
 
+@pytest.mark.long
 def test_the_site_builds_without_warnings(tmp_path):
     """With its generated pages, from a copy of the sources: pages are also written into that folder."""
     pytest.importorskip("sphinx", reason="needs the extra docs")

@@ -8,6 +8,7 @@ import subprocess
 from contextlib import suppress
 
 import pytest
+from tiers import long
 
 from sft_hf.engine.resume.checkpoint import newest_checkpoint
 
@@ -32,7 +33,7 @@ def check_and_resume(commands, folder, said, recipe_file):
     assert f"resuming from {found.name}" in again.said()
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, long(2)])
 def test_a_file_that_may_not_grow(commands, recipe_file, tmp_path, ranks):
     """RLIMIT_FSIZE, set from outside while the run is going on."""
     folder = tmp_path / "run"

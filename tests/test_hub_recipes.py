@@ -14,6 +14,7 @@ from hub_data_sets import DRIVER, TEXTS, card, files_of, pictures, recordings
 
 SMALL = ["train.num_threads=1", "train.mixed_precision=no", "train.max_steps=2", "train.per_device_train_batch_size=4"]
 BEANS = ["angular_leaf_spot", "bean_rust", "healthy"]
+pytestmark = pytest.mark.long  # in the quick tier: test_hub.py and test_recipes_of_today.py
 RECIPES = ["image_vit_beans", "speech_whisper_small_commonvoice", "speech_wav2vec2_ctc_librispeech"]
 
 

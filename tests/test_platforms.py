@@ -14,6 +14,7 @@ import demo_wheel
 import psutil
 import pytest
 import torch
+from tiers import long
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sft_hf.cli import common
@@ -24,7 +25,10 @@ from sft_hf.engine import loop, process
 from sft_hf.jobs.finetune import finetune
 
 
+@pytest.mark.long
 def test_windows_imports_trains_saves_and_resumes(recipe_file, tmp_path):
+    """Each difference alone is tested below."""
+
     for name in ("links", "runs"):
         (tmp_path / name).mkdir()
     sha256 = demo_wheel.write_wheel(tmp_path / "links")
@@ -140,7 +144,7 @@ class NoDouble(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("techniques", ["ema class_weights", "swa logit_adjustment", "mixup bootstrapping"])
+@pytest.mark.parametrize("techniques", ["ema class_weights", long("swa logit_adjustment"), long("mixup bootstrapping")])
 def test_a_device_computes_no_double(make_recipe, monkeypatch, techniques):
     step, steps = loop.train_step, []
 

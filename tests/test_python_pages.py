@@ -49,7 +49,10 @@ def workspace(tmp_path, checkpoint, image_checkpoint, whisper_checkpoint):
     return tmp_path
 
 
+@pytest.mark.long
 def test_the_guide_runs(workspace):
+    """The functions themselves: tests/jobs/test_python_api.py; the first five lines: test_readme.py."""
+
     blocks = re.findall(r"^```python\n(.*?)^```$", GUIDE, flags=re.MULTILINE | re.DOTALL)
     script = workspace / "guide.py"
     end = "\nassert answers[0]['prediction'] and 'error' in answers[1] and 'error' in answers[2], answers\n"
@@ -71,7 +74,10 @@ def test_the_guide_has_every_short_name():
     assert shown == SHORT_NAMES
 
 
+@pytest.mark.long
 def test_the_notebook_gives_what_it_shows(tmp_path):
+    """The functions themselves: tests/jobs/test_python_api.py and tests/engine/test_callbacks.py."""
+
     outputs = notebooks.run(NOTEBOOK, tmp_path)
     assert [notebooks.facts(output) for output in outputs] == [
         notebooks.facts(output) for output in notebooks.stored(NOTEBOOK)

@@ -76,6 +76,7 @@ def test_the_two_first_commands_are_those_of_the_contract():
     assert "README.md" in (ROOT / ".ci" / "run").read_text()
 
 
+@pytest.mark.long
 def test_every_sft_hf_command_runs(workspace, classic, checkpoints, data_folder, image_folder, speech_folder, capsys):
     """In order, on tiny models; a recipe's own data are replaced, a user's are not."""
     data = {"text": data_folder, "text_word_embeddings": data_folder, "image": image_folder, "speech": speech_folder}
@@ -112,6 +113,7 @@ def test_the_python_of_the_readme_runs(workspace, checkpoint, capsys):
     assert len(names["answers"]) == 2
 
 
+@pytest.mark.long
 def test_the_python_of_the_first_hour_runs(workspace, checkpoint, make_recipe, capsys):
     """The page's own code, with a DataFrame of the user; its pipeline opens the model of a run."""
     train, pipeline = blocks("docs/first_hour.md", "python")

@@ -12,6 +12,7 @@ import pytest
 from hub_data_sets import DRIVER, TEXTS, card, files_of, parquet, pictures, recordings
 from modern_checkpoints import write_modernbert, write_parakeet, write_qwen3, write_siglip2
 from safetensors.torch import load_file
+from tiers import quick
 from tiny_data import FILLER, TOPICS, make_rows
 
 from sft_hf.core.recipe.recipe import load_recipe
@@ -29,6 +30,9 @@ MODELS = {
 }
 
 
+QUICK = ["text_qwen3_qlora_banking77", "speech_parakeet_ctc_librispeech"]
+
+
 def intents(count: int, seed: int) -> bytes:
     """Rows of Banking77's columns."""
     from datasets import Features, Value
@@ -43,9 +47,11 @@ def intents(count: int, seed: int) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, multilingual_whisper_checkpoint, make_image, speech_clip):
-    """The folder in which each recipe has left its run."""
+def runs(request, tmp_path_factory, multilingual_whisper_checkpoint, make_image, speech_clip):
+    """The folder in which each recipe that the selected tests look at has left its run."""
     folder = tmp_path_factory.mktemp("recipes_of_today")
+    selected = [item for item in request.session.items if item.path == request.path]
+    wanted = {item.callspec.params["name"] for item in selected if hasattr(item, "callspec")}
     hub = hub_server.HubServer(folder / "repositories")
     words = [*FILLER, *(word for topic in TOPICS.values() for word in topic)]
     made = {
@@ -73,12 +79,13 @@ def runs(tmp_path_factory, multilingual_whisper_checkpoint, make_image, speech_c
     paths = {name: f"clean/{name}.parquet" for name in ("train.100", "validation", "test")}
     repository = hub.create("openslr/librispeech_asr", "datasets")
     repository.commit({**dict.fromkeys(paths.values(), books), "README.md": card("clean", paths)})
+    chosen = [name for name in MODELS if name in wanted]
     with hub:
-        hub_server.run_client(hub.url, folder / "home", DRIVER, " ".join(SMALL), *MODELS)
+        hub_server.run_client(hub.url, folder / "home", DRIVER, " ".join(SMALL), *chosen)
     return folder
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", quick(QUICK, MODELS))
 def test_the_recipe_runs_on_its_architecture(runs, name):
     metrics = json.loads((runs / name / "metrics.json").read_text())
     config = json.loads((runs / name / "model" / "config.json").read_text())
@@ -109,6 +116,7 @@ def test_word_pieces_are_read_back_as_words(runs):
     assert not any("\u2581" in row["prediction"] for row in rows)
 
 
+@pytest.mark.long
 def test_the_image_encoder_is_the_checkpoints_own(runs):
     """Its names differ from those of the model for pictures and texts that the checkpoint is of."""
     before, after = (

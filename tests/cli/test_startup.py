@@ -16,13 +16,12 @@ from sft_hf.jobs.finetune import finetune
 HEAVY = ("datasets", "pandas", "evaluate", "sklearn", "scipy.stats")
 
 
-def loaded(code: str, *arguments: str) -> set[str]:
-    """Which of HEAVY a process has loaded after `code`, or where `code` calls `report`."""
+def loaded(code: str, *arguments: str) -> list[set[str]]:
+    """Which of HEAVY a process has loaded where `code` calls `report`, and after `code`."""
     program = (
         "import sys\n"
         "def report():\n"
         f"    print('loaded', *({set(HEAVY)!r} & set(sys.modules)), flush=True)\n"
-        "    raise SystemExit\n"
         f"{code}\n"
         "report()"
     )
@@ -30,27 +29,32 @@ def loaded(code: str, *arguments: str) -> set[str]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = [line for line in done.stdout.splitlines() if line.startswith("loaded")]
     assert found, done.stderr
-    return set(found[-1].split()[1:])
+    return [set(line.split()[1:]) for line in found]
 
 
-def test_predictions_load_neither_data_sets_nor_metrics(make_recipe, tmp_path):
+@pytest.mark.long
+def test_predictions_load_neither_data_sets_nor_metrics_and_the_first_step_no_metrics(make_recipe, tmp_path):
+    """Of `--help` and of reading data, test_architecture.py and test_loading.py look in the quick tier."""
+
     run = finetune(make_recipe(train__max_steps=1)).output_dir
     file = tmp_path / "new.csv"
     file.write_text("text\ngoal match\nbank rate\n")
-    code = "from sft_hf.cli import run\nassert run(['predict', *sys.argv[1:]]) == 0"
-    assert loaded(code, str(run), "goal match team", str(file)) == set()
-
-
-def test_the_first_step_loads_no_metrics(make_recipe, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(make_recipe().to_yaml())
     code = (
-        "import sft_hf.engine.loop\n"
-        "sft_hf.engine.loop.train_step = lambda *_: report()\n"
         "from sft_hf.cli import run\n"
-        "run(['finetune', *sys.argv[1:]])"
+        "assert run(['predict', *sys.argv[1:4]]) == 0\n"
+        "report()\n"
+        "import sft_hf.engine.loop\n"
+        "def first_step(*_):\n"
+        "    report()\n"
+        "    raise SystemExit\n"
+        "sft_hf.engine.loop.train_step = first_step\n"
+        "run(['finetune', *sys.argv[4:]])"
     )
-    assert loaded(code, str(recipe), "--output-dir", str(tmp_path / "first")) == {"datasets", "pandas"}
+    predicting = (str(run), "goal match team", str(file))
+    training = (str(recipe), "--output-dir", str(tmp_path / "first"))
+    assert loaded(code, *predicting, *training) == [set(), {"datasets", "pandas"}]
 
 
 def test_no_garbage_is_looked_for_while_importing():
@@ -65,7 +69,7 @@ def test_no_garbage_is_looked_for_while_importing():
     assert gc.isenabled()
 
 
-def test_sums_are_in_one_order_without_the_compiler_being_loaded():
+def test_sums_are_in_one_order():
     before = torch.get_deterministic_debug_mode()
     try:
         torch.set_deterministic_debug_mode("default")
@@ -73,6 +77,10 @@ def test_sums_are_in_one_order_without_the_compiler_being_loaded():
         assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
     finally:
         torch.set_deterministic_debug_mode(before)
+
+
+@pytest.mark.long
+def test_sums_are_in_one_order_without_the_compiler_being_loaded():
     code = (
         "from sft_hf.engine import process\nprocess.make_deterministic()\nassert 'torch._inductor' not in sys.modules"
     )

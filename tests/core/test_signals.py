@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from tiers import long
 
 from sft_hf.core.fail_points import VARIABLE
 from sft_hf.engine.resume.checkpoint import newest_checkpoint, read_state
@@ -36,7 +37,7 @@ def lines_of(folder):
     return log.read_text().count("\n") if log.is_file() else 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, long(signal.SIGINT)], ids=["SIGTERM", "SIGINT"])
 def test_a_signal_in_training_commits_a_checkpoint(commands, commands_module, recipe_file, reference, tmp_path, number):
     folder = tmp_path / "run"
     running = commands.start(*arguments_for(recipe_file, folder))
@@ -65,6 +66,7 @@ def test_a_signal_to_one_rank_stops_both(commands, commands_module, recipe_file,
     assert commands_module.fingerprint(folder) == reference[2]
 
 
+@pytest.mark.long
 def test_a_signal_inside_a_save_lets_the_save_finish(commands, commands_module, recipe_file, reference, tmp_path):
     folder = tmp_path / "run"
     done = commands.run(*arguments_for(recipe_file, folder), **{VARIABLE: "step-000008:5:SIGTERM"})
@@ -80,7 +82,10 @@ def write_big_csv(path, rows):
     path.write_text("text,label\n" + "goal match team,sport\nbank rate dollar,money\nbread soup,food\n" * (rows // 3))
 
 
+@pytest.mark.long
 def test_a_signal_in_preparation_leaves_nothing(commands, recipe_file, tmp_path):
+    """A download, which comes before it: below."""
+
     write_big_csv(tmp_path / "data" / "train.csv", 60_000)
     folder = tmp_path / "run"
     running = commands.start(*arguments_for(recipe_file, folder, 8, f"data.name={tmp_path / 'data'}"))
@@ -108,6 +113,7 @@ def test_a_signal_in_a_download_ends_it(commands, recipe_file, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_a_signal_in_an_evaluation_makes_it_again(commands, commands_module, recipe_file, tmp_path):
     for name, rows in (("train", 90), ("validation", 9_000), ("test", 3)):
         write_big_csv(tmp_path / "data" / f"{name}.csv", rows)
@@ -126,6 +132,7 @@ def test_a_signal_in_an_evaluation_makes_it_again(commands, commands_module, rec
     assert commands_module.fingerprint(folder) == commands_module.fingerprint(tmp_path / "whole")
 
 
+@pytest.mark.long
 def test_a_signal_in_the_last_scoring_leaves_a_run_that_only_has_to_be_scored(
     commands, commands_module, recipe_file, tmp_path
 ):

@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 from small_runs import stop, weights
+from tiers import quick
 from tiny_data import TOPICS
 
 from sft_hf.data import row_cache
@@ -131,7 +132,7 @@ def test_damaged_rows_are_made_anew(folder, caplog):
 # --- runs --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize("maker", quick(["make_recipe"], MAKERS))
 def test_a_second_run_makes_nothing_anew_and_writes_the_same_model(maker, request, tmp_path, monkeypatch, folder):
     make = request.getfixturevalue(maker)
     changes = {"train__max_steps": 3} | ({"task__max_length": 6} if maker == "make_recipe" else {})  # some are cut

@@ -16,7 +16,7 @@ CASES = [f"{rows}x{batch}" for rows in range(1, 18) for batch in range(1, 7)]
 FEW = ["1x1", "1x6", "2x1", "3x2", "7x4", "8x4", "9x4", "16x5", "17x1", "17x6"]
 
 
-@pytest.fixture(params=["text", "image"])
+@pytest.fixture(params=["text", long("image")])
 def recipe(request, make_recipe, make_image_recipe):
     """The tiny models: text, whose rows differ in length, and images."""
     if request.param == "text":

@@ -9,14 +9,14 @@ import pytest
 import torch
 from distributed_gradients import relative_difference, window_gradients
 from safetensors.torch import load_file
-from small_runs import prepared
+from small_runs import briefly, prepared
+from tiers import long
 from two_processes import run_on_two_processes
 
 from sft_hf.core.errors import TrainingError
 from sft_hf.engine import process
 from sft_hf.engine.loop import train
 from sft_hf.engine.state import TrainState
-from sft_hf.jobs.finetune import finetune
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 # A learning rate of almost nothing: the second window meets the same weights as the first.
@@ -65,7 +65,7 @@ def test_the_reference_gradient_is_that_of_the_mean_loss(make_recipe, whole_batc
     assert relative_difference(own, {name: whole[name] for name in own}) < 1e-5
 
 
-@pytest.mark.parametrize(("batch_size", "accumulation"), [(8, 1), (1, 8)])
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(8, 1), long((1, 8))])
 def test_two_processes_give_the_gradient_of_one(make_recipe, whole_batch_gradients, tmp_path, batch_size, accumulation):
     whole = reference(make_recipe, whole_batch_gradients)
     recipe = tmp_path / "recipe.yaml"
@@ -82,7 +82,7 @@ def weights(folder):
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(make_recipe, tmp_path):
     folders = [tmp_path / name for name in "abc"]
     for folder, seed in zip(folders, (7, 7, 8), strict=True):
-        finetune(make_recipe(output_dir=str(folder), seed=seed))
+        briefly(make_recipe(output_dir=str(folder), seed=seed))
     first, second, other = (weights(folder) for folder in folders)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
@@ -106,7 +106,7 @@ def test_sums_of_an_indexed_gradient_come_out_the_same_with_two_threads():
 
 
 def test_bf16_on_the_cpu_trains_too(make_recipe):
-    result = finetune(make_recipe(train__mixed_precision="bf16"))
+    result = briefly(make_recipe(train__mixed_precision="bf16"))
     assert result.metrics["environment"]["mixed_precision"] == "bf16"
     assert result.metrics["test"]["accuracy"] > 0.8
 
@@ -153,7 +153,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(make_recipe):
 
 
 def test_the_log_has_what_a_plot_needs(make_recipe):
-    result = finetune(make_recipe(train__logging_steps=2))
+    result = briefly(make_recipe(train__logging_steps=2))
     lines = [json.loads(line) for line in (result.output_dir / "log.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]
     wanted = {"step", "epoch", "loss", "learning_rate", "grad_norm", "examples_per_second"}
@@ -166,16 +166,16 @@ def test_the_log_has_what_a_plot_needs(make_recipe):
     assert [line["step"] for line in evaluations] == [11, 22] and "eval_loss" in evaluations[0]
 
 
-@pytest.mark.parametrize(("steps", "logged"), [(6, list(range(1, 7))), (50, [10, 20, 30, 40, 50])])
+@pytest.mark.parametrize(("steps", "logged"), [(6, list(range(1, 7))), long((50, [10, 20, 30, 40, 50]))])
 def test_short_runs_log_each_step(make_recipe, steps, logged):
-    result = finetune(make_recipe(train__max_steps=steps, eval__baseline="none"))
+    result = briefly(make_recipe(train__max_steps=steps, eval__baseline="none"))
     lines = [json.loads(line) for line in (result.output_dir / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == logged
 
 
 def test_max_steps_and_fractions_of_epochs_end_the_run_where_they_say(make_recipe, tmp_path):
-    one = finetune(make_recipe(train__max_steps=3, output_dir=str(tmp_path / "one")))
+    one = briefly(make_recipe(train__max_steps=3, output_dir=str(tmp_path / "one")))
     assert one.metrics["train"]["num_steps"] == 3
-    half = finetune(make_recipe(train__num_train_epochs=0.5, output_dir=str(tmp_path / "half")))
+    half = briefly(make_recipe(train__num_train_epochs=0.5, output_dir=str(tmp_path / "half")))
     assert half.metrics["train"]["num_steps"] == 6  # of 11 in an epoch
     assert half.metrics["train"]["num_epochs"] == pytest.approx(48 / 81, abs=1e-4)

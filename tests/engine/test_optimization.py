@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_runs import briefly
 from torch import nn
 
 from sft_hf.core.errors import RecipeError
@@ -21,7 +22,6 @@ from sft_hf.engine.optimization import (
     optimizer_classes,
     parameter_groups,
 )
-from sft_hf.jobs.finetune import finetune
 from sft_hf.models.head_rate import with_head_scale
 
 
@@ -82,7 +82,7 @@ def test_eight_bits_without_bitsandbytes_are_a_mistake_that_says_what_is_missing
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as if it were not installed
     recipe = make_recipe(optim__name="adamw_8bit")
     with pytest.raises(RecipeError, match=r"optim\.name: adamw_8bit needs bitsandbytes; pip install") as caught:
-        finetune(recipe)
+        briefly(recipe)
     assert "\n" not in str(caught.value) and not Path(recipe.output_dir).exists()
 
 
@@ -106,14 +106,14 @@ def test_a_run_with_eight_bits_is_resumed_to_the_same_bits(make_recipe, tmp_path
     options = {"optim__name": "adamw_8bit", "optim__args": {"min_8bit_size": 256}, "optim__learning_rate": 1e-3}
     options |= {"train__max_steps": 4, "checkpoint__save_steps": 2, "checkpoint__save_total_limit": 2}
     options |= {"eval__load_best_model_at_end": False}
-    whole = finetune(make_recipe(output_dir=str(tmp_path / "whole"), **options))
+    whole = briefly(make_recipe(output_dir=str(tmp_path / "whole"), **options))
     saved = load_file(whole.output_dir / "checkpoints" / "step-000002" / "optimizer.safetensors")
     assert {tensor.dtype for name, tensor in saved.items() if name.endswith("state1")} == {torch.uint8, torch.float32}
     shutil.copytree(whole.output_dir, tmp_path / "cut")
     for name in ("checkpoints/step-000004", "model"):
         shutil.rmtree(tmp_path / "cut" / name)
     (tmp_path / "cut" / "metrics.json").unlink()
-    resumed = finetune(make_recipe(output_dir=str(tmp_path / "cut"), **options), resume=True)
+    resumed = briefly(make_recipe(output_dir=str(tmp_path / "cut"), **options), resume=True)
     first, second = (load_file(run.output_dir / "model" / "model.safetensors") for run in (whole, resumed))
     assert all(torch.equal(first[name], second[name]) for name in first)
 

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_runs import briefly
+from tiers import long
 
 from sft_hf.core.errors import DataError
 from sft_hf.engine import prefetch
 from sft_hf.engine import step as steps
 from sft_hf.engine.prefetch import OneAhead
-from sft_hf.jobs.finetune import finetune
 from sft_hf.techniques.base import TrainBatch
 
 
@@ -69,7 +70,7 @@ def test_an_error_is_raised_where_the_batch_is_taken():
     ahead.close()
 
 
-@pytest.mark.parametrize("maker", ["make_recipe", "make_image_recipe", "make_speech_recipe"])
+@pytest.mark.parametrize("maker", [long("make_recipe"), "make_image_recipe", long("make_speech_recipe")])
 def test_a_run_makes_its_batches_ahead_with_the_same_result(maker, request, tmp_path, monkeypatch):
     make = request.getfixturevalue(maker)
     settings = {"train__max_steps": 4, "train__gradient_accumulation_steps": 2, "train__per_device_train_batch_size": 1}
@@ -88,12 +89,12 @@ def test_a_run_makes_its_batches_ahead_with_the_same_result(maker, request, tmp_
 
     monkeypatch.setattr(steps, "_collate", watched)
     monkeypatch.setattr(prefetch, "pays", lambda device: True)
-    ahead = finetune(make(output_dir=str(tmp_path / "ahead"), **settings))
+    ahead = briefly(make(output_dir=str(tmp_path / "ahead"), **settings))
     assert sum(made) == 3 and not made[0]
     monkeypatch.undo()  # this is a CPU
     monkeypatch.setattr(steps, "_collate", watched)
     made.clear()
-    alone = finetune(make(output_dir=str(tmp_path / "alone"), **settings))
+    alone = briefly(make(output_dir=str(tmp_path / "alone"), **settings))
     assert made == [False] * 4
     first, second = (load_file(run.output_dir / "model" / "model.safetensors") for run in (ahead, alone))
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -6,11 +6,10 @@ import json
 import math
 
 import pytest
-from small_runs import interrupted_and_resumed
+from small_runs import briefly, interrupted_and_resumed
 
 from sft_hf.engine import selection
 from sft_hf.engine.state import TrainState
-from sft_hf.jobs.finetune import finetune
 from sft_hf.tasks.classification_scorer import ClassificationScorer
 
 
@@ -70,7 +69,7 @@ def test_a_resumed_run_breaks_ties_as_if_it_had_not_stopped(make_recipe, monkeyp
 
     monkeypatch.setattr(ClassificationScorer, "score", score)
     settings = {"train__max_steps": 8, "eval__eval_steps": 2, "checkpoint__save_steps": 1}
-    whole = finetune(make_recipe(**settings, output_dir=str(tmp_path / "whole")))
+    whole = briefly(make_recipe(**settings, output_dir=str(tmp_path / "whole")))
     evaluated.clear()
     resumed = interrupted_and_resumed(make_recipe(**settings, output_dir=str(tmp_path / "resumed")), stop_at=5)
     assert whole.metrics["train"]["best_step"] == resumed.metrics["train"]["best_step"] == 4

@@ -101,6 +101,7 @@ def test_a_step_trains_on_both_and_may_be_cut_in_any_way(make_recipe, tmp_path):
     assert relative_difference(without, first) > 1e-2, "the unlabeled rows change the gradient"
 
 
+@pytest.mark.long
 def test_two_processes_have_the_gradient_of_one(make_recipe, tmp_path):
     whole = step_gradients(make_recipe(**settings(16, 1)))
     recipe = tmp_path / "two.yaml"

@@ -8,6 +8,7 @@ import json
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from small_runs import prepared, read_rows, same, stop, weights
+from tiers import long
 
 from sft_hf.core.errors import DataError, RecipeError, RunFolderError, Terminated, UserError
 from sft_hf.core.recipe.recipe import load_recipe
@@ -193,7 +194,7 @@ WRITTEN = {
 }
 
 
-@pytest.mark.parametrize("left_out", ["model", "card", "predictions", "report", "baselines"])
+@pytest.mark.parametrize("left_out", ["model", long("card"), long("predictions"), "report", long("baselines")])
 def test_what_is_not_wanted_is_not_written(make_recipe, tmp_path, left_out):
     result = finetune(make_recipe(train__max_steps=1), outputs=ALL_OUTPUTS - {left_out})
     gone = {left_out} | ({"card"} if left_out == "model" else set())

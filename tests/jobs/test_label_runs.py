@@ -8,6 +8,7 @@ import logging
 import pytest
 import torch
 from small_runs import read_rows
+from tiers import long
 from tiny_data import make_rows, write_csv
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -18,7 +19,7 @@ from sft_hf.jobs.results import write_report
 from sft_hf.studies.check import check
 
 
-@pytest.mark.parametrize("hidden", ["-1", "", None])
+@pytest.mark.parametrize("hidden", ["-1", long(""), long(None)])
 def test_a_test_without_labels_is_predicted_and_not_scored(make_recipe, tmp_path, caplog, hidden):
     caplog.set_level(logging.INFO, "sft_hf")
     folder = tmp_path / "data"
@@ -80,7 +81,12 @@ def trained(make_recipe, tmp_path):
 
 @pytest.mark.parametrize(
     ("spelling", "label_names"),
-    [(str.upper, None), (str.title, ["Sport", "Food"]), (str, ["sport", "food"]), (lambda name: name + " ", None)],
+    [
+        long((str.upper, None)),
+        long((str.title, ["Sport", "Food"])),
+        long((str, ["sport", "food"])),
+        (lambda name: name + " ", None),
+    ],
 )
 def test_a_trained_head_keeps_its_meaning(trained, make_recipe, tmp_path, spelling, label_names):
     rows = [{**row, "label": spelling(row["label"])} for row in make_rows(40, seed=4, topics=("sport", "food"))]

@@ -62,7 +62,10 @@ def test_a_run_on_a_data_frame(text_run):
     assert [row["text"] for row in rows] == reviews(30, 2)["review"].tolist()
 
 
+@pytest.mark.long
 def test_other_kinds_of_tables_give_the_same_run(finetune_text):
+    """That they are read alike: tests/data/tables/test_table_kinds.py."""
+
     frame = reviews(24)
     kinds = {
         "pandas": frame,

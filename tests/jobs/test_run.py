@@ -179,7 +179,7 @@ def test_overwrite_replaces_the_run_and_nothing_else(make_recipe, tmp_path):
 DEATHS = [(step, optimizer) for step in (4, 9, 13) for optimizer in ("adamw", "adafactor", "sgd")]
 
 
-@pytest.mark.parametrize(("stop_after", "optimizer"), quick([(4, "sgd"), (9, "adamw"), (13, "adafactor")], DEATHS))
+@pytest.mark.parametrize(("stop_after", "optimizer"), quick([(9, "adamw"), (13, "sgd")], DEATHS))
 def test_a_run_that_died_resumes_to_the_same_bits(make_recipe, tmp_path, stop_after, optimizer):
     settings = {"checkpoint__save_steps": 4, "eval__eval_steps": 5, "optim__name": optimizer, "train__logging_steps": 3}
     whole = finetune(make_recipe(output_dir=str(tmp_path / "whole"), **settings))

@@ -10,12 +10,13 @@ import torch
 from datasets import Dataset
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 from small_runs import killed_and_resumed, read_rows
+from tiers import long
 from tiny_data import make_rows, write_csv
 
 from sft_hf.core.run.folder import load_run_recipe
 from sft_hf.core.run.outputs import read_outputs
 from sft_hf.jobs.finetune import finetune
-from sft_hf.jobs.results import write_report
+from sft_hf.jobs.results import ALL_OUTPUTS, write_report
 from sft_hf.tasks.base import task_class
 
 
@@ -74,7 +75,7 @@ def test_numbers_in_their_own_units(make_recipe, tmp_path):
     assert found.labels == ("year",) and 1900 < float(found.references.mean()) < 2100
 
 
-@pytest.mark.parametrize("kind", ["whisper", "ctc"])
+@pytest.mark.parametrize("kind", ["whisper", long("ctc")])
 def test_hypotheses(make_speech_recipe, wav2vec2_checkpoint, kind):
     changes = {"model__name": str(wav2vec2_checkpoint)} if kind == "ctc" else {}
     result = finetune(make_speech_recipe(train__max_steps=3, eval__per_device_eval_batch_size=3, **changes))
@@ -102,14 +103,16 @@ def test_a_test_without_labels_has_outputs(make_recipe, tmp_path):
     assert outputs_of(result, "validation").references is not None
 
 
+@pytest.mark.long
 def test_a_run_that_died_leaves_the_same_files(make_recipe, tmp_path):
     whole = finetune(make_recipe(output_dir=str(tmp_path / "whole"), checkpoint__save_steps=4))
-    resumed = killed_and_resumed(make_recipe(checkpoint__save_steps=4), 9)
+    resumed = killed_and_resumed(make_recipe(checkpoint__save_steps=4), 9, outputs=ALL_OUTPUTS)
     for split in ("validation", "test"):
         one, other = (run.output_dir / "outputs" / f"{split}.safetensors" for run in (whole, resumed))
         assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.long
 def test_two_processes_write_every_row_once(commands, recipe_file, tmp_path):
     found = {}
     for ranks in (1, 2):

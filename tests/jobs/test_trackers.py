@@ -55,6 +55,7 @@ def test_an_unknown_tracker_is_a_mistake(make_recipe):
         make_recipe(report_to=["notebook"])
 
 
+@pytest.mark.long
 def test_where_a_run_reports_is_no_part_of_what_it_is(make_recipe, commands, recipe_file, tmp_path):
     arguments = ("finetune", str(recipe_file), "--output-dir", str(tmp_path / "out"))
     assert commands.run(*arguments, SFT_HF_FAIL_POINT="step-000008:1").wait() == -9

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import interrupted_and_resumed, prepared, weights
+from small_runs import briefly, interrupted_and_resumed, prepared, weights
+from tiers import quick
 
 from sft_hf.core.errors import RecipeError
 from sft_hf.engine import loop
-from sft_hf.jobs.finetune import finetune
 from sft_hf.models.freezing import backbone_names, evaluate_frozen_parts, matching
 
 LOWER = ["bert.embeddings", "bert.encoder.layer.0"]
@@ -48,7 +49,7 @@ def test_patterns_name_parameters_and_modules(make_recipe, pattern, expected):
 def test_a_pattern_that_cannot_be_meant_is_a_mistake(make_recipe, patterns, words):
     recipe = make_recipe(train__freeze=patterns)
     with pytest.raises(RecipeError, match=words) as caught:
-        finetune(recipe)
+        briefly(recipe)
     assert "\n" not in str(caught.value)
     assert not Path(recipe.output_dir).exists()
 
@@ -72,20 +73,22 @@ def test_weights_that_the_checkpoint_had_not_are_no_backbone(make_recipe, checkp
 
 
 def test_frozen_parameters_have_no_optimizer_state_and_are_counted(make_recipe):
-    result = finetune(make_recipe(train__freeze=["backbone"], train__max_steps=2))
+    result = briefly(make_recipe(train__freeze=["backbone"], train__max_steps=2))
     model = result.metrics["model"]
     assert model["num_trainable_parameters"] == 3 * 32 + 3 < model["num_parameters"]
     saved = load_file(next((result.output_dir / "checkpoints").glob("step-*")) / "optimizer.safetensors")
     assert {name.partition(".")[0] for name in saved} == {"0", "1"}
 
 
-@pytest.mark.parametrize("cache", ["auto", "off"])
-@pytest.mark.parametrize("evaluation", ["evaluation", "none"])
+@pytest.mark.parametrize(
+    ("evaluation", "cache"),
+    quick([("evaluation", "auto"), ("none", "off")], list(product(("evaluation", "none"), ("auto", "off")))),
+)
 def test_batch_norm_of_a_frozen_backbone_stands_still(make_image_recipe, cnn_checkpoint, tmp_path, evaluation, cache):
     changes = {"model__name": str(cnn_checkpoint), "task__augmentation": evaluation, "train__frozen_features": cache}
     folders = [tmp_path / name for name in "ab"]
     for folder, steps in zip(folders, (1, 3), strict=True):
-        finetune(
+        briefly(
             make_image_recipe(output_dir=str(folder), train__max_steps=steps, train__freeze=["backbone"], **changes)
         )
     classifier = {"timm_model.classifier.weight", "timm_model.classifier.bias"}
@@ -101,7 +104,7 @@ def test_frozen_parts_have_no_dropout_and_stay_in_evaluation_mode(make_recipe, m
         return step(training, *arguments)
 
     monkeypatch.setattr(loop, "train_step", watched)
-    finetune(make_recipe(train__freeze=LOWER, eval__eval_steps=2, train__max_steps=4))
+    briefly(make_recipe(train__freeze=LOWER, eval__eval_steps=2, train__max_steps=4))
     assert len(modes) == 4 and all(mode == modes[0] for mode in modes)  # evaluations in between changed nothing
     assert not modes[0]["bert.embeddings.dropout"] and not modes[0]["bert.encoder.layer.0.output.dropout"]
     assert modes[0]["bert.encoder.layer.1.output.dropout"] and modes[0]["dropout"] and modes[0]["bert"]
@@ -118,8 +121,10 @@ def test_only_what_is_frozen_is_put_in_evaluation_mode():
 KINDS = ["text", "text_probe", "image", "speech"]
 
 
-@pytest.mark.parametrize("cache", ["auto", "off"])
-@pytest.mark.parametrize("kind", KINDS)
+FROZEN = [(kind, cache) for kind in KINDS for cache in ("auto", "off")]
+
+
+@pytest.mark.parametrize(("kind", "cache"), quick([("text", "auto"), ("image", "auto"), ("speech", "off")], FROZEN))
 def test_a_resumed_run_with_frozen_parts_has_the_same_bits(
     make_recipe, make_image_recipe, make_speech_recipe, tmp_path, kind, cache
 ):
@@ -129,8 +134,8 @@ def test_a_resumed_run_with_frozen_parts_has_the_same_bits(
         "image": (make_image_recipe, {"train__freeze": ["backbone"], "task__augmentation": "evaluation"}),
         "speech": (make_speech_recipe, {"train__freeze": ["model.encoder"]}),
     }[kind]
-    changes |= {"train__frozen_features": cache, "train__num_train_epochs": 3, "checkpoint__save_steps": 1}
-    whole = finetune(make(output_dir=str(tmp_path / "whole"), **changes))
+    changes |= {"train__frozen_features": cache, "train__max_steps": 8, "checkpoint__save_steps": 3}
+    whole = briefly(make(output_dir=str(tmp_path / "whole"), **changes))
     stop_at = whole.metrics["train"]["num_steps"] // 2
     resumed = interrupted_and_resumed(make(output_dir=str(tmp_path / "cut"), **changes), stop_at)
     assert not moved(weights(whole.output_dir), weights(resumed.output_dir))

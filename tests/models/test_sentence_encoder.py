@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from sentence_encoders import MODES, pooling_file, sentence_encoder
+from tiers import long
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -235,6 +236,7 @@ def test_a_run_trains_predicts_and_opens_in_a_pipeline(make_recipe, encoder_fold
     assert "import sft_hf.models.sentence_encoder" in (folder / "README.md").read_text()
 
 
+@pytest.mark.long
 def test_plain_transformers_name_the_class_instead_of_opening_another(make_recipe, encoder_folder):
     result = finetune(make_recipe(model__name=str(encoder_folder), train__max_steps=1))
     code = (
@@ -267,10 +269,10 @@ def test_a_finished_run_is_trained_on_with_its_pooling_and_head(make_recipe, enc
     "changes",
     [
         {"techniques": [{"name": "layerwise_learning_rate_decay"}, {"name": "reinit_layers"}]},
-        {"techniques": [{"name": "lp_ft"}, {"name": "r_drop"}]},
+        long({"techniques": [{"name": "lp_ft"}, {"name": "r_drop"}]}),
         {"techniques": [{"name": "gradual_unfreezing"}, {"name": "adversarial"}]},
         {"train__freeze": ["backbone"]},
-        {"train__gradient_checkpointing": True},
+        long({"train__gradient_checkpointing": True}),
         {"model__config_overrides": {"hidden_dropout_prob": 0.0}, "model__attn_implementation": "eager"},
     ],
     ids=lambda changes: next(iter(changes)),

@@ -7,21 +7,22 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_runs import briefly
+from tiers import long
 from torch import nn
 from torch.overrides import _get_current_function_mode_stack
 
 from sft_hf.core.errors import RecipeError
 from sft_hf.core.recipe.sections import TrainSection
-from sft_hf.jobs.finetune import finetune
 from sft_hf.models import speed
 
 
 def trained(recipe):
-    result = finetune(recipe)
+    result = briefly(recipe)
     return load_file(result.output_dir / "model" / "model.safetensors"), result.metrics
 
 
-@pytest.mark.parametrize("task", ["text", "image", "speech"])
+@pytest.mark.parametrize("task", ["text", long("image"), long("speech")])
 def test_activations_that_are_computed_again_give_the_same_weights(
     task, make_recipe, make_image_recipe, make_speech_recipe, tmp_path
 ):
@@ -42,7 +43,7 @@ def test_activations_really_are_computed_again(make_recipe, monkeypatch):
     import transformers.modeling_utils as modeling
 
     monkeypatch.setattr(modeling, "checkpoint", recomputation.checkpoint)
-    finetune(make_recipe(train__max_steps=1, train__gradient_checkpointing=True))
+    briefly(make_recipe(train__max_steps=1, train__gradient_checkpointing=True))
     assert calls
 
 
@@ -50,7 +51,7 @@ def test_a_model_that_cannot_is_named(make_recipe, tmp_path):
     vectors = tmp_path / "vectors.txt"
     vectors.write_text("".join(f"{word} {index}.5 1.0\n" for index, word in enumerate("goal bank bread the".split())))
     with pytest.raises(RecipeError, match=r"train\.gradient_checkpointing: WordEmbedding"):
-        finetune(make_recipe(model={"name": str(vectors)}, train__gradient_checkpointing=True))
+        briefly(make_recipe(model={"name": str(vectors)}, train__gradient_checkpointing=True))
 
 
 class Watched(nn.Module):

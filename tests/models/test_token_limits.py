@@ -7,6 +7,8 @@ import logging
 
 import pytest
 import torch
+from small_runs import briefly
+from tiers import long
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -33,7 +35,6 @@ from transformers import (
 )
 
 from sft_hf.core.errors import CheckpointError
-from sft_hf.jobs.finetune import finetune
 from sft_hf.jobs.run import predict_files
 from sft_hf.models.sentence_encoder import build_encoder
 from sft_hf.models.token_limits import choose_max_length, fit_embeddings, fit_inputs, give_pad_token, position_table
@@ -191,11 +192,13 @@ def tiny_llama(size):
     return LlamaModel(config)
 
 
-@pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.parametrize("model", [tiny_gpt2, tiny_llama])
+@pytest.mark.parametrize(
+    ("model", "side"),
+    [(tiny_gpt2, "left"), (tiny_llama, "right"), long((tiny_gpt2, "right")), long((tiny_llama, "left"))],
+)
 def test_texts_of_mixed_length_get_the_answers_that_they_get_alone(model, side, make_recipe, checkpoint, tmp_path):
     folder = nothing(checkpoint, tmp_path / "nothing", model, padding_side=side)
-    result = finetune(make_recipe(model__name=str(folder), train__max_steps=6, optim__learning_rate=1e-3))
+    result = briefly(make_recipe(model__name=str(folder), train__max_steps=6, optim__learning_rate=1e-3))
     texts = ["goal", "bank rate dollar share loss profit bank rate", "bread cheese soup", "the a ?"]
     together = list(predict_files(result.output_dir, texts, mixed_precision="no"))
     classify = pipeline("text-classification", model=str(result.output_dir / "model"), device="cpu")
@@ -217,7 +220,7 @@ def test_tokens_that_were_added_to_the_tokenizer_alone_get_vectors(
     tokenizer.save_pretrained(tmp_path / "added")
     recipe = make_recipe(model__name=str(tmp_path / "added"), train__max_steps=2)
     with caplog.at_level(logging.WARNING, logger="sft_hf"):
-        result = finetune(recipe)
+        result = briefly(recipe)
     assert f"{len(tokens)} new vectors" in caplog.text
     assert json.loads((result.output_dir / "model" / "config.json").read_text())["vocab_size"] == before + len(tokens)
     text = f"{tokens[0]} goal match {tokens[-1]}"
@@ -226,7 +229,7 @@ def test_tokens_that_were_added_to_the_tokenizer_alone_get_vectors(
     assert (answer["prediction"], answer["confidence"]) == (piped["label"], pytest.approx(piped["score"], abs=1e-5))
     with pytest.raises(CheckpointError, match="resize_token_embeddings"):
         adapted = {"peft_type": "LORA"}
-        finetune(make_recipe(model__name=str(tmp_path / "added"), peft=adapted, output_dir=str(tmp_path / "adapted")))
+        briefly(make_recipe(model__name=str(tmp_path / "added"), peft=adapted, output_dir=str(tmp_path / "adapted")))
 
 
 def test_numbers_without_a_token_are_no_reason_to_resize(checkpoint):
@@ -259,7 +262,7 @@ def test_runs_of_models_with_other_positions(kind, make_recipe, checkpoint, tmp_
         "text,label\n" + "".join(f"{'goal bank ' * 40},{index % 2}\n" for index in range(20))
     )
     changes = {"data__name": str(tmp_path / "rows.csv"), "train__max_steps": 2, "task__max_length": None}
-    result = finetune(make_recipe(model__name=str(tmp_path / kind), **changes))
+    result = briefly(make_recipe(model__name=str(tmp_path / kind), **changes))
     assert AutoTokenizer.from_pretrained(result.output_dir / "model").model_max_length == (
         23 if kind == "roberta" else 512
     )

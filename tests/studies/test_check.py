@@ -108,7 +108,7 @@ def hub(tmp_path):
         yield server
 
 
-def test_write_access_to_the_hub(hub, tmp_path):
+def test_write_access_to_the_hub(commands, hub, tmp_path):
     cases = [
         ("hf_may", "ann/model", "Hub: ann/model can be written to"),
         ("hf_may", "lab/new", "Hub: lab/new does not exist yet and can be created"),
@@ -119,8 +119,11 @@ def test_write_access_to_the_hub(hub, tmp_path):
         ("hf_unknown", "ann/model", "ann/model: the Hub does not accept your token"),
         ("", "ann/model", "ann/model: no token for the Hub"),
     ]
-    code = (
+    code = (  # in a process to which another address is the Hub
         "import json, os, sys\n"
+        "from huggingface_hub import constants\n"
+        "constants.ENDPOINT, constants.HF_HUB_OFFLINE, constants.HF_TOKEN_PATH = sys.argv[2], False, sys.argv[3]\n"
+        "for name in [name for name in os.environ if 'proxy' in name.lower()]: del os.environ[name]\n"
         "from sft_hf.core.errors import UserError\n"
         "from sft_hf.studies.check import _hub_access\n"
         "for token, repository, _ in json.loads(sys.argv[1]):\n"
@@ -128,6 +131,7 @@ def test_write_access_to_the_hub(hub, tmp_path):
         "    try: print(_hub_access(repository)[0])\n"
         "    except UserError as error: print(error)\n"
     )
-    done = hub_server.run_client(hub.url, tmp_path / "home", code, json.dumps(cases))
+    done = commands.python("-c", code, json.dumps(cases), hub.url, tmp_path / "no-token")
+    assert done.returncode == 0, done.stderr
     for (_, _, words), said in zip(cases, done.stdout.splitlines(), strict=True):
         assert words in said

@@ -87,6 +87,7 @@ def test_one_that_is_not_is_found(commands, recipe_file, tmp_path):
     assert "error: resuming is not exact: " in done.stderr
 
 
+@pytest.mark.long
 def test_remote_code_that_the_command_allows_is_allowed_in_its_runs_too(commands, recipe_file, tmp_path):
     trusted = ("model.trust_remote_code=true", f"output_dir={tmp_path / 'tiny'}")
     done = forked(commands, tmp_path, "--recipe", recipe_file, *trusted, "--kills=1")

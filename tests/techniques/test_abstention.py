@@ -8,9 +8,9 @@ from math import comb
 
 import numpy as np
 import pytest
+from small_runs import briefly
 
 from sft_hf.core.errors import RecipeError
-from sft_hf.jobs.finetune import finetune
 from sft_hf.jobs.inference import evaluate_run
 from sft_hf.jobs.run import predict_files
 from sft_hf.techniques.confidence.abstention import choose_abstention, upper_bound
@@ -81,7 +81,7 @@ def check(run, error_rate):
 
 def test_predictions_say_where_not_to_rely_on_them(make_recipe):
     techniques = [{"name": "abstention", "error_rate": 0.2, "bound": "plain"}, {"name": "temperature_scaling"}]
-    run = finetune(make_recipe(techniques=techniques, **SHORT))
+    run = briefly(make_recipe(techniques=techniques, **SHORT))
     told, config = check(run, 0.2)
     assert 0 < told["coverage"] < 1
     assert config["abstention_threshold"] == told["threshold"]
@@ -94,7 +94,7 @@ def test_predictions_say_where_not_to_rely_on_them(make_recipe):
 
 def test_where_no_threshold_keeps_the_promise_nothing_is_answered(make_recipe, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("sft_hf"), "propagate", True)
-    run = finetune(make_recipe(techniques=[{"name": "abstention", "error_rate": 0.0}], **SHORT))
+    run = briefly(make_recipe(techniques=[{"name": "abstention", "error_rate": 0.0}], **SHORT))
     told, _ = check(run, 0.0)
     assert told["threshold"] is None and told["coverage"] == 0
     assert "the model abstains from all answers" in caplog.text
@@ -102,7 +102,7 @@ def test_where_no_threshold_keeps_the_promise_nothing_is_answered(make_recipe, c
 
 def test_transcripts_and_several_labels(make_speech_recipe, make_recipe, tmp_path):
     technique = [{"name": "abstention", "error_rate": 0.5, "bound": "plain"}]
-    run = finetune(make_speech_recipe(techniques=technique, train__max_steps=2, eval__baseline="none"))
+    run = briefly(make_speech_recipe(techniques=technique, train__max_steps=2, eval__baseline="none"))
     check(run, 0.5)
     for name, count in (("train", 40), ("test", 12)):
         rows = [
@@ -113,7 +113,7 @@ def test_transcripts_and_several_labels(make_speech_recipe, make_recipe, tmp_pat
         (tmp_path / "data" / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     both = [*technique, {"name": "temperature_scaling"}]
     options = {"data__name": str(tmp_path / "data"), "output_dir": str(tmp_path / "several")}
-    several = finetune(make_recipe(techniques=both, **SHORT, **options))
+    several = briefly(make_recipe(techniques=both, **SHORT, **options))
     rows = [json.loads(line) for line in (several.output_dir / "predictions.jsonl").read_text().splitlines()]
     assert several.metrics["test"]["coverage"] == np.mean([not row["abstain"] for row in rows])
     assert several.metrics["techniques"]["temperature_scaling"]["temperature"] > 0
@@ -121,4 +121,4 @@ def test_transcripts_and_several_labels(make_speech_recipe, make_recipe, tmp_pat
 
 def test_without_validation_it_is_refused(make_recipe):
     with pytest.raises(RecipeError, match="abstention needs a validation split to choose on"):
-        finetune(make_recipe(techniques=[{"name": "abstention"}], data__validation_fraction=0))
+        briefly(make_recipe(techniques=[{"name": "abstention"}], data__validation_fraction=0))

@@ -7,10 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from small_runs import briefly
+from tiers import long
 from torch import nn
 
 from sft_hf.core.errors import RecipeError
-from sft_hf.jobs.finetune import finetune
 from sft_hf.techniques.base import LossParts, TrainBatch
 from sft_hf.techniques.regularization.adversarial import Adversarial, perturbation
 from sft_hf.techniques.regularization.settings import AdversarialSettings
@@ -99,7 +100,7 @@ def test_a_row_is_moved_the_same_in_any_batch():
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
-@pytest.mark.parametrize("frozen", [[], ["bert.embeddings"]])
+@pytest.mark.parametrize("frozen", [[], long(["bert.embeddings"])])
 def test_a_step_is_the_same_however_it_is_cut_and_costs_more_than_plain(make_recipe, tmp_path, frozen):
     losses = {}
     for name, batch_size, accumulation in (("plain", 8, 1), ("whole", 8, 1), ("cut", 2, 4)):
@@ -113,7 +114,7 @@ def test_a_step_is_the_same_however_it_is_cut_and_costs_more_than_plain(make_rec
             eval__baseline="none",
             output_dir=str(tmp_path / name),
         )
-        losses[name] = finetune(recipe).metrics["train"]["final_loss"]
+        losses[name] = briefly(recipe).metrics["train"]["final_loss"]
     assert losses["whole"] == pytest.approx(losses["cut"], rel=1e-5)
     assert losses["whole"] > losses["plain"] + 0.01
 
@@ -129,7 +130,7 @@ def test_it_goes_with_mixup_and_bf16(make_recipe, tmp_path):
             eval__baseline="none",
             output_dir=str(tmp_path / "-".join(names)),
         )
-        losses[names] = finetune(recipe).metrics["train"]["final_loss"]
+        losses[names] = briefly(recipe).metrics["train"]["final_loss"]
     both = losses.pop(("mixup", "adversarial"))
     assert math.isfinite(both)
     assert both > losses["mixup",]  # the disturbance makes it worse on the very rows that mixup makes

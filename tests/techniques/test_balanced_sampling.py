@@ -5,10 +5,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from small_runs import briefly
+from tiers import long
 
 from sft_hf.core.errors import RecipeError
 from sft_hf.engine import loop
-from sft_hf.jobs.finetune import finetune
 from sft_hf.techniques.labels.balanced_sampling import rarest_labels, sampled
 
 LABELS = [0] * 60 + [1] * 30 + [2] * 10
@@ -43,7 +44,7 @@ def test_a_row_with_several_labels_is_as_rare_as_its_rarest():
 
 
 @pytest.mark.parametrize("techniques", [[], ["balanced_sampling"]])
-@pytest.mark.parametrize("multi_label", [False, True], ids=["single", "multi"])
+@pytest.mark.parametrize("multi_label", [False, long(True)], ids=["single", "multi"])
 def test_a_run_sees_them(techniques, multi_label, make_recipe, tmp_path, monkeypatch):
     names = ["sport"] * 24 + ["money"] * 8
     rows = [
@@ -63,7 +64,7 @@ def test_a_run_sees_them(techniques, multi_label, make_recipe, tmp_path, monkeyp
         return plain(training, examples, window, state)
 
     monkeypatch.setattr(loop, "train_step", watched)
-    finetune(make_recipe(data__name=str(tmp_path), techniques=techniques, train__num_train_epochs=1))
+    briefly(make_recipe(data__name=str(tmp_path), techniques=techniques, train__num_train_epochs=1))
     assert seen.total() == 32
     if not techniques:
         assert seen["money"] == 8
@@ -81,7 +82,7 @@ def test_a_stream_cannot_be_sampled(make_recipe):
         "train__max_steps": 2,
     }
     with pytest.raises(RecipeError, match="balanced_sampling needs training rows with labels that can be counted"):
-        finetune(make_recipe(techniques=["balanced_sampling"], **stream))
+        briefly(make_recipe(techniques=["balanced_sampling"], **stream))
 
 
 @pytest.mark.parametrize("other", ["logit_adjustment", "class_weights"])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
+from tiers import long
 from torch.nn import functional
 
 from sft_hf.core.errors import RecipeError
@@ -29,7 +30,7 @@ def test_weights_have_mean_one_over_the_rows():
     assert (weights * counts).tolist() == pytest.approx([8 / 3] * 3)  # every label counts the same in sum
 
 
-@pytest.mark.parametrize("own", [None, {"food": 4.0}])
+@pytest.mark.parametrize("own", [long(None), {"food": 4.0}])
 def test_a_run_trains_on_it(first_step, own):
     loss, logits, names = first_step([{"name": "class_weights", "weights": own}], LABELS)
     raw = {"sport": 1 / 5, "money": 1 / 2, "food": 1.0} if own is None else {"sport": 1.0, "money": 1.0, "food": 4.0}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from small_runs import briefly
 
 from sft_hf.core.errors import RecipeError
-from sft_hf.jobs.finetune import finetune
 from sft_hf.techniques.base import LossParts, TrainBatch
 from sft_hf.techniques.regularization.cutmix import Cutmix, draw_box, pasted
 from sft_hf.techniques.regularization.settings import CutmixSettings
@@ -109,7 +109,7 @@ def test_a_step_is_the_same_however_it_is_cut(make_image_recipe, tmp_path):
             eval__baseline="none",
             output_dir=str(tmp_path / str(batch_size)),
         )
-        losses.append(finetune(recipe).metrics["train"]["final_loss"])
+        losses.append(briefly(recipe).metrics["train"]["final_loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import timm
 import torch
+from small_runs import briefly
 from torch import nn
 from torch.nn import functional
 from transformers import (
@@ -18,7 +19,6 @@ from transformers import (
 )
 
 from sft_hf.core.errors import RecipeError
-from sft_hf.jobs.finetune import finetune
 from sft_hf.tasks.text.word_embeddings import WordEmbeddingsConfig, WordEmbeddingsForSequenceClassification
 from sft_hf.techniques.regularization.dropout import Dropout
 from sft_hf.techniques.regularization.settings import DropoutSettings
@@ -91,7 +91,7 @@ def test_timm_reads_its_rate_and_word_vectors_their_modules(monkeypatch):
 
 def test_the_saved_config_is_the_checkpoints_own(make_recipe, checkpoint):
     short = {"train__max_steps": 1, "data__max_train_samples": 16, "eval__baseline": "none"}
-    result = finetune(make_recipe(techniques=[{"name": "dropout", "probability": 0.4}], **short))
+    result = briefly(make_recipe(techniques=[{"name": "dropout", "probability": 0.4}], **short))
     saved, own = (json.loads((f / "config.json").read_text()) for f in (result.output_dir / "model", checkpoint))
     assert saved["hidden_dropout_prob"] == own["hidden_dropout_prob"] == 0.1
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from moving_model import model_with_statistics, move
 from safetensors.torch import load_file
+from small_runs import briefly
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from sft_hf.jobs.finetune import finetune
 from sft_hf.techniques.regularization.ema import Ema, decay_at, update
 from sft_hf.techniques.regularization.settings import EmaSettings
 
@@ -73,7 +73,7 @@ def run(make_recipe, tmp_path):
     """Returns a function that trains four steps into a folder."""
 
     def train(name, **changes):
-        return finetune(make_recipe(output_dir=str(tmp_path / name), **{**SHORT, **changes}))
+        return briefly(make_recipe(output_dir=str(tmp_path / name), **{**SHORT, **changes}))
 
     return train
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from tiers import long
 
 from sft_hf.core.errors import RecipeError
 from sft_hf.techniques.labels.focal_loss import focal
@@ -39,7 +40,7 @@ def test_slopes_are_finite_where_an_item_is_certain(gamma):
     assert torch.isfinite(logits.grad).all()
 
 
-@pytest.mark.parametrize("labels", [LABELS, LISTS], ids=["single", "multi"])
+@pytest.mark.parametrize("labels", [LABELS, long(LISTS)], ids=["single", "multi"])
 def test_a_run_trains_on_it(first_step, labels):
     loss, logits, names = first_step([{"name": "focal_loss", "gamma": 2.0}], labels)
     rows = []

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import interrupted_and_resumed
+from small_runs import briefly, interrupted_and_resumed
+from tiers import long
 
 from sft_hf.core.errors import RecipeError
 from sft_hf.engine import loop
-from sft_hf.jobs.finetune import finetune
 from sft_hf.techniques.transfer.gradual_unfreezing import groups_trained
 
 PARTS = ["classifier", "bert.encoder.layer.1", "bert.encoder.layer.0", "bert.embeddings"]  # the pooler goes with 1
@@ -57,14 +57,14 @@ def of_parts(names, parts):
     ("settings", "counts"),
     [
         ({"fraction": 0.5}, [1, 2, 3, 4, 4, 4]),  # all after three of six steps
-        ({"fraction": 1.0}, [1, 1, 2, 2, 3, 3]),
+        long(({"fraction": 1.0}, [1, 1, 2, 2, 3, 3])),
         ({"epochs_per_layer": 0.5}, [1, 1, 2, 2, 3, 3]),  # an epoch has four steps
-        ({"fraction": 0.0}, [4] * 6),
+        long(({"fraction": 0.0}, [4] * 6)),
     ],
 )
 def test_layers_join_from_the_top(make_recipe, watched, settings, counts):
     options = {"optim__weight_decay": 0.5, "optim__warmup_ratio": 0.0, **SHORT}
-    result = finetune(make_recipe(techniques=[{"name": "gradual_unfreezing", **settings}], **options))
+    result = briefly(make_recipe(techniques=[{"name": "gradual_unfreezing", **settings}], **options))
     last = load_file(result.output_dir / "model" / "model.safetensors")
     for step, count in enumerate(counts):
         state = watched[step]
@@ -84,7 +84,7 @@ def test_layers_join_from_the_top(make_recipe, watched, settings, counts):
 
 
 def test_what_train_freeze_names_is_never_unfrozen(make_recipe, watched):
-    finetune(
+    briefly(
         make_recipe(techniques=["gradual_unfreezing"], train__freeze=PARTS[2:], train__frozen_features="off", **SHORT)
     )
     assert [len(state["trained"]) > 2 for state in watched] == [False, False, False, True, True, True]
@@ -99,7 +99,7 @@ def test_the_frozen_part_may_come_from_the_cache(make_recipe, tmp_path, monkeypa
         caplog.clear()
         options = {"train__freeze": PARTS[2:], "train__frozen_features": cache, "output_dir": str(tmp_path / cache)}
         with caplog.at_level(logging.INFO, "sft_hf"):
-            result = finetune(
+            result = briefly(
                 make_recipe(
                     techniques=["gradual_unfreezing"], optim__name="sgd", optim__learning_rate=0.1, **options, **SHORT
                 )
@@ -110,10 +110,10 @@ def test_the_frozen_part_may_come_from_the_cache(make_recipe, tmp_path, monkeypa
         torch.testing.assert_close(found[0][name], found[1][name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("stop_at", [1, 2, 5])
+@pytest.mark.parametrize("stop_at", [long(1), 2, long(5)])
 def test_a_run_that_is_resumed_between_two_layers_has_the_same_bits(make_recipe, tmp_path, stop_at):
     options = {"techniques": ["gradual_unfreezing"], "checkpoint__save_steps": 1, **SHORT}
-    whole = finetune(make_recipe(output_dir=str(tmp_path / "whole"), **options))
+    whole = briefly(make_recipe(output_dir=str(tmp_path / "whole"), **options))
     resumed = interrupted_and_resumed(make_recipe(output_dir=str(tmp_path / "cut"), **options), stop_at)
     first, second = (load_file(run.output_dir / "model" / "model.safetensors") for run in (whole, resumed))
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_runs import briefly
 from torch import nn
 
 from sft_hf.core.errors import RecipeError
-from sft_hf.jobs.finetune import finetune
 from sft_hf.techniques.transfer.l2_sp import L2Sp, pull
 from sft_hf.techniques.transfer.settings import L2SpSettings
 
@@ -66,7 +66,7 @@ def test_in_training_the_backbone_stays_nearer_to_the_checkpoint(make_recipe, ch
     for name, techniques in {"plain": [], "held": [{"name": "l2_sp", "alpha": 5.0}]}.items():
         # Not clipped, since the pull is a part of the gradient; SGD, since Adam's first steps have one size anyway.
         options = {"optim__name": "sgd", "optim__learning_rate": 0.1, "train__max_grad_norm": 0, **SHORT}
-        run = finetune(make_recipe(techniques=techniques, output_dir=str(tmp_path / name), **options))
+        run = briefly(make_recipe(techniques=techniques, output_dir=str(tmp_path / name), **options))
         found = load_file(run.output_dir / "model" / "model.safetensors")
         assert set(start) <= set(found)
         distances.append(sum(float((found[key] - start[key]).square().sum()) for key in start) ** 0.5)

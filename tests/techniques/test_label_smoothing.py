@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from tiers import long
 from torch.nn import functional
 
 from sft_hf.core.recipe.registry import load_component
@@ -26,7 +27,7 @@ def test_it_is_torchs(smoothing):
     torch.testing.assert_close(found, wanted)
 
 
-@pytest.mark.parametrize("labels", [LABELS, LISTS], ids=["single", "multi"])
+@pytest.mark.parametrize("labels", [LABELS, long(LISTS)], ids=["single", "multi"])
 def test_a_run_trains_on_it(first_step, labels):
     loss, logits, names = first_step([{"name": "label_smoothing", "smoothing": 0.2}], labels)
     rows = []

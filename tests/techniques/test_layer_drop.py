@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from small_runs import briefly
 from torch import nn
 
 from sft_hf.core.errors import RecipeError
-from sft_hf.jobs.finetune import finetune
 from sft_hf.techniques.regularization.layer_drop import LayerDrop, dropped_layers
 from sft_hf.techniques.regularization.settings import LayerDropSettings
 
@@ -129,7 +129,7 @@ def test_an_optimizer_with_momentum_meets_layers_that_were_left_out(make_recipe)
     assert len(set(drawn)) > 2 and any(drawn[0])
     short = {"train__max_steps": 4, "data__max_train_samples": 32, "eval__baseline": "none"}
     drop = [{"name": "layer_drop", "probability": 0.5}]
-    run = finetune(make_recipe(techniques=drop, optim__name="sgd", seed=42, **short))
+    run = briefly(make_recipe(techniques=drop, optim__name="sgd", seed=42, **short))
     assert run.metrics["train"]["num_steps"] == 4
 
 

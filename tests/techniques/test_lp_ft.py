@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import same, trained
+from small_runs import briefly, same, trained
 
 from sft_hf.core.errors import RecipeError
 from sft_hf.engine import loop
-from sft_hf.jobs.finetune import finetune
 from sft_hf.techniques.transfer.lp_ft import two_stages
 
 SHORT = {"data__max_train_samples": 8, "data__max_validation_samples": 6, "data__max_test_samples": 6}
@@ -46,11 +45,11 @@ def test_it_is_a_linear_probe_and_then_a_fine_tuning_of_what_it_gave(make_recipe
     }
     settings = {"name": "lp_ft", "probe_fraction": 0.4, "probe_learning_rate": 0.5}
     fine = {"optim__learning_rate": 0.1, "optim__warmup_ratio": 0.5, "optim__lr_scheduler_type": "linear"}
-    both = finetune(
+    both = briefly(
         make_recipe(techniques=[settings], train__max_steps=5, output_dir=str(tmp_path / "both"), **fine, **options)
     )
     constant = {"optim__learning_rate": 0.5, "optim__lr_scheduler_type": "constant"}
-    probe = finetune(
+    probe = briefly(
         make_recipe(
             train__freeze=["backbone"],
             train__frozen_features="off",
@@ -61,7 +60,7 @@ def test_it_is_a_linear_probe_and_then_a_fine_tuning_of_what_it_gave(make_recipe
         )
     )
     fine = {**fine, "model__name": str(probe.output_dir / "model")}
-    second = finetune(make_recipe(train__max_steps=3, output_dir=str(tmp_path / "second"), **fine, **options))
+    second = briefly(make_recipe(train__max_steps=3, output_dir=str(tmp_path / "second"), **fine, **options))
     assert rates(both)[:1] == [0.5] and rates(both)[2:] == rates(second)
     expected = weights(second)
     for name, tensor in weights(both).items():
@@ -99,7 +98,7 @@ def test_the_backbone_stands_still_and_runs_as_in_evaluation_while_the_head_is_p
     )
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Watched):
         patch.setattr(loop, "train_step", watch)
-        finetune(recipe)
+        briefly(recipe)
     for place, (before, after) in enumerate(itertools.pairwise(seen)):
         moved = {name for name in before if not torch.equal(before[name], after[name])}
         if place < 3:  # batch norm's statistics, which weight decay would not even touch, included
@@ -122,7 +121,7 @@ def test_the_backbone_stands_still_and_runs_as_in_evaluation_while_the_head_is_p
 def test_without_a_head_to_train_it_is_refused_in_one_line(request, make, changes, words):
     recipe = request.getfixturevalue(make)(techniques=["lp_ft"], **changes)
     with pytest.raises(RecipeError, match=words) as caught:
-        finetune(recipe)
+        briefly(recipe)
     assert "\n" not in str(caught.value)
     assert not Path(recipe.output_dir).exists()
 

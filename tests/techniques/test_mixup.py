@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_runs import briefly
+from tiers import long
 from torch.nn import functional
 from transformers import GPT2Config, GPT2Model
 
 from sft_hf.core.errors import RecipeError
 from sft_hf.engine import step
-from sft_hf.jobs.finetune import finetune
 from sft_hf.tasks.text.word_embeddings import word_tokenizer
 from sft_hf.techniques.base import LossParts, TrainBatch
 from sft_hf.techniques.regularization.mixup import Mixup, _masks, mixed
@@ -117,13 +118,13 @@ def decoder(tmp_path, checkpoint):
     return make
 
 
-@pytest.mark.parametrize("name", ["mixup", "adversarial"])
+@pytest.mark.parametrize("name", ["mixup", long("adversarial")])
 def test_decoders_must_see_where_a_text_ends(name, decoder, make_recipe, tmp_path):
     with pytest.raises(RecipeError, match=r"'gpt2' cannot find the end of a text .*; model\.pooling=last"):
-        finetune(make_recipe(model__name=decoder("right"), techniques=[name]))
+        briefly(make_recipe(model__name=decoder("right"), techniques=[name]))
     neutral = {"mixup": {"probability": 0.0}, "adversarial": {"weight": 0.0}}[name]
     losses = [
-        finetune(
+        briefly(
             make_recipe(
                 model__name=decoder("left"),
                 model__pooling="last",
@@ -152,7 +153,7 @@ def test_models_that_take_token_ids_alone_are_refused(make_recipe, checkpoint, t
     tokenizer.backend_tokenizer.post_processor = end
     tokenizer.save_pretrained(tmp_path / "t5")
     with pytest.raises(RecipeError, match="'t5' does not accept inputs_embeds"):
-        finetune(make_recipe(model__name=str(tmp_path / "t5"), techniques=["mixup"]))
+        briefly(make_recipe(model__name=str(tmp_path / "t5"), techniques=["mixup"]))
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0])
@@ -184,7 +185,7 @@ def test_how_a_step_is_cut_changes_nothing(make_image_recipe, tmp_path, monkeypa
             optim__name="sgd",
             output_dir=str(tmp_path / str(size)),
         )
-        weights.append(load_file(finetune(recipe).output_dir / "model" / "model.safetensors"))
+        weights.append(load_file(briefly(recipe).output_dir / "model" / "model.safetensors"))
     assert partners[:3] == partners[3:]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, rtol=1e-4, atol=1e-6)

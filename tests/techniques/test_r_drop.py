@@ -7,11 +7,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_runs import briefly
+from tiers import long
 from torch import nn
 from torch.nn import functional
 
 from sft_hf.engine.technique_stack import cross_entropy
-from sft_hf.jobs.finetune import finetune
 from sft_hf.tasks.base import Items
 from sft_hf.techniques.base import LossParts, TrainBatch
 from sft_hf.techniques.regularization.r_drop import RDrop, agreeing, divergence
@@ -43,7 +44,7 @@ def test_it_is_the_mean_loss_and_the_divergence():
     torch.testing.assert_close(found - both, (3.0 / 2 * divergence(first, second))[:, None].expand(5, 4))
 
 
-@pytest.mark.parametrize("others", [[], ["mixup"]], ids=["alone", "of mixtures"])
+@pytest.mark.parametrize("others", [long([]), ["mixup"]], ids=["alone", "of mixtures"])
 @pytest.mark.parametrize("labels", [LABELS, LISTS], ids=["single", "multi"])
 def test_without_dropout_both_passes_agree(first_step, labels, others, tmp_path):
     plain, *_ = first_step(others, labels, output_dir=str(tmp_path / "plain"))
@@ -120,9 +121,9 @@ def test_a_frozen_part_served_from_the_cache_gives_the_same_run(make_recipe, tmp
         "optim__name": "sgd",
         "eval__baseline": "none",
     }
-    cached = finetune(make_recipe(output_dir=str(tmp_path / "cached"), **options))
+    cached = briefly(make_recipe(output_dir=str(tmp_path / "cached"), **options))
     assert "computed now" in caplog.text
-    whole = finetune(make_recipe(output_dir=str(tmp_path / "whole"), train__frozen_features="off", **options))
+    whole = briefly(make_recipe(output_dir=str(tmp_path / "whole"), train__frozen_features="off", **options))
     weights = [load_file(result.output_dir / "model" / "model.safetensors") for result in (cached, whole)]
     logs = [(result.output_dir / "log.jsonl").read_text().splitlines() for result in (cached, whole)]
     losses = [[line["loss"] for line in map(json.loads, log) if "learning_rate" in line] for log in logs]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from small_runs import prepared
+from tiers import long
 
 from sft_hf.core.errors import RecipeError
 from sft_hf.jobs.finetune import finetune
@@ -27,8 +28,8 @@ def changed(first, second):
     ("settings", "parts"),
     [
         ({}, ["bert.encoder.layer.1", "bert.pooler"]),
-        ({"pooler": False}, ["bert.encoder.layer.1"]),
-        ({"num_layers": 0}, ["bert.pooler"]),
+        long(({"pooler": False}, ["bert.encoder.layer.1"])),
+        long(({"num_layers": 0}, ["bert.pooler"])),
         ({"num_layers": 2}, ["bert.encoder.layer.0", "bert.encoder.layer.1", "bert.pooler"]),
     ],
 )

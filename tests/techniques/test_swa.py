@@ -8,10 +8,10 @@ import pytest
 import torch
 from moving_model import model_with_statistics, move
 from safetensors.torch import load_file
+from small_runs import briefly
 from torch.optim.swa_utils import AveragedModel
 
 from sft_hf.core.errors import RecipeError
-from sft_hf.jobs.finetune import finetune
 from sft_hf.techniques.regularization.settings import SwaSettings
 from sft_hf.techniques.regularization.swa import Swa, is_collected, update_mean
 
@@ -75,7 +75,7 @@ def test_the_mean_is_evaluated_and_saved(make_recipe):
     short |= {"eval__load_best_model_at_end": False, "train__max_steps": 6}
     swa = {"name": "swa", "fraction": 0.5, "every": 1, "learning_rate_factor": 1.0}
     options = {"optim__lr_scheduler_type": "constant", "optim__warmup_ratio": 0.0, "checkpoint__save_steps": 1}
-    averaged = finetune(make_recipe(techniques=[swa], checkpoint__save_total_limit=9, **short, **options))
+    averaged = briefly(make_recipe(techniques=[swa], checkpoint__save_total_limit=9, **short, **options))
     saved = load_file(averaged.output_dir / "model" / "model.safetensors")
     folders = [averaged.output_dir / "checkpoints" / f"step-{step:06d}" for step in (4, 5, 6)]
     weights = [load_file(folder / "model.safetensors") for folder in folders]

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from small_runs import briefly
 
 from sft_hf.core.errors import CheckpointError, RecipeError
 from sft_hf.data.examples import Examples
-from sft_hf.jobs.finetune import finetune
 from sft_hf.jobs.inference import evaluate_run, open_trained
 from sft_hf.jobs.run import predict_files
 from sft_hf.tasks.speech.scorer import Reference
@@ -81,8 +81,8 @@ SHORT = {
 
 
 def test_confidence_changes_and_no_answer_does(make_recipe, tmp_path):
-    plain = finetune(make_recipe(output_dir=str(tmp_path / "plain"), **SHORT))
-    scaled = finetune(make_recipe(output_dir=str(tmp_path / "scaled"), techniques=SCALING, **SHORT))
+    plain = briefly(make_recipe(output_dir=str(tmp_path / "plain"), **SHORT))
+    scaled = briefly(make_recipe(output_dir=str(tmp_path / "scaled"), techniques=SCALING, **SHORT))
     told = scaled.metrics["techniques"]["temperature_scaling"]
     temperature = told["temperature"]
     assert temperature not in (1.0, LOWEST, HIGHEST)
@@ -103,7 +103,7 @@ def test_confidence_changes_and_no_answer_does(make_recipe, tmp_path):
     assert evaluate_run(scaled.output_dir)["ece"] == pytest.approx(scaled.metrics["test"]["ece"], abs=1e-6)
 
     model = str(scaled.output_dir / "model")
-    again = finetune(make_recipe(output_dir=str(tmp_path / "again"), model__name=model, **SHORT))
+    again = briefly(make_recipe(output_dir=str(tmp_path / "again"), model__name=model, **SHORT))
     assert "confidence_temperature" not in config_of(again), "it belongs to the training that has fitted it"
 
     path = scaled.output_dir / "model" / "config.json"
@@ -117,7 +117,7 @@ def test_several_labels_keep_their_answers_with_a_threshold_that_is_scaled_too(m
     for name in ("train", "test"):
         rows = [{"text": f"bank {word}", "label": ["x"] if word < "n" else ["x", "y"]} for word in "abcdefopqrst"]
         (tmp_path / "data" / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    run = finetune(make_recipe(data__name=str(tmp_path / "data"), train__max_steps=1, eval__baseline="none"))
+    run = briefly(make_recipe(data__name=str(tmp_path / "data"), train__max_steps=1, eval__baseline="none"))
     task = open_trained(run.output_dir)[1]
     generator = torch.Generator().manual_seed(0)
     wanted = torch.randint(2, (60, 2), generator=generator)
@@ -142,7 +142,7 @@ def transcript_outputs(task, right):
 
 def test_of_transcripts_the_confidence_tells_how_often_one_is_right(make_speech_recipe, speech_clip, tmp_path):
     """60 % right at a confidence of 0.9: T takes that to 0.6, whatever the model."""
-    run = finetune(make_speech_recipe(train__max_steps=1, eval__baseline="none"))
+    run = briefly(make_speech_recipe(train__max_steps=1, eval__baseline="none"))
     soundfile.write(tmp_path / "clip.wav", speech_clip("one two"), 16_000)
     before = next(iter(predict_files(run.output_dir, [str(tmp_path / "clip.wav")])))["confidence"]
 
@@ -162,7 +162,7 @@ def test_of_transcripts_the_confidence_tells_how_often_one_is_right(make_speech_
 
 def test_where_every_answer_is_right_the_temperature_stays_one(make_speech_recipe, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("sft_hf"), "propagate", True)
-    run = finetune(make_speech_recipe(train__max_steps=1, eval__baseline="none"))
+    run = briefly(make_speech_recipe(train__max_steps=1, eval__baseline="none"))
     task = open_trained(run.output_dir)[1]
     outputs, references = transcript_outputs(task, [True] * 6)
     examples = Examples([], np.ones(6), np.arange(6), references)
@@ -173,4 +173,4 @@ def test_where_every_answer_is_right_the_temperature_stays_one(make_speech_recip
 
 def test_without_validation_it_is_refused(make_recipe):
     with pytest.raises(RecipeError, match="temperature_scaling needs a validation split to choose on"):
-        finetune(make_recipe(techniques=SCALING, data__validation_fraction=0))
+        briefly(make_recipe(techniques=SCALING, data__validation_fraction=0))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_runs import interrupted_and_resumed, same, weights
+from small_runs import briefly, interrupted_and_resumed, same, weights
+from tiers import quick
 from tiny_data import make_rows, write_csv
 
 from sft_hf.cli.technique_pages import explain
 from sft_hf.core.errors import RecipeError
 from sft_hf.core.recipe.recipe import validate_recipe
 from sft_hf.core.recipe.registry import component_names, load_settings
-from sft_hf.jobs.finetune import finetune
 
 REFUSED = {
     "abstention",
@@ -65,10 +65,10 @@ def test_every_technique_is_known_here():
     assert refused == REFUSED
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", quick(["mixup", "ema", "lp_ft"], TRAINED))
 def test_others_train_and_resume_to_the_same_bits(name, make, tmp_path):
     techniques = [settings_of(name)]
-    whole = finetune(make(techniques=techniques, output_dir=str(tmp_path / "whole")))
+    whole = briefly(make(techniques=techniques, output_dir=str(tmp_path / "whole")))
     cut = interrupted_and_resumed(make(techniques=techniques, output_dir=str(tmp_path / "cut")), stop_at=1)
     assert same(weights(whole.output_dir), weights(cut.output_dir))
     assert all(torch.isfinite(tensor).all() for tensor in weights(whole.output_dir).values())

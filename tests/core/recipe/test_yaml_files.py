@@ -6,6 +6,7 @@ import math
 
 import pytest
 import yaml
+from tiers import long
 
 from sft_hf.core.errors import RecipeError
 from sft_hf.core.recipe.yaml_files import MAX_BYTES, MAX_VALUES, parse_value, read_yaml, write_yaml
@@ -78,12 +79,12 @@ def test_dump_and_load_agree_and_old_readers_agree_too(tmp_path):
         ("a: " + "9" * 5000, ["too long for a number"]),
         ("a: 9223372036854775808", ["more than 64 bits"]),
         ("a: " + "[" * 101 + "]" * 101, ["100 deep"]),
-        ("a: " + "[" * 5000, ["100 deep"]),
+        long(("a: " + "[" * 5000, ["100 deep"])),
         ("a: &a [*a]", ["100 deep"]),
         ('a: "\\ud800"', ["half a surrogate"]),
         ('a: {"b\\0": 1}', ["NUL character"]),
         (f"a: &a {'x' * 10_000}\nb: [{'*a, ' * 200}]", ["aliases", "1048576 letters"]),
-        (f"a: [{'1,' * MAX_VALUES}]", ["line 1", "more than 100000 values"]),
+        long((f"a: [{'1,' * MAX_VALUES}]", ["line 1", "more than 100000 values"])),
         ("a: !" + "x" * 5000 + " 1", ["plain data"]),
     ],
 )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from demo_wheel import Entries, write_wheel
+
+from sft_hf.core.sources import wheels
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +28,19 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.chdir(tmp_path / "work")
+
+
+@pytest.fixture
+def quick_pip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of pip, whose start takes a second: the wheel that it would find. pip itself: test_pip.py."""
+
+    def copy(arguments: list[str], *_: object) -> subprocess.CompletedProcess[str]:
+        version = arguments[-1].partition("==")[2].strip(") ")
+        for path in Path(os.environ["PIP_FIND_LINKS"]).glob(f"*-{version}-*.whl"):
+            shutil.copy(path, arguments[arguments.index("--dest") + 1])
+        return subprocess.CompletedProcess(arguments, 0, "", "")
+
+    monkeypatch.setattr(wheels, "_pip", copy)
 
 
 @pytest.fixture

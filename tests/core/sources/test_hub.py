@@ -1,7 +1,7 @@
 """Checkpoints and data sets of the Hub, told by a small Hub on 127.0.0.1 (see hub_server.py).
 
-huggingface_hub reads HF_ENDPOINT and HF_HUB_OFFLINE when it is imported, so everything here runs in processes of its
-own: the shipped recipe as a command, and all the rest in one process, since importing torch costs more than such a run.
+huggingface_hub reads HF_ENDPOINT and HF_HUB_OFFLINE when it is imported, so everything here runs in a process of its
+own: all in one, since importing torch costs more than such a run.
 """
 
 from __future__ import annotations
@@ -192,6 +192,7 @@ FAILURES: dict[str, tuple[list[str], dict[str, str], list[str]]] = {
 }
 STAND_STILL = "optim.learning_rate=1e-9"
 SUCCESSES: dict[str, tuple[list[str], dict[str, str]]] = {
+    "shipped": ([], {}),
     "old": (["model.revision=v1", "data.revision=v1", "data.max_train_samples=null", STAND_STILL], {}),
     "new": (["data.max_train_samples=null", STAND_STILL], {}),
     "private": (["model.name=org/private-models", "data.name=org/private-datasets"], LOGIN),
@@ -235,22 +236,21 @@ def ran_alone(ran, tmp_path_factory) -> dict[str, Ran]:
 # --- the tests ---------------------------------------------------------------------------------------------------
 
 
-def test_the_shipped_recipe_runs_on_repositories_like_its_own(hub, tmp_path):
-    code, home = "from sft_hf.cli import main; main()", tmp_path / "home"
-    done = hub_server.run_client(hub.url, home, code, "finetune", RECIPE, *SMALL, "--output-dir", "run")
-    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+def test_the_shipped_recipe_runs_on_repositories_like_its_own(ran):
+    run = ran["shipped"]
+    metrics = run.metrics
     assert metrics["test"]["num_examples"] == 10  # the set's validation split; its test split hides the labels
     assert metrics["train"]["num_steps"] == 2
     assert metrics["model"]["name"] == MODEL
-    config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+    config = json.loads((run.folder / "model" / "config.json").read_text())
     assert config["id2label"] == {"0": "negative", "1": "positive"}
-    rows = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (run.folder / "predictions.jsonl").read_text().splitlines()]
     assert [row["reference"] for row in rows] == ["negative", "positive"] * 5
     # The head for masked words is left out, the one for labels is new, and nothing else is.
-    (new,) = [line for line in done.stderr.splitlines() if line.startswith("randomly initialized weights")]
+    (new,) = [line for line in run.stderr.splitlines() if line.startswith("randomly initialized weights")]
     names = {"classifier.bias", "classifier.weight", "pre_classifier.bias", "pre_classifier.weight"}
     assert set(new.partition(": ")[2].split(", ")) == names
-    assert "validation: " in done.stderr and "not used: split test" in done.stderr
+    assert "validation: " in run.stderr and "not used: split test" in run.stderr
 
 
 def test_revisions_choose_older_commits(hub, ran):
@@ -322,12 +322,18 @@ def test_a_data_set_is_streamed(ran):
     assert config["id2label"] == {"0": "negative", "1": "positive"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "repository"), [("data", "org/ill-datasets"), ("model", "org/ill-models")])
 def test_a_hub_that_cannot_be_reached_is_said_in_one_line(ran_alone, name, repository):
+    """Of a Hub that answers with errors the quick tier has `ill_model` and `ill_data`."""
+
     assert repository in ran_alone[name].error and "cannot be reached" in ran_alone[name].error
 
 
+@pytest.mark.long
 def test_without_the_hub_the_cache_serves_the_revision_asked_for_or_none(ran_alone):
+    """Of models and mirrors: test_mirrors.py."""
+
     trained = []
     for name, rows in (("cached", 10), ("cached_old", 6)):
         run = ran_alone[name]

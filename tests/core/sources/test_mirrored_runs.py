@@ -57,6 +57,7 @@ def facts(run):
     return metrics["model"], weights
 
 
+@pytest.mark.long
 def test_a_run_goes_on_with_the_hub_where_its_mirror_served_before(on_hub, cache, tmp_path):
     whole = finetune(on_hub(output_dir=str(tmp_path / "whole")))
     cut = on_hub(output_dir=str(tmp_path / "cut"))
@@ -72,6 +73,7 @@ def test_a_run_goes_on_with_the_hub_where_its_mirror_served_before(on_hub, cache
         assert f"base_model: {NAME}" in card and "licence is `apache-2.0`" in card and COMMIT[:12] in card
 
 
+@pytest.mark.long
 def test_an_adapter_names_the_hub_model_and_opens_with_its_mirror(on_hub, cache, tmp_path):
     peft = {"peft_type": "LORA", "target_modules": ["query", "value"], "output": "adapter"}
     run = finetune(on_hub(peft=peft))

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import hub_server
 import pytest
 from demo_wheel import FILES, no_pip, refusal
+from tiers import long
 
 from sft_hf.core.recipe.sections import MirrorSection
 from sft_hf.core.sources import hub
@@ -110,7 +111,7 @@ def test_the_hub_serves_where_it_can_be_asked_and_its_cache_afterwards(sha, tmp_
         assert resolved([step], url, home) == [["hub", True, "None", commit]]
 
 
-@pytest.mark.parametrize("answers", [True, False])
+@pytest.mark.parametrize("answers", [True, long(False)])
 def test_a_hub_out_of_reach_is_asked_once_in_a_process(sha, tmp_path, answers):
     steps = [
         mirrored(sha),
@@ -146,12 +147,14 @@ def test_a_page_in_place_of_the_hub_is_not_the_hub(sha, tmp_path):
     assert answers[0][0] == "mirror" and answers[1][:2] == ["hub", True]
 
 
+@pytest.mark.usefixtures("quick_pip")
 def test_the_mirror_has_the_hubs_name_and_commit(sha, tmp_path):
     source = resolve(**here(mirrored(sha)))
     assert (source.name, source.kind, source.revision, source.served_by) == (NAME, "hub", COMMIT, "mirror")
     assert source.sha256 == sha and source.location() == str(source.path)
 
 
+@pytest.mark.usefixtures("quick_pip")
 def test_files_of_the_mirror_are_checked(sha):
     message = refusal(**here(mirrored(sha, config=OTHER)))
     assert all(part in message for part in ("model.mirror.files", "'config.json'", CONFIG, OTHER, INSIDE))
@@ -159,6 +162,7 @@ def test_files_of_the_mirror_are_checked(sha):
     assert "model.mirror.files.config.json" in refusal(**here(mirrored(sha, config="abc")))
 
 
+@pytest.mark.usefixtures("quick_pip")
 def test_the_wheel_of_the_mirror_is_checked(sha):
     message = refusal(**here(mirrored(OTHER)))
     assert "model.mirror.sha256" in message and sha in message

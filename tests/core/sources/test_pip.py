@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from demo_wheel import cached, no_pip, refusal
+from tiers import long
 
 from sft_hf.core.errors import SourceError, StorageError
 from sft_hf.core.sources import wheels
@@ -30,7 +31,7 @@ def write_sdist(tmp_path: Path) -> None:
             archive.addfile(info, io.BytesIO(text.encode()))
 
 
-@pytest.mark.parametrize("no_binary", [None, ":all:"])
+@pytest.mark.parametrize("no_binary", [long(None), ":all:"])
 def test_source_archive_is_not_read(no_binary: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if no_binary:
         monkeypatch.setenv("PIP_NO_BINARY", no_binary)
@@ -130,6 +131,7 @@ def test_versions_that_are_exact(version: str) -> None:
     assert wheels.parse_name(f"pypi://a.b_c-d=={version}/x/y", "model", "pretrained model").version == version
 
 
+@pytest.mark.long
 def test_version_that_looks_like_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # pip takes "demo==1+a.whl" for a file in the working folder.
     Path("demo==1+a.whl").write_bytes(b"")

@@ -14,6 +14,8 @@ from demo_wheel import Entries, cached, no_pip, refusal
 from sft_hf.core.sources import wheels
 from sft_hf.core.sources.sources import resolve
 
+pytestmark = pytest.mark.usefixtures("quick_pip")
+
 
 def entry(name: str, mode: int = 0, flags: int = 0) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo(name)

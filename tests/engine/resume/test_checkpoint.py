@@ -83,7 +83,7 @@ def test_damage_is_found(copy, name, damage):
     assert verify(copy / "checkpoints" / "step-000020") is not None
 
 
-@pytest.mark.parametrize(("name", "damage"), quick(EACH_ONCE, ALL))
+@pytest.mark.parametrize(("name", "damage"), quick(EACH_ONCE[1::3], ALL))
 def test_after_damage_the_run_goes_back(commands, commands_module, interrupted, copy, name, damage):
     _, arguments, whole = interrupted
     damage(existing(copy / "checkpoints", name))
@@ -207,7 +207,7 @@ def test_another_environment_can_be_accepted(commands, interrupted, copy):
     assert "num_threads was 7 and is now 1; the last bits may differ" in resumed.said()
 
 
-@pytest.mark.parametrize("change", ["label", "row", "order"])
+@pytest.mark.parametrize("change", [long("label"), long("row"), "order"])
 def test_other_data_are_refused(commands, recipe_file, data_folder, tmp_path, change):
     data = tmp_path / "data"
     shutil.copytree(data_folder, data)

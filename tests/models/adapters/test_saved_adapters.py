@@ -15,7 +15,7 @@ from accelerate.utils import set_seed
 from adapted_models import CLASSES, HEADS, KINDS, LORA, PREFIX, answers, opened_plainly, plain_base
 from safetensors.torch import load_file
 from small_runs import prepared
-from tiers import quick
+from tiers import long, quick
 from transformers import DynamicCache, pipeline
 
 from sft_hf.core.errors import RecipeError
@@ -50,7 +50,7 @@ def test_only_the_adapter_and_the_head_are_trained_and_at_first_nothing_has_chan
     assert torch.equal(losses(run, run.training.model), losses(run, base))
 
 
-@pytest.mark.parametrize("kind", quick(FEW, KINDS))
+@pytest.mark.parametrize("kind", quick(["text"], KINDS))
 def test_merged_model_and_adapter_on_the_checkpoint_say_the_same_with_plain_libraries(make, kind):
     recipe = make(kind, train__max_steps=3)
     result = finetune(recipe)
@@ -73,8 +73,8 @@ def test_merged_model_and_adapter_on_the_checkpoint_say_the_same_with_plain_libr
     assert counted["num_trainable_parameters"] == sum(tensor.numel() for tensor in tensors.values())
 
 
-@pytest.mark.parametrize("kind", quick(FEW, KINDS))
-@pytest.mark.parametrize("output", ["merged", "adapter"])
+@pytest.mark.parametrize("kind", quick(["whisper"], KINDS))
+@pytest.mark.parametrize("output", [long("merged"), "adapter"])
 def test_the_lines_of_python_on_the_card_open_the_adapter(make, kind, output, monkeypatch):
     recipe = make(kind, {**LORA, "output": output}, train__max_steps=3)
     result = finetune(recipe)
@@ -93,14 +93,14 @@ def test_the_lines_of_python_on_the_card_open_the_adapter(make, kind, output, mo
     assert torch.allclose(answers(kind, found["model"]), answers(kind, model), atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", quick(FEW, KINDS))
+@pytest.mark.parametrize("kind", quick(["whisper"], KINDS))
 def test_a_run_is_scored_again_and_opened_as_it_was(make, kind):
     result = finetune(make(kind, train__max_steps=3))
     again = evaluate_run(result.output_dir, "test")
     assert again["loss"] == pytest.approx(result.metrics["test"]["loss"], rel=1e-6)
 
 
-@pytest.mark.parametrize("kind", quick(FEW, KINDS))
+@pytest.mark.parametrize("kind", quick(["text"], KINDS))
 def test_an_adapter_that_is_not_merged_is_put_in_again(make, kind, tmp_path):
     merged, apart = (
         finetune(make(kind, {**LORA, "output": output}, train__max_steps=3, output_dir=str(tmp_path / output)))
@@ -146,9 +146,9 @@ def test_a_pipeline_opens_the_merged_model(make, data_folder):
     "section",
     [
         {**LORA, "use_dora": True},
-        {"peft_type": "IA3"},
-        {"peft_type": "VERA", "r": 8},
-        {"peft_type": "LN_TUNING", "target_modules": ["output.LayerNorm"]},
+        long({"peft_type": "IA3"}),
+        long({"peft_type": "VERA", "r": 8}),
+        long({"peft_type": "LN_TUNING", "target_modules": ["output.LayerNorm"]}),
         {**LORA, "bias": "lora_only", "target_modules": "all-linear"},
     ],
     ids=["dora", "ia3", "vera", "ln_tuning", "lora_with_biases"],

@@ -6,6 +6,7 @@ import pytest
 import torch
 from adapted_models import opened_plainly
 from sentence_encoders import sentence_encoder
+from tiers import long
 from transformers import AutoTokenizer, BertForSequenceClassification
 
 from sft_hf.jobs.finetune import finetune
@@ -13,7 +14,7 @@ from sft_hf.jobs.run import predict_files
 from sft_hf.models.sentence_encoder import SentenceEncoderForSequenceClassification
 
 
-@pytest.mark.parametrize("peft", ["LORA", "IA3", "PROMPT_TUNING"])
+@pytest.mark.parametrize("peft", ["LORA", long("IA3"), long("PROMPT_TUNING")])
 def test_adapters_open_by_the_lines_of_their_card(peft, make_recipe, checkpoint, tmp_path):
     encoder_folder = sentence_encoder(checkpoint, tmp_path / "encoder")
     section = {"peft_type": peft} | ({"num_virtual_tokens": 3} if peft == "PROMPT_TUNING" else {})

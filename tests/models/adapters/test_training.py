@@ -10,24 +10,23 @@ import torch
 import transformers
 from adapted_models import KINDS, LORA, PREFIX, answers, opened_plainly, plain_base
 from safetensors.torch import load_file
-from small_runs import interrupted_and_resumed, prepared, weights
-from tiers import quick
+from small_runs import briefly, interrupted_and_resumed, prepared, weights
+from tiers import long, quick
 from two_processes import run_on_two_processes
 
 from sft_hf.engine.batches import MicroBatch, StepBatch
 from sft_hf.engine.state import TrainState
 from sft_hf.engine.step import train_step
-from sft_hf.jobs.finetune import finetune
 from sft_hf.jobs.inference import evaluate_run
 
 
-@pytest.mark.parametrize("kind", quick(["text", "prefix", "frozen"], [*KINDS, "prefix", "frozen"]))
+@pytest.mark.parametrize("kind", quick(["prefix", "frozen"], [*KINDS, "prefix", "frozen"]))
 def test_a_resumed_run_has_the_same_bits(make, tmp_path, kind):
     changes = {"train__num_train_epochs": 2, "checkpoint__save_steps": 1, "train__max_steps": 4}
     section, which = (PREFIX, "text") if kind == "prefix" else (LORA, kind)
     if kind == "frozen":
         which, changes["train__freeze"] = "whisper", ["model.encoder"]
-    whole = finetune(make(which, section, output_dir=str(tmp_path / "whole"), **changes))
+    whole = briefly(make(which, section, output_dir=str(tmp_path / "whole"), **changes))
     resumed = interrupted_and_resumed(make(which, section, output_dir=str(tmp_path / "cut"), **changes), stop_at=2)
     for name in ("adapter/adapter_model.safetensors", "adapter/adapter_config.json", "predictions.jsonl"):
         files = [(result.output_dir / name).read_bytes() for result in (whole, resumed)]
@@ -35,7 +34,7 @@ def test_a_resumed_run_has_the_same_bits(make, tmp_path, kind):
 
 
 def test_the_best_weights_are_those_that_are_kept(make):
-    result = finetune(make("text", eval__eval_steps=1, train__max_steps=6, optim__learning_rate=5e-2, seed=3))
+    result = briefly(make("text", eval__eval_steps=1, train__max_steps=6, optim__learning_rate=5e-2, seed=3))
     best = result.metrics["train"]["best_step"]
     log = [json.loads(line) for line in (result.output_dir / "log.jsonl").read_text().splitlines()]
     evaluated = {line["step"]: line["eval_loss"] for line in log if "eval_loss" in line}
@@ -46,23 +45,25 @@ def test_the_best_weights_are_those_that_are_kept(make):
 def test_techniques_work_on_what_is_trained(make):
     techniques = [{"name": "ema", "decay": 0.5}, {"name": "label_smoothing"}]
     recipe = make("text", train__max_steps=4, techniques=techniques)
-    result = finetune(recipe)
+    result = briefly(recipe)
     assert evaluate_run(result.output_dir, "test")["loss"] == pytest.approx(result.metrics["test"]["loss"], rel=1e-6)
     merged = transformers.BertForSequenceClassification.from_pretrained(result.output_dir / "model")
     opened = opened_plainly(plain_base("text", recipe, result.output_dir), result.output_dir)
     assert torch.allclose(answers("text", opened), answers("text", merged), atol=1e-5)
 
 
-@pytest.mark.parametrize(("kind", "section"), [("text", LORA), ("text", PREFIX), ("cnn", LORA), ("whisper", LORA)])
+@pytest.mark.parametrize(
+    ("kind", "section"), [long(("text", LORA)), ("text", PREFIX), ("cnn", LORA), long(("whisper", LORA))]
+)
 def test_bf16_trains_adapters_too(make, kind, section):
-    result = finetune(make(kind, section, train__max_steps=2, train__mixed_precision="bf16"))
+    result = briefly(make(kind, section, train__max_steps=2, train__mixed_precision="bf16"))
     tensors = load_file(result.output_dir / "adapter" / "adapter_model.safetensors")
     assert all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in tensors.values())
     assert evaluate_run(result.output_dir, "test")["loss"] == pytest.approx(result.metrics["test"]["loss"], rel=1e-6)
 
 
 def test_batch_norm_stands_still(make, cnn_checkpoint):
-    result = finetune(make("cnn", train__max_steps=3))
+    result = briefly(make("cnn", train__max_steps=3))
     before = load_file(cnn_checkpoint / "model.safetensors")
     after = weights(result.output_dir)
     changed = {name for name in before if "classifier" not in name and not torch.equal(before[name], after[name])}
@@ -95,6 +96,7 @@ def test_gradients_are_the_same_however_a_step_is_cut_and_with_activations_recom
         assert all(torch.allclose(other[name], whole[name], atol=1e-6) for name in whole)
 
 
+@pytest.mark.long
 def test_two_processes_give_the_gradient_of_one(make, tmp_path):
     still = {"model__config_overrides": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}}
     size = {"train__per_device_train_batch_size": 4}
@@ -114,7 +116,7 @@ def test_two_processes_give_the_gradient_of_one(make, tmp_path):
 
 def test_frozen_parts_stay_frozen_with_the_adapters_in_them_and_run_once(make, caplog):
     caplog.set_level("INFO")
-    result = finetune(make("whisper", train__freeze=["model.encoder"], train__max_steps=3))
+    result = briefly(make("whisper", train__freeze=["model.encoder"], train__max_steps=3))
     tensors = load_file(result.output_dir / "adapter" / "adapter_model.safetensors")
     inside = {name: tensor for name, tensor in tensors.items() if ".encoder." in name and "lora_B" in name}
     outside = {name: tensor for name, tensor in tensors.items() if ".decoder." in name and "lora_B" in name}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from small_runs import trained
+from tiers import long
 from torch import nn
 
 from sft_hf.models.cpu import convolutions
@@ -79,7 +80,7 @@ def test_it_is_used_where_it_is_for_and_nowhere_else(monkeypatch):
     assert not used
 
 
-@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize("recomputed", [long(False), long(True)])
 def test_a_convolutional_network_trains_with_it_unless_activations_are_recomputed(
     recomputed, make_image_recipe, tmp_path, monkeypatch
 ):

@@ -372,6 +372,7 @@ def test_a_folder_without_weights_is_refused(tmp_path):
         convert_whisper(tmp_path, tmp_path / "out")
 
 
+@pytest.mark.long
 @pytest.mark.real
 def test_the_real_tiny_english_model(tmp_path):
     sha256 = "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac"

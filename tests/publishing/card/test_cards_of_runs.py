@@ -118,6 +118,7 @@ def test_an_image_run(make_image_recipe: Any, image_folder: Path, tmp_path: Path
     agrees(run_snippet(card, names, capsys), ours)
 
 
+@pytest.mark.long
 def test_a_speech_run(
     make_speech_recipe: Any, speech_folder: Path, speech_clip: Any, tmp_path: Path, capsys: Any
 ) -> None:

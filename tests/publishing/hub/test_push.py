@@ -155,9 +155,12 @@ def test_a_new_repository_is_public_only_if_so_said_and_an_old_one_stays_as_it_i
     assert "it stays private" in again["said"]
 
 
+@pytest.mark.long
 def test_every_task_opens_with_plain_transformers(
     hub, pusher, text_run, image_checkpoint, image_folder, whisper_checkpoint, speech_folder, tmp_path
 ):
+    """In the quick tier the models are opened where they are: test_cards_of_runs.py."""
+
     image = finetune({"name": "image_classification"}, image_checkpoint, image_folder, tmp_path / "image")
     speech = finetune({"name": "speech_recognition"}, whisper_checkpoint, speech_folder, tmp_path / "speech")
     inputs = {
@@ -305,13 +308,18 @@ def test_who_may_not_is_told_why(hub, pusher, text_run):
     assert pusher.push(text_run, "lab/narrow", token=NARROW)["repo_id"] == "lab/narrow"
 
 
-def test_offline_and_unreachable(text_run, tmp_path, monkeypatch):
+def test_offline(monkeypatch):
     from sft_hf.core.errors import UserError
     from sft_hf.publishing.hub.access import check_access
 
     monkeypatch.setenv("HF_TOKEN", ANN)
     with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):  # as it is in this process; see conftest.py
         check_access("ann/x")
+
+
+@pytest.mark.long
+def test_unreachable(text_run, tmp_path):
+    """A Hub that answers with errors: test_push_faults.py."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # nobody else gets this port, and nobody listens
         (tmp_path / "commands").mkdir()

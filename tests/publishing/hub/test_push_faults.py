@@ -6,18 +6,19 @@ import pytest
 from hub_server_write import SIGNATURE
 from publishing.hub.hub_pusher import error_of
 from publishing.hub.pushed import ANN, WEIGHTS, at_head, changed, uploads_of, weights_of
+from tiers import long
 
 
 @pytest.mark.parametrize(
     ("where", "status", "words"),
     [
         ("/whoami-v2", 503, "the Hub has a fault (503)"),
-        ("/repos/create", 500, "the Hub has a fault (500)"),
-        ("/preupload/", 503, "the Hub has a fault (503)"),
+        long(("/repos/create", 500, "the Hub has a fault (500)")),
+        long(("/preupload/", 503, "the Hub has a fault (503)")),
         ("/objects/batch", 404, "the repository does not exist"),
         ("/lfs-storage/", 403, "no write access"),
-        ("/lfs-storage/", 500, "the Hub has a fault (500)"),
-        ("/commit/", 503, "the Hub has a fault (503)"),
+        long(("/lfs-storage/", 500, "the Hub has a fault (500)")),
+        long(("/commit/", 503, "the Hub has a fault (503)")),
         ("/commit/", 413, "the Hub refused it (413"),
         ("/commit/", 409, "being changed by someone else"),
     ],
@@ -103,14 +104,14 @@ def test_a_repository_that_leaves_files_out_is_noticed(hub, pusher, text_run):
 @pytest.mark.parametrize(
     ("where", "at", "is_new"),
     [
-        ("/repos/create", "after", False),
+        long(("/repos/create", "after", False)),
         ("/lfs-storage/", "body", False),
-        ("/lfs-storage/", "after", False),
-        ("/commit/", "body", False),
-        ("/commit/", "before", False),
+        long(("/lfs-storage/", "after", False)),
+        long(("/commit/", "body", False)),
+        long(("/commit/", "before", False)),
         ("/commit/", "after", True),
         ("/tag/", "before", True),
-        ("/tag/", "after", True),
+        long(("/tag/", "after", True)),
     ],
 )
 def test_killed_at(hub, pusher, text_run, other_run, tmp_path, where, at, is_new):

@@ -6,10 +6,9 @@ import pytest
 import torch
 from image_examples import prepared
 from safetensors.torch import save_file
-from small_runs import read_rows
+from small_runs import briefly, read_rows
 
 from sft_hf.core.errors import CheckpointError, DataError, RecipeError
-from sft_hf.jobs.finetune import finetune
 
 
 @pytest.fixture
@@ -25,7 +24,7 @@ def damaged_folder(tmp_path, write_image_folder):
 
 def test_a_bad_row_stops_the_run_before_anything_is_written(make_image_recipe, damaged_folder, tmp_path):
     with pytest.raises(DataError) as caught:
-        finetune(make_image_recipe(data__name=str(damaged_folder)))
+        briefly(make_image_recipe(data__name=str(damaged_folder)))
     message = str(caught.value)
     assert message.startswith(f"damaged/train row 7: {damaged_folder}/train/green/001.jpg: is truncated")
     assert "data.on_bad_row: skip" in message
@@ -34,7 +33,7 @@ def test_a_bad_row_stops_the_run_before_anything_is_written(make_image_recipe, d
 
 def test_bad_rows_can_be_skipped_and_are_listed(make_image_recipe, damaged_folder, heard):
     recipe = make_image_recipe(data__name=str(damaged_folder), data__on_bad_row="skip", data__validation_fraction=0)
-    result = finetune(recipe)
+    result = briefly(recipe)
     assert "damaged/train: 2 of 18 rows skipped (data.on_bad_row): damaged/train row 7: " in heard.text
     assert "red/004.jpg: is truncated" in heard.text
     assert "damaged/test: 1 of 6 rows skipped" in heard.text
@@ -45,7 +44,7 @@ def test_bad_rows_can_be_skipped_and_are_listed(make_image_recipe, damaged_folde
     for path in everything.rglob("*.jpg"):
         path.write_bytes(b"")
     with pytest.raises(DataError, match="none of its images can be opened"):
-        finetune(recipe, overwrite=True)
+        briefly(recipe, overwrite=True)
 
 
 def test_a_file_that_vanishes_while_training_is_named(make_image_recipe, tmp_path, write_image_folder, monkeypatch):
@@ -65,7 +64,7 @@ def test_test_images_of_an_unknown_class_are_named(make_image_recipe, tmp_path, 
     write_image_folder(tmp_path / "test", 1)
     (tmp_path / "test" / "red").rename(tmp_path / "test" / "rde")
     with pytest.raises(DataError, match=r"test row 2 .*'rde'.*did you mean red"):
-        finetune(make_image_recipe(data__name=str(tmp_path)))
+        briefly(make_image_recipe(data__name=str(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -92,5 +91,5 @@ def test_what_cannot_be_trained_is_refused(make_image_recipe, checkpoint, tmp_pa
         key: str(places.get(value, value)) if isinstance(value, str) else value for key, value in changes.items()
     }
     with pytest.raises(error) as caught:
-        finetune(make_image_recipe(**changes))
+        briefly(make_image_recipe(**changes))
     assert all(word in str(caught.value) for word in words), caught.value

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_runs import briefly
+from tiers import long
 
 from sft_hf.core.errors import DataError
-from sft_hf.jobs.finetune import finetune
 from sft_hf.tasks.image import image_store
 from sft_hf.tasks.image.image_store import ImageBudget, ImageStore
 from sft_hf.tasks.image.images import open_image
@@ -87,7 +88,7 @@ def test_splits_share_the_bytes_and_past_ones_give_theirs_back(paths, monkeypatc
     assert budget.share() == 30_000
 
 
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stream", [False, long(True)])
 def test_a_run_has_the_same_bits_with_and_without_kept_images(make_image_recipe, opened, tmp_path, monkeypatch, stream):
     settings = {"train__max_steps": 5, "data__validation_fraction": 0}
     if stream:
@@ -96,7 +97,7 @@ def test_a_run_has_the_same_bits_with_and_without_kept_images(make_image_recipe,
     for size in (2**30, 0):
         monkeypatch.setattr(image_store, "CACHE_BYTES", size)
         opened.clear()
-        result = finetune(make_image_recipe(output_dir=str(tmp_path / str(size)), **settings))
+        result = briefly(make_image_recipe(output_dir=str(tmp_path / str(size)), **settings))
         decoded.append(len(opened))
         weights.append(load_file(result.output_dir / "model" / "model.safetensors"))
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

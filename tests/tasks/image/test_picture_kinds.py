@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from tiers import long
 
 from sft_hf.core.recipe.recipe import validate_recipe
 from sft_hf.jobs.finetune import finetune
@@ -30,7 +31,7 @@ def write_set(folder, kind):
                 picture.save(folder / split / name / f"{row}.{ending}")
 
 
-@pytest.mark.parametrize(("kind", "scale"), [("12bit", {"integer": [0, 4095]}), ("float", {"float": [0, 1]})])
+@pytest.mark.parametrize(("kind", "scale"), [("12bit", {"integer": [0, 4095]}), long(("float", {"float": [0, 1]}))])
 def test_one_scale_in_training_and_at_predict(tmp_path, image_checkpoint, heard, kind, scale):
     write_set(tmp_path / "set", kind)
     recipe = validate_recipe(

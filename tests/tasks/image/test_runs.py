@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from small_runs import killed_and_resumed, read_rows
+from tiers import long
 from tiny_recipes import tiny_recipe
 
 from sft_hf.core.errors import DataError
@@ -57,7 +58,7 @@ def test_a_run_learns_and_its_pipeline_agrees(trained, image_folder):
     assert config["id2label"] == {"0": "blue", "1": "green", "2": "red"}
 
 
-@pytest.mark.parametrize("kind", ["resnet", "timm", "timm_bare", "state_dict"])
+@pytest.mark.parametrize("kind", ["resnet", long("timm"), long("timm_bare"), "state_dict"])
 def test_other_architectures_and_their_pipelines(
     make_image_recipe, image_folder, resnet_checkpoint, timm_checkpoint, tmp_path, kind, heard
 ):
@@ -91,7 +92,7 @@ def test_other_architectures_and_their_pipelines(
     assert names <= {".json", ".jsonl", ".yaml", ".safetensors", ".md", ".html"}
 
 
-@pytest.mark.parametrize("kind", ["resnet", "timm"])
+@pytest.mark.parametrize("kind", [long("resnet"), "timm"])
 def test_evaluation_may_see_the_whole_image(make_image_recipe, image_folder, resnet_checkpoint, timm_checkpoint, kind):
     name = str({"resnet": resnet_checkpoint, "timm": timm_checkpoint}[kind])
     result = finetune(make_image_recipe(model__name=name, task__crop_pct=1.0, train__max_steps=1))
@@ -129,7 +130,7 @@ def test_many_labels_per_image(make_image_recipe, tmp_path, make_image):
 # --- resuming, augmentation, data of other kinds ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stop_after", [2, 5])
+@pytest.mark.parametrize("stop_after", [long(2), 5])
 def test_a_run_with_augmentation_resumes_to_the_same_bits(make_image_recipe, tmp_path, stop_after):
     settings = {"task__augmentation": "trivial", "checkpoint__save_steps": 2, "optim__learning_rate": 1e-3}
     whole = finetune(make_image_recipe(output_dir=str(tmp_path / "whole"), **settings))

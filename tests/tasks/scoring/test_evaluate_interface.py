@@ -12,6 +12,7 @@ import evaluate
 import numpy as np
 import pytest
 from slow_metrics import MULTI, SINGLE, multi_data, single_data
+from tiers import long
 
 from sft_hf.tasks.scoring import classification as metrics
 
@@ -135,19 +136,23 @@ print("written:", [path for path in written if path != os.devnull])
 """
 
 
-def test_nothing_is_written_and_no_connection_is_tried(tmp_path):
+def real(commands, folder, environment):
+    command = [sys.executable, "-c", WATCHED]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def forked(commands, folder, environment):
+    """Of a process that has imported everything: imports are watched in a real one alone."""
+    return commands.python("-c", WATCHED, cwd=folder, **environment)
+
+
+@pytest.mark.parametrize("start", [forked, long(real)])
+def test_nothing_is_written_and_no_connection_is_tried(commands, tmp_path, start):
     root = Path(metrics.__file__).parents[3]
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "XDG_", "PYTHON"))}
     home = {"HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hf"), "TMPDIR": str(tmp_path)}
     environment = kept | home | {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", WATCHED],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = start(commands, tmp_path, environment)
     assert (done.returncode, done.stdout.strip()) == (0, "written: []"), done.stderr
     assert list(tmp_path.rglob("*")) == []
     assert "Warning" not in done.stderr

@@ -90,6 +90,7 @@ def test_groups(splits):
     assert groups == {"seen": 102, "unseen_word": 34, "unseen_voice": 34}
 
 
+@pytest.mark.long
 def test_every_clip_is_speech_of_a_fitting_length(splits):
     soundfile = pytest.importorskip("soundfile")
     seconds = 0.0

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from small_runs import Killed, read_rows, stop
 from speech_examples import FAMILIES
+from tiers import quick
 from tiny_recipes import tiny_recipe
 
 from sft_hf.jobs.finetune import finetune
@@ -44,7 +45,7 @@ def trained(tmp_path_factory, whisper_checkpoint, wav2vec2_checkpoint, speech_fo
     return train
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", quick(["whisper"], FAMILIES))
 def test_eight_recordings_are_learned_by_heart(trained, family):
     result = trained(family)
     metrics = result.metrics["test"]
@@ -99,7 +100,7 @@ def test_the_saved_whisper_is_whole(trained, whisper_checkpoint):
     assert type(AutoProcessor.from_pretrained(folder)).__name__ == "WhisperProcessor"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", quick(["wav2vec2"], FAMILIES))
 def test_a_full_window_needs_no_help_to_agree_with_the_pipeline(make_speech_recipe, checkpoints, speech_folder, family):
     from transformers import pipeline
 
@@ -133,7 +134,7 @@ def test_evaluate_and_predict_agree_with_the_run(trained, speech_folder, family)
     assert fast[0]["confidence"] == pytest.approx(rows[3]["confidence"], abs=0.1)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", quick(["whisper"], FAMILIES))
 def test_answers_do_not_depend_on_the_batch(trained, speech_folder, family):
     run, inputs = trained(family).output_dir, [str(speech_folder / "test")]
     alone, *others = (list(predict_files(run, inputs, batch_size=size)) for size in (1, 3, 16))
@@ -142,7 +143,7 @@ def test_answers_do_not_depend_on_the_batch(trained, speech_folder, family):
         assert [row["confidence"] for row in rows] == pytest.approx([row["confidence"] for row in alone], abs=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", quick(["whisper"], FAMILIES))
 def test_long_recordings_are_cut_joined_and_timed(trained, speech_clip, speech_folder, tmp_path, capsys, family):
     import soundfile
 
@@ -181,7 +182,7 @@ def test_long_recordings_are_cut_joined_and_timed(trained, speech_clip, speech_f
     assert "rename one of them" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", quick(["wav2vec2"], FAMILIES))
 def test_a_run_that_died_resumes_to_the_same_bits(make_speech_recipe, checkpoints, tmp_path, family):
     """With everything random that there is: SpecAugment, speed, noise, dropout."""
 
@@ -208,7 +209,7 @@ def test_a_run_that_died_resumes_to_the_same_bits(make_speech_recipe, checkpoint
     assert whole.metrics["test"] == resumed.metrics["test"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", quick(["wav2vec2"], FAMILIES))
 def test_cutting_a_window_into_passes_changes_no_gradient(make_speech_recipe, checkpoints, family):
     """Losses are sums over tokens: 8 x 1 and 2 x 4 give the same step."""
     weights = []

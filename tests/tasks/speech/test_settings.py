@@ -6,13 +6,12 @@ import json
 import shutil
 
 import pytest
-from small_runs import read_rows
+from small_runs import briefly, read_rows
 from speech_examples import opened
 
 from sft_hf.core.errors import CheckpointError, RecipeError
 from sft_hf.core.recipe.registry import load_component
 from sft_hf.core.sources.sources import resolve
-from sft_hf.jobs.finetune import finetune
 from sft_hf.jobs.inference import evaluate_run
 
 
@@ -31,7 +30,7 @@ def multilingual(whisper_checkpoint, tmp_path):
 
 def test_a_multilingual_whisper_is_trained_with_the_prompt_that_it_starts_with(make_speech_recipe, multilingual):
     recipe = make_speech_recipe(model__name=str(multilingual), task__language="English", train__max_steps=1)
-    result = finetune(recipe)
+    result = briefly(recipe)
     task, model = load_component("tasks", "speech_recognition").restore(recipe, result.output_dir / "model")
     start = task.config.decoder_start_token_id
     assert task.family.prompt == [start, start + 1, start + 3, start + 4]
@@ -65,7 +64,7 @@ def test_settings_that_cannot_be_met_are_recipe_errors(
     if "data__streaming" in changes:
         changes = {**changes, "data__validation_fraction": 0}
     with pytest.raises(RecipeError) as caught:
-        finetune(make_speech_recipe(model__name=name, **changes))
+        briefly(make_speech_recipe(model__name=name, **changes))
     assert all(word in str(caught.value) for word in words), caught.value
 
 
@@ -86,7 +85,7 @@ def test_settings_are_checked(make_speech_recipe, key, value, words):
 
 def test_other_checkpoints_are_refused(make_speech_recipe, checkpoint):
     with pytest.raises(CheckpointError, match="'bert' model cannot recognize speech"):
-        finetune(make_speech_recipe(model__name=str(checkpoint)))
+        briefly(make_speech_recipe(model__name=str(checkpoint)))
 
 
 def test_a_model_without_specaugment_says_so(make_speech_recipe):
@@ -104,7 +103,7 @@ def test_a_vocabulary_of_upper_case_letters_is_used_as_it_is(make_speech_recipe,
     folder = tmp_path / "upper"
     shutil.copytree(wav2vec2_checkpoint, folder)
     build_tokenizer(list("ABCDEFGHIJKLMNOPQRSTUVWXYZ")).save_pretrained(folder)
-    result = finetune(make_speech_recipe(model__name=str(folder), train__max_steps=1))
+    result = briefly(make_speech_recipe(model__name=str(folder), train__max_steps=1))
     rows = read_rows(result.output_dir / "predictions.jsonl")
     assert rows[0]["reference"] == rows[0]["reference"].upper()
     assert evaluate_run(result.output_dir)["loss"] == pytest.approx(result.metrics["test"]["loss"], rel=1e-5)

@@ -12,6 +12,7 @@ import torch
 from distributed_gradients import relative_difference, window_gradients
 from safetensors.torch import load_file
 from small_runs import killed_and_resumed
+from tiers import long
 from tiny_recipes import tiny_recipe
 from two_processes import run_on_two_processes
 
@@ -92,18 +93,19 @@ def whole_batch(make, cache):
     return cache
 
 
-@pytest.mark.parametrize(("size", "passes"), [(4, 4), (1, 16), (8, 2)])
+@pytest.mark.parametrize(("size", "passes"), [(4, 4), long((1, 16)), long((8, 2))])
 def test_the_gradient_does_not_depend_on_how_a_step_is_cut(make, cache, size, passes):
     assert relative_difference(gradients(make(**cut(size, passes))), whole_batch(make, cache)) < 1e-5
 
 
-@pytest.mark.parametrize("technique", ["mixup", "adversarial"])
+@pytest.mark.parametrize("technique", ["mixup", long("adversarial")])
 def test_with_techniques_on_inputs_of_several_windows_neither(make, technique):
     techniques = [{"name": technique}]
     whole = gradients(make(techniques=techniques, **cut(16, 1)))
     assert relative_difference(gradients(make(techniques=techniques, **cut(4, 4))), whole) < 1e-5
 
 
+@pytest.mark.long
 def test_two_processes_give_the_gradient_of_one(make, cache, tmp_path):
     whole = whole_batch(make, cache)
     (tmp_path / "recipe.yaml").write_text(make(**cut(4, 2)).to_yaml())
@@ -149,7 +151,9 @@ def test_a_clip_longer_than_any_in_training_leaves_the_others_their_window(make_
     assert batch["frames"].tolist() == [200, 400]
 
 
+@pytest.mark.long
 def test_a_run_that_died_resumes_to_the_same_bits(make, tmp_path):
+    """With windows of other lengths; a run with one: test_runs.py."""
 
     settings = {
         "train__max_steps": 6,
@@ -167,7 +171,7 @@ def test_a_run_that_died_resumes_to_the_same_bits(make, tmp_path):
     assert whole.metrics["test"] == resumed.metrics["test"]
 
 
-@pytest.mark.parametrize(("window", "windows"), [("auto", (4.0,)), ("buckets", (2.0, 3.0, 4.0))])
+@pytest.mark.parametrize(("window", "windows"), [long(("auto", (4.0,))), ("buckets", (2.0, 3.0, 4.0))])
 def test_the_log_counts_the_silence_up_to_the_window_as_padding(make, caplog, tmp_path, window, windows):
     seconds = [round((0.8 + index * 3 / 26) * 16_000) / 16_000 for index in range(27)]
     heard = sum(min(each for each in windows if each >= value) for value in seconds)
@@ -201,7 +205,7 @@ def test_only_a_model_that_was_trained_in_buckets_predicts_in_them(make, tmp_pat
         list(predict_files(one.output_dir, [str(long_folder / "test")], predict_window="buckets"))
 
 
-@pytest.mark.parametrize("window", ["full", "auto", "buckets"])
+@pytest.mark.parametrize("window", [long("full"), "auto", long("buckets")])
 def test_transcripts_do_not_depend_on_the_batch(trained, long_folder, window):
     inputs = [str(long_folder / split) for split in ("test", "train")]
     alone, *others = (

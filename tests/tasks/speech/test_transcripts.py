@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 from speech_examples import FAMILIES, opened
+from tiers import quick
 
 from sft_hf.core.errors import DataError, RecipeError
 
@@ -84,7 +85,7 @@ def test_punctuation_that_a_vocabulary_lacks_is_left_out_and_letters_are_refused
     assert task.family.tokenizer.unk_token_id not in examples.features[1]["labels"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", quick(["whisper"], FAMILIES))
 def test_silence_is_trained_where_it_is_meant(make_speech_recipe, checkpoints, folder, family):
     from sft_hf.jobs.finetune import finetune
 
@@ -183,7 +184,7 @@ def test_masks_that_do_not_fit_are_refused_by_name(make_speech_recipe, checkpoin
         task.build_model(source, task.recipe.model)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", quick(["wav2vec2"], FAMILIES))
 def test_masks_longer_than_a_clip_but_not_than_all_train(make_speech_recipe, checkpoints, folder, family):
     from sft_hf.jobs.finetune import finetune
 

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_runs import killed_and_resumed
+from small_runs import briefly, killed_and_resumed
 from two_processes import run_on_two_processes
 
 from sft_hf.core.errors import DataError
-from sft_hf.jobs.finetune import finetune
 from sft_hf.jobs.inference import evaluate_run
 from sft_hf.jobs.run import predict_files
 
@@ -46,7 +45,7 @@ def multi_label_run(make_recipe, tmp_path):
     jsonl(tmp_path / "data" / "train.jsonl", multi_label_rows(120, 1))
     jsonl(tmp_path / "data" / "validation.jsonl", multi_label_rows(40, 2))
     jsonl(tmp_path / "data" / "test.jsonl", multi_label_rows(40, 3))
-    return finetune(make_recipe(data__name=str(tmp_path / "data"), train__num_train_epochs=4))
+    return briefly(make_recipe(data__name=str(tmp_path / "data"), train__num_train_epochs=4))
 
 
 def test_a_column_of_lists_makes_it_multi_label(multi_label_run, tmp_path):
@@ -88,7 +87,7 @@ def test_pairs_are_given_to_the_tokenizer_as_pairs(make_recipe, tmp_path):
     jsonl(tmp_path / "data" / "train.jsonl", pair_rows(60, 1))
     jsonl(tmp_path / "data" / "test.jsonl", pair_rows(20, 2))
     columns = {"data__text_column": "premise", "data__text_pair_column": "hypothesis"}
-    result = finetune(make_recipe(data__name=str(tmp_path / "data"), train__max_steps=3, **columns))
+    result = briefly(make_recipe(data__name=str(tmp_path / "data"), train__max_steps=3, **columns))
     rows = jsonl(tmp_path / "new.jsonl", pair_rows(3, 3))
     predicted = list(predict_files(result.output_dir, [str(rows)], mixed_precision="no"))
     assert [set(row) for row in predicted] == [
@@ -116,7 +115,7 @@ def test_truncation_is_counted(make_recipe, caplog):
 
     logging.getLogger("sft_hf").propagate = True
     with caplog.at_level("INFO", logger="sft_hf"):
-        finetune(make_recipe(task__max_length=8, train__max_steps=1))
+        briefly(make_recipe(task__max_length=8, train__max_steps=1))
     (note,) = [record.message for record in caplog.records if record.message.startswith("test.csv:")]
     assert "of 30 rows" in note and "longer than 8 tokens" in note and "% of all tokens" in note
 
@@ -130,7 +129,7 @@ STREAM = {
 
 
 def test_a_stream_trains_for_so_many_steps(make_recipe):
-    result = finetune(make_recipe(**STREAM, train__max_steps=30))
+    result = briefly(make_recipe(**STREAM, train__max_steps=30))
     assert result.metrics["train"]["num_steps"] == 30
     assert result.metrics["test"]["accuracy"] > 0.8
     with pytest.raises(DataError, match="streamed rows"):
@@ -139,7 +138,7 @@ def test_a_stream_trains_for_so_many_steps(make_recipe):
 
 def test_a_stream_resumes_to_the_same_bits(make_recipe, tmp_path):
     stream = {**STREAM, "train__max_steps": 10, "checkpoint__save_steps": 4}
-    whole = finetune(make_recipe(output_dir=str(tmp_path / "whole"), **stream))
+    whole = briefly(make_recipe(output_dir=str(tmp_path / "whole"), **stream))
     resumed = killed_and_resumed(make_recipe(output_dir=str(tmp_path / "died"), **stream), 6)
     first, second = (load_file(run.output_dir / "model" / "model.safetensors") for run in (whole, resumed))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -149,14 +148,14 @@ def test_the_kind_of_problem_says_how_labels_are_read(make_recipe, tmp_path):
     rows = [{"text": f"goal {index}", "label": ('["a", "b"]', '["b"]')[index % 2]} for index in range(24)]
     data = str(jsonl(tmp_path / "train.jsonl", rows))
     changes = {"data__name": data, "task__problem_type": "single_label_classification", "train__max_steps": 1}
-    result = finetune(make_recipe(**changes))
+    result = briefly(make_recipe(**changes))
     assert [row["label"] for row in result.metrics["test"]["per_class"]] == ['["a", "b"]', '["b"]']
 
 
 def test_labels_that_are_numbers_keep_their_order(make_recipe, tmp_path):
     rows = [{"text": f"goal {word}", "label": number} for word in "the of to in".split() for number in ("10", "2", "0")]
     jsonl(tmp_path / "train.jsonl", rows * 3)
-    result = finetune(make_recipe(data__name=str(tmp_path / "train.jsonl"), train__max_steps=1))
+    result = briefly(make_recipe(data__name=str(tmp_path / "train.jsonl"), train__max_steps=1))
     config = json.loads((result.output_dir / "model" / "config.json").read_text())
     assert config["id2label"] == {"0": "0", "1": "2", "2": "10"}
     assert result.metrics["test"]["num_examples"] == 4  # one file: test and validation are held out of it
@@ -164,14 +163,14 @@ def test_labels_that_are_numbers_keep_their_order(make_recipe, tmp_path):
 
 
 def test_a_checkpoint_that_knows_the_labels_keeps_their_order_and_its_head(make_recipe, tmp_path):
-    first = finetune(make_recipe(output_dir=str(tmp_path / "first"), data__label_names=["food", "money", "sport"]))
+    first = briefly(make_recipe(output_dir=str(tmp_path / "first"), data__label_names=["food", "money", "sport"]))
     again = make_recipe(
         output_dir=str(tmp_path / "second"),
         model__name=str(first.output_dir / "model"),
         train__max_steps=1,
         optim__learning_rate=1e-30,
     )
-    second = finetune(again)
+    second = briefly(again)
     config = json.loads((second.output_dir / "model" / "config.json").read_text())
     assert list(config["id2label"].values()) == ["food", "money", "sport"]
     assert second.metrics["test"]["accuracy"] == first.metrics["test"]["accuracy"]
@@ -186,7 +185,7 @@ def test_a_half_precision_checkpoint_is_trained_in_single_precision(make_recipe,
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "dtype": "float16"}))
-    result = finetune(make_recipe(model__name=str(folder), train__max_steps=2))
+    result = briefly(make_recipe(model__name=str(folder), train__max_steps=2))
     saved = load_file(result.output_dir / "model" / "model.safetensors")
     assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
 
@@ -195,7 +194,7 @@ def test_two_processes_train_and_score_as_one_does(make_recipe, tmp_path):
     still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     # 30 test rows in batches of 4: the ranks have different numbers of batches.
     common = {"model__config_overrides": still, "eval__per_device_eval_batch_size": 4, "optim__learning_rate": 1e-3}
-    one = finetune(make_recipe(output_dir=str(tmp_path / "one"), **common))
+    one = briefly(make_recipe(output_dir=str(tmp_path / "one"), **common))
     recipe = make_recipe(output_dir=str(tmp_path / "two"), train__per_device_train_batch_size=4, **common)
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
     done = run_on_two_processes(ROOT / "scripts" / "finetune.py", "--recipe", tmp_path / "recipe.yaml")
@@ -212,7 +211,7 @@ def test_two_processes_train_and_score_as_one_does(make_recipe, tmp_path):
 def test_a_pipeline_cuts_long_texts_where_training_did(make_recipe, tmp_path):
     from transformers import pipeline
 
-    result = finetune(make_recipe(task__max_length=8, train__max_steps=4))
+    result = briefly(make_recipe(task__max_length=8, train__max_steps=4))
     long = "goal match team coach league " + "bank rate dollar market share " * 20
     (ours,) = predict_files(result.output_dir, [long], mixed_precision="no")
     classify = pipeline("text-classification", model=str(result.output_dir / "model"), device="cpu")
@@ -230,7 +229,7 @@ def test_a_decoder_without_a_padding_token_classifies_too(make_recipe, checkpoin
     tokenizer.save_pretrained(folder)
     config = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=64)
     GPT2Model(config).save_pretrained(folder)
-    result = finetune(make_recipe(model__name=str(folder), train__max_steps=2))
+    result = briefly(make_recipe(model__name=str(folder), train__max_steps=2))
     from transformers import pipeline
 
     classify = pipeline("text-classification", model=str(result.output_dir / "model"), device="cpu")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
+from tiers import quick
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -35,9 +38,13 @@ def slow_tokenizer(fast, folder):
     return BertTokenizerLegacy(str(path), model_max_length=64)
 
 
-@pytest.mark.parametrize("kind", ["fast", "slow"])
-@pytest.mark.parametrize("columns", [1, 2])
-@pytest.mark.parametrize("max_length", [8, 32, 60])
+@pytest.mark.parametrize(
+    ("kind", "columns", "max_length"),
+    quick(
+        [("fast", 1, 8), ("fast", 2, 32), ("fast", 1, 60), ("slow", 1, 32), ("slow", 2, 8)],
+        list(product(("fast", "slow"), (1, 2), (8, 32, 60))),
+    ),
+)
 def test_tokens_and_what_was_cut_of_them_are_those_of_two_passes(tokenizer, texts, tmp_path, kind, columns, max_length):
     if kind == "slow":
         tokenizer = slow_tokenizer(tokenizer, tmp_path)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_runs import killed_and_resumed
+from small_runs import briefly, killed_and_resumed
+from tiers import long
 from tiny_recipes import tiny_recipe
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -17,7 +18,6 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from sft_hf.core.errors import CheckpointError, RecipeError
 from sft_hf.core.sources.sources import resolve
-from sft_hf.jobs.finetune import finetune
 from sft_hf.jobs.inference import evaluate_run
 from sft_hf.jobs.run import predict_files
 from sft_hf.tasks.text.embedding_files import find_embeddings
@@ -112,7 +112,7 @@ def test_words_of_rows_that_are_held_out_are_not_learned(make, tmp_path):
     texts = [row.replace("w", f"{'abc'[number // 30]}", 1) for number, row in enumerate(rows)]
     (tmp_path / "rows.csv").write_text("text,label\n" + "\n".join(texts) + "\n")
     settings = {"most_frequent": 0, "min_count": 1}
-    result = finetune(make(data__name=str(tmp_path / "rows.csv"), task__embeddings=settings, train__num_train_epochs=1))
+    result = briefly(make(data__name=str(tmp_path / "rows.csv"), task__embeddings=settings, train__num_train_epochs=1))
     vocabulary = AutoTokenizer.from_pretrained(result.output_dir / "model").get_vocab()
     own = {word for word in vocabulary if word.endswith("x")}
     assert len(own) == result.metrics["train"]["num_examples"] == 72  # of 90, 9 for validation and 9 for test
@@ -122,7 +122,7 @@ def test_words_of_rows_that_are_held_out_are_not_learned(make, tmp_path):
 
 
 def test_a_stream_knows_the_words_of_the_file_only(make):
-    result = finetune(
+    result = briefly(
         make(
             data__streaming=True,
             data__validation_fraction=0,
@@ -238,7 +238,7 @@ def trained(tmp_path_factory, vectors, data_folder):
         "train__num_train_epochs": 4,
         "optim__learning_rate": 0.05,
     }
-    return finetune(tiny_recipe("text_classification", vectors, data_folder, folder, **changes))
+    return briefly(tiny_recipe("text_classification", vectors, data_folder, folder, **changes))
 
 
 def test_a_run_learns_and_is_scored_alike_ever_after(trained):
@@ -262,7 +262,10 @@ def test_a_transformers_pipeline_gives_our_predictions(trained):
     assert 0 < classify("")[0]["score"] <= 1
 
 
+@pytest.mark.long
 def test_the_pipeline_needs_no_more_than_the_module(trained):
+    """That the pipeline opens it: above."""
+
     import subprocess
     import sys
 
@@ -281,12 +284,12 @@ def test_the_pipeline_needs_no_more_than_the_module(trained):
     "settings",
     [
         {"encoder": "cnn", "pooling": "max", "hidden_size": 8, "kernel_sizes": [1, 4]},
-        {"encoder": "bilstm", "pooling": "mean_max", "hidden_size": 8},
+        long({"encoder": "bilstm", "pooling": "mean_max", "hidden_size": 8}),
         {"freeze": True, "lowercase": False, "dropout": 0},
     ],
 )
 def test_other_settings_make_runs_too(make, settings):
-    result = finetune(make(task__embeddings=settings, train__num_train_epochs=6, optim__learning_rate=0.02))
+    result = briefly(make(task__embeddings=settings, train__num_train_epochs=6, optim__learning_rate=0.02))
     assert result.metrics["test"]["accuracy"] > 0.6
     model = result.metrics["model"]
     frozen = model["num_parameters"] - model["num_trainable_parameters"]
@@ -294,11 +297,11 @@ def test_other_settings_make_runs_too(make, settings):
     assert frozen == (saved.numel() if settings.get("freeze") else 0)
 
 
-@pytest.mark.parametrize("encoder", ["none", "bilstm"])
+@pytest.mark.parametrize("encoder", [long("none"), "bilstm"])
 def test_a_run_that_died_resumes_to_the_same_bits(make, tmp_path, encoder):
 
     settings = {"checkpoint__save_steps": 4, "train__max_steps": 11, "task__embeddings": {"encoder": encoder}}
-    whole = finetune(make(output_dir=str(tmp_path / "whole"), **settings))
+    whole = briefly(make(output_dir=str(tmp_path / "whole"), **settings))
     resumed = killed_and_resumed(make(output_dir=str(tmp_path / "died"), **settings), 9)
     for name in ("model/model.safetensors", "model/tokenizer.json", "predictions.jsonl"):
         assert (whole.output_dir / name).read_bytes() == (resumed.output_dir / name).read_bytes()
@@ -306,11 +309,11 @@ def test_a_run_that_died_resumes_to_the_same_bits(make, tmp_path, encoder):
 
 def test_a_finished_run_is_a_checkpoint_to_go_on_from(trained, make, tmp_path):
     folder = str(trained.output_dir / "model")
-    result = finetune(make(model__name=folder, model__config_overrides={"dropout": 0.0}, train__max_steps=2))
+    result = briefly(make(model__name=folder, model__config_overrides={"dropout": 0.0}, train__max_steps=2))
     assert result.metrics["test"]["accuracy"] > 0.9
     assert json.loads((result.output_dir / "model" / "config.json").read_text())["dropout"] == 0.0
     (tmp_path / "two.csv").write_text("text,label\n" + "goal match,yes\nbread soup,no\n" * 20)
-    result = finetune(make(model__name=folder, data__name=str(tmp_path / "two.csv"), output_dir=str(tmp_path / "two")))
+    result = briefly(make(model__name=folder, data__name=str(tmp_path / "two.csv"), output_dir=str(tmp_path / "two")))
     assert result.metrics["test"]["accuracy"] == 1.0
 
 
@@ -321,7 +324,7 @@ def test_several_labels_and_pairs_of_texts(make, tmp_path):
         for topic, words in TOPICS.items()
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 4))
-    result = finetune(make(data__name=str(tmp_path / "rows.jsonl"), data__text_pair_column="more"))
+    result = briefly(make(data__name=str(tmp_path / "rows.jsonl"), data__text_pair_column="more"))
     assert result.metrics["primary_metric"] == "micro_f1"
     config = AutoConfig.from_pretrained(result.output_dir / "model")
     assert config.problem_type == "multi_label_classification" and config.num_labels == 3
@@ -337,7 +340,7 @@ def test_a_model2vec_model_brings_its_own_tokenizer(make, tmp_path):
     (folder / "config.json").write_text('{"model_type": "model2vec"}')
     torch.manual_seed(0)
     save_file({"embeddings": torch.randn(len(words), 8).half()}, folder / "model.safetensors")
-    result = finetune(make(model__name=str(folder), task__embeddings={"pooling": "mean"}))
+    result = briefly(make(model__name=str(folder), task__embeddings={"pooling": "mean"}))
     assert result.metrics["test"]["accuracy"] > 0.9
     own = AutoTokenizer.from_pretrained(result.output_dir / "model")
     assert own.get_vocab() == tokenizer.get_vocab()
@@ -358,19 +361,19 @@ def test_a_model2vec_model_brings_its_own_tokenizer(make, tmp_path):
 )
 def test_settings_that_cannot_be_met_are_recipe_errors(make, changes, words):
     with pytest.raises(RecipeError) as caught:
-        finetune(make(**changes))
+        briefly(make(**changes))
     assert all(word in str(caught.value) for word in words), caught.value
 
 
 def test_settings_of_word_vectors_are_refused_for_other_checkpoints(make, checkpoint):
     with pytest.raises(RecipeError, match=r"task\.embeddings requires word vectors.*remove it"):
-        finetune(make(model__name=str(checkpoint), task__embeddings={"pooling": "max"}))
+        briefly(make(model__name=str(checkpoint), task__embeddings={"pooling": "max"}))
 
 
 def test_damage_stops_a_run_before_anything_is_written(make, tmp_path):
     (tmp_path / "v.txt").write_text("the 1 2\nof 1\n")
     with pytest.raises(CheckpointError, match=r"v\.txt: line 2: expected a word and its 2 numbers, found 1"):
-        finetune(make(model__name=str(tmp_path / "v.txt")))
+        briefly(make(model__name=str(tmp_path / "v.txt")))
     assert not (tmp_path / "run").exists()
 
 
