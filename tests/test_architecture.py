@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -37,10 +38,15 @@ RANKS = {
 """An import from one folder to another goes to a lower rank; folders of one rank do not see each other."""
 
 
+@functools.cache
+def nodes_of(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def imports_of(path: Path, modules: dict[str, Path]) -> set[str]:
     """Modules of this package that a file imports: inside functions and for type checking, too."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -50,19 +56,23 @@ def imports_of(path: Path, modules: dict[str, Path]) -> set[str]:
     return {name for name in found if name in modules and name != "sft_hf"}
 
 
-IMPORTS = {name: imports_of(path, MODULES) for name, path in MODULES.items()}
+@pytest.fixture(scope="module")
+def imports() -> dict[str, set[str]]:
+    return {name: imports_of(path, MODULES) for name, path in MODULES.items()}
 
 
 def folder_of(name: str) -> str:
     return name.split(".")[1]
 
 
-@pytest.mark.parametrize("name", sorted(set(MODULES) - {"sft_hf", "sft_hf.__main__"}))
-def test_imports_go_down(name):
-    own = folder_of(name)
-    for imported in IMPORTS[name]:
-        other = folder_of(imported)
-        assert other == own or RANKS[other] < RANKS[own], f"{name} ({own}) imports {imported} ({other})"
+def test_imports_go_down(imports):
+    wrong = [
+        f"{name} imports {imported}"
+        for name in sorted(set(MODULES) - {"sft_hf", "sft_hf.__main__"})
+        for imported in imports[name]
+        if folder_of(imported) != folder_of(name) and RANKS[folder_of(imported)] >= RANKS[folder_of(name)]
+    ]
+    assert not wrong
 
 
 def test_a_dozen_folders_at_the_top():
@@ -72,36 +82,37 @@ def test_a_dozen_folders_at_the_top():
     assert folders <= set(RANKS), folders - set(RANKS)
 
 
-def test_techniques_do_not_import_each_other():
+def test_techniques_do_not_import_each_other(imports):
     for name in MODULES:
         if name.startswith("sft_hf.techniques.") and name.count(".") == 3:
-            others = {other for other in IMPORTS[name] if other.startswith("sft_hf.techniques.")}
+            others = {other for other in imports[name] if other.startswith("sft_hf.techniques.")}
             assert all(other.split(".")[-1] in ("base", "settings") or "._" in other for other in others), name
 
 
-def test_settings_import_core_alone():
+def test_settings_import_core_alone(imports):
     """So that a recipe is validated without torch."""
     settings = [name for name in MODULES if name.endswith(".settings") and folder_of(name) in ("tasks", "techniques")]
     assert len(settings) == 7
     for name in settings:
-        assert {folder_of(other) for other in IMPORTS[name]} == {"core"}, name
+        assert {folder_of(other) for other in imports[name]} == {"core"}, name
 
 
 TASK_NAMES = {"image_classification", "speech_recognition", "text_classification"}
 
 
-@pytest.mark.parametrize("name", sorted(set(MODULES) - {"sft_hf.core.recipe.registry"}))
-def test_nothing_outside_tasks_asks_for_a_task_by_name(name):
+def test_nothing_outside_tasks_asks_for_a_task_by_name():
     """It asks the task's settings for what it wants to know."""
-    if not name.startswith("sft_hf.tasks."):
-        found = {
-            node.value for node in ast.walk(ast.parse(MODULES[name].read_text())) if isinstance(node, ast.Constant)
-        }
-        assert not found & TASK_NAMES
+    asking = [
+        name
+        for name, path in MODULES.items()
+        if name != "sft_hf.core.recipe.registry" and not name.startswith("sft_hf.tasks.")
+        if TASK_NAMES & {node.value for node in nodes_of(path) if isinstance(node, ast.Constant)}
+    ]
+    assert not asking
 
 
-def test_the_imports_have_no_cycle():
-    TopologicalSorter(IMPORTS).prepare()  # raises CycleError, which names the circle
+def test_the_imports_have_no_cycle(imports):
+    TopologicalSorter(imports).prepare()  # raises CycleError, which names the circle
     TopologicalSorter({name: imports_of(path, SCRIPTS) for name, path in SCRIPTS.items()}).prepare()
 
 
@@ -151,9 +162,9 @@ FORBIDDEN = (
 )
 
 
-@pytest.mark.parametrize(("name", "path"), [*MODULES.items(), *SCRIPTS.items()])
-def test_no_pickle_is_loaded_or_written(name, path):
-    for node in ast.walk(ast.parse(path.read_text())):
+def test_no_pickle_is_loaded_or_written():
+    places = [(name, node) for name, path in [*MODULES.items(), *SCRIPTS.items()] for node in nodes_of(path)]
+    for name, node in places:
         if isinstance(node, ast.Import):
             assert not {alias.name.split(".")[0] for alias in node.names} & PICKLING, name
         if isinstance(node, ast.ImportFrom):

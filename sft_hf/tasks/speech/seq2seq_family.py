@@ -203,9 +203,7 @@ class Seq2SeqFamily(Family):
             steps, changed = self._frames(self.windows[0]), {*head, *section.config_overrides}
             self.check_masks(model.config, changed, steps, int(model.config.num_mel_bins))
         generation: Any = model.generation_config
-        generation.num_beams = (
-            1  # otherwise a pipeline would use 5 beams, and its output would differ from what was scored
-        )
+        generation.num_beams = 1  # a pipeline's default of 5 beams would give other texts than were scored
         generation.do_sample = False
         if self.is_whisper:
             # Sinusoids, which Whisper does not train; after loading, they would be trainable.
