@@ -11,13 +11,13 @@ from publishing.hub.pushed import ANN, WEIGHTS, at_head, changed, uploads_of, we
 @pytest.mark.parametrize(
     ("where", "status", "words"),
     [
-        ("/whoami-v2", 503, "the Hub has a fault (503)"),
-        ("/repos/create", 500, "the Hub has a fault (500)"),
-        ("/preupload/", 503, "the Hub has a fault (503)"),
+        ("/whoami-v2", 503, "the Hub returned a server error (503)"),
+        ("/repos/create", 500, "the Hub returned a server error (500)"),
+        ("/preupload/", 503, "the Hub returned a server error (503)"),
         ("/objects/batch", 404, "the repository does not exist"),
         ("/lfs-storage/", 403, "no write access"),
-        ("/lfs-storage/", 500, "the Hub has a fault (500)"),
-        ("/commit/", 503, "the Hub has a fault (503)"),
+        ("/lfs-storage/", 500, "the Hub returned a server error (500)"),
+        ("/commit/", 503, "the Hub returned a server error (503)"),
         ("/commit/", 413, "the Hub refused it (413"),
         ("/commit/", 409, "being changed by someone else"),
     ],
