@@ -2,20 +2,21 @@
 
     python scripts/benchmark.py text                      # training speed, median of 3 alternating runs
     python scripts/benchmark.py image --runs 5 --output image.json
-    python scripts/benchmark.py text --epochs 1           # whole epochs: the metric that each comes to, and how soon
+    python scripts/benchmark.py text --epochs 1           # whole epochs: also compares the metric and the total
+        time
     python scripts/benchmark.py predict                   # sft-hf predict against transformers.pipeline
-    python scripts/benchmark.py text --random-weights bert-base     # sizes whose weights are not at hand
+    python scripts/benchmark.py text --random-weights bert-base     # model sizes whose weights are not available
 
-Peers: `trainer` (its defaults, the checkpoint as it comes, dynamic padding; for speech the 30-second features of the
-well-known example script), `tuned` (the precision whose matrix products are the fastest on this machine, texts grouped
-by length, fused AdamW), `plain` (a plain PyTorch step as tuned, on batches that are ready, with nothing of sft-hf: the
-floor), `step` (sft-hf's own step, CPU kernels included, on its own batches, which are ready: what its loop adds),
-`ours`, and with --epochs `probe` (logistic regression on frozen features). Speed is that of the second of two epochs
-over `--rows` rows, from the end of one update to the end of the next. The share of peak is of the matrix products that
-training needs, against the FLOP/s measured in the precision that the peer uses.
+Peers: `trainer` (Trainer's defaults, the pretrained model unchanged, dynamic padding; for speech the 30-second features
+of the well-known example script), `tuned` (Trainer in the fastest precision of this machine, texts grouped by length,
+fused AdamW), `plain` (a plain PyTorch step, tuned in the same way, on prepared batches, without sft-hf: the lower limit
+of time), `step` (sft-hf's own step, including CPU kernels, on its own prepared batches: shows the overhead of the
+loop), `ours`, and with --epochs `probe` (logistic regression on frozen features). Speed is measured in the second of
+two epochs over `--rows` rows, between the ends of updates. The share of peak is the FLOP/s of the matrix products that
+training needs, divided by the peak measured in the precision of the peer.
 
 `predict` trains the recipe, then times whole commands on its test split, from start to the last answer written, and
-shows their start-up separately (benchmark_predict.py). Everything runs on the CPU unless there is a GPU.
+reports start-up separately (benchmark_predict.py). Everything runs on the CPU unless there is a GPU.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ import benchmark_predict
 
 ROWS = {"text": 320, "image": 192, "speech": 64}
 PEERS = ("ours", "step", "plain", "tuned", "trainer")
-READY = ("step", "plain")  # steps on batches that are ready, which never evaluate
+READY = ("step", "plain")  # steps on prepared batches, without evaluation
 NAMES = {"no": "float32", "bf16": "bf16", "fp16": "fp16", "": ""}
 CHILD = Path(__file__).with_name("benchmark_peers.py")
 
 
 def main() -> None:
-    """Measure as the command line says, print a table and write JSON."""
+    """Run the measurements, print a table and write JSON."""
     options = parse()
     with tempfile.TemporaryDirectory(prefix="sft-hf-benchmark-") as folder:
         work = Path(folder)
@@ -66,7 +67,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("scenario", choices=(*ROWS, "predict"))
     parser.add_argument("--recipe", help="another recipe of the scenario, by name or path")
     parser.add_argument(
-        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes of the recipe, for all peers"
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of the recipe, for all peers"
     )
     parser.add_argument("--rows", type=int, help="training rows of a speed measurement; texts of `predict` (2000)")
     parser.add_argument("--runs", type=int, default=3, help="alternating runs")
@@ -74,14 +75,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peers", nargs="*", help=f"of {', '.join((*PEERS, 'probe'))}")
     parser.add_argument("--random-weights", metavar="CONFIG", help="bert-base, vit-base or whisper-small, untrained")
     parser.add_argument("--batch-size", type=int, help="rows per update [default: the recipe's]")
-    parser.add_argument("--output", metavar="FILE", help="write everything measured as JSON")
+    parser.add_argument("--output", metavar="FILE", help="write all results as JSON")
     options = parser.parse_args()
     options.rows = options.rows or ROWS.get(options.scenario, 2000)
     return options
 
 
 def choose_peers(options: argparse.Namespace) -> list[str]:
-    """Return who takes part."""
+    """Return the names of the peers to measure."""
     if options.scenario == "predict":
         return list(benchmark_predict.PEERS)
     if options.peers:
@@ -90,7 +91,7 @@ def choose_peers(options: argparse.Namespace) -> list[str]:
 
 
 def in_turn(peers: list[str], number: int) -> list[str]:
-    """Return the peers forwards and backwards in turn."""
+    """Return the peers in alternating order."""
     return peers if number % 2 == 0 else list(reversed(peers))
 
 
@@ -102,7 +103,7 @@ def measured(peer: str, work: Path, options: argparse.Namespace) -> dict[str, An
 
 
 def child(peer: str, work: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Run one measurement in a process of its own and return what it found."""
+    """Run one measurement in a separate process and return its results."""
     settings = json.dumps({**vars(options), "work": str(work)})
     done = subprocess.run(
         [sys.executable, str(CHILD), peer, settings],
@@ -134,7 +135,7 @@ def summary(results: dict[str, list[dict[str, Any]]], setup: dict[str, Any]) -> 
     first = next(iter(results))
     flops = next((runs[0]["flops_per_example"] for runs in results.values() if runs[0].get("flops_per_example")), None)
     peaks = dict(setup["peaks"])
-    for peer, runs in results.items():  # a step that beats the products measured shows that the peak is higher
+    for peer, runs in results.items():  # a step that exceeds the measured peak shows that the peak is higher
         if flops and (precision := runs[0]["precision"]) in peaks:
             peaks[precision] = max(peaks[precision], medians[peer] * flops)
     rows = {
@@ -156,7 +157,7 @@ def summary(results: dict[str, list[dict[str, Any]]], setup: dict[str, Any]) -> 
 
 
 def median_of(runs: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, float]:
-    """Return the medians of what only some scenarios measure."""
+    """Return the medians of measurements that only some scenarios have."""
     return {name: statistics.median(run[name] for run in runs) for name in names if name in runs[0]}
 
 
@@ -189,7 +190,7 @@ def table(found: dict[str, Any], options: argparse.Namespace) -> str:
 
 
 def start_up_table(peers: dict[str, dict[str, Any]]) -> list[str]:
-    """Return what start-up takes of a command, and the speed without it, where it was measured."""
+    """Return a table of start-up time and the speed without it, if it was measured."""
     if not all("without_start_up" in row for row in peers.values()):
         return []
     first = next(iter(peers.values()))["without_start_up"]

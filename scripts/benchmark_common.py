@@ -1,4 +1,4 @@
-"""What the measurements of scripts/benchmark.py share: the recipe, the clock, the machine's peak, a finding's form."""
+"""Shared code of the benchmarks: the recipe, the clock, peak FLOP/s, and the format of results."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16
 
 
 class Clock:
-    """When each update ended, and how many rows it had."""
+    """Records when each update ended, and how many rows it had."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
         self.rows: list[int] = []
 
     def tick(self, rows: int) -> None:
-        """An update has ended."""
+        """Record the end of an update."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.ends.append(time.perf_counter())
         self.rows.append(rows)
 
     def second_half(self) -> tuple[int, float]:
-        """Rows and seconds of the second of two epochs."""
+        """Return rows and seconds of the second of two epochs."""
         first = len(self.ends) // 2
         return sum(self.rows[first:]), self.ends[-1] - self.ends[first - 1]
 
     def whole(self) -> tuple[int, float]:
-        """Rows and seconds from the end of the first update on."""
+        """Return rows and seconds since the end of the first update."""
         return sum(self.rows[1:]), self.ends[-1] - self.ends[0]
 
 
 def recipe_of(settings: SimpleNamespace) -> Recipe:
-    """Return the recipe that all peers follow."""
+    """Return the recipe that all peers use."""
     changes = [*settings.set, f"output_dir={settings.work}/run", "eval.baseline=none"]
     if settings.epochs:
         changes.append(f"train.num_train_epochs={settings.epochs}")
@@ -61,7 +61,7 @@ def recipe_of(settings: SimpleNamespace) -> Recipe:
 
 
 def prepared_run(settings: SimpleNamespace) -> Any:
-    """Return the run that sft-hf would start, with model and rows, before its first step."""
+    """Return a prepared run of sft-hf, with model and rows, before its first step."""
     run = TrainingJob(recipe_of(settings))
     run.prepare()
     return run
@@ -77,7 +77,7 @@ def matrix_peaks(device: torch.device) -> dict[str, float]:
 
 
 def _matrix_peak(device: torch.device, dtype: torch.dtype, seconds: float = 1.0) -> float:
-    """The best of some batches of square products, as many as fit into so many seconds, and at least two."""
+    """Return the best FLOP/s of square matrix products, measured for about `seconds`, at least twice."""
     best, began = 0.0, time.perf_counter()
     sizes = (1024, 2048) if device.type == "cpu" else (4096, 8192)
     for size in sizes:
@@ -96,7 +96,7 @@ def _matrix_peak(device: torch.device, dtype: torch.dtype, seconds: float = 1.0)
 def finding(
     clock: Clock, settings: SimpleNamespace, precision: str, metrics: dict[str, float], curve: list[list[float]]
 ) -> dict[str, Any]:
-    """Return what a measurement found; `precision` is a name of `PRECISIONS`."""
+    """Return the results of a measurement; `precision` is a key of `PRECISIONS`."""
     rows, seconds = clock.whole() if settings.epochs else clock.second_half()
     return {
         "examples_per_second": rows / seconds,

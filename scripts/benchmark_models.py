@@ -1,4 +1,4 @@
-"""Models of usual sizes with random weights, for scripts/benchmark.py: their speed is that of the trained ones."""
+"""Models of common sizes with random weights, for scripts/benchmark.py: they are as fast as trained ones."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ WHISPER_WIDTHS = {"encoder_ffn_dim": 3072, "decoder_ffn_dim": 3072}
 
 
 def write_random(name: str, folder: Path, recipe: Recipe) -> None:
-    """Write a checkpoint folder: bert-base, vit-base (16 x 16 patches of 224 pixels) or whisper-small.
+    """Write a model folder: bert-base, vit-base (16 x 16 patches of 224 pixels) or whisper-small.
 
-    Tokenizers are those of the recipe's own checkpoint, whose vocabulary these architectures share.
+    Tokenizers are those of the recipe's pretrained model, which has the same vocabulary.
     """
     torch.manual_seed(0)
     source = resolve_section(recipe.model, "model")

@@ -1,6 +1,6 @@
 """One measurement of scripts/benchmark.py, in a separate process: benchmark_peers.py PEER SETTINGS-AS-JSON
 
-The last line of standard output is what was found, as JSON.
+The last line of standard output is the result, as JSON.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sft_hf.jobs.finetune import finetune
 
 
 def prepare(settings: SimpleNamespace) -> dict[str, Any]:
-    """Write the model with its new head, and the rows of each split, where the other peers find them."""
+    """Write the model with its new head, and the rows of each split, for the other peers."""
     if settings.random_weights:
         from benchmark_models import write_random
 
@@ -56,7 +56,7 @@ def prepare(settings: SimpleNamespace) -> dict[str, Any]:
 
 
 def as_it_came(run: Any) -> dict[str, Any]:
-    """Return the checkpoint's own values of the fields that the recipe changes, which Trainer's users leave alone."""
+    """Return the original values of the config fields that the recipe overrides, for the peers that keep them."""
     from transformers import AutoConfig
 
     from sft_hf.models.loading import open_checkpoint
@@ -70,7 +70,7 @@ def as_it_came(run: Any) -> dict[str, Any]:
 
 
 def ours(settings: SimpleNamespace) -> dict[str, Any]:
-    """`sft-hf finetune`, as it comes."""
+    """Measure `sft-hf finetune` with the recipe unchanged."""
     clock, plain_step = Clock(), sft_hf.engine.loop.train_step
 
     def timed_step(*arguments: Any) -> Any:
@@ -92,7 +92,7 @@ def ours(settings: SimpleNamespace) -> dict[str, Any]:
 
 
 def step_alone(settings: SimpleNamespace) -> dict[str, Any]:
-    """The step of sft-hf without its loop: its model with its CPU kernels, on its own batches, which are ready."""
+    """Measure the step of sft-hf without its loop: its model with its CPU kernels, on its own prepared batches."""
     from torch.utils.flop_counter import FlopCounterMode
 
     run = prepared_run(settings)
@@ -118,18 +118,18 @@ def step_alone(settings: SimpleNamespace) -> dict[str, Any]:
 
     flops = 0
     for batch in epochs[0]:
-        step(batch, lambda: counter)  # which forgets what it had counted before
+        step(batch, lambda: counter)  # resets the previous counts
         flops += counter.get_total_flops()
     for batch in epochs[1]:
         step(batch)
     seen = sum(clock.rows[: len(epochs[0])])
-    # The backward pass does twice the work of the forward pass; counted itself, grouped convolutions come out too big.
+    # The backward pass has twice the FLOPs of the forward pass; counting it overestimates grouped convolutions.
     precision_name = run.accelerator.mixed_precision
     return {**finding(clock, settings, precision_name, {}, []), "flops_per_example": 3 * flops / seen}
 
 
 def main() -> None:
-    """Run the measurement that the command line names."""
+    """Run the measurement given on the command line."""
     name, settings = sys.argv[1], SimpleNamespace(**json.loads(sys.argv[2]))
     os.environ["HF_HUB_OFFLINE"] = "1"
     kinds = {"prepare": prepare, "ours": ours, "step": step_alone}

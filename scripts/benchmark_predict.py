@@ -1,8 +1,8 @@
 """Benchmark of `sft-hf predict` against `transformers.pipeline`, each timed from the start of the command to its end.
 
-The recipe is trained first, and its test split's texts are what is predicted. Each peer is a process of its own that
-reads the same file of texts and writes a file of answers. Start-up (imports, loading the model, its first forward pass)
-is what the same command takes for one text; the rest is speed without start-up.
+The recipe is trained first; its test split's texts are the inputs. Each peer is a separate process that reads the same
+file of texts and writes a file of answers. Start-up (imports, loading the model, the first forward pass) is the time
+of the same command for a single text; the rest is the speed without start-up.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PEERS = (*OPTIONS, "pipeline")
 
 
 def train(settings: SimpleNamespace) -> dict[str, Any]:
-    """Train the recipe, and write what the peers read: the test split's texts, over again if too few, and one alone."""
+    """Train the recipe, and write the inputs: texts of the test split, repeated if too few, and a single text."""
     from benchmark_common import recipe_of
 
     from sft_hf.engine import process
@@ -50,7 +50,7 @@ def train(settings: SimpleNamespace) -> dict[str, Any]:
 
 
 def measure(peer: str, work: Path, rows: int) -> dict[str, Any]:
-    """Time a peer on one text and on all, and compare its answers with the pipeline's, once these are there."""
+    """Time a peer on one text and on all, and compare its answers with the pipeline's, if available."""
     start_up, _ = timed(command(peer, work, "one.jsonl"), work)
     seconds, memory = timed(command(peer, work, "texts.jsonl"), work)
     answers = answers_of(peer, work)
@@ -67,7 +67,7 @@ def measure(peer: str, work: Path, rows: int) -> dict[str, Any]:
 
 
 def agreement(answers: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict[str, float]:
-    """Compare answers: the share that are the same, and the largest difference of their confidences."""
+    """Compare answers: the fraction of equal ones, and the largest difference in confidence."""
     if not others:
         return {}
     pairs = list(zip(answers, others, strict=True))
@@ -93,7 +93,7 @@ def timed(arguments: list[str], work: Path) -> tuple[float, int]:
     with said.open("w", encoding="utf-8") as file:
         started = time.perf_counter()
         run = subprocess.Popen(arguments, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stdout=file, stderr=file)
-        _, status, usage = os.wait4(run.pid, 0)  # of this process alone, not of all that came before
+        _, status, usage = os.wait4(run.pid, 0)  # of this process only
         seconds = time.perf_counter() - started
     run.returncode = os.waitstatus_to_exitcode(status)
     if run.returncode:
@@ -102,6 +102,6 @@ def timed(arguments: list[str], work: Path) -> tuple[float, int]:
 
 
 def answers_of(peer: str, work: Path) -> list[dict[str, Any]]:
-    """Return what a peer has written; nothing if it did not run yet."""
+    """Return the answers of a peer; empty if it has not run yet."""
     path = work / f"answers-{peer}.jsonl"
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []

@@ -1,10 +1,11 @@
 """Time from the start of a command to its first training step.
 
     python scripts/benchmark_startup.py text image speech                          # recipes, by name; median of 3
-    python scripts/benchmark_startup.py text image speech --set row_cache_gb=0     # as if no run had prepared the rows
+    python scripts/benchmark_startup.py text image speech --set row_cache_gb=0     # without cached rows of earlier
+        runs
 
-The packages of `pypi://` sources, and what is kept of rows, are in the cache after the first run, which does not count.
-A run writes its folder when all is prepared, right before the first step: that moment is taken, and the run is killed.
+An uncounted first run fills the caches of `pypi://` packages and prepared rows. A run writes its folder when everything
+is prepared, immediately before the first step: the time is taken at that point, and the run is killed.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ LIMIT = 600  # seconds
 
 
 def main() -> None:
-    """Measure what the command line names, and print a line for each."""
+    """Measure the recipes given on the command line, and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="+")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes of the recipes")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of the recipes")
     options = parser.parse_args()
     for recipe in options.recipes:
         seconds_to_first_step(recipe, options.set)  # fills caches
@@ -34,7 +35,7 @@ def main() -> None:
 
 
 def seconds_to_first_step(recipe: str, changes: list[str]) -> float:
-    """Start a run, wait until its folder is there, and kill it."""
+    """Start a run, wait until its folder exists, and kill it."""
     with tempfile.TemporaryDirectory(prefix="sft-hf-startup-") as folder:
         written = Path(folder, "run", "recipe.yaml")
         started = time.perf_counter()

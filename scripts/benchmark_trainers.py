@@ -1,4 +1,4 @@
-"""The peers of scripts/benchmark.py: Trainer as its example scripts have it, and tuned; a plain PyTorch step."""
+"""The peers of scripts/benchmark.py: Trainer as in its example scripts, and tuned; a plain PyTorch step."""
 
 from __future__ import annotations
 
@@ -116,9 +116,9 @@ def _arguments(
 
 
 def plain_step(parts: SimpleNamespace, settings: SimpleNamespace, recipe: Any, precision: str) -> dict[str, Any]:
-    """Forward, backward, clip, fused AdamW, on batches that are ready: no code of sft-hf and none of Trainer's.
+    """Forward, backward, clip, fused AdamW, on prepared batches, without code of sft-hf or Trainer.
 
-    The rows, the collator and the model are those of `trainer` and `tuned`; texts are grouped by length.
+    Rows, collator and model are those of `trainer` and `tuned`; texts are grouped by length.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows, size, clock = parts.sets["train"], recipe.train.per_device_train_batch_size, Clock()
@@ -148,7 +148,7 @@ def plain_step(parts: SimpleNamespace, settings: SimpleNamespace, recipe: Any, p
 
 
 def _text(model: Path, rows: dict[str, Dataset], about: dict[str, Any], recipe: Any) -> SimpleNamespace:
-    """As run_classification.py, with dynamic padding."""
+    """As in run_classification.py, with dynamic padding."""
     tokenizer = AutoTokenizer.from_pretrained(model)
     numbers = {name: index for index, name in enumerate(about["labels"])}
     text, label = about["columns"]["text_column"], about["columns"]["label_column"]
@@ -174,7 +174,7 @@ def _accuracy(result: Any) -> dict[str, float]:
 
 
 def _image(model: Path, rows: dict[str, Dataset], about: dict[str, Any], recipe: Any) -> SimpleNamespace:
-    """As run_image_classification.py: random crops of the recipe's size, decoded when they are asked for."""
+    """As in run_image_classification.py: random crops of the recipe's size, decoded on access."""
     from PIL import Image
     from torchvision.transforms import v2
 
@@ -214,7 +214,7 @@ def _opened(value: Any) -> Any:
 
 
 def _speech(model: Path, rows: dict[str, Dataset], about: dict[str, Any], recipe: Any) -> SimpleNamespace:
-    """As run_speech_recognition_seq2seq.py: features of 30 seconds, computed beforehand."""
+    """As in run_speech_recognition_seq2seq.py: features of 30 seconds, computed in advance."""
     import soundfile
 
     extractor, tokenizer = AutoFeatureExtractor.from_pretrained(model), AutoTokenizer.from_pretrained(model)

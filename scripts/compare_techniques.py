@@ -3,9 +3,9 @@
     python scripts/compare_techniques.py text --seeds 5 --techniques '[r_drop]' '[{name: ema, decay: 0.99}]' \\
         --set 'data={name: banking77, max_train_samples: 1000}' train.num_train_epochs=20
 
-A seed chooses the training rows, their order, the new head and dropout, the same for every row of the table. The test
-is Student's paired t-test, two-sided, on the differences to plain training, and Holm's correction for as many
-comparisons as there are. What is compared is the primary metric on the test split; nothing is chosen on it.
+A seed determines the training rows, their order, the new head and dropout, equally for all sets of techniques. The test
+is Student's two-sided paired t-test on the differences from plain training, with Holm's correction for the number of
+comparisons. The primary metric on the test split is compared; nothing is chosen on it.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--techniques", nargs="+", required=True, metavar="LIST", help="`techniques` of a recipe, as YAML"
     )
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes of the recipe, for all")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of the recipe")
     parser.add_argument("--seeds", type=int, default=5, help="how many")
     parser.add_argument("--first-seed", type=int, default=1)
-    parser.add_argument("--output", metavar="FILE", help="write everything as JSON")
+    parser.add_argument("--output", metavar="FILE", help="write all results as JSON")
     return parser.parse_args()
 
 
@@ -70,7 +70,7 @@ def score(options: argparse.Namespace, techniques: str, seed: int) -> dict[str, 
 
 
 def compared(scores: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Return for each set of techniques its scores on test, and how they differ from plain training."""
+    """Return the test scores of each set of techniques, and their differences from plain training."""
     plain = [run["test"] for run in scores["[]"]]
     rows = []
     for name, runs in scores.items():

@@ -1,15 +1,15 @@
-"""Opens every picture or recording below a folder as training does, and compares it with what other readers make of it.
+"""Opens every image or recording below a folder as in training, and compares the result with other readers.
 
     python scripts/odd_files.py FOLDER [--seconds 30] [--gigabytes 2] [--json results.json]
 
-Pictures are compared with Pillow and, where it is installed, OpenCV; recordings with ffmpeg, where that is installed.
-Each file is opened in its own process, with limits on time and memory. What counts:
+Images are compared with Pillow and, if installed, OpenCV; recordings with ffmpeg, if installed. Each file is opened in
+a separate process, with limits on time and memory. Results:
 
-    accepted   read, and like one of the other readers at least, or none of them reads it
-    different  read, and unlike all others: a scale of its own (16 bits, float) is one reason, a fault another
-    refused    refused in one line, though another reader opens it
-    no file    refused by all: notes, broken files
-    failed     a traceback, or past a limit: a bug in sft-hf
+    accepted   read, and similar to at least one of the other readers, or no other reader opens it
+    different  read, but unlike all other readers: a different scale (16 bits, float), or a bug
+    refused    rejected with a one-line error, although another reader opens it
+    no file    rejected by all readers: notes, broken files
+    failed     a traceback, or a limit was exceeded: a bug in sft-hf
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from sft_hf.tasks.image.images import open_image
 from sft_hf.tasks.speech.audio import AUDIO_SUFFIXES, read_audio, resample
 
 RATE = 16_000
-MOST_GREY = 2.0  # mean difference, of 255, of pictures that are alike: decoders of JPEG differ so much
-LEAST_LIKE = 0.99  # correlation of recordings that are alike
+MOST_GREY = 2.0  # mean difference (of 255) of equal images: JPEG decoders differ by this much
+LEAST_LIKE = 0.99  # correlation of equal recordings
 
 
 def main() -> None:
-    """Run it."""
-    parser = argparse.ArgumentParser(description="Open every picture or recording below a folder, and compare.")
+    """Compare all files and print the result."""
+    parser = argparse.ArgumentParser(description="Open every image or recording below a folder, and compare.")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--seconds", type=int, default=30, help="limit of time for each file")
-    parser.add_argument("--gigabytes", type=float, default=2.0, help="limit of memory for each file, beyond the start")
+    parser.add_argument("--seconds", type=int, default=30, help="time limit for each file")
+    parser.add_argument("--gigabytes", type=float, default=2.0, help="memory limit for each file, beyond that at start")
     parser.add_argument("--json", type=Path, help="write {file: result} here")
     given = parser.parse_args()
     results = {}
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def report(results: dict[str, dict[str, Any]]) -> None:
-    """Print the counts, and the names of all but those that are accepted."""
+    """Print the counts, and the names of all files that are not accepted."""
     for kind in ("accepted", "different", "refused", "no file", "failed"):
         chosen = {name: result for name, result in results.items() if result["is"] == kind}
         print(f"{kind:10s} {len(chosen)}")
@@ -71,14 +71,14 @@ def report(results: dict[str, dict[str, Any]]) -> None:
 
 
 def kind_of(path: Path) -> Callable[[Path], dict[str, str]] | None:
-    """Return what compares a file; None for one that is neither a picture nor a recording."""
+    """Return the comparison function for a file; None if it is neither an image nor a recording."""
     if path.name.lower().endswith(AUDIO_SUFFIXES):
         return recording
     return picture if path.name.lower().endswith(IMAGE_SUFFIXES) or is_picture(path) else None
 
 
 def in_own_process(compare: Callable[[Path], dict[str, str]], path: Path, seconds: int, memory: int) -> dict[str, Any]:
-    """Return what `compare` does, or that it failed."""
+    """Return the result of `compare`, or a failure."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -86,7 +86,7 @@ def in_own_process(compare: Callable[[Path], dict[str, str]], path: Path, second
         signal.alarm(seconds)
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders write what they think
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders write to it
         try:
             found = compare(path)
         except BaseException:
@@ -102,7 +102,7 @@ def in_own_process(compare: Callable[[Path], dict[str, str]], path: Path, second
 
 
 def picture(path: Path) -> dict[str, str]:
-    """Compare a picture with Pillow's and OpenCV's."""
+    """Compare an image with Pillow's and OpenCV's reading."""
     others = dict(other_pictures(path))
     try:
         own = np.asarray(open_image(str(path)), dtype=np.float32)
@@ -118,7 +118,7 @@ def picture(path: Path) -> dict[str, str]:
 
 
 def other_pictures(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the names and pixels, float32 [height, width, 3], of the readers that open a picture."""
+    """Yield the names and pixels, float32 [height, width, 3], of the readers that can open an image."""
     from PIL import Image, ImageOps
 
     try:
@@ -126,7 +126,7 @@ def other_pictures(path: Path) -> Iterator[tuple[str, np.ndarray]]:
             image.load()
             upright = ImageOps.exif_transpose(image) or image
             yield "Pillow", np.asarray(upright.convert("RGB"), dtype=np.float32)
-    except Exception:  # a decoder raises whatever it meets
+    except Exception:  # decoders raise many types of exceptions
         pass
     try:
         import cv2
@@ -138,7 +138,7 @@ def other_pictures(path: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def recording(path: Path) -> dict[str, str]:
-    """Compare a recording with ffmpeg's."""
+    """Compare a recording with ffmpeg's reading."""
     other = by_ffmpeg(path)
     try:
         own = read_audio(str(path), RATE)
@@ -157,7 +157,7 @@ def recording(path: Path) -> dict[str, str]:
 
 
 def by_ffmpeg(path: Path) -> np.ndarray | None:
-    """Return what ffmpeg decodes, mono at `RATE`; None where it does not, or is not installed."""
+    """Return a recording decoded by ffmpeg, mono at `RATE`; None if this fails, or ffmpeg is not installed."""
     if shutil.which("ffmpeg") is None:
         return None
     command = ["ffmpeg", "-nostdin", "-v", "error", "-i", f"file:{path}", "-map", "0:a:0", "-c:a", "pcm_f32be"]
@@ -173,7 +173,7 @@ def by_ffmpeg(path: Path) -> np.ndarray | None:
 
 
 def refusal(error: SftError, others: list[str]) -> dict[str, str]:
-    """Return the result for a file that is refused."""
+    """Return the result for a rejected file."""
     said = str(error)
     if "\n" in said:
         return {"is": "failed", "why": f"refused in several lines: {said[:300]!r}"}

@@ -1,4 +1,4 @@
-"""Text classification of a file by `transformers.pipeline` with its defaults: the peer of `sft-hf predict`.
+"""Text classification of a file by `transformers.pipeline` with its defaults, for comparison with `sft-hf predict`.
 
 usage: plain_pipeline.py MODEL TEXTS.jsonl COLUMN OUTPUT.jsonl
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import pipeline
 
-import sft_hf.models.sentence_encoder  # noqa: F401 - the class of the models that the text recipes save
+import sft_hf.models.sentence_encoder  # noqa: F401 - the model class that the text recipes save
 
 
 def main() -> None:

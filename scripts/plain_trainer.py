@@ -1,4 +1,4 @@
-"""Text classification with Transformers' Trainer, as its example scripts have it: the peer in scripts/reliability.py.
+"""Text classification with Transformers' Trainer, as in its example scripts, for comparison in reliability.py.
 
 usage: plain_trainer.py CHECKPOINT DATA OUTPUT [STEPS [KEEP [LEARNING_RATE]]]
 """

@@ -1,7 +1,8 @@
-"""The same faults for sft-hf and for a plain Trainer script, side by side: python scripts/reliability.py --kills 20
+"""The same faults in sft-hf and in a plain Trainer script: python scripts/reliability.py --kills 20
 
-Everything is real: processes, SIGKILLs, damaged files, a limit on file sizes, two ranks under gloo. The model is tiny
-and made on the spot, so that a run takes a second; both sides train it on the same rows for 22 steps and save every 4.
+Nothing is mocked: processes, SIGKILLs, corrupt files, a limit on file sizes, two ranks under gloo. The model is tiny
+and created on the fly, so that a run takes a second; both sides train it on the same rows for 22 steps and save every
+4.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ from reliability_sides import PlainTrainer, Process, SftHf, Tool, make_tiny, spa
 
 
 def resumed(tool: Tool, folder: Path, whole: str) -> str:
-    """Resume to the end and say how that went."""
+    """Resume to the end and return the outcome."""
     if tool.start(folder).wait():
         return "could not resume"
     return "same weights" if tool.weights(folder) == whole else "other weights"
 
 
 def manner(process: Process) -> str:
-    """How an ended process told of its failure."""
+    """Return how a finished process reported its failure."""
     return "a traceback" if "Traceback (most recent" in process.output.read_text(errors="replace") else "one line"
 
 
 def counted(outcomes: list[str]) -> str:
-    """`12 same weights, 3 could not resume`."""
+    """Return the number of each outcome: `12 same weights, 3 could not resume`."""
     kinds = ("same weights", "other weights", "could not resume")
     return ", ".join(f"{outcomes.count(kind)} {kind}" for kind in kinds if kind in outcomes)
 
@@ -78,7 +79,7 @@ def kills_in_a_save(tool: Tool, whole: str, seconds: float, kills: int) -> str:
 
 
 def damages() -> Iterator[tuple[str, Callable[[Path], Any]]]:
-    """Yield what can happen to a file."""
+    """Yield ways to corrupt a file."""
     yield "deleted", lambda path: path.unlink()
     yield "emptied", lambda path: path.write_bytes(b"")
     yield "halved", lambda path: os.truncate(path, path.stat().st_size // 2)
@@ -93,11 +94,11 @@ def damages() -> Iterator[tuple[str, Callable[[Path], Any]]]:
 
 
 def damaged_files(tool: Tool, whole: str, seconds: float, kills: int) -> str:
-    """Each file of the newest of two checkpoints, damaged in five ways; then resume."""
+    """Corrupt each file of the newest of two checkpoints in five ways; then resume."""
     outcomes = []
     died = tool.folder()
     tool.start(died, SFT_HF_FAIL_POINT="step-000022:1").wait()
-    if isinstance(tool, PlainTrainer):  # as if it had died before its last save
+    if isinstance(tool, PlainTrainer):  # as if it had been killed before its last save
         shutil.rmtree(tool.newest(died))
         shutil.rmtree(died / "model")
         tool.start(tool.folder(), steps=1).wait()
@@ -119,7 +120,7 @@ class _Planted:
 
 
 def planted_pickles(tool: Tool, whole: str, seconds: float, kills: int) -> str:
-    """Each file of the newest checkpoint replaced by a pickle that runs code; then resume."""
+    """Replace each file of the newest checkpoint by a pickle that runs code; then resume."""
     died, executed, files = tool.folder(), 0, 0
     tool.start(died, SFT_HF_FAIL_POINT="step-000022:1").wait()
     for file in sorted(path.name for path in tool.newest(died).iterdir()):
@@ -135,7 +136,7 @@ def planted_pickles(tool: Tool, whole: str, seconds: float, kills: int) -> str:
 
 
 def nan_row(tool: Tool, whole: str, seconds: float, kills: int) -> str:
-    """One training row whose loss is not a number."""
+    """Train with one row whose loss is not a number."""
     folder = tool.folder()
     process = tool.start(folder, data="poisoned")
     code = process.wait()
@@ -149,7 +150,7 @@ def nan_row(tool: Tool, whole: str, seconds: float, kills: int) -> str:
 
 
 def full_disk(tool: Tool, whole: str, seconds: float, kills: int) -> str:
-    """No file may grow any more once the first checkpoint is there; one checkpoint is kept."""
+    """Limit the size of files after the first checkpoint; one checkpoint is kept."""
     folder = tool.folder()
     process = tool.start(folder, steps=400, keep=1)
     while not process.ended():
@@ -164,7 +165,7 @@ def full_disk(tool: Tool, whole: str, seconds: float, kills: int) -> str:
 
 
 def asked_to_stop(tool: Tool, whole: str, seconds: float, kills: int) -> str:
-    """SIGTERM in the middle of training: steps that are lost."""
+    """Send SIGTERM in the middle of training, and count the lost steps."""
     folder = tool.folder()
     process = tool.start(folder, steps=2000)
     while not process.ended():
@@ -180,7 +181,7 @@ def asked_to_stop(tool: Tool, whole: str, seconds: float, kills: int) -> str:
 
 
 def two_runs(tool: Tool, whole: str, seconds: float, kills: int) -> str:
-    """A second run started in the folder of a running one."""
+    """Start a second run in the folder of a running one."""
     folder = tool.folder()
     first = tool.start(folder, steps=2000)
     while not first.ended():
@@ -199,7 +200,7 @@ def two_runs(tool: Tool, whole: str, seconds: float, kills: int) -> str:
 
 
 def two_ranks(tool: Tool, whole: str, seconds: float, kills: int) -> str:
-    """The evaluation loss of 30 rows, in batches of 4, on two ranks: how far from that on one (nothing is learned)."""
+    """Compare the evaluation loss of 30 rows, in batches of 4, on two ranks and on one (without training)."""
     losses = []
     for ranks in (1, 2):
         folder = tool.folder()
@@ -234,7 +235,7 @@ FAULTS: dict[str, Callable[[Tool, str, float, int], str]] = {
 
 
 def main() -> None:
-    """Put both through every fault and print the table."""
+    """Inject every fault into both sides and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, help="SIGKILLs at random times, and as many inside saves")
     parser.add_argument("--only", help="only the faults whose name contains this")
@@ -242,7 +243,7 @@ def main() -> None:
     os.environ |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
     os.environ |= {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     for module in ("transformers.models.bert.modeling_bert", "transformers.trainer", "sft_hf.jobs.finetune"):
-        importlib.import_module(module)  # once, here, for all the processes that will be forked
+        importlib.import_module(module)  # once, here, for all forked processes
     importlib.import_module("sft_hf.tasks.text.task")
     work = Path(tempfile.mkdtemp(prefix="reliability-"))
     try:

@@ -1,6 +1,6 @@
-"""The runs into which `reliability.py` injects faults: runs of sft-hf and of a plain Trainer script on a tiny model.
+"""The runs into which `reliability.py` injects faults: sft-hf and a plain Trainer script on a tiny model.
 
-Each run is a process of its own, forked from one that has imported everything, so that it takes a second.
+Each run is a separate process, forked from one that has imported everything, so that it takes a second.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Process:
 
 
 def spawn(action: Callable[[], Any], output: Path, **environment: str) -> Process:
-    """Run something in a child of this process, which has imported all there is to import and computed nothing."""
+    """Run a function in a child of this process, which has imported everything and computed nothing."""
     pid = os.fork()
     if pid:
         return Process(pid, output)
@@ -82,7 +82,7 @@ def spawn(action: Callable[[], Any], output: Path, **environment: str) -> Proces
 
 
 class Tool:
-    """What both sides have in common: how to start a run, what it leaves, where its checkpoints are."""
+    """Common interface of both sides: how to start a run, and where its outputs and checkpoints are."""
 
     name: str
     prefix: str
@@ -93,11 +93,11 @@ class Tool:
         self.work.mkdir()
 
     def action(self, folder: Path, data: Path, steps: int, keep: int, rate: float) -> Callable[[], Any]:
-        """Return what a process of this side does."""
+        """Return the function that a process of this side runs."""
         raise NotImplementedError
 
     def folder(self) -> Path:
-        """Return a new run folder's path."""
+        """Return the path of a new run folder."""
         self.count += 1
         return self.work / f"run{self.count}"
 
@@ -113,7 +113,7 @@ class Tool:
         return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
     def checkpoints(self, folder: Path) -> Path:
-        """Return where checkpoints lie."""
+        """Return the folder with the checkpoints."""
         return folder
 
     def newest(self, folder: Path) -> Path:
@@ -183,7 +183,7 @@ class PlainTrainer(Tool):
 
 
 def make_tiny(folder: Path) -> None:
-    """A BERT of two layers that knows a few words, and rows whose words tell the topic."""
+    """Write a two-layer BERT that knows a few words, and rows whose words determine their topic."""
     import torch
     from transformers import BertConfig, BertModel, BertTokenizer
 

@@ -1,1 +1,1 @@
-"""Reading data sets, splitting them, and laying out the order of batches."""
+"""Reading data sets, splitting them, and caching prepared rows."""

@@ -1,4 +1,4 @@
-"""Read one column of a data set without loading its other columns, or all of its rows."""
+"""Read one column of a data set without loading the other columns, or all rows at once."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TARGET_KEYS = ("data.label_column", "data.transcription_column", "data.group_column")
-"""Keys of a recipe that name a column with what is to be predicted, or to report by; the others are input."""
+"""Recipe keys of columns that hold labels, transcripts or groups; the other columns are model inputs."""
 
 READ_BATCH = 10_000  # rows
-FEW = 500  # rows whose pictures may be in memory together
+FEW = 500  # rows per batch if a row may hold an image
 
 
 def column_values(split: Dataset, name: str) -> Iterator[Any]:
-    """Yield the values of a column in the order of the rows; file cells are not opened."""
+    """Yield the values of a column in row order; files in cells are not opened."""
     view = split.with_format(None).select_columns([name])
     for start in range(0, len(view), READ_BATCH):
         yield from view[start : start + READ_BATCH][name]
 
 
 def read_row_ids(split: Dataset) -> NDArray[np.int64]:
-    """Return the number of every row in the file or table that it was read from, int64 [rows]."""
+    """Return the position of every row in the file or table it was read from, int64 [rows]."""
     return np.fromiter(column_values(split, "row_id"), np.int64, len(split))
 
 
 def texts_or_paths(split: Dataset, name: str) -> Iterator[str | None]:
-    """Yield a printable value for each row of a column: its text, or the path of its file, or None.
+    """Yield a printable value for each row of a column: its text, the path of its file, or None.
 
-    The bytes of pictures and recordings are not read.
+    The bytes of images and recordings are not read.
     """
-    import pyarrow as pa  # as `datasets`, which has been imported by whoever has a data set
+    import pyarrow as pa  # already imported by `datasets`
     import pyarrow.compute as pc
 
     view = split.with_format("arrow").select_columns([name])

@@ -1,4 +1,4 @@
-"""The rows of one split, ready for the loop."""
+"""The rows of one split, ready for training and evaluation."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import numpy as np
 class Examples:
     """The rows of one split, ready for collating.
 
-    `features[i]` is what `Task.collate` takes a list of, as evaluation sees the row; `lengths` is the cost of each row,
-    `row_ids` its 0-based position in its source, `references` what predictions are compared with: None for every row
-    of an unlabelled test split, whose rows are predicted and not scored.
+    `features[i]` is one input of `Task.collate`, as used in evaluation; `lengths` is the cost of each row, `row_ids`
+    its 0-based position in the source, and `references` are the expected answers: None for every row of an unlabeled
+    test split, whose rows are predicted but not scored.
 
-    `views(name, epoch)` gives other looks at the same rows, as features: "train", and for images "weak" and "strong".
-    It is a pure function of (the recipe's seed, epoch, row id). None: there is only one look.
+    `views(name, epoch)` returns other versions of the rows, as features: "train", and for images "weak" and "strong".
+    It is a pure function of the recipe's seed, the epoch and the row ids. None: there is only one version.
 
-    `blank` has the same rows without the pictures or recordings: batches of the same shapes, and cheap, for when
-    nothing looks at their content. None: `features` are cheap themselves.
+    `blank` has the same rows without the images or recordings: batches of the same shapes that are cheap to make, for
+    code that ignores their content. None: `features` are already cheap.
 
-    `unlabeled` has the features of other rows, without labels, that go along with these in training, by view.
+    `unlabeled` has the features of additional rows without labels that training uses as well, by view.
     """
 
     features: Sequence[dict[str, Any]]
@@ -40,22 +40,22 @@ class Examples:
 
     @property
     def labelled(self) -> bool:
-        """Whether there is anything to compare predictions with."""
+        """Whether there are references to compare predictions with."""
         return len(self.references) > 0 and self.references[0] is not None
 
     def take(self, rows: np.ndarray) -> Examples:
-        """Return some of the rows, by their numbers, in this order."""
+        """Return the rows with these indices, in this order."""
         return Examples(
             _Taken(self.features, rows), self.lengths[rows], self.row_ids[rows], [self.references[int(r)] for r in rows]
         )
 
     def view(self, name: str, epoch: int) -> Examples:
-        """Return the rows as augmented for an epoch; the same rows if there is no augmentation."""
+        """Return the rows as augmented for an epoch; unchanged if there is no augmentation."""
         return self if self.views is None else replace(self, features=self.views(name, epoch))
 
 
 class _Taken(Sequence[dict[str, Any]]):
-    """Some rows of a sequence."""
+    """A subset of the rows of a sequence."""
 
     def __init__(self, features: Sequence[dict[str, Any]], rows: np.ndarray) -> None:
         self.features, self.rows = features, rows
@@ -68,7 +68,7 @@ class _Taken(Sequence[dict[str, Any]]):
 
 
 def padding_waste(lengths: np.ndarray, batches: Sequence[tuple[int, ...]]) -> float:
-    """Return the fraction of positions that hold padding when each batch is padded to its longest row."""
+    """Return the fraction of padding if each batch is padded to its longest row."""
     used = sum(int(lengths[list(batch)].sum()) for batch in batches)
     paid = sum(int(lengths[list(batch)].max()) * len(batch) for batch in batches)
     return 1.0 - used / paid if paid else 0.0

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 EXAMPLES = 3
-"""How many rows a finding names."""
+"""Number of example rows in a finding."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line for the user: a note, or a warning, which a strict check fails on."""
+    """One line for the user: a note, or a warning, which makes a strict check fail."""
 
     level: Literal["note", "warning"]
     text: str

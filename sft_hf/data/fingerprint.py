@@ -1,4 +1,4 @@
-"""Fingerprints of splits: 64 digits that depend on the content of the rows, not on their location."""
+"""Fingerprints of splits: SHA-256 digests of the content of the rows, independent of their location."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ HEAD = 1 << 16  # bytes of a file that are read
 
 
 def fingerprint(split: Dataset, columns: Sequence[str], files: Sequence[str] = ()) -> str:
-    """Return the SHA-256 of a split's rows, in their order, as hexadecimal digits.
+    """Return the SHA-256 of a split's rows, in order, as hexadecimal digits.
 
     Args:
-        columns: those that training reads.
-        files: the ones among them that name files. A file counts by its name and that of its folder, its size, and its
-            first 64 KiB: all of it would take as long as a pass over the data.
+        columns: the columns that training reads.
+        files: those of `columns` that name files. Of a file, its name, its folder's name, its size and its first 64 KiB
+            are hashed; hashing all of it would take as long as a pass over the data.
 
-    How the rows are stored, and in which folder, does not count.
+    The storage format of the rows and the location of their folder have no effect.
     """
     digest = hashlib.sha256()
     for name in columns:
@@ -39,7 +39,7 @@ def fingerprint(split: Dataset, columns: Sequence[str], files: Sequence[str] = (
 
 
 def _file(value: Any) -> Any:
-    """The content of a cell that names a file or holds its bytes."""
+    """Return the content to hash of a cell that names a file or holds its bytes."""
     if isinstance(value, dict):
         part = value.get("start"), value.get("end")
         if part != (None, None):
@@ -50,11 +50,11 @@ def _file(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        if os.path.exists(value) and not os.path.isfile(value):  # a pipe: a row that was skipped, like those below
+        if os.path.exists(value) and not os.path.isfile(value):  # e.g. a pipe; such rows are skipped, like those below
             return Path(value).parts[-2:], "no file"
         with open(value, "rb") as file:
             return Path(value).parts[-2:], os.fstat(file.fileno()).st_size, hashlib.sha256(file.read(HEAD)).hexdigest()
     except OSError as error:
         return Path(value).parts[-2:], error.errno
-    except ValueError:  # such as a NUL character in its name
+    except ValueError:  # e.g. a NUL character in its name
         return value

@@ -1,5 +1,4 @@
-"""Groups of rows that splits must not share: the speakers of recordings, the patients of pictures, the authors of "
-"texts."""
+"""Groups of rows that splits must not share: speakers of recordings, patients in images, authors of texts."""
 
 from __future__ import annotations
 
@@ -28,27 +27,27 @@ SPEAKER_COLUMNS = (
     "reader_id",
     "participant",
 )
-"""Columns that name who speaks, as corpora call them; letter case does not matter."""
+"""Common names of speaker columns; case-insensitive."""
 
-NAMED = 5  # values that a message names
+NAMED = 5  # values listed in a message
 
 
 def split_by_groups(
     values: Sequence[Any], labels: Sequence[Hashable] | None, count: int, seed: int | Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split rows into those kept and about `count` held out, all rows of a value on one side.
+    """Split rows into kept rows and about `count` held-out rows; rows with the same value stay together.
 
-    Values are taken in random order, each if it brings the number of rows nearer to `count`, but not the last rows of a
-    label. Rows without a value (None, blank) stand for themselves.
+    Groups are visited in random order and held out if that brings the number of rows closer to `count`, except for the
+    last rows of a label. Rows without a value (None, blank) are groups of one row.
 
     Args:
-        values: [N] what rows are grouped by.
+        values: [N], the values to group by.
         labels: [N], or None.
         count: rows to hold out.
-        seed: non-negative; a sequence of such numbers is a seed too.
+        seed: non-negative integer, or a sequence of such integers.
 
     Returns:
-        Two sorted int64 arrays that together hold every row once. The second is empty where there is only one group.
+        Two sorted int64 arrays that together contain every row once. The second is empty if there is only one group.
     """
     numbers: dict[Hashable, int] = {}
     groups = np.array(
@@ -67,7 +66,7 @@ def split_by_groups(
         lost = of_group.get(group, Counter())
         return taken + 1 < len(sizes) and all(left[label] > number for label, number in lost.items())
 
-    # The raw words of PCG64: NumPy promises never to change these.
+    # The raw output of PCG64 is guaranteed to stay the same across NumPy versions.
     order = np.argsort(np.random.PCG64(np.random.SeedSequence(seed)).random_raw(len(sizes)), kind="stable").tolist()
     held: list[int] = []
     rows = 0
@@ -76,7 +75,7 @@ def split_by_groups(
             held.append(group)
             rows += int(sizes[group])
             left -= of_group.get(group, Counter())
-    if not held:  # each has more rows than are wanted
+    if not held:  # every group has more rows than requested
         held = [group for group in sorted(order, key=lambda group: sizes[group]) if may_go(group, 0)][:1]
     chosen = np.isin(groups, held)
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
@@ -94,8 +93,7 @@ def refuse_crossing(splits: Mapping[str, Dataset], column: str) -> None:
 
 
 def speaker_findings(splits: Mapping[str, Dataset], split_by: str | None) -> list[Finding]:
-    """Return a warning for each pair of splits, by role, that share the values of a column that looks like a "
-    "speaker."""
+    """Return a warning for each pair of splits, by role, that share values of a column that looks like a speaker."""
     names = {name for split in splits.values() for name in split.column_names if name.lower() in SPEAKER_COLUMNS}
     found = []
     for column in sorted(names - {split_by}):
@@ -114,7 +112,7 @@ def speaker_findings(splits: Mapping[str, Dataset], split_by: str | None) -> lis
 
 
 def _crossings(splits: Mapping[str, Dataset], column: str) -> list[tuple[str, str, list[Any], int]]:
-    """(role, role, the values that both have, rows of the second that have one) of pairs that share values."""
+    """Return (role, role, shared values, affected rows of the second) for pairs of splits that share values."""
     values = {
         role: Counter(_key(value) for value in column_values(split, column) if _given(value))
         for role, split in splits.items()

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 def find_duplicates(
     splits: Mapping[str, Dataset], content: Sequence[str], label: str | None = None, files: Sequence[str] = ()
 ) -> list[Finding]:
-    """Return a warning for each pair of splits that share inputs, and for inputs in train with different labels.
+    """Return a warning for each pair of splits that share inputs, and for inputs in train with conflicting labels.
 
-    A score on rows that training has seen says nothing about new ones. Texts count as the same when they differ in
-    white space, letter case and Unicode form (NFC, NFD) alone, files when every byte is the same.
+    Scores on rows seen in training do not reflect performance on new data. Texts are equal if they differ only in
+    whitespace, case and Unicode form (NFC, NFD); files are equal if all bytes are equal.
 
     Args:
         splits: rows by role; train, validation and test, in this order.
         content: the columns that make up the input.
-        label: the column whose values contradict each other where the input is the same.
-        files: the ones among `content` that name files or hold their bytes.
+        label: the column that must not differ between equal inputs.
+        files: those of `content` that contain paths or bytes of files.
     """
     keys = _keys(splits, content, files)
     findings: list[Finding] = []
@@ -84,8 +84,8 @@ def _contradictions(keys: list[Any], train: Dataset, label: str) -> list[Finding
 
 
 def _number(split: Dataset, row: int) -> int:
-    """The position of a row in its source, counted from 0."""
-    from sft_hf.data.loading.roles import ROW_ID  # with `datasets`: half a second, which `predict` need not wait for
+    """Return the 0-based position of a row in its source."""
+    from sft_hf.data.loading.roles import ROW_ID  # imports `datasets` (half a second); not needed by `predict`
 
     return int(split[row][ROW_ID]) if ROW_ID in split.column_names else row
 
@@ -94,9 +94,9 @@ def _number(split: Dataset, row: int) -> int:
 
 
 def _keys(splits: Mapping[str, Dataset], content: Sequence[str], files: Sequence[str]) -> dict[str, list[Any]]:
-    """Return for every row of every split a key shared by equal rows; None for a unique row.
+    """Return a key for every row of every split, shared by equal rows; None for a unique row.
 
-    Of files, only those are read whose size occurs more than once.
+    Files are only read if their size is not unique.
     """
     columns = {(role, name): list(column_values(split, name)) for role, split in splits.items() for name in content}
     sizes = {
@@ -133,7 +133,7 @@ def _held(value: Any) -> Any:
 
 
 def _part(value: Any) -> bytes:
-    """The part of a file that a cell means, where it is not the whole file."""
+    """Return the part of a file that a cell refers to, unless it is the whole file."""
     start, end = (value.get("start"), value.get("end")) if isinstance(value, dict) else (None, None)
     return b"" if start is None and end is None else repr((start, end)).encode()
 

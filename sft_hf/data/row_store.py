@@ -1,10 +1,10 @@
 """Tensors of rows on disk: written atomically in shards, verified before use, memory-mapped.
 
-    ~/.cache/sft-hf/<kind>/<key>/<shard>/index.json    where each row lies, dtypes, size and SHA-256 of the files
-    ~/.cache/sft-hf/<kind>/<key>/<shard>/<n>.npy       the n-th tensor of all its rows, one after the other, flat
+    ~/.cache/sft-hf/<kind>/<key>/<shard>/index.json    position of each row, dtypes, sizes and SHA-256 of the files
+    ~/.cache/sft-hf/<kind>/<key>/<shard>/<n>.npy       the n-th tensor of all rows, concatenated and flattened
 
-The key says what made the tensors (weights, tokenizer, precision, versions), a row's name what they were made from; so
-rows are found again by other runs on the same, or on some of the same, rows. Any of it can be deleted any time.
+The key identifies what made the tensors (weights, tokenizer, precision, versions), a row's name identifies its input;
+other runs find them again if they have some of the same rows. Everything may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from sft_hf.core.sources.wheels import cache_root
 
 log = logging.getLogger("sft_hf")
 
-SHARD_BYTES = 1 << 26  # of tensors that are held in memory before they are written
-ABANDONED_SECONDS = 3600.0  # after which a shard that is still unfinished has no writer any more
+SHARD_BYTES = 1 << 26  # of tensors in memory before they are written
+ABANDONED_SECONDS = 3600.0  # after this time, an unfinished shard is considered abandoned
 INDEX = "index.json"
 
 
@@ -43,10 +43,10 @@ class _Place:
 
 
 class RowStore:
-    """The tensors that one and the same thing made of rows."""
+    """The tensors that one preparation made from rows."""
 
     def __init__(self, kind: str, key: str, limit: int) -> None:
-        """`limit`: bytes that all stores of a kind may take together."""
+        """`limit`: maximum total bytes of all stores of a kind."""
         self.root = cache_root() / kind
         self.folder, self.limit = self.root / key, limit
         self._places: dict[str, _Place] = {}
@@ -59,11 +59,11 @@ class RowStore:
         return row in self._places or row in self._waiting
 
     def is_written(self, row: str) -> bool:
-        """Whether `read` has a row, which is not still waiting to be written."""
+        """Whether `read` can return a row; False while it is waiting to be written."""
         return row in self._places
 
     def open(self) -> None:
-        """Find out which rows are there; what does not verify is deleted. Raises OSError."""
+        """Index the stored rows; shards that fail verification are deleted. Raises OSError."""
         for path in sorted(self.folder.glob("[0-9a-f]*")) if self.folder.is_dir() else []:
             if path.name in self._files:
                 continue
@@ -96,10 +96,10 @@ class RowStore:
             places[str(row)] = _Place(path.name, starts, shapes)
         self._files[path.name] = files
         self._places |= places
-        os.utime(path)  # the last that are deleted for want of room are those used last
+        os.utime(path)  # marks it as recently used, for `make_room`
 
     def read(self, row: str) -> list[Tensor]:
-        """Return a row's tensors, copies of what is on the disk. Raises KeyError for one that is not."""
+        """Return copies of the tensors of a row. Raises KeyError if it is not on disk."""
         place = self._places[row]
         found = []
         for start, shape, (array, dtype) in zip(place.starts, place.shapes, self._files[place.shard], strict=True):
@@ -108,7 +108,7 @@ class RowStore:
         return found
 
     def add(self, row: str, tensors: Sequence[Tensor]) -> None:
-        """Keep a row's tensors, to be written with the next shard. Raises StorageError."""
+        """Add the tensors of a row, to be written with the next shard. Raises StorageError."""
         kept = [tensor.detach().cpu().contiguous().clone() for tensor in tensors]
         self._waiting[row] = kept
         self._waiting_bytes += sum(tensor.nbytes for tensor in kept)
@@ -116,11 +116,11 @@ class RowStore:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is waiting. Raises StorageError."""
+        """Write pending tensors. Raises StorageError."""
         if not self._waiting:
             return
         waiting, self._waiting, self._waiting_bytes = self._waiting, {}, 0
-        # The process in the name: two that write the same rows do not meet.
+        # The name includes the process id, so that two processes that write the same rows do not collide.
         name = hashlib.sha256("".join([*waiting, str(os.getpid())]).encode()).hexdigest()[:24]
         rows: dict[str, list[Any]] = {row: [] for row in waiting}
         files = []
@@ -138,7 +138,7 @@ class RowStore:
             (aside / INDEX).write_text(json.dumps({"rows": rows, "files": files}), encoding="utf-8")
 
     def size(self, rows: Iterable[str] | None = None) -> int:
-        """Return the bytes that these rows' tensors take; None: of all rows that are open."""
+        """Return the size in bytes of these rows' tensors; None: of all open rows."""
         total = 0
         for row in self._places if rows is None else rows:
             place = self._places[row]
@@ -147,9 +147,9 @@ class RowStore:
         return total
 
     def make_room(self, size: int) -> None:
-        """Delete the shards that were not used for longest until `size` more bytes fit below the limit.
+        """Delete the least recently used shards until `size` more bytes fit below the limit.
 
-        Those that this store has open or has written stay, and so may be too large.
+        Shards that this store has opened or written are kept, so the limit may be exceeded.
         """
         own = {self.folder / name for name in (*self._files, *self._written)}
         shards = [found for path in self.root.glob("*/*") if (found := _age_and_size(path))]
@@ -163,7 +163,7 @@ class RowStore:
 
 
 def _age_and_size(shard: Path) -> tuple[float, Path, int] | None:
-    """When a shard was used last, and its bytes; None for one that is being written, or was deleted meanwhile."""
+    """Return the time of last use, path and bytes of a shard; None if it is being written or was deleted."""
     try:
         used = shard.stat().st_mtime
         if shard.name.startswith(".") and time.time() - used < ABANDONED_SECONDS:
@@ -174,5 +174,5 @@ def _age_and_size(shard: Path) -> tuple[float, Path, int] | None:
 
 
 def _plain(flat: Tensor) -> Tensor:
-    """The same bits in a type that NumPy has."""
+    """Return the same bits as a dtype that NumPy supports."""
     return flat.view(torch.int16) if flat.dtype == torch.bfloat16 else flat

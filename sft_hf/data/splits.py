@@ -1,4 +1,4 @@
-"""Holding rows out of train, and taking fewer: pure functions of the labels and a seed."""
+"""Hold rows out of train, and limit splits to fewer rows: pure functions of the labels and a seed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Seed = int | Sequence[int]
 
-# One seed, streams that have nothing to do with each other.
+# One seed, independent streams.
 _HOLD_OUT_STREAM = {"validation": 1, "test": 2}
 _LIMIT_STREAM = {"train": 3, "validation": 4, "test": 5}
 
@@ -28,20 +28,20 @@ _LIMIT_STREAM = {"train": 3, "validation": 4, "test": 5}
 def stratified_split(
     labels: Sequence[Hashable] | None, n: int, fraction: float, seed: Seed
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split the rows 0 ... n - 1 into those kept and those held out.
+    """Split the rows 0 ... n - 1 into kept and held-out rows.
 
-    `round(fraction * n)` rows are held out, each class giving about its share (largest remainders, ties by lot). Every
-    class keeps at least one row, so fewer are held out where that leaves too few. Without labels, or with unhashable
-    ones (the lists of a multi-label set), rows are drawn without regard to class.
+    `round(fraction * n)` rows are held out, in proportion to class sizes (largest remainders, ties broken at random).
+    Every class keeps at least one row, so fewer rows may be held out. Without labels, or with unhashable ones (lists of
+    a multi-label data set), rows are drawn regardless of class.
 
     Args:
         labels: one per row, or None.
         n: the number of rows.
-        fraction: part to hold out, 0 to 1.
-        seed: non-negative; a sequence of such numbers is a seed too.
+        fraction: fraction of rows to hold out, 0 to 1.
+        seed: non-negative integer, or a sequence of such integers.
 
     Returns:
-        Two sorted int64 arrays that together hold every row once.
+        Two sorted int64 arrays that together contain every row once.
     """
     held_out = _draw(_groups(labels, n), n, round(fraction * n), seed, leave=1)
     return np.setdiff1d(np.arange(n, dtype=np.int64), held_out), held_out
@@ -50,12 +50,12 @@ def stratified_split(
 def fill_missing_splits(
     splits: Splits, section: DataSection, strata: Callable[[Dataset], Sequence[Hashable] | None] | None = None
 ) -> Splits:
-    """Hold validation and test out of train where there are none and the section wants them.
+    """Hold validation and test out of train if they are missing and the section requests them.
 
-    The fractions are of train as it came; test is drawn first. What exists is never touched. `strata` gives the groups
-    from which rows are held out alike (None: at random); by default rows with the same label are a group.
-    Raises DataError if a part would be empty or train be left with fewer than two rows, and for a stream that has no
-    validation split; with data.split_by, if given splits share values of that column.
+    The fractions refer to the original train split; test is drawn first. Existing splits are not changed. `strata`
+    returns the groups for stratification (None: no stratification); the default is one group per label. Raises
+    DataError if a part would be empty or train would have fewer than two rows, for a stream without a validation split,
+    and, with data.split_by, if given splits share values of that column.
     """
     by_role, where, notes = dict(splits.by_role), dict(splits.where), list(splits.notes)
     if section.split_by:
@@ -121,7 +121,7 @@ def _note_for_stream(role: str) -> str:
 
 
 def limit_splits(splits: Splits, section: DataSection) -> Splits:
-    """Apply max_train_samples, max_validation_samples and max_test_samples; a stream is cut after so many rows."""
+    """Apply max_train_samples, max_validation_samples and max_test_samples; a stream is truncated."""
     by_role, notes = dict(splits.by_role), list(splits.notes)
     for role, data in splits.by_role.items():
         limit = getattr(section, f"max_{role}_samples")
@@ -137,9 +137,9 @@ def limit_splits(splits: Splits, section: DataSection) -> Splits:
 
 
 def limit_rows(dataset: Dataset, limit: int | None, seed: Seed, label_column: str | None = None) -> Dataset:
-    """Return `limit` rows in their original order, drawn at random with the classes' shares as they are.
+    """Return `limit` random rows in their original order, stratified by class.
 
-    The first rows would not do: files are often sorted by label. All rows if `limit` is None or no fewer.
+    Not the first rows: files are often sorted by label. Returns all rows if `limit` is None or at least their number.
     """
     if limit is None or limit >= len(dataset):
         return dataset
@@ -148,14 +148,14 @@ def limit_rows(dataset: Dataset, limit: int | None, seed: Seed, label_column: st
 
 
 def label_groups(dataset: Dataset, column: str | None) -> list[Any] | None:
-    """Return one hashable label per row; None where there is no such column or it holds lists."""
+    """Return one hashable label per row; None if the column is missing or contains lists."""
     if column is None or column not in dataset.column_names or is_multi_label(dataset, column):
         return None
     return dataset.with_format(None)[column][:]
 
 
 def _groups(labels: Sequence[Hashable] | None, n: int) -> np.ndarray:
-    """The class of each row as a number, in order of first appearance."""
+    """Return the class of each row as an integer, in order of first appearance."""
     if labels is None:
         return np.zeros(n, dtype=np.int64)
     if len(labels) != n:
@@ -168,13 +168,13 @@ def _groups(labels: Sequence[Hashable] | None, n: int) -> np.ndarray:
 
 
 def _draw(groups: np.ndarray, n: int, count: int, seed: Seed, leave: int) -> np.ndarray:
-    """Draw `count` rows, each group giving its share but keeping `leave` rows; sorted."""
+    """Draw `count` rows in proportion to group sizes, keeping `leave` rows of each group; sorted."""
     if not n:
         return np.empty(0, dtype=np.int64)
-    # The raw words of PCG64: NumPy promises never to change these, which it does not of shuffle and choice.
+    # The raw output of PCG64 is guaranteed to stay the same across NumPy versions, unlike shuffle and choice.
     words = np.random.PCG64(np.random.SeedSequence(seed)).random_raw(n + groups.max() + 1)
     keys, lots = words[:n], words[n:]
-    order = np.lexsort((keys, groups))  # group by group, each in random order
+    order = np.lexsort((keys, groups))  # grouped, in random order within each group
     sizes = np.bincount(groups)
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     rank = np.empty(n, dtype=np.int64)
@@ -183,9 +183,9 @@ def _draw(groups: np.ndarray, n: int, count: int, seed: Seed, leave: int) -> np.
 
 
 def _shares(sizes: np.ndarray, count: int, most: np.ndarray, lots: np.ndarray) -> np.ndarray:
-    """Divide `count` among groups in proportion to `sizes`, none above `most`; ties of the remainders go by lot."""
+    """Divide `count` among groups in proportion to `sizes`, at most `most` each; ties are broken by lot."""
     count = min(count, int(most.sum()))
-    exact = sizes * count  # in units of 1 / sizes.sum(), so that nothing is rounded
+    exact = sizes * count  # in units of 1 / sizes.sum(), which avoids rounding
     shares = np.minimum(exact // sizes.sum(), most)
     while (rest := count - int(shares.sum())) > 0:
         lacking = exact - shares * sizes.sum()

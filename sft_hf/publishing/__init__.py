@@ -1,1 +1,1 @@
-"""Model card, report and Hub: everything that is made from the record of a finished run."""
+"""Model card, report and Hub: everything that is generated from the records of a finished run."""

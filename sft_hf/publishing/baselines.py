@@ -1,4 +1,4 @@
-"""Baselines of a run, read from metrics.json for card and report."""
+"""Baselines of a run, read from metrics.json for the model card and the report."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from sft_hf.core.run.record import RunRecord
 from sft_hf.publishing.names import without_paths
 from sft_hf.publishing.numbers import LOWER_IS_BETTER, NO_BREAK, finite, interval, metric_difference, metric_value
 
-LEVEL = 0.05  # of tests
+LEVEL = 0.05  # of significance tests
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """One of them, on the split and metric of the headline.
+    """A baseline, on the split and metric of the headline.
 
     Attributes:
-        name: of its kind.
-        description: words for it, also on what rows.
-        value, interval: its score; None where there is no interval.
+        name: the kind of baseline.
+        description: a description, including the rows it was scored on.
+        value, interval: its score; the interval is None if there is none.
         model: the model's score on the same rows.
         difference, difference_interval, p_value: model minus baseline; None in runs of earlier versions.
-        metric: the headline's.
-        sampled: whether the rows are not all that the headline is about.
+        metric: the metric of the headline.
+        sampled: whether it was scored on a sample of the rows of the headline.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Baseline:
         return self.model != self.value and not self.model_is_better
 
     def clear(self, own: tuple[float, float] | None) -> bool | None:
-        """Whether the two differ by more than chance; None: not known. `own` is the interval of the model's score."""
+        """Return whether the two differ significantly; None: unknown. `own` is the interval of the model's score."""
         if self.p_value is not None:
             return self.p_value < LEVEL
         if own is None:
@@ -56,7 +56,7 @@ class Baseline:
         return not (own[0] <= high and low <= own[1])
 
     def by_how_much(self) -> str:
-        """The difference in words; empty where it was not measured row by row."""
+        """Return the difference in words; empty if it was not measured row by row."""
         if self.difference is None:
             return ""
         text = f" by {metric_difference(self.metric, abs(self.difference))} on the same rows"
@@ -68,7 +68,7 @@ class Baseline:
 
 
 def baselines(record: RunRecord) -> list[Baseline]:
-    """Return all that can be compared with the headline."""
+    """Return all baselines that can be compared with the headline."""
     listed = record.metrics.get("baselines") or [record.metrics.get("baseline")]
     found = []
     for entry in listed:
@@ -110,7 +110,7 @@ def worse_than(record: RunRecord) -> list[str]:
 
 
 def compared(base: Baseline, own: tuple[float, float] | None) -> str:
-    """Return what a baseline scores, and whether the model is better; `own` is the interval of the model's score."""
+    """Return a baseline's score, and whether the model is better; `own` is the interval of the model's score."""
     value = metric_value(base.metric, base.value)
     text = f"For comparison, {base.description}: {value}"
     if base.sampled:

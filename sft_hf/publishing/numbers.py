@@ -40,12 +40,12 @@ _NAMES = {
     "pearson": "Pearson correlation",
     "spearman": "Spearman correlation",
 }
-_PROPER = ("rmse", "mse", "mae", "r2", "pearson", "spearman")  # written alike at the start of a sentence and inside
+_PROPER = ("rmse", "mse", "mae", "r2", "pearson", "spearman")  # same spelling at the start of a sentence and inside
 _NOT_PERCENT = ("loss", "threshold", *REGRESSION)
 
 
 def metric_name(metric: str) -> str:
-    """Return a metric's name in words; an unknown one as it is.
+    """Return a metric's name in words; unknown names are unchanged.
 
     >>> metric_name("wer")
     'Word error rate'
@@ -64,16 +64,16 @@ def metric_mention(metric: str) -> str:
 
 
 def finite(value: Any) -> float | None:
-    """Return a number as a float, and None for anything that is none: None, NaN, infinity, text."""
+    """Return a number as a float; None for anything else: None, NaN, infinity, text."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     return float(value)
 
 
 def interval(scores: dict[str, Any], metric: str) -> tuple[float, float] | None:
-    """Return the 95 % interval of a metric, None where there is none.
+    """Return the 95 % interval of a metric, None if there is none.
 
-    One without width is none: rows that all score the same (two clips without an error) do not show how others vary.
+    An interval of zero width is None: rows that all score the same (two clips without an error) show no variation.
     """
     pair = scores.get(f"{metric}_ci95")
     if not isinstance(pair, Sequence) or len(pair) != 2:
@@ -83,7 +83,7 @@ def interval(scores: dict[str, Any], metric: str) -> tuple[float, float] | None:
 
 
 def percent(value: Any) -> str:
-    """Return a fraction as a percentage: one decimal, and more where one would claim 0 or 100.
+    """Return a fraction as a percentage: one decimal, or more if rounding would give 0 or 100.
 
     >>> percent(0.9735).replace(NO_BREAK, " ")
     '97.4 %'
@@ -115,17 +115,17 @@ def percent_range(pair: tuple[float, float] | None) -> str:
 
 
 def metric_value(metric: str, value: Any) -> str:
-    """Return the value of a metric in its own form: a percentage, or the plain number of a loss."""
+    """Return the formatted value of a metric: a percentage, or the plain number of a loss."""
     return decimal(value) if metric in _NOT_PERCENT else percent(value)
 
 
 def metric_range(metric: str, pair: tuple[float, float] | None) -> str:
-    """Return an interval of a metric in the form of its value."""
+    """Return the formatted interval of a metric."""
     return UNKNOWN if pair is None else f"{metric_value(metric, pair[0])} to {metric_value(metric, pair[1])}"
 
 
 def metric_axis(metric: str) -> Callable[[float], str]:
-    """Return what writes the values of a metric at an axis."""
+    """Return the function that formats the values of a metric on an axis."""
     return decimal if metric in _NOT_PERCENT else axis_percent
 
 
@@ -142,7 +142,7 @@ def metric_difference(metric: str, value: float, *, unit: bool = True) -> str:
 
 
 def count(value: Any) -> str:
-    """Return a whole number with separators.
+    """Return an integer with thousands separators.
 
     >>> count(22716296)
     '22,716,296'
@@ -152,7 +152,7 @@ def count(value: Any) -> str:
 
 
 def decimal(value: Any, digits: int = 4) -> str:
-    """Return a number with `digits` significant digits, whole ones where these do not suffice, tiny ones as powers.
+    """Return a number with `digits` significant digits; large numbers as integers, tiny ones in scientific notation.
 
     >>> decimal(1.96557), decimal(0.0001499), decimal(120.0), decimal(2e-5), decimal(6830.4, 3)
     ('1.966', '0.0001499', '120', '2e-05', '6,830')
@@ -164,12 +164,12 @@ def decimal(value: Any, digits: int = 4) -> str:
 
 
 def rows(number: Any, noun: str = "row") -> str:
-    """Return a number of things: `1 row`, `2,189 rows`."""
+    """Return a count with its noun: `1 row`, `2,189 rows`."""
     return f"{count(number)} {noun}{'' if number == 1 else 's'}"
 
 
 def duration(seconds: Any) -> str:
-    """Return a time in words.
+    """Return a duration in words.
 
     >>> duration(330)
     '5 min 30 s'

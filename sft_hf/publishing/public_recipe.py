@@ -1,4 +1,4 @@
-"""A recipe for publication: without local paths and accounts."""
+"""A recipe for publication, without local paths and accounts."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _NO_PATHS = (
     "quote_char",
     "column_names",
     "sheet",
-)  # and *_column, *_split: words of the data
+)  # and *_column, *_split: names in the data
 
 
 def public_recipe(recipe: Recipe) -> dict[str, Any]:
-    """Return a recipe's plain data without what is about its author's run (`output_dir`, `hub_model_id`, ...), and with
-    local paths cut to their last part.
+    """Return a recipe as plain data without keys about the author's run (`output_dir`, `hub_model_id`, ...), and with
+    local paths reduced to their last part.
 
-    A local checkpoint or data set `/home/me/reviews` becomes `./reviews`: a recipe finds that next to itself, and it
-    cannot be taken for a Hub id. The result validates as a recipe again.
+    A local model or data set `/home/me/reviews` becomes `./reviews`, which is resolved relative to the recipe and
+    cannot be mistaken for a Hub id. The result is a valid recipe.
     """
     data = recipe.model_dump(mode="json", exclude=set(NON_IDENTITY_KEYS - {"license"}))
     for section in ("model", "data"):

@@ -1,4 +1,4 @@
-"""Results of regression per target, for cards and reports."""
+"""Results of regression per target, for model cards and reports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sft_hf.publishing.numbers import REGRESSION, finite
 
 
 def is_regression(record: RunRecord) -> bool:
-    """Whether a run predicts numbers."""
+    """Whether a run is a regression."""
     return record.primary in REGRESSION
 
 
@@ -34,7 +34,7 @@ def pairs(record: RunRecord) -> dict[str, list[tuple[float, float]]]:
 
 
 def _of_row(row: dict[str, Any], names: list[str]) -> list[tuple[str, float, float]]:
-    """(target, reference, prediction) of what a row of predictions.jsonl has."""
+    """Return (target, reference, prediction) of the targets in a row of predictions.jsonl."""
     reference, prediction = row.get("reference"), row.get("prediction")
     if not isinstance(reference, dict) or not isinstance(prediction, dict):
         reference, prediction = {names[0]: reference}, {names[0]: prediction}
@@ -43,9 +43,9 @@ def _of_row(row: dict[str, Any], names: list[str]) -> list[tuple[str, float, flo
 
 
 def errors_by_row(record: RunRecord) -> dict[int, float]:
-    """Return how far each row is off, by its id: the distance, and for several targets their largest.
+    """Return the absolute error of each row, by its id; for several targets, the largest of them.
 
-    The distances of several targets are in standard deviations of their references.
+    With several targets, errors are in standard deviations of their references.
     """
     names = target_names(record)
     deviations = {name: _deviation([first for first, _ in points]) for name, points in pairs(record).items()}

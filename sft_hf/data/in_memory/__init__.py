@@ -1,1 +1,1 @@
-"""Data that a program holds in memory: DataFrames, Arrow tables, lists of dicts, pictures and recordings as arrays."""
+"""Data in memory: DataFrames, Arrow tables, lists of dicts, images and recordings as arrays."""

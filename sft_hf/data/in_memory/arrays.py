@@ -1,4 +1,4 @@
-"""From the values of a column to an Arrow array of one type, as the readers of files have it."""
+"""Convert the values of a column to an Arrow array of one type, as the file readers return it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sft_hf.core.errors import DataError
 from sft_hf.data.tables.json_columns import odd_rows, typed_array
 from sft_hf.data.tables.table import one_line
 
-NOTHING = ("NAType", "NaTType")  # the types of pandas.NA and pandas.NaT
+NOTHING = ("NAType", "NaTType")  # type names of pandas.NA and pandas.NaT
 
 
 def column_array(values: Any, where: str, name: str) -> pa.Array | pa.ChunkedArray:
@@ -22,7 +22,7 @@ def column_array(values: Any, where: str, name: str) -> pa.Array | pa.ChunkedArr
         values: an Arrow array, or a list of Python and NumPy objects; None, NaN and pandas.NA are missing values.
         where, name: the table and the column, for messages.
 
-    Raises DataError naming two rows of different kinds, or the first that cannot be stored.
+    Raises DataError naming two rows of different types, or the first row that cannot be stored.
     """
     if isinstance(values, (pa.Array, pa.ChunkedArray)):
         return _plain_type(values)
@@ -40,29 +40,29 @@ def column_array(values: Any, where: str, name: str) -> pa.Array | pa.ChunkedArr
 
 
 def ordered_names(values: Any) -> list[str] | None:
-    """Return the categories of an ordered categorical column of texts, those in use, in their order; else None."""
+    """Return the categories in use of an ordered categorical text column, in their order; None for other columns."""
     if not isinstance(values, (pa.Array, pa.ChunkedArray)) or not pa.types.is_dictionary(values.type):
         return None
     if not values.type.ordered or not _is_text(values.type.value_type):
         return None
     array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    if isinstance(array, pa.ChunkedArray):  # without rows
+    if isinstance(array, pa.ChunkedArray):  # no rows
         return None
     used = set(array.indices.drop_null().unique().to_pylist())
     return [name for number, name in enumerate(array.dictionary.to_pylist()) if number in used]
 
 
 def plain(value: Any) -> Any:
-    """Return a cell without types of other libraries: numbers, texts and lists of Python, None for what is missing."""
+    """Convert a cell to plain Python numbers, texts and lists; None if it is missing."""
     if value is None:
         return None
-    if isinstance(value, (str, bool, int, float, bytes)):  # some of NumPy's types are of these, too
+    if isinstance(value, (str, bool, int, float, bytes)):  # includes some NumPy types
         return value.item() if hasattr(value, "item") else value
     if type(value).__name__ in NOTHING:
         return None
     if isinstance(value, (set, frozenset)):
         value = sorted(value, key=repr)
-    elif hasattr(value, "tolist"):  # a number or an array of NumPy, a tensor, a Series
+    elif hasattr(value, "tolist"):  # a NumPy number or array, a tensor, a Series
         value = value.tolist()
     return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
@@ -97,7 +97,7 @@ def _fits(cell: Any) -> bool:
 
 
 def files_array(cells: Sequence[dict[str, Any] | None]) -> pa.ChunkedArray:
-    """Return cells {"bytes": ..., "path": ...} as an array, in chunks that Arrow can address (2 GB)."""
+    """Return cells {"bytes": ..., "path": ...} as an array, in chunks below Arrow's limit (2 GB)."""
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     chunks: list[pa.Array] = []
     chunk: list[dict[str, Any] | None] = []

@@ -1,4 +1,4 @@
-"""What makes the cell of a table of a picture or recording in memory."""
+"""Functions that convert images and recordings in memory to table cells."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sft_hf.data.in_memory.pictures import picture_cell
 from sft_hf.data.in_memory.recordings import recording_cell
 
 MakeCell = Callable[[Any, str], "dict[str, Any] | None"]
-"""Takes a value, and what messages call it; see `picture_cell` and `recording_cell`."""
+"""Takes a value and its name for messages; see `picture_cell` and `recording_cell`."""
 
 CELLS: dict[str, MakeCell] = {"data.image_column": picture_cell, "data.audio_column": recording_cell}
-"""By the recipe's key that names the column."""
+"""By the recipe key of the column."""

@@ -1,4 +1,4 @@
-"""Tables in memory, whatever library they come from: the names of the columns, and the values of each.
+"""Tables in memory of any supported library: column names, and the values of each column.
 
 pandas and polars are not dependencies: their objects are recognized without importing them.
 """
@@ -22,8 +22,8 @@ class Frame:
     """A table in memory.
 
     Attributes:
-        where: what messages call it.
-        column_names: as text; a name may occur twice.
+        where: the name of the table in messages.
+        column_names: as strings; a name may occur twice.
         num_rows: the number of rows.
         read: returns the values of a column: an Arrow array, or a list of Python objects.
     """
@@ -34,7 +34,7 @@ class Frame:
     read: Callable[[str], Any]
 
     def values(self, name: str) -> Any:
-        """Return a column as an Arrow array or a list. Raises DataError where two columns have its name."""
+        """Return a column as an Arrow array or a list. Raises DataError if two columns have this name."""
         if self.column_names.count(name) > 1:
             raise DataError(f"{self.where}: has {self.column_names.count(name)} columns {name!r}; rename all but one")
         try:
@@ -45,7 +45,7 @@ class Frame:
 
 
 def frame_of(data: Any, where: str) -> Frame:
-    """Return a table in memory as a `Frame`. Raises DataError for anything else, saying what would be right."""
+    """Return a table in memory as a `Frame`. Raises DataError, with a hint, for anything else."""
     pandas = sys.modules.get("pandas")
     if pandas is not None and isinstance(data, pandas.DataFrame):
         return _pandas_frame(data, where)
@@ -61,7 +61,7 @@ def frame_of(data: Any, where: str) -> Frame:
 
 
 def is_table(data: Any) -> bool:
-    """Whether a value is a table, or rows, rather than the column of one."""
+    """Whether a value is a table or a list of rows, not a single column."""
     pandas = sys.modules.get("pandas")
     is_frame = pandas is not None and isinstance(data, pandas.DataFrame)
     rows = isinstance(data, (list, tuple)) and bool(data) and all(isinstance(row, Mapping) for row in data)
@@ -93,7 +93,7 @@ def _polars_frame(data: Any, where: str) -> Frame:
 
 
 def _foreign_table(data: Any, where: str) -> pa.Table:
-    """A table of another library, by the protocols that such libraries share."""
+    """Convert a table of another library through the Arrow and DataFrame interchange protocols."""
     try:
         if hasattr(data, "__arrow_c_stream__"):
             return pa.table(data)
@@ -137,5 +137,5 @@ def _rows_frame(rows: Sequence[Any], where: str) -> Frame:
 
 
 def _cell(row: Mapping[Any, Any], name: str) -> Any:
-    """The value of a column whose name may have been a number."""
+    """Return the value of a column whose name may have been a number."""
     return row[name] if name in row else next((value for key, value in row.items() if str(key) == name), None)

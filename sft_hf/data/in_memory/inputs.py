@@ -1,4 +1,4 @@
-"""What a program gives a model to answer, as a list with one value for each input."""
+"""Inputs for predictions from Python, as a list with one value per input."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy as np
 from sft_hf.core.errors import DataError, did_you_mean
 from sft_hf.data.in_memory.frames import frame_of
 
-FILE_KEYS = frozenset(("array", "sampling_rate", "bytes", "path"))  # of a picture or recording in a dict
-MOST_DIMENSIONS = 3  # of one input's array
+FILE_KEYS = frozenset(("array", "sampling_rate", "bytes", "path"))  # of an image or recording as a dict
+MOST_DIMENSIONS = 3  # of the array of one input
 
 
 def as_inputs(inputs: Any, columns: Sequence[str]) -> list[Any]:
-    """Return inputs as a list: a table as its rows {column: value}, a single input as a list of one.
+    """Return inputs as a list: the rows {column: value} of a table, or a list with the single input.
 
     Args:
         inputs: a list or another iterable of inputs, a DataFrame or another table, or one input.
-        columns: those that a table has to have, which the model reads.
+        columns: the columns that the model reads, which a table must have.
 
-    Raises DataError for a table without one of them, and for what holds no inputs.
+    Raises DataError for a table that lacks one of them, and for objects that are not inputs.
     """
     if isinstance(inputs, (str, bytes, os.PathLike)) or hasattr(inputs, "getbands"):  # a Pillow image
         return [inputs]
@@ -38,7 +38,7 @@ def as_inputs(inputs: Any, columns: Sequence[str]) -> list[Any]:
 
 
 def _rows(table: Any, columns: Sequence[str]) -> list[dict[str, Any]]:
-    from datasets import Dataset  # half a second, which lists of inputs need not wait for
+    from datasets import Dataset  # takes half a second to import; not needed for lists
 
     if isinstance(table, Dataset):
         from sft_hf.data.loading.media import undecoded

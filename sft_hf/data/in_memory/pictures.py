@@ -1,4 +1,4 @@
-"""Pictures in memory as table cells: a path, or the bytes of a file that holds the same pixels."""
+"""Images in memory as table cells: a path, or the bytes of a file with the same pixels."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sft_hf.data.labels.values import is_missing
 from sft_hf.data.loading.file_paths import URL
 
 PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
-"""Pillow's modes that a PNG file keeps as they are; other pictures are written as TIFF."""
+"""Pillow modes that PNG stores losslessly; other images are written as TIFF."""
 
 
 def file_cell(value: Any) -> dict[str, Any] | None:
-    """Return the cell of a file by its path, its bytes, or {"bytes": ..., "path": ...}; None for anything else."""
+    """Return the cell of a file given as a path, bytes, or {"bytes": ..., "path": ...}; None for anything else."""
     if isinstance(value, (str, os.PathLike)):
         text = os.fspath(value)
         path = text if URL.match(str(text)) else os.path.abspath(os.path.expanduser(text))
@@ -32,14 +32,14 @@ def file_cell(value: Any) -> dict[str, Any] | None:
 
 
 def picture_cell(value: Any, where: str) -> dict[str, Any] | None:
-    """Return a picture as {"bytes": ..., "path": ...}; None for a missing one.
+    """Return an image as {"bytes": ..., "path": ...}; None if it is missing.
 
     Args:
         value: a path, the bytes of a file, {"bytes": ..., "path": ...}, a Pillow image, or an array: uint8 or bool
             [height, width] or [height, width, 1, 3 or 4 channels], or uint16 [height, width].
-        where: names the row and the column, for messages.
+        where: the row and the column, for messages.
 
-    Raises DataError for anything else, UserError where Pillow is not installed.
+    Raises DataError for anything else, UserError if Pillow is not installed.
     """
     if is_missing(value) or type(value).__name__ == "NAType":
         return None
@@ -57,7 +57,7 @@ def picture_cell(value: Any, where: str) -> dict[str, Any] | None:
 
 
 def _pixels(value: Any, where: str) -> np.ndarray:
-    """Return an array that Pillow takes."""
+    """Return an array in a format that Pillow accepts."""
     if not hasattr(value, "__array__"):
         held = "a list" if isinstance(plain(value), list) else f"a {type(value).__name__}"
         raise DataError(
@@ -67,10 +67,10 @@ def _pixels(value: Any, where: str) -> np.ndarray:
     array = np.asarray(value)
     shape = f"{array.dtype} array {list(array.shape)}"
     if array.ndim not in (2, 3) or 0 in array.shape:
-        raise DataError(f"{where} holds a {shape}; a picture is [height, width] or [height, width, channels]")
+        raise DataError(f"{where} holds a {shape}; an image is [height, width] or [height, width, channels]")
     if array.ndim == 3 and array.shape[2] not in (1, 3, 4):
         hint = "; move the channels last: array.transpose(1, 2, 0)" if array.shape[0] in (1, 3, 4) else ""
-        raise DataError(f"{where} holds a {shape}; a picture has 1, 3 or 4 channels, in the last place{hint}")
+        raise DataError(f"{where} holds a {shape}; an image has 1, 3 or 4 channels, in the last dimension{hint}")
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
     if array.dtype != np.uint8 and not (array.dtype == np.uint16 and array.ndim == 2):
@@ -80,20 +80,20 @@ def _pixels(value: Any, where: str) -> np.ndarray:
 
 
 def _encoded(image: Any, where: str) -> bytes:
-    """Return the bytes of a file with the same pixels, upright."""
+    """Return the bytes of a file with the same pixels, upright (rotated as its EXIF data say)."""
     from PIL import ImageOps
 
     buffer = io.BytesIO()
     try:
         image.load()
-        with suppress(Exception):  # damaged EXIF data: the pixels are whole
+        with suppress(Exception):  # corrupt EXIF data; the pixels are intact
             image = ImageOps.exif_transpose(image)
         if image.mode in PNG_MODES:
             image.save(buffer, "PNG", compress_level=1)
         else:
             image = image if image.mode in ("F", "I", "CMYK", "YCbCr", "LAB") else image.convert("RGB")
             image.save(buffer, "TIFF")
-    except (OSError, ValueError, SyntaxError) as error:  # a file that was opened, and is damaged
+    except (OSError, ValueError, SyntaxError) as error:  # a corrupt file that could be opened
         reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{where} holds a picture that cannot be read: {reason}") from error
+        raise DataError(f"{where} holds an image that cannot be read: {reason}") from error
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Recordings in memory as table cells: a path, or the bytes of a WAV file that holds the same samples."""
+"""Recordings in memory as table cells: a path, or the bytes of a WAV file with the same samples."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from sft_hf.data.in_memory.pictures import file_cell
 from sft_hf.data.labels.values import is_missing
 
 LOUDEST = 10.0
-"""Samples of floating point are within [-1, 1]; a little more comes from clipping, and this from integers."""
+"""Floating-point samples are within [-1, 1]; clipping may exceed this a little, unscaled integers by far more."""
 
-LARGEST = 2**31 - 2**20  # bytes of samples: longer WAV files say of themselves that their length is not known
+LARGEST = 2**31 - 2**20  # bytes of samples; in longer WAV files the size field means that the length is unknown
 
 _PCM, _FLOAT = 1, 3  # format tags of WAV files
 
 
 def recording_cell(value: Any, where: str) -> dict[str, Any] | None:
-    """Return a recording as {"bytes": ..., "path": ...}; None for a missing one.
+    """Return a recording as {"bytes": ..., "path": ...}; None if it is missing.
 
     Args:
         value: a path, the bytes of a file, {"bytes": ..., "path": ...}, {"array": ..., "sampling_rate": ...}, or an
             array and its rate, in either order. Arrays are [samples], [samples, channels] or [channels, samples]:
             floats within [-1, 1], or int16, int32 or uint8.
-        where: names the row and the column, for messages.
+        where: the row and the column, for messages.
 
     Raises DataError for anything else.
     """
@@ -39,7 +39,7 @@ def recording_cell(value: Any, where: str) -> dict[str, Any] | None:
 
 
 def _parts(value: Any, where: str) -> tuple[Any, Any, str | None]:
-    """Return samples, rate and path, if it has one."""
+    """Return samples, rate, and path if there is one."""
     if isinstance(value, dict) and "array" in value:
         rate = value.get("sampling_rate", value.get("rate"))
         if rate is None:
@@ -67,7 +67,7 @@ def _rate(rate: Any, where: str) -> int:
 
 
 def _samples(value: Any, where: str) -> np.ndarray:
-    """Return the samples as an array [samples, channels] of a type that WAV files have."""
+    """Return the samples as an array [samples, channels] of a type that WAV files support."""
     try:
         array = np.asarray(value)
     except (TypeError, ValueError) as error:
@@ -77,11 +77,11 @@ def _samples(value: Any, where: str) -> np.ndarray:
         raise DataError(f"{where} holds a {shape}; samples are [samples] or [samples, channels], of float32 or int16")
     if array.nbytes > LARGEST:
         raise DataError(
-            f"{where} holds {array.nbytes} bytes of samples, more than a WAV file takes; cut it, or give a path"
+            f"{where} holds {array.nbytes} bytes of samples, too many for a WAV file; split it, or give a path"
         )
     if not array.size:
         raise DataError(f"{where} holds a recording without samples")
-    if array.ndim == 2 and array.shape[0] < array.shape[1]:  # as torchaudio has it
+    if array.ndim == 2 and array.shape[0] < array.shape[1]:  # [channels, samples], as in torchaudio
         array = array.T
     array = array[:, None] if array.ndim == 1 else array
     if array.dtype.kind == "f":
@@ -99,9 +99,9 @@ def _samples(value: Any, where: str) -> np.ndarray:
 
 
 def wav_bytes(samples: np.ndarray, rate: int) -> bytes:
-    """Return samples [samples, channels] as a WAV file: the same samples give the same bytes.
+    """Return samples [samples, channels] as a WAV file; the bytes depend only on the samples and the rate.
 
-    libsndfile would write the time of day into files of floating point, and a resumed run would not know its rows.
+    libsndfile writes the time of day into floating-point files, so that a resumed run would not recognize its rows.
     """
     frames, channels = samples.shape
     data = np.ascontiguousarray(samples, dtype=samples.dtype.newbyteorder("<")).tobytes()
@@ -109,7 +109,7 @@ def wav_bytes(samples: np.ndarray, rate: int) -> bytes:
     tag = _FLOAT if samples.dtype.kind == "f" else _PCM
     shape = struct.pack("<HHIIHH", tag, channels, rate, rate * size, size, bits)
     if tag == _FLOAT:
-        shape += struct.pack("<H", 0)  # no extension; and the number of frames, in a chunk of its own
+        shape += struct.pack("<H", 0)  # no extension; the number of frames is in a separate chunk
     chunks = [(b"fmt ", shape)] + [(b"fact", struct.pack("<I", frames))] * (tag == _FLOAT) + [(b"data", data)]
     body = b"".join(name + struct.pack("<I", len(held)) + held + b"\0" * (len(held) % 2) for name, held in chunks)
     return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WAVE" + body

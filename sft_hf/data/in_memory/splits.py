@@ -1,4 +1,4 @@
-"""The splits of a run whose data are in memory."""
+"""The splits of a run with data in memory."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 def as_splits(
     given: Mapping[str, Any], section: DataSection, columns: Mapping[str, str]
 ) -> tuple[dict[str, Dataset], list[str]]:
-    """Return the splits by role as data sets, and notes on what was decided.
+    """Return the splits by role as data sets, and notes on the choices made.
 
     Args:
-        given: what a program has for train, validation and test: see `as_dataset`. Instead of train's rows, it may hold
-            several splits by name (a DatasetDict, or a dict of tables), which the section chooses from.
+        given: data for train, validation and test; see `as_dataset`. Instead of rows, "train" may hold several splits
+            by name (a DatasetDict, or a dict of tables), from which the section chooses.
         section: the recipe's data section.
-        columns: the recipe's keys that name a column that the task reads, and the columns.
+        columns: {recipe key: column} of the columns that the task reads.
 
-    Raises DataError naming the split, and the row and the column where it is about these.
+    Raises DataError naming the split, and the row and column if applicable.
     """
     notes: list[str] = []
     tables = {role: data for role, data in given.items() if data is not None}
@@ -49,14 +49,14 @@ def as_splits(
 
 
 def as_dataset(data: Any, where: str, section: DataSection, columns: Mapping[str, str]) -> Dataset:
-    """Return rows in memory as a data set of the columns that are needed, in the order of the rows.
+    """Return rows in memory as a data set with the required columns, in their order.
 
     Args:
         data: a pandas or polars DataFrame, a datasets.Dataset, an Arrow table, a list of dicts, or a dict of lists.
-        where: what messages call it.
-        section, columns: see `as_splits`. A column that is not there is left to whoever needs it.
+        where: the name of the data in messages.
+        section, columns: see `as_splits`. Missing columns are reported by later checks.
 
-    Pictures and recordings may be paths (relative to the working folder), arrays, Pillow images or the bytes of files;
+    Images and recordings may be paths (relative to the working directory), arrays, Pillow images or the bytes of files;
     see `sft_hf.data.in_memory.cells`. Raises DataError.
     """
     if isinstance(data, IterableDataset):
@@ -71,7 +71,7 @@ def as_dataset(data: Any, where: str, section: DataSection, columns: Mapping[str
 
 def _from_dataset(data: Dataset, where: str, section: DataSection, columns: Mapping[str, str]) -> Dataset:
     table = data.with_format(None)
-    if ROW_ID in table.column_names and ROW_ID not in columns.values():  # rows are numbered where they are given
+    if ROW_ID in table.column_names and ROW_ID not in columns.values():  # numbered by position in the given data
         table = table.remove_columns(ROW_ID)
     for key, column in columns.items():
         feature = table.features.get(column)
@@ -84,7 +84,7 @@ def _from_dataset(data: Dataset, where: str, section: DataSection, columns: Mapp
 
 
 def _from_frame(frame: Frame, section: DataSection, columns: Mapping[str, str]) -> Dataset:
-    """The columns that are needed; where one of them is missing, the names of all, for the message about it."""
+    """Return the required columns; if one is missing, the names of all columns are kept for the error message."""
     names, where = frame.column_names, frame.where
     cells = {column: CELLS[key] for key, column in columns.items() if key in CELLS}
     needed = {*columns.values(), section.group_column, section.split_by, *SPLIT_COLUMNS}
@@ -118,7 +118,7 @@ def _file_cells(
     section: DataSection,
     make: MakeCell,
 ) -> pa.Array | pa.ChunkedArray:
-    """Return a column of files: of their paths as they are where all are paths, else of {"bytes": ..., "path": ...}."""
+    """Return a column of files: the paths if all values are paths, else cells {"bytes": ..., "path": ...}."""
     given = [os.fspath(value) if isinstance(value, os.PathLike) else value for value in values]
     if all(isinstance(value, str) or is_missing(value) for value in given):
         return pa.array([value if isinstance(value, str) else None for value in given], pa.string())

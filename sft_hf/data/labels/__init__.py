@@ -1,1 +1,1 @@
-"""Labels and regression targets: reading cells, naming classes, numbering rows."""
+"""Labels and regression targets: parsing cells, naming classes, encoding labels."""

@@ -1,4 +1,4 @@
-"""The label column of a split as raw values with their places."""
+"""The label column of a split as raw values with their positions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from sft_hf.data.labels.values import is_missing
 
-LOOK_AT = 100  # rows of a stream that tell what the labels of all are
+LOOK_AT = 100  # rows of a stream from which the form of the labels is decided
 
 
 def _key(value: Any) -> Any:
@@ -21,7 +21,7 @@ def _key(value: Any) -> Any:
         try:
             key = tuple(value), tuple(map(type, value))
             hash(key)
-        except TypeError:  # lists or mappings inside
+        except TypeError:  # nested lists or mappings
             return list, repr(value)
         return key
     return (dict, repr(value)) if isinstance(value, dict) else (type(value), value)
@@ -29,17 +29,17 @@ def _key(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Cells:
-    """The label column of a split, or the first rows of a stream's.
+    """The label column of a split, or of the first rows of a stream.
 
     Attributes:
-        where: the rows come from, for messages.
-        column: what messages call it.
-        sources: the columns that it comes from: one, or one for each label.
-        values: a cell of each row; of several columns the list of each row's cells.
+        where: the source of the rows, for messages.
+        column: the name of the column in messages.
+        sources: the columns that the values come from: one, or one for each label.
+        values: one cell per row; for several columns, the list of the row's cells.
         rows: 0-based position of each row in its source.
         declared: the class names that the data set declares for its numbers.
-        is_list: by the column's type.
-        whole: these are all rows.
+        is_list: whether the column has a list type.
+        whole: whether these are all rows.
     """
 
     where: str
@@ -52,17 +52,17 @@ class Cells:
     whole: bool
 
     def place(self, index: int) -> str:
-        """Return the name of a cell for messages."""
+        """Return the position of a cell for messages."""
         return f"{self.where} row {self.rows[index]} (label column {self.column!r})"
 
     def name_declared(self, value: Any) -> Any:
-        """Return the class name that the data set declares for a number; other values as they are."""
+        """Return the class name that the data set declares for a number; other values unchanged."""
         number = isinstance(value, int) and self.declared is not None and 0 <= value < len(self.declared)
         return self.declared[value] if number and self.declared is not None else value
 
     @cached_property
     def keys(self) -> list[Any]:
-        """Return for each row a key that rows with the same value share."""
+        """Return a key for each row; rows with the same value have the same key."""
         return [_key(value) for value in self.values]
 
     @cached_property
@@ -73,7 +73,7 @@ class Cells:
 
     @cached_property
     def distinct(self) -> list[tuple[Any, int, int]]:
-        """The values that are not missing, in the order of their first appearance: value, first index, how often."""
+        """The values that are not missing, in order of first appearance: (value, first index, count)."""
         counts = Counter(self.keys)
         found = [(self.values[index], index, counts[key]) for key, index in self.first.items()]
         return [entry for entry in found if not is_missing(entry[0])]

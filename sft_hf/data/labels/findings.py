@@ -1,4 +1,4 @@
-"""Likely mistakes in the names of labels: spellings that differ by little, several labels in one text, quantities."""
+"""Likely mistakes in label names: similar spellings, several labels in one text, quantities."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from sft_hf.data.labels.values import (
 if TYPE_CHECKING:
     from sft_hf.data.labels.cells import Cells
 
-MANY_NUMBERS = 20  # different whole numbers that may be quantities rather than classes
+MANY_NUMBERS = 20  # distinct integers from which they may be quantities rather than classes
 
-_CERTAIN = ("comma", "semicolon", "bar")  # a name of one label seldom holds these
+_CERTAIN = ("comma", "semicolon", "bar")  # a label name rarely contains these
 
 
 def refuse_numbers(train: Cells, kind: str) -> None:
-    """Raise DataError for a column of numbers with fractions, unless the recipe says that each one is a class."""
+    """Raise DataError for a column of fractional numbers, unless the recipe declares each value a class."""
     if kind != "auto":
         return
     values = [(value, index) for value, index, _ in train.distinct]
@@ -53,10 +53,10 @@ def refuse_numbers(train: Cells, kind: str) -> None:
 def joined_labels(
     train: Cells, names: Mapping[str, int], label_names: Sequence[str] | None, kind: str
 ) -> list[Finding]:
-    """Return a warning where single labels look like several in one text: combinations whose parts recur.
+    """Return a warning if single labels look like several labels in one text: combinations whose parts recur.
 
-    Raises DataError for a comma, semicolon or bar, which names of labels seldom hold, unless the recipe says that each
-    text is one label.
+    Raises DataError if they are joined by a comma, semicolon or bar, which are rare in label names, unless the recipe
+    declares each text a single label.
     """
     if kind == "single_label_classification":
         return []
@@ -71,12 +71,12 @@ def joined_labels(
         f"too; if so, set data.label_separator: {found}"
     )
     if found in _CERTAIN or label_names is not None:
-        raise DataError(f"{text}; task.problem_type: single_label_classification takes each text as one label")
-    return [Finding("warning", f"{text} (now each of the {len(names)} different texts is a label)")]
+        raise DataError(f"{text}; task.problem_type: single_label_classification treats each text as one label")
+    return [Finding("warning", f"{text} (currently each of the {len(names)} different texts is a label)")]
 
 
 def _recurring(names: Sequence[str], separator: str, label_names: Sequence[str] | None) -> bool:
-    """Whether the parts between separators occur in other names too, as they would in combinations of labels."""
+    """Whether the parts between separators recur in other names, as in combinations of labels."""
     parts_of = {name: split_labels(name, separator) for name in names}
     joined = {name: parts for name, parts in parts_of.items() if len(parts) > 1}
     if not joined:
@@ -90,13 +90,13 @@ def _recurring(names: Sequence[str], separator: str, label_names: Sequence[str] 
             counts[part] = counts.get(part, 0) + 1
     inside = dict.fromkeys(part for parts in joined.values() for part in parts)
     recurring = [part for part in inside if counts[part] > 1]
-    # Names of several words share some of them, combinations of labels nearly all.
+    # Names of several words share some of their words; combinations of labels share nearly all.
     share = 2 / 3 if separator in _CERTAIN else 0.9
     return len(recurring) >= 2 and len(recurring) >= share * len(inside)
 
 
 def unsplit(train: Cells, separator: str) -> list[Finding]:
-    """Return a warning where no row has two labels, as with another separator than the data's."""
+    """Return a warning if no row has two labels, as with the wrong separator."""
     if any(len(split_labels(value, separator)) > 1 for value, _, _ in train.distinct if isinstance(value, str)):
         return []
     return [Finding("warning", f"{train.where}: no label in column {train.column!r} contains data.label_separator")]
@@ -108,10 +108,10 @@ def compared_as_numbers(
     label_names: Sequence[str] | None,
     declared: bool,
 ) -> tuple[dict[int, str] | None, list[Finding]]:
-    """Return the names of whole numbers where all labels of all splits are such, so that "1.0" and 1 are the same.
+    """Return the names of integer labels if all labels are integers, so that "1.0" and 1 are the same label.
 
-    A number's name is its spelling in train without a fraction of zeros. None where a label is something else, or where
-    train spells a number in two other ways ("01" and "1").
+    The name of a number is its spelling in train, without ".0". None if a label is something else, or if train spells a
+    number in two other ways ("01" and "1").
     """
     everywhere = {**names, **{name: count for held in others.values() for name, count in held.items()}}
     if declared or not everywhere or any(whole_number(name) is None for name in everywhere):
@@ -143,9 +143,9 @@ def _plain_spelling(name: str) -> str:
 
 
 def missing_words(names: Mapping[str, int], known: Sequence[str]) -> list[Finding]:
-    """Return a warning on labels of train that are probably missing values, written as a word.
+    """Return a warning about labels of train that are probably missing values written as a word.
 
-    "none" and "-" are good names; Python's "None" is one only where the recipe or the data set says so.
+    "none" and "-" are valid names; Python's "None" is valid only if the recipe or the data set declares it.
     """
     found = {
         name: count
@@ -162,19 +162,19 @@ def missing_words(names: Mapping[str, int], known: Sequence[str]) -> list[Findin
 
 
 def digit_strings(names: Iterable[str]) -> list[Finding]:
-    """Return a warning where labels such as "010" may be a 0 or 1 for each of several labels."""
+    """Return a warning if labels such as "010" may be indicators, one digit per label."""
     held = list(names)
     if len(held) < 2 or len({len(name) for name in held}) > 1 or len(held[0]) < 3 or set("".join(held)) - {"0", "1"}:
         return []
     text = (
-        f"labels such as {held[0]!r:.40} may be a 0 or 1 for each of {len(held[0])} labels; now each text is a label; "
-        "if so, write them with blanks between, as in '0 1 0'"
+        f"labels such as {held[0]!r:.40} may be a 0 or 1 for each of {len(held[0])} labels; currently each text is a "
+        "label; if so, separate them by blanks, as in '0 1 0'"
     )
     return [Finding("warning", text)]
 
 
 def composed_names(splits: Iterable[Cells]) -> list[Finding]:
-    """Return a note where labels are in another Unicode form than NFC, in which all labels are compared."""
+    """Return a note if labels are not in Unicode form NFC, in which all labels are compared."""
     count, example = 0, ""
     for cells in splits:
         for value, _, times in cells.distinct:
@@ -197,10 +197,10 @@ def similar_names(
     known: Sequence[str],
     merge: bool,
 ) -> tuple[dict[str, str], list[Finding]]:
-    """Return the spellings to use for similar labels if they are merged, and one warning on all of them if not.
+    """Return the spellings to use if similar labels are merged, and one warning about all of them if they are not.
 
-    The spelling that stays is the one of `data.label_names` or of the data set's own class names, else the most
-    frequent one of train; of equals, the first.
+    The spelling that is kept is the one in `data.label_names` or in the data set's class names, otherwise the most
+    frequent one of train; of equally frequent ones, the first.
     """
     groups: dict[str, dict[str, int]] = {}
     for held in (names, *others.values(), dict.fromkeys(known, 0)):
@@ -229,8 +229,8 @@ def _say_similar(groups: Sequence[Mapping[str, int]]) -> list[Finding]:
     return [
         Finding(
             "warning",
-            f"labels differ only in letter case, blanks, hyphens or a mark at the end: {told}; they are treated as "
-            "different labels; data.merge_similar_labels: true takes them for the same",
+            f"labels differ only in letter case, blanks, hyphens or trailing punctuation: {told}; they are treated as "
+            "different labels; data.merge_similar_labels: true treats them as the same",
         )
     ]
 
@@ -240,12 +240,12 @@ def _counted(group: Mapping[str, int]) -> str:
 
 
 def many_numbers(names: Iterable[str]) -> list[Finding]:
-    """Return a note where labels are so many whole numbers that they may be quantities."""
+    """Return a note if there are so many distinct integer labels that they may be quantities."""
     numbers = {whole_number(name) for name in names}
     if None in numbers or len(numbers) < MANY_NUMBERS:
         return []
     present = sorted(number for number in numbers if number is not None)
-    if present[-1] - present[0] + 1 == len(present) and present[0] in (0, 1):  # class numbers
+    if present[-1] - present[0] + 1 == len(present) and present[0] in (0, 1):  # consecutive class numbers
         return []
     text = (
         f"labels are {len(present)} different whole numbers, {present[0]} to {present[-1]}, each of which is a "

@@ -6,12 +6,12 @@ A row's labels may be written as
     lists       a list of labels, also as text (JSON, Python, NumPy)
     joined      labels in one text, `data.label_separator` between them
     indicators  a 0 or 1 for each label: a list, or such a list as text ("[1, 0, 1]", "1 0 1")
-    columns     a 0 or 1 for each label, each in its own column (`data.label_column: [a, b, c]`)
-    numbers     regression: left as they are, but for several columns, which become one list
+    columns     a 0 or 1 for each label, each in a separate column (`data.label_column: [a, b, c]`)
+    numbers     regression: unchanged, but several columns become one list
 
-Lists are indicators if every list of train has the same length of at least 2 and holds 0, 1, true and false alone: as
-lists of labels these would name a label twice, or give every row the same labels. Lists of 0 and 1 of several lengths
-are labels if none names a label twice, such as [0], [1] and [0, 1], and else are refused; `data.label_lists` decides.
+Lists are indicators if every list of train has the same length of at least 2 and contains only 0, 1, true and false: as
+lists of labels, these would repeat a label or give every row the same labels. Lists of 0 and 1 of different lengths
+are labels if none repeats a label, such as [0], [1] and [0, 1], and are otherwise an error; `data.label_lists` decides.
 """
 
 from __future__ import annotations
@@ -59,25 +59,25 @@ if TYPE_CHECKING:
 Form = Literal["names", "lists", "joined", "indicators", "columns", "numbers"]
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
-AS_TEXT = f"task.problem_type: {SINGLE} takes each text as one label"
+AS_TEXT = f"task.problem_type: {SINGLE} treats each text as one label"
 
 
 @dataclass(frozen=True)
 class LabelReading:
-    """The interpretation of cells of the label column, for all splits.
+    """How the cells of the label column are interpreted, in all splits.
 
     Attributes:
         form: see the module.
-        several: rows have any number of labels.
-        names: of indicators and columns, in their order.
-        columns: one for each label.
+        several: whether rows have any number of labels.
+        names: names of indicators and columns, in their order.
+        columns: the columns, one for each label.
         separator: of joined labels, see `split_labels`.
-        exact: numbers with a fraction are classes.
-        hidden: -1 means that a label is hidden, in validation and test.
-        words: which of `MISSING_WORDS` mean the same there, because they are not among the labels.
-        blank: of columns, an empty cell means 0, because no cell says it.
-        numbers: the names of whole numbers, if all labels are such; else None.
-        similar: {similar_key: the spelling that stays}, if similar labels are merged.
+        exact: whether fractional numbers are classes.
+        hidden: whether -1 means a hidden label in validation and test.
+        words: those of `MISSING_WORDS` that also mean this, because they are not among the labels.
+        blank: for columns, whether an empty cell means 0, because no cell contains a 0.
+        numbers: the names of integers, if all labels are integers; else None.
+        similar: {similar_key: spelling to use}, if similar labels are merged.
     """
 
     form: Form
@@ -93,7 +93,7 @@ class LabelReading:
     similar: Mapping[str, str] = field(default_factory=dict)
 
     def hides(self, value: Any, role: str) -> bool:
-        """Whether a cell is -1 or a word for a missing value, and that is not one of the labels."""
+        """Whether a cell is -1 or a word for a missing value that is not one of the labels."""
         return role != "train" and ((self.hidden and is_hidden(value)) or missing_word(value) in self.words)
 
     def read(self, value: Any, declared: Sequence[str] | None = None) -> Any:
@@ -120,7 +120,7 @@ class LabelReading:
     def _joined(self, value: Any) -> list[str]:
         if not isinstance(value, str):
             return [name_of(value)]
-        if value.strip() == "[]":  # a row without labels
+        if value.strip() == "[]":  # a row with an empty list
             return []
         return split_labels(value, self.separator)
 
@@ -162,14 +162,14 @@ def _plain_number(value: Any) -> float | None:
 
 
 def decide(cells: Mapping[str, Cells], data: DataSection, kind: str) -> tuple[LabelReading, list[Finding]]:
-    """Decide how to read the labels of these splits (train first); findings report choices that are not obvious.
+    """Decide how to read the labels of these splits (train first); findings report non-obvious choices.
 
-    Raises DataError naming the row for a label that cannot be read, and the key that decides where two readings are
-    possible.
+    Raises DataError naming the row for a label that cannot be read, and naming the key to set if there are two possible
+    interpretations.
     """
     train = cells["train"]
     columns = train.sources if len(train.sources) > 1 else ()
-    if kind == "regression":  # -1 is a number like any other, unless it is all that test has
+    if kind == "regression":  # -1 is a valid number, unless test contains nothing else
         test = cells["test"].values if "test" in cells else []
         hidden = len(test) > 0 and all(map(is_hidden, test)) and not any(map(is_hidden, train.values))
         return LabelReading("numbers", bool(columns), columns=columns, hidden=hidden, words=MISSING_WORDS), []
@@ -207,7 +207,7 @@ def decide(cells: Mapping[str, Cells], data: DataSection, kind: str) -> tuple[La
 
 
 def _count_names(cells: Cells, reading: LabelReading, role: str) -> dict[str, int]:
-    """Return how often each name occurs. Raises DataError naming the row."""
+    """Return the number of occurrences of each name. Raises DataError naming the row."""
     found: dict[str, int] = {}
     for value, index, count in cells.distinct:
         if reading.hides(value, role):
@@ -302,7 +302,7 @@ def _say_lists(train: Cells, texts: Sequence[tuple[str, int]]) -> Finding:
 
 
 def _one_hot(train: Cells, reading: LabelReading, kind: str) -> list[Finding]:
-    """A note where every row has exactly one label; checks every row. Raises DataError naming the row."""
+    """Return a note if every row has exactly one label; checks every row. Raises DataError naming the row."""
     one = bool(train.distinct)
     for value, index, _ in train.distinct:
         try:

@@ -1,7 +1,7 @@
-"""The label map: names of the labels, their order, and the number of each row's label.
+"""The label map: names of the labels, their order, and their indices.
 
-Splits are matched by the names of their labels, never by numbers: two splits of one data set may number the same
-classes differently.
+Splits are matched by label names, never by numbers: two splits of a data set may number the same classes
+differently.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from sft_hf.data.labels.values import INTEGER, NUMBER, list_of, name_of, normal,
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-LOOK_AT = 100  # rows that tell whether text labels are lists
+LOOK_AT = 100  # rows from which it is decided whether text labels are lists
 
 
 @dataclass(frozen=True)
 class LabelMap:
     """The labels of a task in the order of the model's outputs.
 
-    `origin` says what the names come from: the values in train, the recipe's `label_names`, or the class names that
-    the data set itself declares. Names from the last two may stand for plain numbers (0 is the first name).
+    `origin` is the source of the names: the values in train, the recipe's `label_names`, or the class names declared by
+    the data set. Names from the last two may be referred to by plain numbers (0 is the first name).
     """
 
     names: tuple[str, ...]
@@ -35,16 +35,16 @@ class LabelMap:
 
     @property
     def id2label(self) -> dict[int, str]:
-        """{number: name}."""
+        """{index: name}."""
         return dict(enumerate(self.names))
 
     @property
     def label2id(self) -> dict[str, int]:
-        """{name: number}."""
+        """{name: index}."""
         return {name: index for index, name in enumerate(self.names)}
 
     def encode(self, value: Any) -> int:
-        """Return the number of one label. Raises DataError for a label that is none of these."""
+        """Return the index of a label. Raises DataError for an unknown label."""
         return self._number_of(name_of(value, None))
 
     @cached_property
@@ -66,8 +66,8 @@ class LabelMap:
         similar = next((known for known in self.names if similar_key(known) == similar_key(name)), None)
         if similar is not None:
             why += (
-                f", and differs from {similar!r:.80} only in letter case, blanks, hyphens or a mark at the end; "
-                "data.merge_similar_labels: true takes them for the same"
+                f", and differs from {similar!r:.80} only in letter case, blanks, hyphens or trailing punctuation; "
+                "data.merge_similar_labels: true treats them as the same"
             )
         raise DataError(f"label {name!r:.80} {why}; {did_you_mean(_shown(name), known)}")
 
@@ -79,15 +79,15 @@ def build_label_map(
     where: str,
     multi_label: bool | None = None,
 ) -> LabelMap:
-    """Find the labels: the recipe's `label_names`, else the feature's class names, else the values in train.
+    """Determine the labels: the recipe's `label_names`, else the feature's class names, else the values in train.
 
-    Values that are whole numbers are put in numeric order ("2" before "10"), true after false, others in the order of
-    their first appearance. Pass the whole train split, before rows are held out or left away. `multi_label` None: see
+    Integer values are sorted numerically ("2" before "10"), true comes after false, others are in order of first
+    appearance. Pass the whole train split, before rows are held out or removed. `multi_label` None: see
     `is_multi_label`.
 
-    Raises DataError for fewer than two labels, one named twice, or a row without a usable label.
+    Raises DataError for fewer than two labels, a duplicate label, or a row without a usable label.
     """
-    from datasets import IterableDataset  # half a second, which `predict` need not wait for
+    from datasets import IterableDataset  # takes half a second to import; not needed by `predict`
 
     declared = _class_names(train, column)
     if label_names is not None:
@@ -116,7 +116,7 @@ def build_label_map(
 def encode_labels(
     dataset: Dataset, column: str, label_map: LabelMap, where: str, multi_label: bool
 ) -> list[int] | list[list[int]]:
-    """Return each row's label number, or for multi-label the sorted list of them.
+    """Return each row's label index; for multi-label, the sorted list of indices.
 
     Raises DataError naming the row for a label that is missing, hidden (-1) or unknown.
     """
@@ -131,7 +131,7 @@ def encode_labels(
 
 
 def is_multi_label(dataset: Dataset | IterableDataset, column: str) -> bool:
-    """Whether the column holds lists: by its type, or because its first values are texts that are lists."""
+    """Whether the column contains lists: by its type, or because its first values are lists written as text."""
     from datasets import IterableDataset, LargeList, List  # as in `build_label_map`
 
     features = dataset.features
@@ -172,7 +172,7 @@ def _rows_of_names(dataset: Dataset, column: str, where: str, multi_label: bool)
 
 
 def _shown(name: str) -> str:
-    """A label, shortened for messages: a column of long texts may have been taken for labels."""
+    """Shorten a label for messages: a column of long texts may have been chosen by mistake."""
     return " ".join(name.split())[:80]
 
 
@@ -185,7 +185,7 @@ def _in_order(names: list[str]) -> list[str]:
 
 
 def _class_names(dataset: Dataset | IterableDataset, column: str) -> list[str] | None:
-    """The names of a ClassLabel, be it of the column or of the items of its lists."""
+    """Return the names of a ClassLabel, which may be the type of the column or of the items of its lists."""
     from datasets import ClassLabel, LargeList, List  # as in `build_label_map`
 
     feature = dataset.features.get(column) if dataset.features is not None else None

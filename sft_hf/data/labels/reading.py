@@ -1,8 +1,8 @@
-"""Conversion of label columns to the column that is trained on, in the same way for every split.
+"""Conversion of label columns to the target column, in the same way for every split.
 
-`read_labels` looks at all splits before anything is held out or left away, decides what a cell means
-(`sft_hf.data.labels.forms`), and rewrites the label column where it is not that already: one name per row, a list of
-names (multi-label) or None. Every decision that is not the obvious one becomes a finding.
+`read_labels` looks at all splits before any rows are held out or removed, decides how to interpret a cell
+(`sft_hf.data.labels.forms`), and rewrites the label column if necessary: one name per row, a list of names
+(multi-label) or None. Every non-obvious decision is reported as a finding.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
 
 def read_labels(splits: Splits, data: DataSection, kind: str) -> tuple[Splits, LabelReading]:
-    """Decide what the labels mean, and return the splits with their labels read, and the decision.
+    """Decide how to interpret the labels; return the splits with their labels read, and the decision.
 
-    A row without a label (None, NaN, empty text, or -1 where train has no -1) is an error, or left out by
-    `data.on_bad_row: skip`, and counted. A test split without any label, or without the column, stays: its labels are
-    None, and it is predicted and not scored. The rows of a stream are read by `read_rows` as they come.
+    A row without a label (None, NaN, empty text, or -1 if train has no -1) is an error, or is removed and counted with
+    `data.on_bad_row: skip`. A test split without any labels, or without the column, is kept: its labels are None, and
+    it is predicted but not scored. The rows of a stream are read by `read_rows` as they arrive.
 
-    Raises DataError naming the row for labels that cannot be read, and naming the key that decides for labels that can
-    be read in two ways. `kind` is `task.problem_type`.
+    Raises DataError naming the row for labels that cannot be read, and naming the key to set for labels that have two
+    possible interpretations. `kind` is `task.problem_type`.
     """
-    from datasets import Dataset  # half a second, which `predict` need not wait for
+    from datasets import Dataset  # takes half a second to import; not needed by `predict`
 
     by_role, findings = dict(splits.by_role), list(splits.findings)
     cells: dict[str, Cells] = {}
@@ -56,12 +56,12 @@ def read_labels(splits: Splits, data: DataSection, kind: str) -> tuple[Splits, L
 
 
 def read_rows(rows: Dataset, where: str, data: DataSection, reading: LabelReading) -> Dataset:
-    """Return some rows of a stream with their labels read. Raises DataError naming the row."""
+    """Return rows of a stream with their labels read. Raises DataError naming the row."""
     return _read_split(rows, _cells(rows, data, where), reading, data, "train")[0]
 
 
 def is_unlabelled(split: Dataset, column: str) -> bool:
-    """Whether none of a split's rows has a label, as `read_labels` leaves a test without labels."""
+    """Whether no row of a split has a label, as in an unlabeled test split returned by `read_labels`."""
     return len(split) > 0 and all(value is None for value in column_values(split, column))
 
 
@@ -73,7 +73,7 @@ def _has_labels(split: Dataset, data: DataSection) -> bool:
 
 
 def _cells(split: Dataset | IterableDataset, data: DataSection, where: str) -> Cells:
-    """Return the values of the label column; of several, the list of each row's."""
+    """Return the values of the label column; for several columns, the list of each row's values."""
     from datasets import ClassLabel, Dataset, LargeList, List  # as in `read_labels`
 
     column, sources = data.target_column, list(data.label_columns.values())
@@ -110,7 +110,7 @@ _UNSCORED = "its rows have no labels, so predictions are written for it and no s
 
 @dataclass
 class _Read:
-    """The labels of a split's rows, which of them are missing, and whether any differs from what the column holds."""
+    """The labels of a split's rows, which of them are missing, and whether any differs from the value in the column."""
 
     labels: list[Any]
     missing: list[int]
@@ -142,7 +142,7 @@ def _read_split(
 
 
 def _read(cells: Cells, reading: LabelReading, role: str) -> _Read:
-    """Read a split's cells, each distinct one once. Raises DataError naming the row."""
+    """Read the cells of a split, each distinct value once. Raises DataError naming the row."""
     known: dict[Any, Any] = {}
     changed = bool(reading.columns)
     for key, index in cells.first.items():
@@ -158,7 +158,7 @@ def _read(cells: Cells, reading: LabelReading, role: str) -> _Read:
 
 
 def _same(value: Any, label: Any, declared: Sequence[str] | None) -> bool:
-    """Whether a cell is its label as it is, independent of the rest of its column."""
+    """Whether a cell is already its label, independent of the rest of its column."""
     if label is None:
         return value is None
     if isinstance(value, list) != isinstance(label, list):
@@ -176,11 +176,11 @@ def _plain_name(value: Any, declared: Sequence[str] | None) -> str:
     try:
         return name_of(value, declared)
     except DataError:
-        return exact_name(value) + " "  # of a fraction, which is read by `LabelReading` alone
+        return exact_name(value) + " "  # differs from any name: fractions are read only by `LabelReading`
 
 
 def _shown(value: Any) -> str:
-    """A cell without a label as messages show it."""
+    """Format a cell without a label for messages."""
     if is_hidden(value):
         return "-1"
     if isinstance(value, list) and value and not any(map(yes_or_no, value)) and not all(map(is_missing, value)):
@@ -189,7 +189,7 @@ def _shown(value: Any) -> str:
 
 
 def _skipped(cells: Cells, missing: Sequence[int], data: DataSection, role: str, reading: LabelReading) -> Finding:
-    """Say which rows are left out. Raises DataError where they may not be, or none is left."""
+    """Report the rows that are removed. Raises DataError if they may not be removed, or none is left."""
     count, total = len(missing), len(cells.values)
     named = ", ".join(str(cells.rows[index]) for index in missing[:EXAMPLES]) + ", ..." * (count > EXAMPLES)
     first = _shown(cells.values[missing[0]])
@@ -216,7 +216,7 @@ def _with_labels(
     numbers: bool = False,
     declared: Sequence[str] | None = None,
 ) -> Dataset:
-    """Return the split with `labels` in the target column, in place of the columns that they come from."""
+    """Return the split with `labels` in the target column, replacing the source columns."""
     from datasets import ClassLabel, Dataset, Features, List, Value, concatenate_datasets  # as in `read_labels`
 
     feature: Any = Value("float64") if numbers else Value("string")

@@ -1,4 +1,4 @@
-"""Regression targets: one or several numbers per row, in the notations that files use."""
+"""Regression targets: one or several numbers per row, in the notations used in files."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from sft_hf.data.tables.bad_rows import skipped_rows
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-LARGEST = 1e30  # its square, and sums of many, still fit a float64; the number itself a float32
-FINEST = 1e-6  # of the largest number: a smaller spread is lost in a float32
+LARGEST = 1e30  # its square, and sums of many squares, fit into float64; the number itself into float32
+FINEST = 1e-6  # of the largest number; a smaller spread is lost in float32
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "-"})
@@ -35,7 +35,7 @@ class Missing(DataError):
 def parse_number(value: Any) -> float:
     """Return one target as a float.
 
-    Text is read as JSON and Python write numbers: digits, a decimal point, an exponent; blanks around it are ignored.
+    Text may be a number as in JSON and Python: digits, a decimal point, an exponent; surrounding blanks are ignored.
 
     Raises Missing for None, NaN and empty text, DataError for anything else that is not a finite number below 1e30.
     """
@@ -46,7 +46,7 @@ def parse_number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
         kind = "a list" if isinstance(value, (list, tuple)) else f"{str(value)[:40]!r} ({type(value).__name__})"
         raise DataError(f"the target is {kind}, not a number")
-    if not -LARGEST <= value <= LARGEST:  # before it is a float: whole numbers of Python have no end
+    if not -LARGEST <= value <= LARGEST:  # before conversion to float: Python integers are unbounded
         raise DataError(f"the target {str(value)[:40]} is too large; numbers up to {LARGEST:g} can be learned")
     return float(value)
 
@@ -67,7 +67,7 @@ def _from_text(text: str) -> float | None:
 
 
 def parse_numbers(value: Any) -> list[float]:
-    """Return the targets of a row: of a list, a list as text (see `parse_list`), or one number.
+    """Return the targets of a row: from a list, a list as text (see `parse_list`), or a single number.
 
     Raises Missing if one of them, or all, are missing, and DataError as `parse_number`.
     """
@@ -88,7 +88,7 @@ def _list_from_text(text: str) -> list[Any]:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError):
-        values = re.split(r"[\s,]+", text[1:-1].strip().rstrip(","))  # as NumPy prints them
+        values = re.split(r"[\s,]+", text[1:-1].strip().rstrip(","))  # as printed by NumPy
     return values if isinstance(values, list) else [values]
 
 
@@ -96,8 +96,8 @@ def _list_from_text(text: str) -> list[Any]:
 class Targets:
     """The targets of a split.
 
-    `rows` are the places in the data set of the rows that have them, `values` float64 [rows, targets]. `problems` are
-    the others: (row number in the source, what is wrong, whether the number is missing).
+    `rows` are the indices of the rows that have targets, `values` float64 [rows, targets]. `problems` are the other
+    rows: (position in the source, message, whether the number is missing).
     """
 
     rows: list[int]
@@ -106,17 +106,17 @@ class Targets:
 
     @property
     def all_missing(self) -> bool:
-        """Whether no row has a target, and none has anything else in its place."""
+        """Whether no row has a target, and all of them are missing rather than invalid."""
         return not self.rows and all(missing for _, _, missing in self.problems)
 
 
 def read_targets(split: Dataset | IterableDataset, column: str, width: int | None = None) -> Targets:
-    """Read the targets of all rows; nothing is raised for a row whose target is missing or is not a number.
+    """Read the targets of all rows; a missing or invalid target does not raise.
 
     Args:
-        split: a stream is read to its end.
-        column: with a number, or a list of numbers, in each row.
-        width: how many numbers a row has; None: as many as the first row that has any.
+        split: a stream is read to the end.
+        column: the column with a number, or a list of numbers, in each row.
+        width: number of targets per row; None: as in the first row that has any.
     """
     rows: list[int] = []
     values: list[list[float]] = []
@@ -136,10 +136,10 @@ def read_targets(split: Dataset | IterableDataset, column: str, width: int | Non
 
 
 def check_targets(targets: Targets, column: str, where: str, *, skip: bool) -> list[str]:
-    """Return the note on rows that are skipped.
+    """Return the note about skipped rows.
 
-    Raises DataError naming the first row without a usable target and counting them, unless they are to be skipped; and
-    where no row is left.
+    Raises DataError naming the first row without a usable target and the number of such rows, unless they may be
+    skipped; and if no row is left.
     """
     problems, total = targets.problems, len(targets.rows) + len(targets.problems)
     if not problems:
@@ -155,7 +155,7 @@ def check_targets(targets: Targets, column: str, where: str, *, skip: bool) -> l
 
 
 def check_spread(values: np.ndarray, names: Sequence[str], where: str) -> None:
-    """Check that each target of float64 [rows, targets] varies enough to be learned. Raises DataError."""
+    """Check that each target in float64 [rows, targets] varies enough to be learned. Raises DataError."""
     for name, column in zip(names, values.T, strict=True):
         low, high = float(column.min()), float(column.max())
         if low == high:
@@ -171,9 +171,9 @@ def check_spread(values: np.ndarray, names: Sequence[str], where: str) -> None:
 
 
 def target_names(label_column: str | list[str], label_names: Sequence[str] | None, width: int) -> list[str]:
-    """Return the names of the targets: data.label_names, the columns, or numbered after the one column.
+    """Return the names of the targets: data.label_names, the columns, or the column name with numbers.
 
-    Raises DataError for another number of names than the rows have targets.
+    Raises DataError if the number of names differs from the number of targets.
     """
     given = label_names if label_names is not None else label_column if isinstance(label_column, list) else None
     if given is not None:
@@ -187,15 +187,15 @@ def target_names(label_column: str | list[str], label_names: Sequence[str] | Non
 
 
 def quintiles(values: np.ndarray) -> list[int]:
-    """Return the fifth of the values, 0 to 4, that each of float64 [rows] is in."""
+    """Return the quintile, 0 to 4, of each of the values, float64 [rows]."""
     borders = np.quantile(values, [0.2, 0.4, 0.6, 0.8])
     found: list[int] = np.searchsorted(borders, values, side="right").tolist()
     return found
 
 
 def _numbered(split: Dataset | IterableDataset, column: str) -> Iterator[tuple[int, Any]]:
-    """Yield (row number in the source, value); of a data set, no other column is read."""
-    from datasets import IterableDataset  # half a second, which `predict` need not wait for
+    """Yield (position in the source, value); other columns of a data set are not read."""
+    from datasets import IterableDataset  # takes half a second to import; not needed by `predict`
 
     if isinstance(split, IterableDataset):
         for number, row in enumerate(split):
@@ -211,7 +211,7 @@ def _numbered(split: Dataset | IterableDataset, column: str) -> Iterator[tuple[i
 
 
 def _class_names(split: Dataset, column: str) -> list[str] | None:
-    """The names of a ClassLabel: its numbers are places in this list, and mean nothing themselves."""
+    """Return the names of a ClassLabel; its numbers are indices into this list and have no meaning as numbers."""
     from datasets import ClassLabel
 
     feature = split.features.get(column)

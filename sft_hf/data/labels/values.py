@@ -1,6 +1,6 @@
 """Cells of a label column: a name, a list of names, a 0 or 1 for each label, or nothing.
 
-Functions of a single value. What a whole column means is decided by `sft_hf.data.labels.reading`.
+Functions of a single value. `sft_hf.data.labels.reading` interprets whole columns.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from typing import Any
 
 from sft_hf.core.errors import DataError
 
-INTEGER = re.compile(r"[+-]?[0-9]{1,300}")  # Python reads no more than 4300 digits
+INTEGER = re.compile(r"[+-]?[0-9]{1,300}")  # Python's limit is 4300 digits
 WHOLE = re.compile(r"([+-]?[0-9]{1,300})(?:\.0*)?")
 NUMBER = re.compile(r"[+-]?(?:[0-9]{1,300}(?:\.[0-9]{0,300})?|\.[0-9]{1,300})(?:[eE][+-]?[0-9]{1,3})?")
 DECIMAL_COMMA = re.compile(r"[+-]?[0-9]{1,12},[0-9]{1,12}")
 
 SEPARATORS = {"comma": ",", "semicolon": ";", "bar": "|", "slash": "/", "plus": "+", "space": None}
-"""Words for what separates joined labels, which need no quotes in YAML or a shell; None: any white space."""
+"""Words for the separators of joined labels, which need no quotes in YAML or a shell; None: any whitespace."""
 
 _YES_NO = {
     **dict.fromkeys(("1", "true", "yes", "t", "y", "x", "\u2713", "\u2714"), True),
     **dict.fromkeys(("0", "false", "no", "f", "n"), False),
 }
 MISSING_WORDS = frozenset({"na", "n/a", "#n/a", "<na>", "nan", "none", "null", "nil", "?", "-"})
-"""How software writes a value that is missing, in lower case; some are good names of labels, too."""
+"""Common spellings of missing values, in lower case; some of them are also valid label names."""
 _VECTOR = re.compile(r"\s*[01](?:\.0*)?(?:(?:\s*[,;|]\s*|\s+)[01](?:\.0*)?)+\s*")
 _FLAG = re.compile(r"[01](?:\.0*)?")
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell holds nothing: None, NaN, or text without a letter."""
+    """Whether a cell is empty: None, NaN, or blank text."""
     return (
         value is None
         or (isinstance(value, float) and math.isnan(value))
@@ -50,7 +50,7 @@ def missing_word(value: Any) -> str | None:
 
 
 def is_hidden(value: Any) -> bool:
-    """Whether a cell holds -1, or -1 for each label, which is how shared data sets hide the labels of their test."""
+    """Whether a cell is -1, or -1 for each label, which public data sets use to hide the labels of their test split."""
     if isinstance(value, str) and (parsed := parse_list(value)) is not None:
         value = parsed
     if isinstance(value, list):
@@ -64,7 +64,7 @@ def is_hidden(value: Any) -> bool:
 def name_of(value: Any, declared: Sequence[str] | None = None) -> str:
     """Return the name of one label, in Unicode form NFC.
 
-    `declared` are the names that a whole number stands for. Raises DataError (without the place) for a value that
+    `declared` are the names that an integer refers to. Raises DataError (without the row) for a value that
     cannot be one label.
     """
     if is_missing(value):
@@ -97,19 +97,19 @@ NUMBERS_ADVICE = (
 
 
 def exact_name(value: Any) -> str:
-    """Return the class name of a number: 1.5 is "1.5", 2.0 is "2"; see also `name_of`."""
+    """Return the class name of a number: "1.5" for 1.5, "2" for 2.0; see also `name_of`."""
     if isinstance(value, (float, Decimal)) and math.isfinite(value) and value != int(value):
         return str(value)
     return name_of(value)
 
 
 def normal(name: str) -> str:
-    """Return a name in Unicode form NFC, in which names that look the same are the same."""
+    """Return a name in Unicode form NFC, in which names that look the same are equal."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def whole_number(name: str) -> int | None:
-    """Return the whole number that a name denotes, "1.0" and "1e0" included, else None."""
+    """Return the integer that a name denotes, including "1.0" and "1e0"; else None."""
     text = name.strip()
     if found := WHOLE.fullmatch(text):
         return int(found[1])
@@ -121,8 +121,8 @@ def whole_number(name: str) -> int | None:
 def similar_key(name: str) -> str:
     """Return a key shared by names that probably mean the same label.
 
-    They differ only in letter case, blanks, hyphens or underscores between words, width of letters, invisible
-    characters, or a comma, point, colon or semicolon at the end. Of numbers, every sign counts.
+    They differ only in letter case, blanks, hyphens or underscores between words, full- and half-width characters,
+    invisible characters, or a trailing comma, point, colon or semicolon. In numbers, every character is significant.
     """
     if not name.isascii():
         name = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")
@@ -134,7 +134,7 @@ def similar_key(name: str) -> str:
 
 
 def is_fraction(value: Any) -> bool:
-    """Whether a value is a number, or the text of one, that is not whole."""
+    """Whether a value is a number with a fraction, or the text of one."""
     if isinstance(value, str):
         text = value.strip()
         return bool(NUMBER.fullmatch(text)) and not WHOLE.fullmatch(text) and not float(text).is_integer()
@@ -142,17 +142,17 @@ def is_fraction(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a number or the text of one; true and false are not."""
+    """Whether a value is a number or the text of one; true and false are not numbers."""
     if isinstance(value, str):
         return NUMBER.fullmatch(value.strip()) is not None
     return isinstance(value, (int, float, Decimal)) and not isinstance(value, bool)
 
 
-# --- one label's 0 or 1 ------------------------------------------------------------------------------------------
+# --- 0 or 1 for one label -----------------------------------------------------------------------------------------
 
 
 def flag(value: Any) -> bool | None:
-    """Return what 0 and 1 mean, as numbers or text; None for anything else."""
+    """Return 0 and 1, as numbers or text, as a bool; None for anything else."""
     if isinstance(value, bool):
         return value
     if isinstance(value, (int, float, Decimal)):
@@ -163,7 +163,7 @@ def flag(value: Any) -> bool | None:
 
 
 def yes_or_no(value: Any) -> bool | None:
-    """Return what a cell of one label's own column says: 0, 1, true, false, yes, no, x or the like; else None."""
+    """Return a cell of a column for one label as a bool: 0, 1, true, false, yes, no, x, ...; None for anything else."""
     found = flag(value)
     return _YES_NO.get(value.strip().lower()) if found is None and isinstance(value, str) else found
 
@@ -186,10 +186,10 @@ _WORDS = {"true": True, "false": False}
 
 
 def parse_list(text: str) -> list[Any] | None:
-    """Return the list that a text is, as JSON, Python or NumPy write one; None for any other text.
+    """Parse a list written by JSON, Python or NumPy; return None for any other text.
 
-    Python: lists, tuples and sets of quoted text and numbers, in brackets, with commas. NumPy: without commas, over
-    several lines. Items have one kind of separator: `['a', 'b' 'c']` is ambiguous, and is not read as a list.
+    Python: lists, tuples and sets of quoted strings and numbers, with commas. NumPy: without commas, on several lines.
+    Separators must not be mixed: `['a', 'b' 'c']` is ambiguous and is not read as a list.
     """
     text = text.strip()
     if text.startswith("["):
@@ -237,19 +237,19 @@ def _items(text: str) -> list[Any] | None:
 
 def _item(found: re.Match[str]) -> Any:
     if found["quoted"] is not None:
-        return ast.literal_eval(found["quoted"])  # a single quoted text, by the grammar above
+        return ast.literal_eval(found["quoted"])  # a single quoted string, as matched above
     if found["number"] is not None:
         return int(found["number"]) if INTEGER.fullmatch(found["number"]) else float(found["number"])
     return _WORDS.get(found["word"].lower())
 
 
 def parse_vector(text: str) -> list[int] | None:
-    """Return the numbers of a text such as "1 0 1" or "1,0,1"; None for a text that holds anything but 0 and 1."""
+    """Return the numbers in a text such as "1 0 1" or "1,0,1"; None for a text with anything but 0 and 1."""
     return [int(part[0]) for part in _FLAG.findall(text)] if _VECTOR.fullmatch(text) else None
 
 
 def split_labels(text: str, separator: str) -> list[str]:
-    """Return the labels that are joined in a text, `separator` between them: one of `SEPARATORS`, or itself."""
+    """Split a text of joined labels; `separator` is a key of `SEPARATORS`, or the separator itself."""
     return [part.strip() for part in text.split(SEPARATORS.get(separator, separator)) if part.strip()]
 
 
@@ -260,12 +260,12 @@ def in_brackets(text: str) -> bool:
 
 
 def looks_like_list(text: str) -> bool:
-    """Whether a text is in brackets and holds more than one word: a list that is written in some other way."""
+    """Whether a text is in brackets and has more than one word, as a list in an unknown notation."""
     return in_brackets(text) and re.search(r"[,;'\"]|\s", text.strip()[1:-1].strip()) is not None
 
 
 def list_of(value: Any) -> list[Any]:
-    """Return a cell's list of labels. Raises DataError (without the place) for anything but a list."""
+    """Return the list of labels of a cell. Raises DataError (without the row) for anything but a list."""
     values = parse_list(value) if isinstance(value, str) and value.strip() else value
     if isinstance(values, list):
         return values

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def as_vector(value: Any) -> list[Any] | None:
-    """Return the items of a list, or of a text that is one; of "1 0 1", too."""
+    """Return the items of a list, of a list as text, or of a text such as "1 0 1"; None for anything else."""
     if isinstance(value, str):
         return parse_vector(value) if (found := parse_list(value)) is None else found
     return value if isinstance(value, list) else None
 
 
 def vector_flags(value: Any, length: int) -> list[bool]:
-    """Return a row's 0 and 1 as bools. Raises DataError (without the place) for anything but `length` of them."""
+    """Return a row's 0 and 1 as bools. Raises DataError (without the row) unless there are `length` of them."""
     items = as_vector(value)
     flags = None if items is None else [flag(item) for item in items]
     if flags is None or len(flags) != length or None in flags:
@@ -30,7 +30,7 @@ def vector_flags(value: Any, length: int) -> list[bool]:
 
 
 def are_vectors(texts: Sequence[tuple[str, int]], data: DataSection) -> bool:
-    """Whether all texts are such as "1 0 1"; of two numbers, only where the recipe has two names or says so."""
+    """Whether all texts are of the form "1 0 1"; for two numbers, only if the recipe has two names or sets it."""
     found = [parse_vector(value) for value, _ in texts]
     lengths = {len(vector) for vector in found if vector is not None}
     if None in found or len(lengths) != 1 or data.label_lists == "labels":
@@ -39,7 +39,7 @@ def are_vectors(texts: Sequence[tuple[str, int]], data: DataSection) -> bool:
 
 
 def indicator_length(train: Cells, data: DataSection) -> int | None:
-    """Return how many labels the lists are indicators of; None if they are lists of labels. See the module."""
+    """Return the number of labels if the lists are indicators; None if they are lists of labels. See `forms`."""
     if data.label_lists == "labels" or train.declared is not None:
         return None
     rows = [(items, index) for value, index, _ in train.distinct if (items := as_vector(value)) is not None]

@@ -1,1 +1,1 @@
-"""From a path, a folder or a Hub id to splits of rows."""
+"""Load a path, a folder or a Hub id as splits of rows."""

@@ -1,15 +1,16 @@
 """Resolution of table cells that name files to paths, relative to the table or in other common forms.
 
-A cell is `data.file_prefix` + its text + `data.file_suffix`, relative to the table's folder. Where there is no such
-file and the recipe has neither key, these are tried in order, and what is found is counted and said:
+A cell is `data.file_prefix` + its text + `data.file_suffix`, relative to the table's folder. If this file does not
+exist and the recipe has neither key, the following are tried in order, and the matches are counted and logged:
 
-    1. the folder called like the table: 7.jpg of train.csv may be train/7.jpg
+    1. the folder with the table's name: 7.jpg in train.csv may be train/7.jpg
     2. a Windows path: train\\7.jpg is train/7.jpg
-    3. an absolute path of another machine: its longest last part that is a file here
-    4. the only file below the table's folder whose path ends so, with or without its ending, in any letter case or
+    3. an absolute path from another machine: its longest trailing part that is a file here
+    4. the only file below the table's folder whose path ends with the cell, with or without extension, in any case
+        or
        Unicode form: 7 may be images/7.jpg
 
-Several files that fit, or several cells that would be one file, are refused.
+If several files match a cell, or several cells match a file, this is an error.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 MAX_FILES = 500_000
-"""Below a folder with more files than this, none is looked for by its name."""
+"""File names are not searched in folders with more files than this."""
 
-NEW = "the path of the file"  # for a moment: the name of no column of a table
+NEW = "the path of the file"  # temporary name that no column has
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
 
@@ -47,21 +48,21 @@ _MANNERS = {
 
 
 class FilePaths:
-    """Resolves the paths in a table's cells; see the module. `prefix` and `suffix` are the recipe's."""
+    """Resolves the paths in the cells of a table; see the module. `prefix` and `suffix` are the recipe's."""
 
     def __init__(self, table: Path, prefix: str = "", suffix: str = "") -> None:
         self.table, self.folder = table, table.parent
         self.prefix, self.suffix = prefix, suffix
         stem = table.name.split(".")[0]
         self.beside = self.folder / stem if (self.folder / stem).is_dir() else None
-        self._found: dict[str, list[tuple[str, str]]] = {}  # manner: (cell, path)
+        self._found: dict[str, list[tuple[str, str]]] = {}  # {method: [(cell, path)]}
         self._cell_of: dict[str, str] = {}
 
     def path(self, value: Any, row: int | None = None) -> Any:
-        """Return the path of a cell; anything else (missing, a URL, bytes) unchanged.
+        """Return the path of a cell; anything else (missing values, URLs, bytes) is returned unchanged.
 
-        A path that leads nowhere is returned too: whoever opens it says so. `row` is for messages.
-        Raises DataError where several files, or several cells, fit.
+        A path to a missing file is returned as well; opening it reports the error. `row` is for messages.
+        Raises DataError if several files, or several cells, match.
         """
         if isinstance(value, int) and not isinstance(value, bool):  # an id: 7 for 7.jpg
             value = str(value)
@@ -82,7 +83,7 @@ class FilePaths:
         return exact
 
     def notes(self) -> list[str]:
-        """Return a sentence on each way in which cells were resolved."""
+        """Return one sentence per method by which cells were resolved."""
         return [
             f"{self.table.name}: {len(found)} {_MANNERS[manner]}, "
             f"such as {found[0][0]} -> {os.path.relpath(found[0][1], self.folder)}"
@@ -113,7 +114,7 @@ class FilePaths:
                 yield path
 
     def _named(self, parts: Sequence[str], where: str) -> Iterator[str]:
-        """The one file whose path ends with `parts`."""
+        """Yield the only file whose path ends with `parts`."""
         names, stems = self._index
         wanted = [_key(part) for part in parts]
         for index in (names, stems):
@@ -129,7 +130,7 @@ class FilePaths:
 
     @cached_property
     def _index(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-        """Relative paths of the files that may be meant, by name and by name without ending."""
+        """Return relative paths of candidate files, by name and by name without extension."""
         names: dict[str, list[str]] = {}
         stems: dict[str, list[str]] = {}
         count = 0
@@ -147,17 +148,17 @@ class FilePaths:
 
 
 def resolved_paths(table: Dataset, columns: Sequence[str], paths: FilePaths) -> Dataset:
-    """Return the table with the paths in these columns made absolute; other values stay as they are.
+    """Return the table with absolute paths in these columns; other values are unchanged.
 
     Raises DataError as `FilePaths.path` does.
     """
-    from datasets import Value  # half a second, which `predict` need not wait for
+    from datasets import Value  # takes half a second to import; not needed by `predict`
 
     for column in columns:
         feature = table.features.get(column)
         if isinstance(feature, Value) and re.fullmatch("(large_)?string|u?int[0-9]+", feature.dtype):
             values = [paths.path(value, row) for row, value in enumerate(column_values(table, column))]
-            # Added first: a table without columns has no rows.
+            # Added before removing the old one: a table without columns has no rows.
             table = table.add_column(NEW, values).remove_columns(column).rename_column(NEW, column)
     return table
 

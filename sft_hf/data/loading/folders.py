@@ -1,4 +1,4 @@
-"""Local folders and archives as splits: by file names, by layout, by folders of classes."""
+"""Local folders and archives as splits: by file names, by layout, or by class folders."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SHARD = re.compile(r"(?P<split>.+)-(?P<index>\d+)-of-(?P<count>\d+)")
 
 
 def from_folder(section: DataSection, folder: Path, wanted: Wanted, images: bool) -> Splits:
-    """Read a folder as its layout says; see `sft_hf.data.loading.loading.load_splits`. `images`: rows name pictures."""
+    """Read a folder by its layout; see `sft_hf.data.loading.loading.load_splits`. `images`: rows refer to images."""
     recordings = reads_recordings(section, wanted.files)
     inner = inner_folder(folder) if wanted.files else None
     if section.data_files:
@@ -81,7 +81,7 @@ def from_folder(section: DataSection, folder: Path, wanted: Wanted, images: bool
 
 
 def _group(path: Path, groups: dict[str, list[Path]]) -> None:
-    """Add a table to the files of the split that it is named after."""
+    """Add a table to the files of the split that its name refers to."""
     stem = table_stem(path.name)
     if stem is None and is_zip(path) and len(tables := _tables_in(path)) == 1:  # train.zip, train.csv.zip
         stem, path = table_stem(path.stem) or path.stem, tables[0]
@@ -91,7 +91,7 @@ def _group(path: Path, groups: dict[str, list[Path]]) -> None:
 
 
 def is_zip(path: Path) -> bool:
-    """Whether a path is a zip archive, by its ending."""
+    """Whether a path has the extension of a zip archive."""
     return path.suffix.lower() == ARCHIVE and path.is_file()
 
 
@@ -100,7 +100,7 @@ def _tables_in(archive: Path) -> list[Path]:
 
 
 def from_archive(section: DataSection, archive: Path, wanted: Wanted) -> Splits:
-    """Read a zip archive as its tables lie in it: one is train, several are splits by their names."""
+    """Read the tables in a zip archive: a single table is train, several are splits by their names."""
     if section.data_files:
         return _from_mapping(section, archive, section.data_files, wanted)
     tables = _tables_in(archive)
@@ -121,13 +121,13 @@ def from_archive(section: DataSection, archive: Path, wanted: Wanted) -> Splits:
 
 
 def _only_table(groups: Mapping[str, list[Path]], section: DataSection) -> Path | None:
-    """The table of a folder that has but one, whatever its name, as long as it is not a split's."""
+    """Return the table of a folder with only one, regardless of its name, unless it is named after a split."""
     tables = [table for group in groups.values() for table in group]
     return tables[0] if len(tables) == 1 and not any(name in split_names(section) for name in groups) else None
 
 
 def _has_columns(table: Path, section: DataSection, files: str) -> bool:
-    """Whether a table has the column of files and that of labels; else folders of classes come first."""
+    """Whether a table has the file and the label column; otherwise class folders take precedence."""
     try:
         names = next(iter_rows(table, batch_size=1, **table_options(section)), {})
     except DataError:
@@ -136,9 +136,9 @@ def _has_columns(table: Path, section: DataSection, files: str) -> bool:
 
 
 def _from_one_table(section: DataSection, folder: Path, table: Path, wanted: Wanted) -> Splits:
-    """One table above the files of all splits: a row belongs to the split in whose folder its file is, if to any.
+    """Read one table above the files of all splits: a row belongs to the split whose folder contains its file.
 
-    Where no file is in the folder of a split, all rows are train.
+    If no file is in the folder of a split, all rows are train.
     """
     notes: list[str] = []
     files = wanted.files
@@ -180,7 +180,7 @@ def _from_image_folder(section: DataSection, folder: Path) -> Splits | None:
 
 
 def from_layout(section: DataSection, folder: Path, layout: Layout) -> Splits:
-    """Read a folder whose layout is known."""
+    """Read a folder with a known layout."""
     chosen, notes = choose(section, list(layout.splits), f"{folder} ({layout.name})")
     splits = Splits({}, {}, [f"{folder}: read as {layout.name}", *layout.notes, *notes])
     for role, name in chosen.items():
@@ -210,11 +210,11 @@ def _from_mapping(section: DataSection, folder: Path, data_files: Mapping[str, s
 def _glob(folder: Path, pattern: str) -> list[Path]:
     if is_zip(folder):
         return [folder / name for name in sorted(archive_members(folder)) if name == pattern or fnmatch(name, pattern)]
-    if (folder / pattern).is_file():  # a name may hold characters that mean something in a pattern
+    if (folder / pattern).is_file():  # a file name may contain glob characters
         return [folder / pattern]
     try:
         return sorted(path for path in folder.glob(pattern) if path.is_file())
-    except ValueError:  # no valid pattern, such as a**b
+    except ValueError:  # an invalid pattern, such as a**b
         return []
 
 
@@ -231,7 +231,7 @@ def _read_groups(
         paths = groups[name] if ordered else _check_shards(name, groups[name])
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
         splits.by_role[role] = read_parts(paths, section, role, wanted, splits.notes)
-        # metadata.csv is every split's name for its table
+        # metadata.csv is the name of the table in every split
         place = paths[0].parent.name + "/" if table_stem(paths[0].name) == media.METADATA else ""
         splits.where[role] = place + paths[0].name + more
     return splits

@@ -1,4 +1,4 @@
-"""Hub data sets, read with `datasets`, with one-line errors."""
+"""Hub data sets, loaded with `datasets`; errors are one line."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def load_from_hub(section: DataSection, source: Source) -> tuple[dict[str, Data]
     except MemoryError:
         raise
     except Exception as error:
-        # Whatever the library and its many formats raise: the user hears which data set, and why.
+        # `datasets` and its formats raise many types of exceptions; the message names the data set and the reason.
         refuse(error, what, source.name)
 
 
 def _refuse_other_commit(loaded: Mapping[str, Data], source: Source, what: str) -> None:
-    """If the Hub cannot be reached, `datasets` uses the newest cached copy, whatever its revision."""
+    """If the Hub is unreachable, `datasets` uses the newest cached copy, regardless of its revision."""
     wanted = source.revision or "main"
     if not re.fullmatch("[0-9a-f]{40}", wanted):
         cache = Path(huggingface_hub.constants.HF_HUB_CACHE, f"datasets--{source.name.replace('/', '--')}")
@@ -77,14 +77,14 @@ def _refuse_other_commit(loaded: Mapping[str, Data], source: Source, what: str) 
 
 
 def _commit_of(loaded: Mapping[str, Data]) -> str | None:
-    """`datasets` keeps what it prepared in a folder named after the commit."""
+    """`datasets` stores prepared data in a folder named after the commit."""
     files = [file["filename"] for data in loaded.values() if isinstance(data, Dataset) for file in data.cache_files]
     commits = {Path(name).parent.name for name in files}
     return next((name for name in commits if re.fullmatch("[0-9a-f]{40}", name)), None)
 
 
 def refuse(error: Exception, what: str, name: str = "") -> NoReturn:
-    """Re-raise `error` as StorageError for a disk failure, else as a one-line DataError."""
+    """Raise `error` as StorageError if a disk operation failed, otherwise as a one-line DataError."""
     causes = causes_of(error)
     for cause in causes:
         if isinstance(cause, SftError):
@@ -96,7 +96,7 @@ def refuse(error: Exception, what: str, name: str = "") -> NoReturn:
 
 
 def _local_hint(name: str) -> str:
-    """Whether an unknown name may be a misspelled local path."""
+    """Return a hint if an unknown name may be a misspelled local path."""
     folder, last = os.path.split(os.path.expanduser(name))
     names = sorted(os.listdir(folder or ".")) if last and os.path.isdir(folder or ".") else []
     near = difflib.get_close_matches(last, names, n=1, cutoff=0.6)
@@ -121,10 +121,10 @@ def _explain(text: str, causes: Sequence[BaseException]) -> str:
         return f"no configuration {match['name']!r} (data.config_name); {did_you_mean(match['name'], known)}"
     if "401" in text and any(type(cause).__name__ == "HfHubHTTPError" for cause in causes):
         return f"the Hub does not accept the token; check HF_TOKEN, or `hf auth login` ({text})"
-    if "LocalEntryNotFoundError" in text:  # `datasets` has cut off what it came from
+    if "LocalEntryNotFoundError" in text:  # the cause, which `datasets` has dropped
         return "the Hub cannot be reached, and there is no copy in the cache; try again, or name a local folder"
     for cause in causes:
-        # All of these mean that the network is away, or that HF_HUB_OFFLINE says so.
+        # All of these mean that the network is unreachable, or that HF_HUB_OFFLINE is set.
         if (
             isinstance(cause, (ConnectionError, TimeoutError))
             or type(cause).__module__.split(".")[0] in _NETWORK_MODULES

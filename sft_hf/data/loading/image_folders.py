@@ -1,11 +1,11 @@
-"""Folders of pictures: which files are pictures, and which folders are splits and classes.
+"""Folders of images: which files are images, and which folders are splits and classes.
 
     train/cat/1.jpg                    cat/1.jpg                                train/1.jpg  train/1.cls
     train/dog/2.jpg        or          dog/2.jpg  (held-out splits)     or      train/2.jpg  train/2.json
     test/cat/3.jpg                                                              (WebDataset; see `sidecars`)
 
-A class is called like its folder. A file is a picture if the reader opens it: known endings are trusted, others are
-looked into. Test pictures that lie in no class folder are unlabelled: their label is None.
+The name of a class is the name of its folder. A file is an image if the reader can open it: known extensions are
+trusted, other files are inspected. Test images outside of class folders are unlabeled: their label is None.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif"),
     *(".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".ico", ".tga", ".svg", ".svgz"),
 )
-"""Endings that are taken for pictures without a look into the file. SVG is one of them, to be refused by name."""
+"""Extensions of image files, which are not inspected. SVG is included so that it is reported by name."""
 
 SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
 SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
 
-LOOK_AT = 50  # files of a folder that tell what it holds
+LOOK_AT = 50  # files of a folder that are inspected to determine its content
 
 _DIGITS = re.compile(r"([0-9]+)")
 
@@ -47,19 +47,19 @@ class Listing:
     pictures: list[Path] = field(default_factory=list)
     others: list[Path] = field(default_factory=list)
     system: list[Path] = field(default_factory=list)
-    """What systems leave behind (Thumbs.db, ._1.jpg), and hidden files."""
+    """Files left by the system (Thumbs.db, ._1.jpg), and hidden files."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the pictures of each split are: {split: folder}, with "" for one folder without splits."""
+    """The image folder of each split: {split: folder}, with "" for a folder without splits."""
 
     splits: dict[str, Path]
     notes: list[str] = field(default_factory=list)
 
 
 class _Folder:
-    """A folder, and what is known of its pictures."""
+    """A folder, and lazily computed properties of its images."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.name = path, path.name
@@ -70,7 +70,7 @@ class _Folder:
 
     @cached_property
     def pictures(self) -> list[Path]:
-        """Some of those in the folder itself; of files with unknown endings no more than `LOOK_AT` are looked into."""
+        """Some images directly in the folder; at most `LOOK_AT` files with unknown extensions are inspected."""
         with os.scandir(self.path) as entries:
             names = sorted(entry.name for entry in entries if not _is_system_file(entry.name) and entry.is_file())
         known = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
@@ -97,15 +97,15 @@ class _Folder:
 
 
 def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the pictures below a folder, and the other files that are not the system's."""
+    """Return the images below a folder, and the other files except system files."""
     listing = list_pictures(folder)
     return listing.pictures, listing.others
 
 
 def list_pictures(folder: Path, deep: bool = True) -> Listing:
-    """Return the files below a folder by kind, or only those in it.
+    """Return the files below a folder by kind; with `deep=False`, only those directly in it.
 
-    Hidden folders and those of the system are passed over, links to folders followed, a circle of links not.
+    Hidden and system folders are skipped; links to folders are followed, but not in cycles.
     """
     found = Listing()
     seen: set[str] = set()
@@ -124,16 +124,16 @@ def list_pictures(folder: Path, deep: bool = True) -> Listing:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Return the folders in a folder, sorted, without hidden ones and those of the system."""
+    """Return the subfolders of a folder, sorted, without hidden and system folders."""
     with os.scandir(folder) as entries:
         return sorted(Path(entry) for entry in entries if not _is_system_folder(entry.name) and entry.is_dir())
 
 
 def image_layout(folder: Path, train_split: str, split_names: Collection[str]) -> Layout | None:
-    """Return the splits of a folder of pictures; None if no class can be told from folders or files.
+    """Return the splits of a folder of images; None if neither folders nor files define classes.
 
-    A folder called like one of `split_names` is a split; but one whose pictures are in no class folders, beside other
-    folders of pictures, is a class that happens to be called so. Raises DataError where both could be meant.
+    A folder with a name in `split_names` is a split. If its images are not in class folders and there are other image
+    folders next to it, it is a class with that name. Raises DataError if both are possible.
     """
     root, notes = _unwrapped(_Folder(folder), split_names)
     called = [child for child in root.folders if child.name in split_names]
@@ -165,14 +165,14 @@ def image_layout(folder: Path, train_split: str, split_names: Collection[str]) -
     if not any(child.pictures for child in classes):
         names = ", ".join(child.name for child in classes[:5])
         raise DataError(
-            f"{root.path}: the images lie two folders deep, so {names} could be splits or classes; name the folder of "
+            f"{root.path}: the images are two folders deep, so {names} could be splits or classes; name the folder of "
             "training images by data.train_split, or data.name the folder that holds the classes"
         )
     return Layout({"": root.path}, notes)
 
 
 def one_flat_folder(folder: Path) -> bool:
-    """Whether all pictures are in one folder without folders of pictures: it cannot be the only class."""
+    """Whether all images are in one folder without subfolders of images; it cannot be the only class."""
     holding = [child for child in _Folder(folder).folders if child.holds_pictures]
     return len(holding) == 1 and not holding[0].has_classes
 
@@ -182,7 +182,7 @@ def _may_be_unlabelled(folder: _Folder) -> bool:
 
 
 def _unwrapped(root: _Folder, split_names: Collection[str]) -> tuple[_Folder, list[str]]:
-    """Pass folders that hold nothing but one folder, which is not a split, as archives often have it."""
+    """Skip folders that contain only one folder which is not a split, as is common in archives."""
     outer = root
     while len(root.folders) == 1 and not root.pictures:
         (only,) = root.folders
@@ -193,7 +193,7 @@ def _unwrapped(root: _Folder, split_names: Collection[str]) -> tuple[_Folder, li
 
 
 def refuse_flat(folder: Path, tables: Sequence[str] = ()) -> None:
-    """Raise DataError for a folder of pictures without recognizable classes; `tables`: the tables next to it."""
+    """Raise DataError for a folder of images without recognizable classes; `tables`: the tables next to it."""
     pictures = list_pictures(folder).pictures
     if pictures:
         beside = f" ({first_few(tables, 3)})" if tables else ""
@@ -206,18 +206,18 @@ def refuse_flat(folder: Path, tables: Sequence[str] = ()) -> None:
 def read_image_folder(
     folder: Path, image_column: str, label_column: str, classes: Collection[str] | None = None
 ) -> tuple[Dataset, list[str]]:
-    """Return the pictures of a split as rows of a path and a class, and notes on what was left out.
+    """Return the images of a split as rows of path and class, and notes on skipped files.
 
-    Rows are sorted by path; classes are in natural order (class2 before class10) and in Unicode's form NFC.
+    Rows are sorted by path; classes are in natural order (class2 before class10) and in Unicode form NFC.
 
     Args:
-        folder: of the split.
-        image_column: the name of the column of paths.
-        label_column: the name of the column of classes.
-        classes: those of train, where the split may be unlabelled; then pictures in no class folder, or all in one
-            that is called like no class, have no label (None).
+        folder: the folder of the split.
+        image_column: the name of the path column.
+        label_column: the name of the class column.
+        classes: the classes of train, if the split may be unlabeled; images outside of class folders, or all in one
+            folder that is not one of the classes, then have no label (None).
 
-    Raises DataError where there are no pictures in class folders.
+    Raises DataError if there are no images in class folders.
     """
     root = _Folder(folder)
     if root.has_labels_beside:
@@ -243,7 +243,7 @@ def _read_unlabelled(folder: Path, image_column: str, label_column: str) -> tupl
 
 
 def _read_classes(root: _Folder, image_column: str, label_column: str) -> tuple[Dataset, list[str]]:
-    from datasets import ClassLabel, Dataset, Features, Value  # half a second, which `predict` need not wait for
+    from datasets import ClassLabel, Dataset, Features, Value  # takes half a second to import; not needed by `predict`
 
     paths: list[Path] = []
     labels: list[str] = []
@@ -263,7 +263,7 @@ def _read_classes(root: _Folder, image_column: str, label_column: str) -> tuple[
             "split out (data.validation_split: null holds one out of train)"
         )
     names = sorted(set(labels), key=natural_key)
-    # Sorted by path, not class by class: "b" and "B" or "2" and "10" stand in another order there.
+    # Sorted by path, not class by class: "b" and "B", or "2" and "10", are in a different order there.
     order = sorted(range(len(paths)), key=lambda row: _parts(paths[row]))
     numbers = {name: number for number, name in enumerate(names)}
     features = Features({image_column: Value("string"), label_column: ClassLabel(names=names)})
@@ -273,13 +273,13 @@ def _read_classes(root: _Folder, image_column: str, label_column: str) -> tuple[
 
 
 def natural_key(name: str) -> list[Any]:
-    """Sort key that puts numbers by value: "2" before "10", "class2" before "class10"."""
+    """Sort key that orders numbers by value: "2" before "10", "class2" before "class10"."""
     parts = _DIGITS.split(name)
     return [[(int(part), part) if index % 2 else (part.lower(), part) for index, part in enumerate(parts)], name]
 
 
 def _merged(root: _Folder) -> list[str]:
-    """Notes on folders that are one class, because their names differ in Unicode's form alone."""
+    """Return notes on folders that are merged to one class because their names differ only in Unicode form."""
     names: dict[str, int] = {}
     for child in root.folders:
         names[_nfc(child.name)] = names.get(_nfc(child.name), 0) + 1
@@ -310,7 +310,7 @@ def _left_out(
 
 
 def _parts(path: Path) -> list[str]:
-    """Sort key with the order of paths; comparing the paths themselves is slow."""
+    """Sort key equivalent to comparing paths, which is slow."""
     return str(path).split(os.sep)
 
 
@@ -330,7 +330,7 @@ def _is_system_folder(name: str) -> bool:
 def _is_picture(path: Path) -> bool:
     if path.name.lower().endswith(IMAGE_SUFFIXES):
         return True
-    from sft_hf.data.loading.image_formats import is_picture  # with Pillow, which only unknown endings need
+    from sft_hf.data.loading.image_formats import is_picture  # imports Pillow, needed only for unknown extensions
 
     return is_picture(path)
 

@@ -1,4 +1,4 @@
-"""Which files are pictures: what Pillow reads, by content, without the formats that run programs or hold no pixels."""
+"""Image formats: those that Pillow recognizes by content, except formats that run programs or have no pixels."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 from PIL import Image
 
-HEAD = 64  # bytes that tell a format
+HEAD = 64  # bytes from which a format is recognized
 
 _WITHOUT_PIXELS = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "FPX", "MIC", "IPTC"})
-"""Formats that Pillow knows but that are run by another program (PostScript), or of which it reads the header alone."""
+"""Formats that Pillow passes to another program (PostScript), or of which it reads only the header."""
 
-_ENDINGS = {".imt": "IMT", ".spi": "SPIDER", ".spider": "SPIDER"}  # which Pillow does not know by their ending
+_ENDINGS = {".imt": "IMT", ".spi": "SPIDER", ".spider": "SPIDER"}  # extensions unknown to Pillow
 
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
@@ -37,14 +37,14 @@ _lock = threading.Lock()
 
 @lru_cache
 def all_formats() -> tuple[str, ...]:
-    """Return the names of the formats that are read, in the order in which Pillow tries them."""
+    """Return the names of the supported formats, in the order in which Pillow tries them."""
     Image.init()
     return tuple(name for name in Image.ID if name not in _WITHOUT_PIXELS and name != "HEIF")
 
 
 @lru_cache
 def formats_with_magic() -> tuple[str, ...]:
-    """Return the formats recognized by the first bytes of a file; others are tried only for their own extensions."""
+    """Return the formats recognized by the first bytes of a file; others are only tried for their extensions."""
     return tuple(name for name in all_formats() if Image.OPEN[name][1] is not None)
 
 
@@ -54,7 +54,7 @@ def _without_magic() -> frozenset[str]:
 
 
 def formats_for(name: str, head: bytes) -> tuple[str, ...]:
-    """Return the formats to try on a file of this name ("" for bytes without one) that starts with `head`."""
+    """Return the formats to try for a file name ("" for bytes without one) and the first bytes of the file."""
     if is_heif(head):
         return ("HEIF",) if _add_heif() else ()
     ending = os.path.splitext(name)[1].lower()
@@ -63,15 +63,15 @@ def formats_for(name: str, head: bytes) -> tuple[str, ...]:
 
 
 def is_heif(head: bytes) -> bool:
-    """Whether a file starts as HEIC or HEIF (and not AVIF) does."""
+    """Whether a file starts like HEIC or HEIF (but not AVIF)."""
     brands = (head[8:12], *(head[at : at + 4] for at in range(16, min(int.from_bytes(head[:4], "big"), len(head)), 4)))
     return head[4:8] == b"ftyp" and b"avif" not in brands and b"avis" not in brands and head[8:12] in _HEIF_BRANDS
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file, whatever its ending, starts as a picture does; its pixels are not read."""
+    """Whether a file starts like an image, regardless of its extension; its pixels are not read."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would block forever
             return False
         with open(path, "rb") as file:
             head = file.read(HEAD)
@@ -83,12 +83,12 @@ def is_picture(path: Path) -> bool:
             file.seek(0)
             with Image.open(file, formats=likely):
                 return True
-    except Exception:  # a decoder raises whatever it meets
+    except Exception:  # decoders raise many types of exceptions
         return False
 
 
 def not_a_picture(name: str, head: bytes) -> str:
-    """Return why a file that starts with `head` cannot be read as a picture, and what to do."""
+    """Return why a file that starts with `head` cannot be read as an image, and what to do."""
     if is_heif(head) and not _add_heif():
         return "is a HEIC picture, which needs pillow-heif: pip install 'sft-hf[heic]'"
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -111,7 +111,7 @@ def not_a_picture(name: str, head: bytes) -> str:
 
 
 def _add_heif() -> bool:
-    """Let Pillow read HEIC, if pillow-heif is installed."""
+    """Register HEIC with Pillow if pillow-heif is installed."""
     with _lock:
         if "HEIF" not in Image.OPEN:
             try:

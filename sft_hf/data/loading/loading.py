@@ -27,23 +27,22 @@ if TYPE_CHECKING:
     from sft_hf.core.sources.sources import Source
 
 TEXT_KEYS = ("data.text_column", "data.text_pair_column")
-"""Keys of a recipe that name a column of texts, which must not be empty."""
+"""Recipe keys of text columns, which must not be empty."""
 
 
 def load_splits(section: DataSection, source: Source, columns: Mapping[str, str]) -> Splits:
-    """Load the splits that the data section names; nothing is held out or limited yet.
+    """Load the splits that the data section names; no rows are held out or limited yet.
 
-    `columns` maps the keys of the recipe that name a column to the columns, which have to be there.
+    `columns` is {recipe key: column} of the required columns.
 
-    A file is train. A folder is read by `data_files`, else as what `save_to_disk` wrote, else by file names: train.csv,
-    valid.jsonl, test-00000-of-00002.parquet, or train/metadata.csv where rows name files, else, for a task that reads
-    images, as folders named after their classes (see `sft_hf.data.loading.image_folders`). A split may be missing
-    where the section has the default name for it. Paths in a column of images or recordings are made absolute; nothing
-    of these is decoded.
-    Every whole split has a column `row_id` (see `ROW_ID`); one that the data brings along is replaced. With
-    `streaming`, train is an IterableDataset without `row_id`; the others, which are scored as a whole, are read whole.
+    A file is train. A folder is read by `data_files`; else as the output of `save_to_disk`; else by file names:
+    train.csv, valid.jsonl, test-00000-of-00002.parquet, or train/metadata.csv if rows refer to files; else, for image
+    tasks, as class folders (see `sft_hf.data.loading.image_folders`). A split may be missing if the section has its
+    default name. Paths in a column of images or recordings are made absolute; the files are not decoded.
+    Every split except a stream has a column `row_id` (see `ROW_ID`), which replaces an existing one. With `streaming`,
+    train is an IterableDataset without `row_id`; the other splits are read completely for scoring.
 
-    Raises DataError for files, splits or columns that are missing or cannot be used, StorageError for the disk.
+    Raises DataError for missing or unusable files, splits or columns, StorageError for disk errors.
     """
     files = [column for key, column in columns.items() if key in media.MEDIA_KEYS]
     wanted = Wanted(tuple(files), () if files else _needed(section, columns))
@@ -72,9 +71,9 @@ def load_splits(section: DataSection, source: Source, columns: Mapping[str, str]
 
 
 def checked(loaded: Splits, section: DataSection, columns: Mapping[str, str], *, keep_row_ids: bool = False) -> Splits:
-    """Return splits whose columns are there, whose rows are numbered, and whose texts can be used. Raises DataError.
+    """Return the splits with verified columns, numbered rows and usable texts. Raises DataError.
 
-    `keep_row_ids`: numbers of the rows' own stay, see `sft_hf.data.loading.memory`.
+    `keep_row_ids`: keep existing row numbers, see `sft_hf.data.loading.memory`.
     """
     by_role = {}
     texts = [column for key, column in columns.items() if key in TEXT_KEYS]
@@ -90,7 +89,7 @@ def checked(loaded: Splits, section: DataSection, columns: Mapping[str, str], *,
 
 
 def _needed(section: DataSection, columns: Mapping[str, str]) -> tuple[str, ...]:
-    """The columns that a task on texts reads; no other can stop a run."""
+    """Return the columns that a text task reads; other columns cannot make a run fail."""
     known = set(columns.values())
     for key in ("group_column", "split_by"):
         known |= {value} if isinstance(value := getattr(section, key, None), str) else set()
@@ -100,7 +99,7 @@ def _needed(section: DataSection, columns: Mapping[str, str]) -> tuple[str, ...]
 
 
 def _usable_texts(data: Data, texts: Sequence[str], section: DataSection, where: str, notes: list[str]) -> Data:
-    """Leave rows without a text out, or refuse the first: see `data.on_bad_row`."""
+    """Remove rows without a text, or raise for the first one: see `data.on_bad_row`."""
     if isinstance(data, IterableDataset):
         return data if section.on_bad_row == "stop" else leave_out_of_stream(data, texts, where)
     if section.on_bad_row == "stop":
@@ -113,7 +112,7 @@ def _usable_texts(data: Data, texts: Sequence[str], section: DataSection, where:
 
 
 def _required(dataset: Data, columns: Mapping[str, str], role: str) -> Mapping[str, str]:
-    """The columns that a split has to have: a test without any label column is unlabelled."""
+    """Return the columns that a split must have: a test split without label columns is unlabeled."""
     known = dataset.column_names or []
     labels = {key: column for key, column in columns.items() if key.startswith("data.label_column")}
     if role != "test" or any(column in known for column in labels.values()):
@@ -122,12 +121,12 @@ def _required(dataset: Data, columns: Mapping[str, str], role: str) -> Mapping[s
 
 
 def require_columns(dataset: Data, columns: Mapping[str, str], where: str) -> None:
-    """Check that the columns are there. `columns` maps a key of the recipe, for the message, to a column.
+    """Check that the columns exist. `columns` is {recipe key, for the message: column}.
 
     Raises DataError.
     """
     known = dataset.column_names
-    if known is None:  # a stream that tells its columns only by its rows
+    if known is None:  # a stream whose columns are only known from its rows
         known = list(next(iter(dataset), {}))
     known = [name for name in known if name != ROW_ID]
     headless = len(columns) > 1 and not any(column in known for column in columns.values())
@@ -153,7 +152,7 @@ def _number(dataset: Dataset, where: str, *, keep: bool) -> Dataset:
 
 
 def _are_row_ids(dataset: Dataset) -> bool:
-    """Whether a column that is called `row_id` numbers the rows: distinct integers, none below 0."""
+    """Whether an existing column `row_id` numbers the rows: distinct non-negative integers."""
     feature = dataset.features[ROW_ID]
     if not (isinstance(feature, Value) and feature.dtype == "int64"):
         return False

@@ -1,6 +1,6 @@
-"""Tables with a column of paths, for images and recordings alike.
+"""Tables with a column of paths to images or recordings.
 
-Nothing is opened here: a row holds a path, or the bytes of a file.
+No files are opened here: a row contains a path, or the bytes of a file.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
 MEDIA_KEYS = ("data.image_column", "data.audio_column")
-"""Keys of a recipe that name a column of files; text in such a column is a path, relative to its table's folder."""
+"""Recipe keys of file columns; text in such a column is a path, relative to the table's folder."""
 
 METADATA, FILE_NAME = "metadata", "file_name"
-"""The table in a folder of files, and its column of paths, as `datasets` has them in its image and audio folders."""
+"""The table in a folder of files, and its path column, as in the image and audio folders of `datasets`."""
 
 AnyDataset = TypeVar("AnyDataset", "Dataset", "IterableDataset")
 
 
 def find_files(folder: Path, suffixes: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
-    """Return the files below a folder, at any depth, with and without these endings; each sorted by path.
+    """Return the files below a folder, at any depth, with and without these extensions; both sorted by path.
 
-    Hidden files and folders are passed over, links to folders followed, a circle of links not.
+    Hidden files and folders are skipped; links to folders are followed, but not in cycles.
     """
     chosen: list[Path] = []
     others: list[Path] = []
@@ -50,16 +50,16 @@ def find_files(folder: Path, suffixes: tuple[str, ...]) -> tuple[list[Path], lis
 
 
 def file_name(value: Any) -> str:
-    """Return the name of the file that a cell of images or recordings stands for, "" for bytes without a name."""
+    """Return the name of the file in a cell of images or recordings, "" for bytes without a name."""
     if isinstance(value, dict):
         value = value.get("path")
     return os.path.basename(value) if isinstance(value, (str, os.PathLike)) else ""
 
 
 def metadata_tables(folder: Path, train_split: str) -> dict[str, Path]:
-    """Return {split: its table} of a folder of files with metadata.csv (.tsv, .jsonl, ...) in the folder of each split.
+    """Return {split: table} of a folder that has a metadata.csv (.tsv, .jsonl, ...) in the folder of each split.
 
-    With one in `folder` itself and none below, that is the train split.
+    A single table in `folder` itself is the train split.
     """
     found: dict[str, Path] = {}
     for place, name in [*((path, path.name) for path in subfolders(folder)), (folder, train_split)]:
@@ -70,12 +70,12 @@ def metadata_tables(folder: Path, train_split: str) -> dict[str, Path]:
 
 
 def is_metadata(path: Path) -> bool:
-    """Whether a table is called metadata.csv (.tsv, .jsonl, ...)."""
+    """Whether the name of a table is metadata.csv (.tsv, .jsonl, ...)."""
     return table_stem(path.name) == METADATA
 
 
 def rows_by_folder(rows: Dataset, column: str, folder: Path) -> dict[str, list[int]]:
-    """Return {folder below `folder`: the rows whose file is in it, at any depth}; "." for files elsewhere."""
+    """Return {subfolder of `folder`: rows whose file is in it, at any depth}; "." for files elsewhere."""
     found: dict[str, list[int]] = {}
     for row, cell in enumerate(column_values(rows, column)):
         path = cell.get("path") if isinstance(cell, dict) else cell
@@ -85,9 +85,9 @@ def rows_by_folder(rows: Dataset, column: str, folder: Path) -> dict[str, list[i
 
 
 def file_column(names: Iterable[str], columns: Sequence[str]) -> dict[str, str]:
-    """Return {as it is called: as it should be called} of a table's column of paths; {} where nothing changes.
+    """Return {current name: expected name} of the path column of a table; {} if nothing changes.
 
-    In a metadata.csv it is called `file_name`.
+    In a metadata.csv, the column is called `file_name`.
     """
     names = set(names)
     other = len(columns) == 1 and columns[0] not in names and FILE_NAME in names
@@ -95,7 +95,7 @@ def file_column(names: Iterable[str], columns: Sequence[str]) -> dict[str, str]:
 
 
 def content_digest(cell: Any) -> str | None:
-    """Return the SHA-256 of the file that a cell names or holds; None where there is none that can be read."""
+    """Return the SHA-256 of the file in a cell; None if it is missing or cannot be read."""
     if isinstance(cell, dict):
         cell = cell.get("path") if cell.get("bytes") is None else cell["bytes"]
     if isinstance(cell, (bytes, bytearray, memoryview)):
@@ -109,7 +109,7 @@ def content_digest(cell: Any) -> str | None:
 
 
 def undecoded(data: AnyDataset) -> AnyDataset:
-    """Return the data with images and recordings left as they were encoded: `datasets` would open them unchecked."""
+    """Return the data without decoding of images and recordings: `datasets` would open the files without checks."""
     from datasets import Audio, Image  # as in `read_image_folder`
 
     for name, feature in (data.features or {}).items():

@@ -1,4 +1,4 @@
-"""Rows that a program has in memory, as the splits of a run."""
+"""Rows in memory as the splits of a run."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def splits_in_memory(section: DataSection, given: Mapping[str, Dataset], columns: Mapping[str, str]) -> Splits:
-    """Return rows in memory, by role, as `load_splits` returns those of a file: checked, numbered, nothing decoded.
+    """Return splits in memory, by role, in the form of `load_splits`: checked, numbered, not decoded.
 
-    A column `row_id` of distinct integers from 0 on is kept, so that the rows of a fold have the numbers of the whole.
-    Paths of images and recordings are relative to the working folder.
+    An existing column `row_id` of distinct non-negative integers is kept, so that rows of a fold keep the numbers of
+    the whole data set. Paths of images and recordings are relative to the working directory.
 
-    Raises DataError for roles, columns or rows that cannot be used.
+    Raises DataError for unusable roles, columns or rows.
     """
     if unknown := sorted(set(given) - set(ROLES)):
         raise DataError(f"splits: no role {unknown[0]!r}; {did_you_mean(unknown[0], ROLES)}")
@@ -49,7 +49,7 @@ def splits_in_memory(section: DataSection, given: Mapping[str, Dataset], columns
 
 
 def _absolute(table: Dataset, columns: Sequence[str], section: DataSection) -> Dataset:
-    """Return the table with the paths in these columns made absolute; other values stay as they are."""
+    """Return the table with absolute paths in these columns; other values are unchanged."""
     for column in columns:
         feature = table.features.get(column)
         if isinstance(feature, Value) and feature.dtype in ("string", "large_string"):
@@ -59,6 +59,6 @@ def _absolute(table: Dataset, columns: Sequence[str], section: DataSection) -> D
                 else cell
                 for cell in table.with_format(None)[column]
             ]
-            # Added first: a table without columns has no rows.
+            # Added before removing the old one: a table without columns has no rows.
             table = table.add_column(NEW, paths).remove_columns(column).rename_column(NEW, column)
     return table

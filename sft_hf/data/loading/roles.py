@@ -1,4 +1,4 @@
-"""The splits of a run, and which split of a data set serves which role."""
+"""The roles of splits in a run, and the assignment of a data set's splits to them."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from sft_hf.data.loading.hub import Data
 
 ROW_ID = "row_id"
-"""Position of a row in its file or split, before anything was held out or left away.
+"""Position of a row in its file or split, before any rows were held out or removed.
 
-Rows are counted from 0 everywhere, as pandas and `datasets` do: in messages, reports, predictions and outputs. Where a
-message names a line of a text file instead, it says "line", counted from 1 as editors do."""
+Row numbers start at 0 everywhere, as in pandas and `datasets`: in messages, reports, predictions and outputs. Line
+numbers of text files in messages start at 1, as in editors, and are called "line"."""
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The data of a run by role ("train", "validation", "test"; absent ones are absent).
+    """The data of a run by role ("train", "validation", "test"); roles without data are absent.
 
-    `where` says for messages where a role's rows come from: "train.csv" or "org/name [train]". `notes` are sentences
-    about what was decided on the way, for the log; `findings` are about the data, for log, check and report. `revision`
-    is the commit of a Hub data set; None where it is not known (streams) or there is none.
+    `where` is the source of each role's rows for messages: "train.csv" or "org/name [train]". `notes` are sentences
+    about choices made while loading, for the log; `findings` are about the data, for log, check and report. `revision`
+    is the commit of a Hub data set; None if it is unknown (streams) or there is none.
     """
 
     by_role: dict[str, Data]
@@ -42,7 +42,7 @@ class Splits:
 def choose(
     section: DataSection, available: Sequence[str], what: str, advice: str = ""
 ) -> tuple[dict[str, str], list[str]]:
-    """Return {role: name of the split}, and notes. Raises DataError for a split that is not there."""
+    """Return {role: name of the split}, and notes. Raises DataError for a split that does not exist."""
     wanted = {role: getattr(section, f"{role}_split") for role in ROLES}
     chosen = {}
     for role, name in wanted.items():
@@ -58,7 +58,7 @@ def choose(
 
 
 def _resolve_conflicts(chosen: dict[str, str], wanted: Mapping[str, str | None]) -> tuple[dict[str, str], list[str]]:
-    """One split must not serve two roles; a role that only has its default name gives way."""
+    """A split must not have two roles; a role for which only the default name applies is dropped."""
     notes = []
     for pair in combinations(ROLES, 2):
         if pair[0] not in chosen or chosen[pair[0]] != chosen.get(pair[1]):
@@ -76,14 +76,14 @@ def _resolve_conflicts(chosen: dict[str, str], wanted: Mapping[str, str | None])
 
 
 def unused(chosen: Mapping[str, str], available: Sequence[str]) -> list[str]:
-    """Return the note on splits that serve no role."""
+    """Return the note on splits without a role."""
     rest = [name for name in available if name not in chosen.values()]
     return [f"not used: split{'s' * (len(rest) > 1)} {', '.join(rest)}"] if rest else []
 
 
 def by_name(section: DataSection, found: Mapping[str, Data], short: str, what: str) -> Splits:
-    """Return the splits of a data set whose splits have names; `short` and `what` name it in notes and errors."""
-    from datasets import Dataset  # half a second, which `predict` need not wait for
+    """Return the splits of a data set with named splits; `short` and `what` are its names in notes and errors."""
+    from datasets import Dataset  # takes half a second to import; not needed by `predict`
 
     chosen, notes = choose(section, list(found), what)
     splits = Splits({}, {}, notes + unused(chosen, list(found)))

@@ -1,6 +1,6 @@
-"""Rows that mean a part of a recording: columns with its start and end become part of the recording's cell.
+"""Rows that refer to a part of a recording: start and end columns are merged into the cell of the recording.
 
-Such a cell is {"path": ..., "start": seconds, "end": seconds or None}; whatever reads recordings knows it.
+Such a cell is {"path": ..., "start": seconds, "end": seconds or None}; all readers of recordings support it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:[.,]\d+)?)")
 
 
 def cell_features() -> Features:
-    """Return the features of a cell that means a part of a recording."""
-    from datasets import Value  # half a second, which `predict` need not wait for
+    """Return the features of a cell that refers to a part of a recording."""
+    from datasets import Value  # takes half a second to import; not needed by `predict`
 
     return {"path": Value("string"), "start": Value("float64"), "end": Value("float64")}
 
 
 class Times(NamedTuple):
-    """The column of starts, and that of ends (perhaps none) or durations. Names ending in _ms are in milliseconds."""
+    """The columns of start times, and of end times (optional) or durations. Names ending in _ms are in milliseconds."""
 
     start: str
     end: str | None
@@ -43,9 +43,9 @@ class Times(NamedTuple):
         return f"{self.start!r} and {self.end!r}" if self.end else repr(self.start)
 
     def cell(self, path: Any, start: Any, end: Any, where: str) -> dict[str, Any]:
-        """Return the cell of a row; one without times means the whole recording.
+        """Return the cell of a row; without times, it refers to the whole recording.
 
-        Raises DataError for a time that cannot be read.
+        Raises DataError for an invalid time.
         """
         first = _seconds(start, self.start, where)
         last = None if self.end is None else _seconds(end, self.end, where)
@@ -55,9 +55,9 @@ class Times(NamedTuple):
 
 
 def segment_names(columns: Sequence[str], section: DataSection, where: str) -> Times | None:
-    """Return the columns of times that a table has; None for none.
+    """Return the time columns of a table; None if there are none.
 
-    Raises DataError if data.segment_columns names a column that is not there.
+    Raises DataError if data.segment_columns names a missing column.
     """
     wanted = section.segment_columns
     if wanted == "none":
@@ -80,9 +80,9 @@ def segment_names(columns: Sequence[str], section: DataSection, where: str) -> T
 
 
 def with_segments(table: Dataset, column: str, section: DataSection, where: str) -> tuple[Dataset, list[str]]:
-    """Return the table with its column of paths turned into cells where it has columns of times, and a note on it.
+    """Return the table with its path column converted to cells if it has time columns, and a note about it.
 
-    Raises DataError for times that cannot be read, and for rows that seem to be parts by columns of unknown names.
+    Raises DataError for invalid times, and for rows that seem to be parts of recordings by columns of unknown names.
     """
     from datasets import Value
 
@@ -109,7 +109,7 @@ def _units(times: Times) -> str:
 
 
 def _refuse_unknown_times(paths: Sequence[Any], columns: Sequence[str], where: str) -> None:
-    """Rows of one recording are parts of it, most likely: as whole recordings they would all say something else."""
+    """Rows that share a recording are probably parts of it; as whole recordings, their labels would contradict."""
     words = {name: set(re.split("[^a-z]+", name.lower())) for name in columns}
     start = next((name for name in columns if words[name] & _LIKE_STARTS), None)
     end = next((name for name in columns if words[name] & _LIKE_ENDS), None)

@@ -1,6 +1,6 @@
-"""Labels in files next to the pictures, as in WebDataset: 17.jpg with 17.cls, or 17.json with a label in it.
+"""Labels in files next to the images, as in WebDataset: 17.jpg with 17.cls, or 17.json with a label in it.
 
-Files belong together that have the same folder and the same name up to its first dot.
+Files belong together if they have the same folder and the same name up to the first dot.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 ENDINGS = (".cls", ".json")
-MAX_BYTES = 2**20  # of a file with one label
-LOOK_AT = 20  # pictures that are checked for label files
+MAX_BYTES = 2**20  # of a label file
+LOOK_AT = 20  # images that are checked for label files
 
 _KEYS = ("label", "cls", "class", "category")
 
 
 def is_sidecar(path: Path) -> bool:
-    """Whether a file's ending is that of labels."""
+    """Whether a file has the extension of a label file."""
     return path.name.lower().endswith(ENDINGS)
 
 
 def has_labels(pictures: Sequence[Path]) -> bool:
-    """Whether label files are next to the pictures, judged by the first of them."""
+    """Whether there are label files next to the images; only the first images are checked."""
     return any(_sidecar_of(path) is not None for path in pictures[:LOOK_AT])
 
 
 def read(folder: Path, pictures: Sequence[Path], image_column: str, label_column: str) -> tuple[Dataset, list[str]]:
-    """Return the pictures that have a label as rows, in their order, and notes. Raises DataError for a bad label."""
+    """Return the images that have a label as rows, in order, and notes. Raises DataError for an invalid label."""
     from datasets import Dataset
 
     rows: dict[str, list[Any]] = {image_column: [], label_column: []}

@@ -1,4 +1,4 @@
-"""One table for all splits, with a column that says which split each row belongs to."""
+"""One table for all splits, with a column that names the split of each row."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def by_split_column(splits: Splits, section: DataSection, used: Collection[str | None]) -> Splits:
-    """Return the splits that a column of train names, where train is all there is and the column names train too.
+    """Return the splits named in a column of train, if there are no other splits and the column names a train split.
 
-    `used`: columns that mean something else. Rows of splits that serve no role are in none, which a note says.
+    `used`: columns with another meaning. Rows of splits without a role are dropped, with a note.
     """
     train = splits.by_role.get("train")
     if len(splits.by_role) != 1 or not isinstance(train, Dataset):

@@ -28,16 +28,16 @@ log = logging.getLogger("sft_hf")
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to read of tables: `files` are columns of paths, `keep` the columns to read (none: all)."""
+    """What to read from tables: `files` are path columns, `keep` the columns to read (empty: all)."""
 
     files: tuple[str, ...]
     keep: tuple[str, ...]
 
 
 def read_parts(paths: list[Path], section: DataSection, role: str, wanted: Wanted, notes: list[str]) -> Data:
-    """Read the parts of a split; its columns of files hold paths relative to the part's folder.
+    """Read the parts of a split; paths in file columns are relative to the folder of the part.
 
-    `notes` receives lines about what was decided on the way. Raises DataError, StorageError.
+    `notes` receives the choices made. Raises DataError, StorageError.
     """
     options, files = table_options(section), wanted.files
     if section.streaming and role == "train":
@@ -75,7 +75,7 @@ def read_parts(paths: list[Path], section: DataSection, role: str, wanted: Wante
 
 
 def _read(path: Path, wanted: Wanted, options: Mapping[str, Any], notes: list[str]) -> Dataset:
-    """Read a table's columns that are needed; where one is missing all of them, so that a message can name them."""
+    """Read the required columns of a table; if one is missing, read all columns, so that a message can list them."""
     found: list[str] = []
     table = read_table(path, keep=wanted.keep, notes=found, **options)
     if not set(wanted.keep) <= set(table.column_names):
@@ -93,12 +93,12 @@ def _features(path: Path, wanted: Wanted, options: Mapping[str, Any]) -> dataset
 
 
 def reads_recordings(section: DataSection, files: Sequence[str]) -> bool:
-    """Whether the columns of files are recordings."""
+    """Whether the file columns are recordings."""
     return bool(files) and section.audio_column in files and section.image_column not in files
 
 
 def _other_names(names: Sequence[str], section: DataSection, files: Sequence[str]) -> dict[str, str]:
-    """Return {as it is called: as it should be called} of the columns of a table that tasks know by another name."""
+    """Return {current name: expected name} of the columns that tasks know by another name."""
     manifest = manifest_names(names, section) if reads_recordings(section, files) else {}
     return manifest or media.file_column(names, files)
 

@@ -1,4 +1,4 @@
-"""Names of splits: synonyms, in any letter case."""
+"""Names of splits: synonyms, case-insensitive."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 ROLES = ("train", "validation", "test")
 
 SAME_NAMES = (("train", "training"), ("validation", "valid", "val", "dev"), ("test", "testing"))
-"""Names of splits that stand for each other, in any letter case; see `find_split`."""
+"""Synonymous names of splits, case-insensitive; see `find_split`."""
 
 SPLIT_COLUMNS = tuple(
     written for name in ("split", "set", "subset", "partition") for written in (name, name.title(), name.upper())
 )
-"""Columns of a table that may say which split each row belongs to."""
+"""Columns of a table that may name the split of each row."""
 
 
 class SplitNames(Collection[str]):
-    """The names that splits may have; another letter case is the same name."""
+    """The possible names of splits; membership is case-insensitive."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = tuple(dict.fromkeys(names))
@@ -37,13 +37,13 @@ class SplitNames(Collection[str]):
 
 
 def split_names(section: DataSection) -> SplitNames:
-    """Return the names that splits of this recipe may have."""
+    """Return the possible names of splits for a recipe."""
     wanted = [name for role in ROLES if (name := getattr(section, f"{role}_split"))]
     return SplitNames([*wanted, *(other for name in (*wanted, "validation") for other in _same(name))])
 
 
 def find_split(name: str, available: Collection[str]) -> str | None:
-    """Return the split with this name, a synonym of it, or either in another letter case."""
+    """Return the split with this name or a synonym of it, ignoring case."""
     names = (name, *_same(name))
     folded = {other.casefold(): other for other in sorted(available, reverse=True)}
     exact = next((other for other in names if other in available), None)

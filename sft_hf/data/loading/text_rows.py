@@ -1,4 +1,4 @@
-"""Rows of texts that cannot be used: an empty text, or a value that is not text."""
+"""Unusable text rows: an empty text, or a value that is not text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger("sft_hf")
 
 
 def text_problem(value: Any) -> str | None:
-    """Return what is wrong with a value that should be a text, None for nothing."""
+    """Return the problem of a value that should be a text, None if there is none."""
     if isinstance(value, str) and value.strip():
         return None
     if value is None or isinstance(value, str):
@@ -28,23 +28,23 @@ def text_problem(value: Any) -> str | None:
 
 
 def check_texts(dataset: Dataset, columns: Sequence[str], where: str) -> None:
-    """Check that every row holds text in these columns.
+    """Check that every row has a text in these columns.
 
-    Raises DataError naming the first row that does not, and how many there are.
+    Raises DataError naming the first row that does not, and the number of such rows.
     """
     bad, _ = _bad_rows(dataset, columns, where, skip=False)
     bad.finish([])
 
 
 def leave_out_bad_rows(dataset: Dataset, columns: Sequence[str], where: str, notes: list[str]) -> Dataset:
-    """Return the rows that hold text in all of `columns`; `notes` receives a line that counts and lists the others."""
+    """Return the rows that have a text in all of `columns`; `notes` receives a line that lists the others."""
     bad, rows = _bad_rows(dataset, columns, where, skip=True)
     bad.finish(notes)
     return dataset.select(rows) if bad else dataset
 
 
 def leave_out_of_stream(stream: IterableDataset, columns: Sequence[str], where: str) -> IterableDataset:
-    """The same for a stream; the number of skipped rows is logged while reading, at growing intervals."""
+    """Like `leave_out_bad_rows` for a stream; the number of skipped rows is logged at increasing intervals."""
     count = 0
 
     def usable(row: dict[str, Any]) -> bool:
@@ -60,7 +60,7 @@ def leave_out_of_stream(stream: IterableDataset, columns: Sequence[str], where: 
 
 
 def _bad_rows(dataset: Dataset, columns: Sequence[str], where: str, skip: bool) -> tuple[BadRows, list[int]]:
-    """Return what is wrong with rows, which are numbered as in their source, and the positions of the others."""
+    """Return the problems of bad rows, numbered as in their source, and the positions of the other rows."""
     bad = BadRows(where, skip, between=" ")
     numbered = "row_id" in dataset.column_names
     numbers = column_values(dataset, "row_id") if numbered else iter(range(len(dataset)))

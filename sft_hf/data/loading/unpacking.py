@@ -1,7 +1,7 @@
-"""Archives of pictures or recordings (.zip, .tar, .tar.gz, ...): unpacked once, into the cache folder.
+"""Archives of images or recordings (.zip, .tar, .tar.gz, ...), unpacked once to the cache folder.
 
-Only plain files are written, none outside the folder, and no more bytes than a data set could have. What was unpacked
-is found again by the archive's path, size and time of change; it may be removed at any time.
+Only regular files are written, only inside the folder, and within size limits. An unpacked archive is identified by
+the path, size and modification time of the archive; it may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NOT_READ = (".rar", ".7z", ".tar.zst")
 
 MAX_MEMBERS = 2_000_000
 MAX_RATIO = 20
-"""Media hardly shrink in an archive: one may unpack to so many times its size, and `SLACK` more."""
+"""Media files hardly compress: an archive may unpack to this multiple of its size, plus `SLACK` bytes."""
 SLACK = 2**30
 
 _BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError, EOFError, RuntimeError, NotImplementedError)
@@ -41,7 +41,7 @@ Member = tuple[str, int, Callable[[], "IO[bytes] | None"]]
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file's ending is that of an archive. Raises DataError for one that is not read."""
+    """Whether a file has the extension of an archive. Raises DataError for unsupported archives."""
     name = path.name.lower()
     if name.endswith(NOT_READ) and path.is_file():
         raise DataError(f"{path}: this kind of archive is not read; unpack it, or pack it as .zip or .tar")
@@ -49,13 +49,13 @@ def is_archive(path: Path) -> bool:
 
 
 def archive_stem(path: Path) -> str:
-    """Return an archive's name without its ending."""
+    """Return the name of an archive without its extension."""
     ending = max((ending for ending in ENDINGS if path.name.lower().endswith(ending)), key=len)
     return path.name[: -len(ending)]
 
 
 def holds_media(archive: Path) -> bool:
-    """Whether a zip archive holds more than tables; of other archives it is taken for granted."""
+    """Whether a zip archive contains more than tables; assumed for other archives."""
     if not archive.name.lower().endswith(".zip"):
         return True
     with _plain_errors(archive), zipfile.ZipFile(archive) as file:
@@ -64,7 +64,7 @@ def holds_media(archive: Path) -> bool:
 
 
 def unpacked(archive: Path) -> tuple[Path, list[str]]:
-    """Return the folder that an archive's files are in, and notes. Raises DataError, StorageError."""
+    """Return the folder with the files of an archive, and notes. Raises DataError, StorageError."""
 
     def fill(root: Path) -> list[str]:
         return [f"{archive.name}: {_unpack(archive, root)}"]
@@ -73,9 +73,9 @@ def unpacked(archive: Path) -> tuple[Path, list[str]]:
 
 
 def unpacked_together(folder: Path, archives: Sequence[Path]) -> tuple[Path, list[str]]:
-    """Return a folder with what several archives hold, and the tables next to them: train.zip becomes train/.
+    """Return a folder with the content of several archives, and the tables next to them: train.zip becomes train/.
 
-    Shards (train-000.tar, train-001.tar) are folders in that of their split. Raises DataError, StorageError.
+    Shards (train-000.tar, train-001.tar) are subfolders of their split. Raises DataError, StorageError.
     """
     tables = [path for path in sorted(folder.iterdir()) if _is_table(path) and path not in archives]
     places = {path: _place(path, archives) for path in archives}
@@ -100,7 +100,7 @@ def _place(archive: Path, archives: Sequence[Path]) -> str:
 
 
 def _flatten(folder: Path, names: Sequence[str]) -> None:
-    """Move a folder's content up out of its only subfolder, if that is named like the archive."""
+    """Move the content of a folder's only subfolder up one level if the subfolder is named like the archive."""
     children = list(folder.iterdir())
     if len(children) == 1 and children[0].is_dir() and children[0].name in names:
         inner = children[0].rename(folder.parent / f".{folder.name}-inner")
@@ -109,7 +109,7 @@ def _flatten(folder: Path, names: Sequence[str]) -> None:
 
 
 def _cached(sources: Sequence[Path], name: str, fill: Callable[[Path], list[str]]) -> tuple[Path, list[str]]:
-    """Return a folder of the cache called `name` that `fill` has filled, now or earlier, and notes."""
+    """Return a cache folder called `name`, filled by `fill` now or earlier, and notes."""
     from filelock import FileLock
 
     facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in sources]
@@ -132,7 +132,7 @@ def _cached(sources: Sequence[Path], name: str, fill: Callable[[Path], list[str]
 
 
 def _unpack(archive: Path, root: Path) -> str:
-    """Write an archive's files below `root`; return how many there were, in words."""
+    """Write the files of an archive below `root`; return a description with their number and size."""
     limit = MAX_RATIO * archive.stat().st_size + SLACK
     count = total = 0
     members = _zip_members(archive) if archive.name.lower().endswith(".zip") else _tar_members(archive)
@@ -169,7 +169,7 @@ def _write(source: IO[bytes] | None, target: Path, size: int, archive: Path) -> 
 
 
 def inner_folder(folder: Path) -> Path | None:
-    """Return the only thing in a folder, if that is a folder with a table in it; a data set is often packed so."""
+    """Return the only entry of a folder if it is a folder with a table, as is common for packed data sets."""
     with os.scandir(folder) as entries:
         paths = [Path(entry) for entry in entries if not is_system_path(Path(entry.name))]
     paths = [path for path in paths if path.name not in SYSTEM_FOLDERS]
@@ -179,7 +179,7 @@ def inner_folder(folder: Path) -> Path | None:
 
 
 def only_archives(folder: Path) -> list[Path]:
-    """Return the archives of a folder that holds nothing else but tables and notes; else none."""
+    """Return the archives of a folder that contains nothing but archives, tables and notes; else an empty list."""
     with os.scandir(folder) as entries:
         paths = sorted(Path(entry) for entry in entries if not is_system_path(Path(entry.name)))
     archives = [path for path in paths if is_archive(path) and holds_media(path)]
@@ -188,7 +188,7 @@ def only_archives(folder: Path) -> list[Path]:
 
 
 def _is_table(path: Path) -> bool:
-    """Whether a file is a table, or an archive of nothing but tables."""
+    """Whether a file is a table, or an archive of tables only."""
     return path.is_file() and (table_stem(path.name) is not None or is_archive(path))
 
 
@@ -210,7 +210,7 @@ def _tar_members(archive: Path) -> Iterator[Member]:
 
 
 def _safe(name: str, archive: Path) -> Path:
-    """The relative path of a member. Raises DataError for one that would be outside."""
+    """Return the relative path of a member. Raises DataError if it would be outside the folder."""
     plain = name.replace("\\", "/")
     parts = [part for part in plain.split("/") if part not in ("", ".")]
     if not parts or ".." in parts or plain.startswith("/") or "\0" in name or re.match("[A-Za-z]:", plain):
@@ -229,4 +229,4 @@ def _plain_errors(archive: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno is not None:
             raise
-        raise DataError(f"{archive}: is damaged: {' '.join(str(error).split())[:200]}") from error  # gzip's, bzip2's
+        raise DataError(f"{archive}: is damaged: {' '.join(str(error).split())[:200]}") from error  # gzip, bzip2

@@ -1,6 +1,6 @@
-"""Inputs of `predict`: their values, origin and problems.
+"""Inputs of `predict`: values, origin and problems.
 
-A bad input is an `Input` with an error, never an exception: the others are answered all the same.
+A bad input is an `Input` with an error, not an exception, so that the other inputs are still answered.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from sft_hf.data.tables.table import Batch
 if TYPE_CHECKING:
     from sft_hf.core.recipe.recipe import DataSection
 
-ID = "id"  # the column of a table, in any letter case, whose values stand for its rows
-LONGEST = 200  # characters of a cell that is neither text nor number
-FIRST_ROWS = 1000  # of a table, that say which columns it has
+ID = "id"  # column of a table, case-insensitive, with ids for its rows
+LONGEST = 200  # characters of a cell that is neither text nor a number
+FIRST_ROWS = 1000  # of a table, from which its columns are determined
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Input:
     """One input.
 
     Attributes:
-        columns: what the model reads, {column: text or path, or the file itself: bytes or {"bytes": ..., "path": ...}}.
-        path: the file that the input is or was read from; "-" for standard input, None for a text as it was given.
-        row: its row in that file, or in `table`, counted from 0.
-        table: the table that names a picture or recording.
-        id: its value in the table's `id` column.
+        columns: model inputs, {column: text or path, or the file itself: bytes or {"bytes": ..., "path": ...}}.
+        path: the file that is the input or contains it; "-" for standard input, None for a literal text.
+        row: its 0-based row in that file, or in `table`.
+        table: the table that refers to an image or recording.
+        id: its value in the `id` column of the table.
         error: why it cannot be answered.
     """
 
@@ -44,9 +44,9 @@ class Input:
     error: str | None = None
 
     def described(self, number: int) -> dict[str, Any]:
-        """Return the first fields of an answer: id (`number` where the input has none), path, row, table, columns.
+        """Return the first fields of an answer: id (default: `number`), path, row, table, columns.
 
-        A part of a recording has its `start` and `end` too, in seconds.
+        A part of a recording also has `start` and `end`, in seconds.
         """
         place = {"path": self.path, "row": self.row, "table": self.table}
         found = {"id": number if self.id is None else self.id}
@@ -57,7 +57,7 @@ class Input:
 
 
 def chunked(inputs: Iterable[Input], rows: int, characters: int) -> Iterator[list[Input]]:
-    """Yield the inputs in lists of at most `rows`, or fewer once their texts have so many characters together."""
+    """Yield lists of at most `rows` inputs, or fewer once their texts have a total of `characters`."""
     chunk: list[Input] = []
     size = 0
     for one in inputs:
@@ -73,25 +73,25 @@ def chunked(inputs: Iterable[Input], rows: int, characters: int) -> Iterator[lis
 def table_rows(
     path: Path, data: DataSection, choose: Callable[[Sequence[str]], Sequence[str]]
 ) -> Iterator[tuple[int, dict[str, Any], Any, str | None]]:
-    """Yield (row, {column: value}, id, problem) of a table, rows counted from 0.
+    """Yield (row, {column: value}, id, problem) for each row of a table, rows counted from 0.
 
-    id is None where the table has no such column. A row that cannot be read has a problem, and no values.
+    id is None if the table has no such column. An unreadable row has a problem and no values.
 
     Args:
-        data: how tables are read.
-        choose: returns the columns to read, given those that there are.
+        data: options for reading tables.
+        choose: returns the columns to read, given the available ones.
 
-    Raises DataError for a table that cannot be read, or from some row on cannot.
+    Raises DataError for a table that cannot be read, or that cannot be read beyond some row.
     """
     options = {**table_options(data), "on_bad_row": "stop"}
     try:
         names = list(next(iter_rows(path, batch_size=FIRST_ROWS, **{**options, "on_bad_row": "skip"})))
-    except DataError:  # of a later row, it may be
+    except DataError:  # may be about a later row
         names = list(next(iter_rows(path, batch_size=1, **options)))
     columns = list(choose(names))
     for column in columns:
         if column not in names:
-            # `iter_rows` says more of a table whose only column is a whole row
+            # `iter_rows` has a better message for a table whose only column contains whole rows
             next(iter_rows(path, columns=columns, **{**options, "on_bad_row": "skip"}))
             raise DataError(f"{path}: no column {column!r}; {did_you_mean(column, names)}")
     own = next((name for name in names if name.lower() == ID and name not in columns), None)
@@ -108,18 +108,18 @@ def table_rows(
 
 
 def _plain(value: Any) -> Any:
-    """A cell as it can be written into the output: what JSON has no value for, such as a date, as text."""
+    """Return a cell as written to the output: types that JSON lacks, such as dates, become text."""
     if value is None or isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value)):
         return value
-    if isinstance(value, (bytes, dict)):  # a picture or recording in a table: its name, if it has one
+    if isinstance(value, (bytes, dict)):  # an image or recording in a table: its name, if any
         return value.get("path") if isinstance(value, dict) else None
     return str(value)[:LONGEST]
 
 
 def _every_row(path: Path, options: dict[str, Any]) -> Iterator[Batch | str]:
-    """Yield what `iter_rows` does, and in its place what is wrong with a row that cannot be used.
+    """Yield the batches of `iter_rows`, and a problem in place of each unusable row.
 
-    Raises DataError where the file cannot be read on, after all rows before that place.
+    Raises DataError, after the preceding rows, at the position from which the file cannot be read.
     """
     done = 0
     try:
@@ -143,9 +143,9 @@ def _every_row(path: Path, options: dict[str, Any]) -> Iterator[Batch | str]:
 
 
 def until_error(inputs: Iterator[Input], path: str, hint: str = "") -> Iterator[Input]:
-    """Pass on the inputs read from a file; where it cannot be read on, or has none, say so in one more input.
+    """Yield the inputs from a file; if reading fails, or there are none, add an input with the error.
 
-    `hint` ends that sentence, if not one input could be read.
+    `hint` is added to the message if no input could be read.
     """
     count = 0
     try:

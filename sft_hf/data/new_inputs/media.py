@@ -1,4 +1,4 @@
-"""Inputs of `predict` for images or recordings: files, folders, globs, tables with a column of paths."""
+"""Inputs of `predict` for images and recordings: files, folders, globs, tables with a path column."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sft_hf")
 
-CHUNK = 256  # files that are answered together
-LISTED = 50  # files left out that a line names
+CHUNK = 256  # files per batch of answers
+LISTED = 50  # skipped files that a message lists
 
 Find = Callable[[Path], Sequence[Path]]
-"""Returns the files to take from a folder, or raises DataError for none."""
+"""Returns the files to use from a folder, or raises DataError if there are none."""
 
 
 def refuse_literal(literal: bool, kind: str) -> None:
-    """Raise UserError where all inputs of a model for pictures or recordings are said to be texts."""
+    """Raise UserError if inputs of an image or speech model are declared to be texts."""
     if literal:
         raise UserError(f"--text (literal=True) is for models of texts; this one takes {kind}")
 
@@ -41,16 +41,16 @@ def refuse_literal(literal: bool, kind: str) -> None:
 def input_chunks(
     inputs: Sequence[Any], data: DataSection, column: str, find: Find, media: tuple[str, ...]
 ) -> Iterator[list[Input]]:
-    """Yield what `media_inputs` finds, `CHUNK` at a time."""
+    """Yield the results of `media_inputs` in lists of `CHUNK`."""
     return chunked(media_inputs(inputs, data, column, find, media), CHUNK, 2**40)
 
 
 def files_in_memory(values: Iterable[Any], columns: Mapping[str, str]) -> Iterator[list[Input]]:
-    """Yield one input for every value, `CHUNK` at a time: strings are the paths of files, one each.
+    """Yield one input per value, in lists of `CHUNK`; strings are paths of single files.
 
     Args:
-        values: paths, what `sft_hf.data.in_memory.cells` has, or rows {column: one of these}.
-        columns: that the task reads, one of pictures or recordings among them, by their keys of a recipe.
+        values: paths, types supported by `sft_hf.data.in_memory.cells`, or rows {column: one of these}.
+        columns: {recipe key: column} of the columns that the task reads, including one of images or recordings.
     """
     column, cell = next((column, CELLS[key]) for key, column in columns.items() if key in CELLS)
     found = (_in_memory(value, f"input {index}", column, cell) for index, value in enumerate(values))
@@ -81,16 +81,16 @@ def _in_memory(value: Any, where: str, column: str, cell: MakeCell) -> Input:
 def media_inputs(
     inputs: Sequence[Any], data: DataSection, column: str, find: Find, media: tuple[str, ...]
 ) -> Iterator[Input]:
-    """Yield every file that the inputs mean, in their order; nothing is fetched from a URL.
+    """Yield every file that the inputs refer to, in order; URLs are not downloaded.
 
     Args:
         inputs: paths.
-        data: how tables are read.
-        column: of a table, with paths relative to the table's folder; `file_name`, or a manifest's `audio_filepath`,
-            is taken in its place.
+        data: options for reading tables.
+        column: path column of a table, relative to the table's folder; `file_name`, or the `audio_filepath` of a
+            manifest, is accepted as well.
         find: see `Find`.
-        media: MIME types ("image"): files of a folder whose ending is of such a type are inputs too, readable or not;
-            files of other kinds are named in one line, and left out.
+        media: MIME types ("image"): files of a folder with an extension of such a type are inputs, readable or not;
+            other files are listed in one warning and skipped.
     """
     for given in inputs:
         if hasattr(given, "read"):
@@ -112,7 +112,7 @@ def media_inputs(
 
 
 def _folder_inputs(folder: Path, column: str, find: Find, media: tuple[str, ...]) -> Iterator[Input]:
-    _, files = find_files(folder, ())  # no ending is one of none: all files
+    _, files = find_files(folder, ())  # () matches no extension: all files
     try:
         chosen = set(find(folder))
     except DataError as error:
@@ -121,7 +121,7 @@ def _folder_inputs(folder: Path, column: str, find: Find, media: tuple[str, ...]
     others: list[str] = []
     for path in sorted({*files, *chosen}):
         kind = (mimetypes.guess_type(path.name, strict=False)[0] or "").partition("/")[0]
-        if path in chosen or kind in media:  # what the reader cannot open, it gives the reason for
+        if path in chosen or kind in media:  # the reader reports why it cannot open a file
             yield Input({column: str(path)}, str(path))
         else:
             others.append(str(path.relative_to(folder)))
@@ -131,7 +131,7 @@ def _folder_inputs(folder: Path, column: str, find: Find, media: tuple[str, ...]
 
 
 def _table_inputs(path: Path, data: DataSection, column: str, recordings: bool) -> Iterator[Input]:
-    """The files of a table's rows; of recordings, the parts of them that rows mean: see `data.segments`."""
+    """Yield the files of a table's rows; of recordings, the parts that rows refer to: see `data.segments`."""
     times: list[Times] = []
 
     def choose(names: Sequence[str]) -> list[str]:
@@ -155,7 +155,7 @@ def _table_inputs(path: Path, data: DataSection, column: str, recordings: bool) 
                 part = found
                 for one in times:
                     part = one.cell(found, cells[one.start], cells[one.end or one.start], f"{path} row {row}")
-            except DataError as problem:  # several files fit, or a time is none
+            except DataError as problem:  # several files match, or a time is invalid
                 part, error = str(value), str(problem)
             yield Input({column: part}, str(found), row, table=str(path), id=own, error=error)
         elif isinstance(value, bytes) or (isinstance(value, dict) and value.get("bytes")):  # the file itself
@@ -166,15 +166,15 @@ def _table_inputs(path: Path, data: DataSection, column: str, recordings: bool) 
 
 
 def _times(names: Sequence[str], cell: str, data: DataSection, where: str) -> Times | None:
-    """The columns of a table that say which part of its recordings a row is."""
+    """Return the columns of a table with the start and end of each part of a recording."""
     wanted = data.segment_columns
     if not isinstance(wanted, str) and not set(wanted) & set(names):
-        return None  # those of the training data: this table has whole recordings
+        return None  # columns of the training data; this table has whole recordings
     return segment_names([name for name in names if name != cell], data, where)
 
 
 def _matching(pattern: Path, column: str) -> Iterator[Input]:
-    """The files that a pattern means; for none, as for a file that is not there, a bad input."""
+    """Yield the files that match a pattern; a bad input if there are none, as for a missing file."""
     name = str(pattern)
     if any(character in name for character in "*?["):
         found = sorted(path for path in glob.glob(name, recursive=True) if os.path.isfile(path))

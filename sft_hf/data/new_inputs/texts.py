@@ -18,28 +18,28 @@ if TYPE_CHECKING:
     from sft_hf.core.recipe.recipe import DataSection
 
 FILE_SUFFIXES = (*TABLE_SUFFIXES, ".txt")
-"""Endings of arguments that mean files, there or not."""
+"""Extensions by which an argument is a file, even if it does not exist."""
 
 LITERAL = "--text takes every argument as a text (in Python: literal=True)"
 
 
 def text_inputs(inputs: Sequence[Any], data: DataSection, columns: Sequence[str], literal: bool) -> Iterator[Input]:
-    """Yield every text that the inputs mean, in their order.
+    """Yield every text that the inputs refer to, in order.
 
-    An argument that exists is a file; one that does not is a text, unless it looks like a path.
+    An argument is a file if it exists; otherwise it is a text, unless it looks like a path.
 
     Args:
         inputs: texts, paths, and open text files, which are read line by line.
-        data: how tables are read.
-        columns: the text column, and the second one of a pair.
-        literal: whether all arguments are texts, whatever files there are.
+        data: options for reading tables.
+        columns: the text column, and the second one for pairs.
+        literal: whether all arguments are texts, even if files of these names exist.
     """
     for index, value in enumerate(inputs):
         if hasattr(value, "read"):
             yield from until_error(_lines(_decoded(value), "-", columns), "-")
             continue
         text = os.fspath(value)
-        there = os.path.exists(text) or any(os.path.isfile(path) for path in _parents(text))  # a member of an archive
+        there = os.path.exists(text) or any(os.path.isfile(path) for path in _parents(text))  # may be in an archive
         if literal or not (there or _looks_like_a_path(text)):
             yield _literal(text, index, columns)
         elif not there:
@@ -56,9 +56,9 @@ def text_inputs(inputs: Sequence[Any], data: DataSection, columns: Sequence[str]
 
 
 def texts_in_memory(values: Iterable[Any], columns: Sequence[str]) -> Iterator[Input]:
-    """Yield every value as a text, whatever it looks like: one input each, with an error where it is not a text.
+    """Yield one input per value, never interpreted as a path, with an error if it is not a text.
 
-    A value is a text, of a pair a sequence of two, or a row {column: text}.
+    A value is a text, a sequence of two texts (for pairs), or a row {column: text}.
     """
     for index, value in enumerate(values):
         cells = _cells(value, columns)
@@ -81,7 +81,7 @@ def _cells(value: Any, columns: Sequence[str]) -> dict[str, Any] | None:
 
 
 def _parents(text: str) -> list[str]:
-    """The folders of what looks like a path; of no other text, which may be long."""
+    """Return the parent folders if the text looks like a path; none for other texts, which may be long."""
     return [str(path) for path in Path(text).parents] if _looks_like_a_path(text) else []
 
 
@@ -94,7 +94,7 @@ def _literal(text: str, index: int, columns: Sequence[str]) -> Input:
 
 
 def _not_unicode(where: str, text: str) -> str | None:
-    """Return the problem of a text that no tokenizer takes: half of a surrogate pair, or bytes that are not text."""
+    """Return the problem of a text that is not valid Unicode: lone surrogates, or undecodable bytes."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -107,9 +107,9 @@ def _wants_pairs(columns: Sequence[str]) -> str:
 
 
 def _looks_like_a_path(text: str) -> bool:
-    """Whether a text is more likely the path of a file that is not there.
+    """Whether a text is more likely the path of a missing file.
 
-    It ends like a table; or has a separator, and no blank or a folder that exists before the separator.
+    It has the extension of a table; or it has a separator, and contains no blanks or its folder exists.
     """
     if text.lower().endswith((*FILE_SUFFIXES, ARCHIVE)):
         return True
@@ -145,7 +145,7 @@ def _problem(where: str, cells: dict[str, Any]) -> str | None:
 
 
 def _lines(lines: Iterable[str], name: str, columns: Sequence[str]) -> Iterator[Input]:
-    """One text a line; blank ones are named."""
+    """Yield one text per line; blank lines are reported."""
     if len(columns) > 1:
         raise DataError(_wants_pairs(columns))
     row = -1
@@ -157,7 +157,7 @@ def _lines(lines: Iterable[str], name: str, columns: Sequence[str]) -> Iterator[
 
 
 def _decoded(stream: Any) -> Iterator[str]:
-    """The lines of an open file, without their ends."""
+    """Yield the lines of an open file, without line ends."""
     for number, line in enumerate(getattr(stream, "buffer", stream)):
         if isinstance(line, bytes):
             try:

@@ -1,7 +1,7 @@
-"""Bytes of a table: a plain file, a compressed one (.gz, .bz2, .xz, .zst), or a member of a zip archive.
+"""Bytes of a table: from a plain file, a compressed file (.gz, .bz2, .xz, .zst), or a member of a zip archive.
 
-A member of an archive has a path of its own, `reviews.zip/train.csv`, that everything here understands. Nothing is
-unpacked to the disk.
+A member of an archive has its own path, `reviews.zip/train.csv`, which all readers support. Nothing is unpacked to
+disk.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any, BinaryIO
 from sft_hf.core.errors import DataError, did_you_mean
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
-"""Endings that are written after a table's own, as in train.csv.gz."""
+"""Extensions that follow a table's own extension, as in train.csv.gz."""
 
 ARCHIVE = ".zip"
-MAX_UNPACKED = 2**30  # bytes of a file that has to be unpacked as a whole: a workbook, a Parquet file in an archive
+MAX_UNPACKED = 2**30  # bytes of a file that must be unpacked in memory: a workbook, a Parquet file in an archive
 
 
 def split_member(path: Path) -> tuple[Path, str] | None:
-    """Return the archive and the member that a path names; None for anything else."""
+    """Return the archive and the member that a path refers to; None for other paths."""
     for parent in path.parents:
         if parent.suffix.lower() == ARCHIVE and parent.is_file():
             return parent, path.relative_to(parent).as_posix()
@@ -31,7 +31,7 @@ def split_member(path: Path) -> tuple[Path, str] | None:
 
 
 def archive_members(path: Path) -> list[str]:
-    """Return the names of the files in a zip archive, without hidden ones and what macOS adds. Raises DataError."""
+    """Return the names of the files in a zip archive, without hidden and macOS metadata files. Raises DataError."""
     with _opened_archive(path) as archive:
         names = [info.filename for info in archive.infolist() if not info.is_dir()]
     return [name for name in names if not any(part[:1] in (".", "") or part == "__MACOSX" for part in name.split("/"))]
@@ -41,7 +41,7 @@ def archive_members(path: Path) -> list[str]:
 def open_bytes(path: Path) -> Iterator[BinaryIO]:
     """Open the unpacked bytes of a file, or of a member of an archive.
 
-    Raises DataError for an archive without that member, OSError or EOFError for damage.
+    Raises DataError if the archive lacks the member, OSError or EOFError for corrupt files.
     """
     member = split_member(path)
     if member is None:
@@ -54,14 +54,14 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
         except KeyError:
             hint = did_you_mean(member[1], archive.namelist())
             raise DataError(f"{member[0]}: has no member {member[1]!r}; {hint}") from None
-        except (RuntimeError, NotImplementedError) as error:  # a password, or an unknown compression
+        except (RuntimeError, NotImplementedError) as error:  # a password, or an unsupported compression
             raise DataError(f"{member[0]}: {member[1]} cannot be unpacked: {error}") from None
         with packed:
             yield _unpacked(packed, path.suffix.lower())
 
 
 def whole_bytes(path: Path) -> io.BytesIO:
-    """Return a file unpacked in memory. Raises DataError for more than `MAX_UNPACKED` bytes, and as `open_bytes`."""
+    """Return an unpacked file in memory. Raises DataError for more than `MAX_UNPACKED` bytes, and as `open_bytes`."""
     with open_bytes(path) as file:
         content = file.read(MAX_UNPACKED + 1)
     if len(content) > MAX_UNPACKED:

@@ -1,4 +1,4 @@
-"""Rows that cannot be used: counted, and refused or left out as `data.on_bad_row` says."""
+"""Unusable rows: counted, and either reported as an error or skipped, depending on `data.on_bad_row`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 
 from sft_hf.core.errors import DataError
 
-LISTED = 20  # rows left out that a note names
+LISTED = 20  # skipped rows that a note lists
 
 
 def skipped_rows(where: str, problems: Sequence[str], total: int, count: int | None = None) -> list[str]:
-    """Return the note that says how many of `total` rows were left out, and lists some; none if there are none.
+    """Return the note with the number of skipped rows of `total`, listing some; empty if there are none.
 
-    `count`: how many there are, where `problems` holds the first of them only.
+    `count`: the number of skipped rows, if `problems` contains only the first of them.
     """
     count = len(problems) if count is None else count
     if not count:
@@ -23,9 +23,9 @@ def skipped_rows(where: str, problems: Sequence[str], total: int, count: int | N
 
 
 class BadRows:
-    """The rows of one file that cannot be used.
+    """The unusable rows of one file.
 
-    The first is the one that an error names; the error says how many there are, which only the end of the file tells.
+    The error names the first one and their number, which is only known at the end of the file.
     """
 
     def __init__(self, where: str, skip: bool, between: str = ": ", heard: Callable[[str], None] | None = None) -> None:
@@ -37,7 +37,7 @@ class BadRows:
         return self.count > 0
 
     def add(self, problem: str) -> None:
-        """Take down what is wrong with a row, which the text names."""
+        """Record the problem of a row; the text identifies the row."""
         self.count += 1
         if self._heard is not None:
             self._heard(f"{self.where}{self._between}{problem}")
@@ -45,7 +45,7 @@ class BadRows:
             self._problems.append(problem)
 
     def finish(self, notes: list[str]) -> None:
-        """Say which rows are left out. Raises DataError for the first if none may be."""
+        """Note the skipped rows. Raises DataError for the first one if rows may not be skipped."""
         if not self.count:
             return
         if not self.skip:
@@ -54,7 +54,7 @@ class BadRows:
         notes += skipped_rows(self.where, first, self.total + self.count, self.count)
 
     def refusal(self) -> str:
-        """Return the message about the first row, with the number of others."""
+        """Return the message about the first row, with the total number of bad rows."""
         more = ""
         if self.count > 1:
             more = f" ({self.count} rows cannot be used; data.on_bad_row: skip leaves them out)"

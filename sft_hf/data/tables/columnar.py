@@ -1,4 +1,4 @@
-"""Parquet and Arrow files: their columns have types, and only those that are wanted are read."""
+"""Parquet and Arrow files: their columns have types, and only the required columns are read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sft_hf.data.tables.table import Table, check_width
 
 
 def columnar_batches(table: Table, kind: str, batch_size: int) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a file, at most `batch_size` at a time. Raises DataError, and ArrowException for damage."""
+    """Yield the rows of a file, at most `batch_size` at a time. Raises DataError; ArrowException if it is corrupt."""
     source: Any = table.path if split_member(table.path) is None else whole_bytes(table.path)
     with ExitStack() as stack:
         names, batches = (_parquet if kind == ".parquet" else _arrow)(table, source, batch_size, stack)
@@ -23,7 +23,7 @@ def columnar_batches(table: Table, kind: str, batch_size: int) -> Iterator[pa.Re
         for batch in batches:
             if not batch.num_rows:
                 continue
-            batch.validate(full=True)  # text that is not UTF-8 would only fail much later
+            batch.validate(full=True)  # otherwise invalid UTF-8 would only fail much later
             empty = False
             yield batch if names is None else batch.select(names)
         if empty:
@@ -31,7 +31,7 @@ def columnar_batches(table: Table, kind: str, batch_size: int) -> Iterator[pa.Re
 
 
 def _chosen(table: Table, names: Sequence[str]) -> list[str] | None:
-    """Return the columns to read, None for all: names may then occur twice."""
+    """Return the columns to read; None for all, in which case names may occur twice."""
     check_width(table.path, len(names))
     chosen = table.kept(names)
     return None if chosen == list(names) else chosen
@@ -49,7 +49,7 @@ def _parquet(
 
 
 def _arrow(table: Table, source: Any, size: int, stack: ExitStack) -> tuple[list[str] | None, Iterator[pa.RecordBatch]]:
-    """A file or a stream of Arrow batches, as `datasets` and Feather write them."""
+    """Read a file or a stream of Arrow batches, as written by `datasets` and Feather."""
     import pyarrow.ipc as ipc
 
     mapped = pa.memory_map(str(source)) if isinstance(source, Path) else pa.BufferReader(source.getvalue())
@@ -66,5 +66,5 @@ def _slices(table: Table, batches: Iterator[pa.RecordBatch], size: int) -> Itera
     try:
         for batch in batches:
             yield from (batch.slice(start, size) for start in range(0, batch.num_rows, size))
-    except pa.ArrowMemoryError as error:  # a damaged file asks for any number of bytes
+    except pa.ArrowMemoryError as error:  # a corrupt file may request any number of bytes
         raise DataError(f"{table.path}: is damaged, or too large for the memory: {error}") from error

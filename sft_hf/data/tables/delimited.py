@@ -1,6 +1,6 @@
-"""CSV, TSV and their like: fields between delimiters, quoted or not, with a header or without.
+"""CSV, TSV and similar formats: delimited fields, with or without quotes and header.
 
-Python's reader, not Arrow's: it notices a quote that is never closed, and knows the line of every row.
+Uses Python's csv reader, not Arrow's: it detects unclosed quotes, and reports the line of every row.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _DELIMITER_NAMES = {",": "comma", "\t": "tab", ";": "semicolon"}
 
 
 def delimited_batches(table: Table, kind: str, size: int) -> Iterator[Batch]:
-    """Yield the rows of a file of fields, `size` at a time. Raises DataError as `files.iter_rows` does."""
+    """Yield the rows of a delimited file, `size` at a time. Raises DataError as `files.iter_rows`."""
     reader = _Reader(table, kind)
     rows: list[list[str]] = []
     for fields in reader:
@@ -37,7 +37,7 @@ def delimited_batches(table: Table, kind: str, size: int) -> Iterator[Batch]:
 
 
 def header_of(table: Table, kind: str) -> list[str]:
-    """Return the names of a file's columns, of all there are. Raises DataError for a file without any."""
+    """Return the names of all columns of a file. Raises DataError if there are none."""
     reader = _Reader(table, kind, whole=False)
     with suppress(StopIteration):
         next(iter(reader))
@@ -45,7 +45,7 @@ def header_of(table: Table, kind: str) -> list[str]:
 
 
 class _Reader:
-    """Iterates over the rows of a file, each a list of as many fields as the header has."""
+    """Iterates over the rows of a file; each row has as many fields as the header."""
 
     def __init__(self, table: Table, kind: str, whole: bool = True) -> None:
         csv.field_size_limit(max(csv.field_size_limit(), MAX_FIELD))
@@ -62,7 +62,7 @@ class _Reader:
             self.quoting = choose_quoting(self._lines, self.delimiter, said, self.names, table.notes)
 
     def batch(self, rows: Sequence[Sequence[str]]) -> Batch:
-        """Return rows as columns, of those that are wanted."""
+        """Return rows as columns, limited to the required columns."""
         return {name: [row[place] for row in rows] for name, place in self._wanted}
 
     def __iter__(self) -> Iterator[list[str]]:
@@ -95,8 +95,8 @@ class _Reader:
             elif lines.odd and any("\0" in field for field in fields):
                 self.bad.add(f"line {lines.number} holds a NUL character, which is not text; the file may be corrupt")
             elif width > 1 and [field.strip("\ufeff ") for field in fields] == plain:
-                repeated += 1  # of another file that was appended; with data.column_names, a header after all
-            elif not self.bad or self.bad.skip:  # after a bad row, the others are only counted
+                repeated += 1  # from an appended file; with data.column_names, the file has a header after all
+            elif not self.bad or self.bad.skip:  # after a bad row, the remaining rows are only counted
                 several += reader.line_num > before + 1
                 self.bad.total += 1
                 yield fields
@@ -119,7 +119,7 @@ class _Reader:
             "ordinary characters"
         )
         problem = f"the row that starts on line {start} cannot be read ({error}); {advice}"
-        # A quote that takes in the lines after it may hide any number of rows.
+        # An unclosed quote may hide any number of following rows.
         if end > start or not self.header or "unexpected end" in str(error):
             raise DataError(f"{self.path}: {problem}")
         self.bad.add(problem)
@@ -136,7 +136,7 @@ class _Reader:
 
 
 def sniff_delimiter(line: str, wanted: Sequence[str]) -> str | None:
-    """Return the separator that makes a header with all the wanted columns of a file's first line, if there is one."""
+    """Return the separator with which a file's first line has all required columns, if there is one."""
     for mark in "\t,;|":
         with suppress(csv.Error):
             names = next(csv.reader([line], delimiter=mark), [])
@@ -146,10 +146,10 @@ def sniff_delimiter(line: str, wanted: Sequence[str]) -> str | None:
 
 
 def named_header(path: Any, names: Sequence[str], columns: Sequence[str] | None) -> list[str]:
-    """Return the names of a header row: columns without a name are `Unnamed: 0` by their place, as pandas calls them.
+    """Return the column names of a header row; an unnamed column is `Unnamed: <position>`, as in pandas.
 
-    Of columns with the same name, all but the first get a number (`text.1`), unless they are among `columns`.
-    Raises DataError for those, and for a header that can be none.
+    Of columns with the same name, all but the first get a suffix (`text.1`), unless they are among `columns`.
+    Raises DataError for those, and for a line that cannot be a header.
     """
     return _header(path, list(names), columns)
 

@@ -1,4 +1,4 @@
-"""From bytes to lines of text: UTF-8, unless a byte order mark, zero bytes or `data.encoding` say otherwise."""
+"""Decode bytes to lines: UTF-8, unless a byte order mark, zero bytes or `data.encoding` indicate another encoding."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import BinaryIO
 from sft_hf.core.errors import DataError, did_you_mean
 from sft_hf.data.tables.archives import open_bytes
 
-SAMPLE = 2**16  # bytes that show the encoding and the line ends of a file
-MAX_LINE = 2**26  # characters; a row is on one, except where a CSV field is quoted
+SAMPLE = 2**16  # bytes from which the encoding and the line ends are detected
+MAX_LINE = 2**26  # characters; a row is on one line, except for quoted CSV fields
 
-_MARKS = (  # the marks of UTF-32 first: that of UTF-16 is the beginning of one
+_MARKS = (  # UTF-32 first: the mark of UTF-16 is a prefix of one of its marks
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -46,16 +46,16 @@ _KNOWN = ("utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1", "cp1
 
 @dataclass(frozen=True)
 class TextFile:
-    """The encoding of a text file. `newline` ends its lines: a line feed, also after a CR, or a CR alone."""
+    """The encoding of a text file. `newline` ends its lines: a line feed, possibly after a CR, or a CR alone."""
 
     path: Path
     encoding: str
     newline: str
 
     def lines(self, unlimited: bool = False) -> Iterator[str]:
-        """Yield the lines with their ends.
+        """Yield the lines with their line ends.
 
-        Raises DataError naming the line for bytes that are not text, or, unless `unlimited`, a line that never ends.
+        Raises DataError naming the line for invalid bytes, or, unless `unlimited`, for a line that is too long.
         """
         most = -1 if unlimited else MAX_LINE + 1
         count = 0
@@ -64,7 +64,7 @@ class TextFile:
             try:
                 while line := text.readline(most):
                     count += 1
-                    if count == 1:  # a second byte order mark, of a program that put one before the first
+                    if count == 1:  # a second byte order mark, from a program that added another one
                         line = line.lstrip("\ufeff")
                     if 0 < most == len(line):
                         raise DataError(f"{self.path}: line {count} is longer than {MAX_LINE >> 20} MB")
@@ -73,7 +73,7 @@ class TextFile:
                 raise DataError(f"{self.path}: {self._undecodable(count, error)}") from error
 
     def _undecodable(self, count: int, error: UnicodeError) -> str:
-        """Say which line cannot be decoded; the decoder reads ahead, so it is not the one after the last line read."""
+        """Return which line cannot be decoded; the decoder reads ahead, so it may not be the next line."""
         end = self.newline.encode()
         if self.encoding not in ("utf-8", "utf-8-sig", "ascii"):
             return f"is not {self.encoding} text near line {count + 1} ({error}); set data.encoding to what it is"
@@ -94,10 +94,11 @@ def open_text(path: Path, encoding: str | None, notes: list[str]) -> TextFile:
 
     Args:
         path: the file, or a member of an archive.
-        encoding: for files that are not UTF-8 and have no byte order mark; None: only what is certain is read.
-        notes: receives a line about what was guessed.
+        encoding: for files that are not UTF-8 and have no byte order mark; None: only unambiguous encodings are
+            detected.
+        notes: receives a line about the detected encoding.
 
-    Raises DataError for an encoding that Python does not have, and for a file that is not text; OSError for the disk.
+    Raises DataError for an encoding unknown to Python, and for a file that is not text; OSError for disk errors.
     """
     with open_bytes(path) as file:
         sample = file.read(SAMPLE)
@@ -125,21 +126,21 @@ def open_text(path: Path, encoding: str | None, notes: list[str]) -> TextFile:
 
 def _check_encoding(name: str) -> None:
     try:
-        "a".encode(name).decode(name)  # not rot13 or base64, which are not text encodings
+        "a".encode(name).decode(name)  # rejects rot13 and base64, which are not text encodings
     except (LookupError, UnicodeError, ValueError):
         raise DataError(f"data.encoding: no encoding {name!r:.60}; {did_you_mean(name, _KNOWN)}") from None
 
 
 def _is_utf8(sample: bytes) -> bool:
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(sample)  # the sample may end inside a character
+        codecs.getincrementaldecoder("utf-8")().decode(sample)  # the sample may end within a character
     except UnicodeDecodeError:
         return False
     return True
 
 
 def _wide_encoding(sample: bytes) -> str | None:
-    """Return UTF-16 or UTF-32 where the bytes can hardly be anything else: it has zero bytes in every line end."""
+    """Return UTF-16 or UTF-32 if the bytes are almost certainly that: every line end contains zero bytes."""
     zeros = sample.count(0)
     if not zeros or (_is_utf8(sample) and zeros < 0.1 * len(sample)):
         return None
@@ -155,7 +156,7 @@ def _wide_encoding(sample: bytes) -> str | None:
 
 
 def _newline(sample: str) -> str:
-    """Return what ends the first line, outside quotation marks: a CR inside quotes is part of a value."""
+    """Return the end of the first line, outside quotation marks: a CR inside quotes is part of a value."""
     quoted = False
     for place, letter in enumerate(sample):
         if letter == '"':
@@ -163,7 +164,7 @@ def _newline(sample: str) -> str:
         elif letter == "\n" and not quoted:
             return "\n"
         elif letter == "\r" and not quoted:
-            # CR CR LF is what Windows makes of CR LF that is written as text.
+            # Windows writes CR LF as CR CR LF in text mode.
             return "\n" if sample[place:].lstrip("\r").startswith("\n") else "\r"
     return "\n" if "\n" in sample or "\r" not in sample else "\r"
 
@@ -177,7 +178,7 @@ def _split(file: BinaryIO, end: bytes) -> Iterator[bytes]:
 
 
 def _suggestion(line: bytes, place: int) -> str:
-    """Return what to set, with the word as it would read."""
+    """Return the setting to suggest, showing how the word would read."""
     start = max((line.rfind(mark, 0, place) for mark in (b" ", b"\t", b",", b";", b'"')), default=-1) + 1
     stop = re.compile(rb"[\s,;\"]").search(line, place)
     word = line[max(start, place - 30) : min(stop.start() if stop else len(line), place + 30)]

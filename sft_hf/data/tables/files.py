@@ -1,7 +1,7 @@
-"""Tables on disk: CSV, TSV, JSON, Parquet, Arrow, workbooks and plain text, read a batch of rows at a time.
+"""Tables on disk: CSV, TSV, JSON, Parquet, Arrow, workbooks and plain text, read in batches of rows.
 
-Nothing is guessed silently. Every CSV value is text ("001", "NA" and "null" stay as they are), files are UTF-8 or what
-a byte order mark says, decisions are noted, and whatever does not fit is a DataError that names file and line.
+Nothing is guessed silently. All CSV values are text ("001", "NA" and "null" are unchanged), files are UTF-8 or as their
+byte order mark says, decisions are noted, and anything unexpected is a DataError that names file and line.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ __all__ = [
     "table_stem",
 ]
 
-READ_BATCH = 10_000  # rows that `read_table` takes at a time
+READ_BATCH = 10_000  # rows per batch in `read_table`
 
 
 def read_table(
@@ -64,23 +64,23 @@ def read_table(
     notes: list[str] | None = None,
     **options: Any,
 ) -> Dataset:
-    """Read a whole table into memory; nothing is written to a cache.
+    """Read a whole table into memory, without a cache on disk.
 
-    CSV columns are text; JSON columns have the type of their values; Parquet keeps its types and, if `datasets` wrote
-    it, its features (the names of a ClassLabel). Blank lines are not rows.
+    CSV columns are text; JSON columns have the type of their values; Parquet columns keep their types and, if written
+    by `datasets`, their features (the names of a ClassLabel). Blank lines are not rows.
 
     Args:
-        path: the file, or a member of an archive (`reviews.zip/train.csv`); its ending (see `TABLE_SUFFIXES`, and
-            .txt: one text per line) says what it is, else its content.
-        columns: read only these, which have to be there, in this order.
-        keep: read only those of these that are there; all, where there are none. JSON columns that are not among
-            them and cannot be typed are left out. None: all columns are read, and have to be typed.
-        notes: receives lines about what was decided, and rows that were left out.
+        path: the file, or a member of an archive (`reviews.zip/train.csv`); its format is determined by its extension
+            (see `TABLE_SUFFIXES`, and .txt: one text per line), otherwise by its content.
+        columns: read only these columns, which must exist, in this order.
+        keep: read only those of these columns that exist; all columns, if none exists. Other JSON columns are skipped
+            if their values have no common type. None: all columns are read and need a type.
+        notes: receives lines about decisions and skipped rows.
         options: see `TableOptions`.
 
-    Raises DataError for whatever is wrong with the file, StorageError if the disk fails.
+    Raises DataError if the file is invalid, StorageError for disk errors.
     """
-    from datasets import Dataset  # half a second, which `predict` on a file need not wait for
+    from datasets import Dataset  # takes half a second to import; not needed by `predict` on a file
 
     table = _table(path, columns, keep, notes, options)
     with plain_errors(table.path):
@@ -103,13 +103,13 @@ def iter_rows(
     batch_size: int = 1000,
     **options: Any,
 ) -> Iterator[Batch]:
-    """Yield the rows of a table as {column: values}, at most `batch_size` at a time, in bounded memory.
+    """Yield the rows of a table as {column: values}, at most `batch_size` at a time, with bounded memory.
 
-    Only a JSON file that is one document, and a workbook, is read whole: it cannot be read otherwise. The arguments are
-    those of `read_table`. JSON keys that a row lacks are None; without `columns`, a key that first turns up in a later
-    batch is a column from there on.
+    Only a JSON file that is a single document, and a workbook, are read completely. The arguments are those of
+    `read_table`. JSON keys missing in a row are None; without `columns`, a key that first appears in a later batch is a
+    column from that batch on.
 
-    Raises what `read_table` does, at the first row or where it is met.
+    Raises the same exceptions as `read_table`, immediately or during iteration.
     """
     table = _table(path, columns, keep, notes, options)
     with plain_errors(table.path):
@@ -122,7 +122,7 @@ def iter_rows(
 
 
 def text_lines(path: str | Path, encoding: str | None = None) -> Iterator[str]:
-    """Yield the lines of a text file without their ends, blank ones too. Raises what `read_table` does."""
+    """Yield the lines of a text file without line ends, including blank lines. Raises as `read_table`."""
     path = Path(path)
     with plain_errors(path):
         for line in open_text(path, encoding, []).lines():
@@ -130,9 +130,9 @@ def text_lines(path: str | Path, encoding: str | None = None) -> Iterator[str]:
 
 
 def table_features(path: str | Path, keep: Sequence[str] | None = None, **options: Any) -> Features | None:
-    """Return the features of a table without reading it whole; None for JSON, which has to be read for that.
+    """Return the features of a table without reading all of it; None for JSON, where this is impossible.
 
-    Raises what `read_table` does.
+    Raises as `read_table`.
     """
     from datasets import Features, Value  # as in `read_table`
 
@@ -149,7 +149,7 @@ def table_features(path: str | Path, keep: Sequence[str] | None = None, **option
         return Features({name: Value("string") for name in table.kept(names)})
 
 
-# --- what a file is, and what can go wrong with any ----------------------------------------------------------
+# --- formats and errors --------------------------------------------------------------------------------------
 
 
 def _table(
@@ -163,7 +163,7 @@ def _table(
 
 
 def _kind(table: Table) -> str:
-    """Return the extension that fits a file. Raises DataError for a file that cannot be read."""
+    """Return the extension for the format of a file. Raises DataError if it cannot be read."""
     if table_stem(table.path.name) is not None:
         return table.suffix
     if table.path.suffix.lower() in (ARCHIVE, *COMPRESSED) and not table.suffix:
@@ -177,7 +177,7 @@ _MAGIC = {b"PAR1": ".parquet", b"ARROW1": ".arrow", b"PK\x03\x04": ".xlsx", b"\x
 
 
 def _sniffed(table: Table) -> str:
-    """Recognize the format of a file without a table's extension (.txt, .data, none) by its content."""
+    """Detect the format of a file without a table extension (.txt, .data, none) from its content."""
     is_text = table.suffix in (".txt", ".text")
     if is_text and not (table.keep or table.columns) and table.options.delimiter is None:
         return ".txt"
@@ -202,25 +202,25 @@ def _sniffed(table: Table) -> str:
         return ".txt"
     valid = ", ".join((*(suffix for suffix in TABLE_SUFFIXES if suffix not in COMPRESSED), ".txt"))
     raise DataError(
-        f"{table.path}: no known kind of table; valid endings: {valid}, and {', '.join(COMPRESSED)} behind a text "
+        f"{table.path}: not a known table format; valid endings: {valid}, and {', '.join(COMPRESSED)} after a text "
         "format's; or set data.delimiter if it holds fields"
     )
 
 
 @contextmanager
 def plain_errors(path: Path) -> Iterator[None]:
-    """Raise what goes wrong with a file as a DataError or StorageError of one line."""
+    """Convert errors of a file to a one-line DataError or StorageError."""
     try:
         yield
     except FileNotFoundError as error:
         raise DataError(f"{path}: {no_such_file(path)}") from error
     except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
         packed = path.suffix.lower().removeprefix(".").replace("gz", "gzip")
-        raise DataError(f"{path}: is damaged or no {packed} file: {one_line(error)}") from error
+        raise DataError(f"{path}: is damaged or not a {packed} file: {one_line(error)}") from error
     except OSError as error:
         if error.errno in STORAGE_ERRNOS:
             raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
-        # Arrow reports damage as an OSError of its own, which has no number.
+        # Arrow reports corrupt files as an OSError without errno.
         reason = f"cannot be read: {error.strerror}" if error.errno else f"is damaged: {one_line(error)}"
         raise DataError(f"{path}: {reason}") from error
     except MemoryError:
@@ -235,7 +235,7 @@ def _usable_columns(path: Path) -> Iterator[None]:
         yield
     except MemoryError:
         raise
-    except Exception as error:  # `datasets` believes what a Parquet file says of its own columns, whatever that is
+    except Exception as error:  # `datasets` trusts the metadata of a Parquet file
         raise DataError(f"{path}: holds columns that cannot be used: {one_line(error)}") from error
 
 
@@ -262,7 +262,7 @@ def _batches(table: Table, kind: str, size: int) -> Iterator[Batch]:
 
 
 def _checked(table: Table, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Pass rows on; at the end, complain if none had one of the columns that have to be there."""
+    """Yield the rows unchanged; at the end, raise if none had one of the required columns."""
     missing, known = set(table.columns or ()), dict[str, None]()
     for row in rows:
         if missing:

@@ -1,4 +1,4 @@
-"""From JSON values to columns of one type each."""
+"""Convert JSON values to typed columns."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from sft_hf.data.tables.table import Batch, Table, one_line
 
 
 def json_table(table: Table, batches: Iterable[Batch]) -> pa.Table:
-    """Return batches as one table. Raises DataError for a wanted column whose values are not of one kind."""
-    # All values of a column at once: the first batch alone may hold only integers, or only nulls.
+    """Return batches as one table. Raises DataError for a required column with values of different types."""
+    # All values of a column at once: the first batch may contain only integers, or only nulls.
     values: Batch = {}
     count = 0
     for batch in batches:
         size = len(next(iter(batch.values()), []))
         for name, column in batch.items():
-            values.setdefault(name, [None] * count).extend(column)  # a key may be new here
+            values.setdefault(name, [None] * count).extend(column)  # the key may be new in this batch
         count += size
         for name, held in values.items():
             if name not in batch:
                 held.extend([None] * size)
     arrays = {}
     for name in list(values):
-        column = values.pop(name)  # frees the Python values column by column
+        column = values.pop(name)  # frees the Python values of each column
         try:
             arrays[name] = typed_array(column)
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
@@ -42,18 +42,18 @@ def json_table(table: Table, batches: Iterable[Batch]) -> pa.Table:
 
 
 def typed_array(column: list[Any]) -> pa.Array:
-    """Return values of one kind as an array; NaN among other values is a missing one. Raises what `pa.array` does."""
+    """Return values of one type as an array; NaN among other values is a missing value. Raises as `pa.array`."""
     try:
         return pa.array(column)
     except (pa.ArrowException, TypeError):
-        # Python writes a missing text as NaN, too.
+        # Python also writes missing texts as NaN.
         if not any(isinstance(value, float) and math.isnan(value) for value in column):
             raise
         return pa.array([None if isinstance(value, float) and math.isnan(value) else value for value in column])
 
 
 def odd_rows(column: list[Any]) -> str:
-    """Name the first row of a column, and the first whose value is of another kind; "" where all are of one."""
+    """Return the first row, and the first row of another type; "" if all have the same type."""
     kinds = {"str": "text", "bool": "true or false", "int": "a number", "float": "a number", "list": "a list"}
     seen: dict[str, int] = {}
     for row, value in enumerate(column):

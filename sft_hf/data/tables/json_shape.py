@@ -1,22 +1,22 @@
-"""Whether JSON rows fit into a table: one column for each key, and a place in it for every row."""
+"""Whether JSON rows fit into a table with one column per key."""
 
 from __future__ import annotations
 
 from typing import Any
 
-MAX_DEPTH = 50  # lists and objects inside each other; Arrow's own limit is 64
-MAX_COLUMNS = 10_000  # of a table, and different keys of JSON rows: `datasets` takes two seconds for so many
-MAX_ABSENT = 10_000_000  # values that rows lack of each other's keys; each takes some 40 bytes in a table
-MAX_RATIO = 20  # so many absent ones for each that is there are no optional keys any more
+MAX_DEPTH = 50  # nesting of lists and objects; Arrow's own limit is 64
+MAX_COLUMNS = 10_000  # of a table, and distinct keys of JSON rows: `datasets` takes two seconds for this number
+MAX_ABSENT = 10_000_000  # missing values of keys that other rows have; each takes some 40 bytes in a table
+MAX_RATIO = 20  # missing values per present value; above this, keys are data rather than optional fields
 LOOK_EVERY = 1000  # values
 
 Place = tuple[str, ...]
 
 
 class JsonShape:
-    """Which keys the objects of a file have, at which place, and how many of them an Arrow table would keep empty.
+    """The keys of the objects in a file, by position, and the number of cells an Arrow table would leave empty.
 
-    A megabyte of {"seen": {"user 1": true}} lines, each with a key of its own, would fill the memory.
+    A megabyte of lines such as {"seen": {"user 1": true}}, each with a different key, would exhaust memory.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class JsonShape:
         self._items: dict[Place, int] = {}
 
     def add(self, row: dict[str, Any]) -> str | None:
-        """Take in a row; return what is wrong with it, or with all so far."""
+        """Add a row; return the problem with it, or with all rows so far."""
         self._rows += 1
         stack: list[tuple[Place, Any]] = [((), row)]
         while stack:
@@ -60,7 +60,7 @@ class JsonShape:
         )
 
     def _slots(self) -> int:
-        """How many values an Arrow table has a place for: an absent object has one for each of its keys too."""
+        """Return the number of cells in an Arrow table: a missing object has one for each of its keys as well."""
         total = 0
         for place, keys in self._keys.items():
             lists = [place[: end + 1] for end in range(len(place)) if place[: end + 1] in self._items]

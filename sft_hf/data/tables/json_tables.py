@@ -1,9 +1,9 @@
-"""JSON as tables: an object per line, an array of objects, and the documents that other tools write around them.
+"""JSON as tables: an object per line, an array of objects, and the wrapper documents of other tools.
 
     {"text": "a"}            [{"text": "a"},         {"version": 1,                     {"text": {"0": "a", "1": "b"}}
     {"text": "b"}             {"text": "b"}]          "data": [{"text": "a"}, ...]}     {"text": ["a", "b"]}
 
-The kind of document is recognized by its content, not by the file extension.
+The kind of document is detected from its content, not from the file extension.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from sft_hf.data.tables.encodings import open_text
 from sft_hf.data.tables.json_shape import JsonShape
 from sft_hf.data.tables.table import Table, one_line
 
-MAX_DOCUMENT = 2**31  # characters of a file that has to be read as a whole
-MAX_WRAPPERS = 5  # objects around the rows
+MAX_DOCUMENT = 2**31  # characters of a file that must be read completely
+MAX_WRAPPERS = 5  # nested objects around the rows
 
 Row = dict[str, Any]
 
 
 class _NotRows(Exception):
-    """Why a document holds no rows, or more than one list of them."""
+    """Why a document has no rows, or more than one list of them."""
 
 
 def json_rows(table: Table) -> Iterator[Row]:
-    """Yield the rows of a JSON file, of whatever shape, as objects with the wanted keys.
+    """Yield the rows of a JSON file of any supported shape as objects with the required keys.
 
-    Lines are read one at a time; a file that is one array or object, or one over several lines, is read whole.
+    Lines are read one at a time; a file that is one array or object, or one over several lines, is read completely.
     Raises DataError as `sft_hf.data.tables.files.iter_rows`.
     """
     text = open_text(table.path, table.options.encoding, table.notes)
     lines = enumerate(text.lines(unlimited=table.suffix == ".json"), start=1)
-    numbered = ((number, line.lstrip("\ufeff")) for number, line in lines)  # of files that were put together
+    numbered = ((number, line.lstrip("\ufeff")) for number, line in lines)  # from concatenated files
     first = next(((number, line) for number, line in numbered if line.strip()), None)
     if first is None:
         return
@@ -53,7 +53,7 @@ def json_rows(table: Table) -> Iterator[Row]:
         row = {name: value[name] for name in (*table.keep, *SPLIT_COLUMNS) if name in value} if table.keep else value
         if problem := shape.add(row):
             raise DataError(f"{table.path}: {place} {problem}")
-        if not rows or rows.skip:  # after a bad row, the others are only counted
+        if not rows or rows.skip:  # after a bad row, the remaining rows are only counted
             rows.total += 1
             yield row
     rows.finish(table.notes)
@@ -62,7 +62,7 @@ def json_rows(table: Table) -> Iterator[Row]:
 def _objects(
     table: Table, first: tuple[int, str], second: tuple[int, str] | None, rest: Iterator[tuple[int, str]], bad: BadRows
 ) -> Iterator[tuple[str, Any]]:
-    """Yield (where it is, value) for everything that should be a row."""
+    """Yield (position, value) for everything that should be a row."""
     head = first[1].lstrip()
     alone = _valid(head)
     if head.startswith("{") and alone is not None and second is not None:  # an object, and another line
@@ -76,7 +76,7 @@ def _objects(
                     yield f"line {number}", value
         return
     place, document = _document(table, first, rest) if alone is None or second is not None else ("", [alone])
-    if len(document) > 1 or not isinstance(document[0], (dict, list)):  # objects one after the other, over many lines
+    if len(document) > 1 or not isinstance(document[0], (dict, list)):  # objects on several lines each
         yield from ((f"{place}object {number}", value) for number, value in enumerate(document))
         return
     try:
@@ -92,18 +92,18 @@ def _valid(line: str) -> Any:
 
 
 def _value(text: str) -> tuple[Any, str]:
-    """Return the value, or what is wrong."""
+    """Return the value, and its problem, if any."""
     try:
         value = json.loads(text)
         if "\\u" in text and "\\ud" in text.lower():
-            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is not text
+            json.dumps(value, ensure_ascii=False).encode()  # lone surrogates are not valid text
     except (ValueError, RecursionError) as error:
         return None, one_line(error)
     return value, ""
 
 
 def _document(table: Table, first: tuple[int, str], rest: Iterator[tuple[int, str]]) -> tuple[str, list[Any]]:
-    """Return the values of a file that is read whole: one, or several after each other. Raises DataError."""
+    """Return the value or consecutive values of a file that is read completely. Raises DataError."""
     parts, size = [first[1].lstrip()], 0
     for _, line in rest:
         parts.append(line)
@@ -129,7 +129,7 @@ def _document(table: Table, first: tuple[int, str], rest: Iterator[tuple[int, st
 
 
 def _where(first: tuple[int, str], text: str, place: int, error: Exception) -> str:
-    """Say what is not valid: an array or object that began, or the line."""
+    """Return what is invalid: the array or object that was opened, or the line."""
     if isinstance(error, json.JSONDecodeError) and "\n" in text.strip():
         line = first[0] + error.lineno - 1
         opened = first[0] + text.count("\n", 0, place)
@@ -138,7 +138,7 @@ def _where(first: tuple[int, str], text: str, place: int, error: Exception) -> s
     return f"line {first[0]} is not valid JSON: {one_line(error)}"
 
 
-# --- what a document holds ------------------------------------------------------------------------------------
+# --- documents ------------------------------------------------------------------------------------------------
 
 
 def _rows_of(document: Any, table: Table, depth: int = 0) -> Sequence[Any]:
@@ -146,7 +146,7 @@ def _rows_of(document: Any, table: Table, depth: int = 0) -> Sequence[Any]:
     if isinstance(document, list):
         return _lists_as_rows(document, table)
     if not isinstance(document, dict):
-        raise _NotRows("holds no rows: neither an array nor an object of JSON")
+        raise _NotRows("holds no rows: it is neither a JSON array nor a JSON object")
     if (split := _split_oriented(document)) is not None:
         return split
     lists = [key for key, value in document.items() if _is_list_of_objects(value)]
@@ -157,8 +157,8 @@ def _rows_of(document: Any, table: Table, depth: int = 0) -> Sequence[Any]:
         return document[lists[0]]
     if len(lists) > 1 and not wanted & set(document):
         raise _NotRows(
-            f"holds several lists of objects, under {first_few(lists, 8)}; save the one that you mean as a file of its "
-            "own, one object per line"
+            f"holds several lists of objects, under {first_few(lists, 8)}; save the right one as a separate file, "
+            "one object per line"
         )
     if (columns := _column_oriented(document, wanted)) is not None:
         return columns
@@ -181,7 +181,7 @@ def _is_list_of_objects(value: Any) -> bool:
 
 
 def _lists_as_rows(values: list[Any], table: Table) -> list[Any]:
-    """Return an array's rows; with `data.column_names` they may be arrays too."""
+    """Return the rows of an array; with `data.column_names`, they may also be arrays."""
     names = table.options.column_names
     if not names or not all(isinstance(value, list) for value in values):
         return values

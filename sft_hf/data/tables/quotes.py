@@ -1,8 +1,9 @@
-"""Whether quotation marks in a file of fields enclose values or are ordinary characters.
+"""Whether quotation marks in a delimited file enclose values or are ordinary characters.
 
-Writers disagree: CSV files quote fields that hold a delimiter or a line break; many TSV files quote nothing, and a text
-may begin or end with a quotation mark. Read by the wrong rule, one such text swallows the rows up to the next mark, and
-nothing fails. So the whole file is looked at first, where it holds any mark and the recipe does not say.
+Conventions differ: CSV files quote fields that contain a delimiter or a line break; many TSV files quote nothing, and a
+text may start or end with a quotation mark. Under the wrong convention, such a text silently swallows the rows up to
+the next mark. Therefore, the whole file is inspected first if it has any marks and the recipe does not set the
+convention.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from typing import Any
 from sft_hf.core.errors import DataError
 from sft_hf.data.tables.encodings import TextFile
 
-MAX_FIELD = 2**24  # characters of one CSV field: what a quote that is never closed may swallow
-MAX_KEPT = 2**20  # values of a column that are remembered
+MAX_FIELD = 2**24  # characters of one CSV field, which bounds the effect of an unclosed quote
+MAX_KEPT = 2**20  # distinct values of a column that are stored
 
 QUOTE = '"'
 SINGLE = "'"
 ESCAPED = '\\"'
-"""The quoting style in which a backslash precedes a quotation mark inside a field."""
+"""The quoting style in which quotation marks inside a field are escaped by a backslash."""
 
-_CARRIAGE_RETURN = "\ufdd0"  # no character of any text
+_CARRIAGE_RETURN = "\ufdd0"  # does not occur in text
 
 
 def quoting_options(quoting: str) -> dict[str, Any]:
@@ -36,10 +37,10 @@ def quoting_options(quoting: str) -> dict[str, Any]:
 
 
 class Lines:
-    """The lines of a file, without the `skip` ones after the header (without a header: the first) that are not data.
+    """The lines of a file, without `skip` non-data lines after the header (without a header: at the start).
 
-    `number` is that of the last line read. A CR inside a line is hidden from `csv.reader`, which takes it for a line
-    end; `odd` says that there was one, or a NUL character, and `restored` puts it back.
+    `number` is that of the last line read. A CR inside a line is hidden from `csv.reader`, which would treat it as a
+    line end; `odd` is set if there was one, or a NUL character; `restored` puts it back.
     """
 
     def __init__(self, text: TextFile, skip: int, has_header: bool = True) -> None:
@@ -49,19 +50,19 @@ class Lines:
         self._lines = self._read()
 
     def fresh(self) -> Lines:
-        """Return the lines from the first on."""
+        """Return the lines from the start."""
         return Lines(self.text, self.skip, self.has_header)
 
     def __iter__(self) -> Iterator[str]:
         return self._lines
 
     def restored(self, fields: list[str]) -> list[str]:
-        """Return fields as the file has them."""
+        """Return fields with their original characters."""
         return [field.replace(_CARRIAGE_RETURN, "\r") for field in fields]
 
     def _read(self) -> Iterator[str]:
         hide = self.text.newline == "\n"
-        left = None if self.has_header else self.skip  # lines still to be left out; None: before the header
+        left = None if self.has_header else self.skip  # lines still to be skipped; None: before the header
         for line in self.text.lines():
             self.number += 1
             if left != 0:
@@ -85,13 +86,14 @@ def choose_quoting(
     """Return the quote character of a file, "" for none, or `ESCAPED`.
 
     Args:
-        lines: of the file; they are read from the first on, and not used up.
+        lines: the file; read from the start, and not consumed.
         delimiter: one character.
-        quote_char: what the recipe says; None: quotation marks, unless the file shows that they are ordinary.
-        names: of the columns of a file without a header.
-        notes: receives a line about what was decided.
+        quote_char: the recipe's setting; None: quotation marks, unless the file shows that they are ordinary
+            characters.
+        names: names of the columns of a file without a header.
+        notes: receives a line about the decision.
 
-    Raises DataError where a quoted field takes in lines that are rows themselves, and no other rule reads the file.
+    Raises DataError if a quoted field contains lines that look like rows, and no other convention reads the file.
     """
     if quote_char is not None:
         return quote_char
@@ -121,16 +123,16 @@ def choose_quoting(
             f"{path}: {survey.wrong}; close the quote, or set data.quote_char: '\"' if the lines belong together, or "
             '"" if quotation marks are ordinary characters'
         )
-    return QUOTE  # the row that cannot be read is named when it comes
+    return QUOTE  # the unreadable row is reported when it is reached
 
 
 def _single_quotes(lines: Lines, delimiter: str, names: Sequence[str] | None, notes: list[str]) -> str:
-    """Return "'" for a file without quotation marks whose every first or last field is in single quotes."""
+    """Return "'" if a file has no quotation marks and its first or last fields are all in single quotes."""
     rows = (line.strip() for line in lines.fresh())
     begin = end = True
     count = 0
     for row in rows:
-        if not row or not (count or names):  # a blank line, or the header, which may have none
+        if not row or not (count or names):  # a blank line, or the header, which may have no quotes
             count += bool(row)
             continue
         count += 1
@@ -148,7 +150,7 @@ def _single_quotes(lines: Lines, delimiter: str, names: Sequence[str] | None, no
 
 
 def _is_clean(lines: Lines, delimiter: str, quote: str = QUOTE) -> bool:
-    """Whether every row is on one line and has as many fields as the first, so that quoting does not matter."""
+    """Whether every row is on one line with as many fields as the first, so that quoting does not matter."""
     reader = csv.reader(lines, delimiter=delimiter, strict=True, quotechar=quote)
     count = width = 0
     try:
@@ -164,17 +166,17 @@ def _is_clean(lines: Lines, delimiter: str, quote: str = QUOTE) -> bool:
 
 
 class _Survey:
-    """How a file reads by one rule of quoting.
+    """How a file reads under one quoting convention.
 
-    `wrong` is what shows that the rule is not the file's, "" for nothing; `ordinary` says that every line with
-    quotation marks has as many fields as the header when they are taken for ordinary characters.
+    `wrong` is the evidence against the convention, "" if there is none; `ordinary` is whether every line with quotation
+    marks has as many fields as the header if they are ordinary characters.
     """
 
     def __init__(self, lines: Lines, delimiter: str, quoting: str, names: Sequence[str] | None) -> None:
         self._source, self.delimiter, self.quoting, self.names = lines, delimiter, quoting, names
         self.wrong, self.swallowed, self.ordinary, self.backslashes = "", False, True, False
-        self._spans: list[tuple[int, str, str]] = []  # rows of several lines: where, their first and their last line
-        self._inside: set[int] = set()  # the lines of such rows
+        self._spans: list[tuple[int, str, str]] = []  # rows of several lines: start, first and last line
+        self._inside: set[int] = set()  # the line numbers of such rows
         mark = re.escape(delimiter)
         field = rf'(?:"(?:[^"\\]|\\.)*"|[^"{mark}]*)'
         self._escaped_row = re.compile(f"{field}(?:{mark}{field})*", re.DOTALL)  # csv.reader is not strict about these
@@ -209,7 +211,7 @@ class _Survey:
             rows += 1
             enclosed += not failed and current[0].startswith(QUOTE) and current[-1].rstrip("\r\n").endswith(QUOTE)
             self._take(self._start(current), current, fields, failed, width)
-        self.ordinary &= width > 1 and 2 * enclosed <= rows  # or else the writer quotes everything
+        self.ordinary &= width > 1 and 2 * enclosed <= rows  # otherwise the writer quotes everything
         self.width = width
 
     def _start(self, lines: list[str]) -> int:
@@ -225,7 +227,7 @@ class _Survey:
         if self.quoting == ESCAPED and not self._escaped_row.fullmatch("".join(lines).rstrip("\r\n")):
             self.wrong = self.wrong or f"the row that starts on line {start} has a quote inside a field"
         if any('""' in line and self._doubles(line) for line in lines):
-            self.ordinary = False  # who doubles quotes inside of quotes means them
+            self.ordinary = False  # a writer that doubles quotes inside quotes uses them as quotes
         plain = [line for line in lines if line.count(self.delimiter) + 1 == width]
         self.ordinary &= len(plain) == sum(bool(line.strip()) for line in lines)
         if len(lines) > 1 and not failed:
@@ -234,7 +236,7 @@ class _Survey:
                 self._spans.append((start, lines[0], lines[-1]))
 
     def _doubles(self, line: str) -> bool:
-        """Whether a field on this line is enclosed in quotes and has doubled ones inside."""
+        """Whether a field on this line is quoted and contains doubled quotes."""
         try:
             fields = next(csv.reader([line], delimiter=self.delimiter, strict=True), [])
         except csv.Error:
@@ -242,21 +244,21 @@ class _Survey:
         return any(QUOTE in field and QUOTE + field.replace(QUOTE, 2 * QUOTE) + QUOTE in line for field in fields)
 
     def judge(self) -> None:
-        """Look for rows of several lines that begin and end with lines that are rows themselves.
+        """Look for rows of several lines whose first and last lines look like rows themselves.
 
-        Enough fields in a line prove nothing: a text may hold a comma in each of its lines. In columns that repeat
-        themselves, such as labels or numbers, it must also hold what other rows hold there.
+        The number of fields in a line proves nothing: a text may contain a comma in each line. In columns with
+        repeating values, such as labels or numbers, the line must also have values that other rows have there.
         """
         if self.width < 2 or not self._spans or self.wrong:
             return
         columns = self._repeating()
         for start, first, last in self._spans:
-            # Tabs in exactly the right places of every line are not a coincidence.
+            # Tabs at exactly the right positions of every line are not a coincidence.
             certain = self.ordinary and self.delimiter in "\t|"
             if certain or (self._looks_like_a_row(first, columns) and self._looks_like_a_row(last, columns)):
                 self._found(start, last)
                 return
-        if self.ordinary:  # both rules read the file, and nothing speaks for one
+        if self.ordinary:  # both conventions read the file, with no evidence for either
             self._found(self._spans[0][0], self._spans[0][2])
             self.ordinary = False
 
@@ -266,7 +268,7 @@ class _Survey:
         self.wrong = f"the row that starts on line {start} takes in lines that are rows themselves ({shown!r})"
 
     def _repeating(self) -> dict[int, set[str]]:
-        """Return what the columns hold that say the same again and again, in rows of one line without a quote."""
+        """Return the values of columns with repeating values, from single-line rows without quotes."""
         values: list[set[str]] = [set() for _ in range(self.width)]
         rows = 0
         lines = self._source.fresh()
@@ -285,5 +287,5 @@ class _Survey:
 
 
 def _shape(field: str) -> str:
-    """A value as it is compared: numbers and ids by how they are written, other values as they are."""
+    """Return a value for comparison: numbers and ids are reduced to their pattern, other values are unchanged."""
     return re.sub("[0-9]+", "9", field.strip().strip(QUOTE))

@@ -1,4 +1,4 @@
-"""One table to read: which file, what of it, and how."""
+"""A table to read: file, columns and options."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ TEXT_FORMATS = (*DELIMITED, *JSON)
 WORKBOOKS = (".xlsx", ".xlsm", ".xls", ".xlsb", ".ods")
 
 TABLE_SUFFIXES = (*TEXT_FORMATS, ".parquet", ".arrow", ".feather", *WORKBOOKS, *COMPRESSED)
-"""The endings of files with named columns; the last ones are written behind a text format's, as in train.csv.gz."""
+"""Extensions of tables with named columns; the last ones follow the extension of a text format (train.csv.gz)."""
 
-MAX_COLUMNS = 10_000  # of a table: `datasets` takes two seconds for so many
+MAX_COLUMNS = 10_000  # of a table: `datasets` takes two seconds for this number
 
 Batch = dict[str, list[Any]]
 
 
 @dataclass(frozen=True)
 class TableOptions:
-    """How a table is to be read; see the keys of the same names in the data section of a recipe.
+    """Options for reading a table; see the keys of the same names in the data section of a recipe.
 
-    `heard` is called with what is wrong with a row that cannot be used, when it is met.
+    `heard` is called with the problem of each unusable row as soon as it is found.
     """
 
     delimiter: str | None = None
@@ -49,10 +49,10 @@ class TableOptions:
 
 @dataclass(frozen=True)
 class Table:
-    """One file to read: what of it, how, and what there is to say about it.
+    """A file to read: columns, options and notes.
 
-    `columns` have to be there and come in this order; of `keep`, those that are there are read (none: all are), and a
-    column that may say which split a row belongs to. Without `columns` and `keep`, everything is read.
+    `columns` must exist, and are returned in this order; of `keep`, existing columns are read (all, if none exists),
+    plus a column that may name the split of each row. Without `columns` and `keep`, everything is read.
     """
 
     path: Path
@@ -63,16 +63,16 @@ class Table:
 
     @property
     def suffix(self) -> str:
-        """The ending that tells the format, in lower case; "" where there is none."""
+        """The extension that determines the format, in lower case; "" if there is none."""
         return plain_name(self.path).suffix.lower()
 
     @property
     def needed(self) -> Sequence[str] | None:
-        """The columns that somebody asked for; None: all that there are."""
+        """The requested columns; None: all columns."""
         return self.keep if self.columns is None else self.columns
 
     def kept(self, names: Sequence[str]) -> list[str]:
-        """Return the columns to read of all those of the file. Raises DataError for one that is missing."""
+        """Return the columns to read, given all columns of the file. Raises DataError if one is missing."""
         require_names(self.path, self.columns, names)
         if self.columns is not None:
             return list(self.columns)
@@ -96,7 +96,7 @@ def table_options(section: DataSection) -> dict[str, Any]:
 
 
 def table_stem(name: str) -> str | None:
-    """Return a table's name without its ending (`train` for train.csv.gz); None if `name` is not a table's."""
+    """Return the name of a table without extension (`train` for train.csv.gz); None if `name` is not a table."""
     path = Path(name)
     plain = plain_name(path)
     suffix = plain.suffix.lower()
@@ -105,12 +105,12 @@ def table_stem(name: str) -> str | None:
 
 
 def plain_name(path: Path) -> Path:
-    """Return a path without the ending of its compression."""
+    """Return a path without a compression extension."""
     return path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
 
 
 def separator_hint(columns: Sequence[str]) -> str:
-    """Return what to do about a table whose only column is a whole row of another separator's fields, else ""."""
+    """Return a hint for a table whose only column contains whole rows with another separator, else ""."""
     held = [character for character in ";\t|," if len(columns) == 1 and character in columns[0]]
     return f"if {held[0]!r} separates its fields, set data.delimiter: {json.dumps(held[0])}" if held else ""
 
@@ -123,11 +123,11 @@ def require_names(path: Any, columns: Sequence[str] | None, known: Sequence[str]
 
 
 def check_width(path: Any, columns: int) -> None:
-    """Raise DataError for more columns than are read."""
+    """Raise DataError if there are too many columns."""
     if columns > MAX_COLUMNS:
         raise DataError(f"{path}: has {columns} columns, and no more than {MAX_COLUMNS} are read; leave some out")
 
 
 def one_line(error: object) -> str:
-    """Return a message without line breaks, cut where it is long."""
+    """Return a message without line breaks, shortened if it is long."""
     return " ".join(str(error).split())[:300]

@@ -1,7 +1,7 @@
-"""Workbooks of spreadsheet programs: one sheet is the table, its first row that holds anything the header.
+"""Workbooks of spreadsheet programs: the table is one sheet, and the header is its first non-empty row.
 
-Cells become the text that a CSV export would hold: 5 is "5" and not "5.0", an empty cell is "". A formula counts as the
-value that was saved with it.
+Cells are converted to text as in a CSV export: 5 is "5", not "5.0", and an empty cell is "". The value of a formula is
+the saved result.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _header_and_rows(table: Table) -> tuple[list[str], list[list[str]]]:
         )
     header = list(names) if names else rows.pop(0)
     if rows and rows[0] == header:
-        rows.pop(0)  # a header after all
+        rows.pop(0)  # there is a header after all
     rows = rows[table.options.skip_lines :]
     filled = [row for row in rows if any(cell.strip() for cell in row)]
     if empty := len(rows) - len(filled):
@@ -85,7 +85,7 @@ def _choose(table: Table, sheets: dict[str, list[list[str]]]) -> tuple[str, list
 
 
 def _trimmed(rows: Sequence[list[str]]) -> list[list[str]]:
-    """Return rows without empty ones before the first and after the last, and empty columns at the right."""
+    """Return rows without leading and trailing empty rows, and without empty columns on the right."""
     filled = [number for number, row in enumerate(rows) if any(cell.strip() for cell in row)]
     if not filled:
         return []
@@ -104,17 +104,17 @@ def _read_openpyxl(table: Table, content: io.BytesIO) -> dict[str, list[list[str
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about styles and extensions that do not matter here
+            warnings.simplefilter("ignore")  # warnings about styles and extensions are irrelevant here
             book = openpyxl.load_workbook(content, read_only=True, data_only=True)
             sheets = {}
             for sheet in book.worksheets:
-                sheet.reset_dimensions()  # some programs write wrong ones
+                sheet.reset_dimensions()  # some programs write wrong dimensions
                 sheets[sheet.title] = [[_text(cell) for cell in row] for row in sheet.iter_rows(values_only=True)]
             book.close()
             return sheets
     except MemoryError:
         raise
-    except Exception as error:  # whatever the library meets in a damaged file
+    except Exception as error:  # openpyxl raises many types of exceptions for corrupt files
         raise DataError(f"{table.path}: cannot be read as a workbook: {one_line(error)}") from error
 
 
@@ -146,7 +146,7 @@ def _missing(table: Table, package: str) -> str:
 
 
 def _check_size(table: Table, content: io.BytesIO) -> None:
-    """Refuse a workbook that is small on the disk and fills the memory once unpacked."""
+    """Reject a workbook that is small on disk but exhausts memory when unpacked."""
     try:
         with zipfile.ZipFile(content) as archive:
             size = sum(info.file_size for info in archive.infolist())

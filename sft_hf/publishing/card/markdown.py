@@ -1,4 +1,4 @@
-"""Markdown with escaping, so that labels and other outside text cannot break the layout."""
+"""Markdown with escaping, so that labels and other external text cannot break the layout."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-MOST_LETTERS = 80  # of a word or name from the data; the rest of it is cut
+MOST_LETTERS = 80  # of a word or name from the data, which is truncated
 
-# What has a meaning inside a line, on the Hub too: emphasis, code, links, HTML, cells, formulas.
+# Characters with a meaning within a line, also on the Hub: emphasis, code, links, HTML, cells, formulas.
 _SPECIAL = re.compile(r"([\\`*\[\]|~$#!]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;", ":": "&#58;"}
 
 
 def plain(value: Any, limit: int = MOST_LETTERS) -> str:
-    """Return a value as one line without control characters and text direction marks, cut to `limit` letters.
+    """Return a value as one line without control and text direction characters, truncated to `limit` characters.
 
     >>> plain("two\\nlines")
     'two lines'
@@ -31,27 +31,27 @@ def plain(value: Any, limit: int = MOST_LETTERS) -> str:
 
 
 def _hidden(letter: str) -> bool:
-    """Marks that turn the direction of what follows, and half surrogate pairs, which no file can hold."""
+    """Whether a character changes the text direction, or is a lone surrogate, which cannot be encoded."""
     return letter in "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff" or (
         "\ud800" <= letter <= "\udfff"
     )
 
 
 def escape(value: Any, limit: int = MOST_LETTERS) -> str:
-    """Return a value as Markdown that shows it as it is, in a line or in a cell of a table; `(empty)` for nothing.
+    """Return a value as Markdown that is rendered literally, in a line or in a table cell; `(empty)` for nothing.
 
     >>> escape("<b>|*")
     '&lt;b&gt;\\\\|\\\\*'
     """
     text = plain(value, limit) or "(empty)"
-    # Colons and at signs only where they would make a link or an emoji.
+    # Colons and at signs only where they would create a link or an emoji.
     text = re.sub(r"&|<|>|@|:(?=//|\w)", lambda found: _ENTITIES[found[0]], text)
     text = re.sub(r"(?i)\bwww\.", "www&#46;", text)
     return _SPECIAL.sub(r"\\\1", text.replace("&#", "\0")).replace("\0", "&#")
 
 
 def code(value: Any, limit: int = 200) -> str:
-    """Return a value as a span of code. Not for tables, where a bar would end the cell.
+    """Return a value as a code span. Not for tables, where a bar would end the cell.
 
     >>> code("a`b")
     '`` a`b ``'
@@ -63,7 +63,7 @@ def code(value: Any, limit: int = 200) -> str:
 
 
 def fenced(text: str, language: str) -> str:
-    """Return a block of code, of a fence that no line of it can close."""
+    """Return a code block with a fence that does not occur in the text."""
     ticks = "`" * max(3, _longest_ticks(text) + 1)
     return f"{ticks}{language}\n{text.rstrip()}\n{ticks}"
 
@@ -73,11 +73,11 @@ def _longest_ticks(text: str) -> int:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table, the first column to the left and the others to the right; cells are Markdown already."""
+    """Return a table, first column left-aligned, others right-aligned; cells must be Markdown."""
     lines = [columns, ["---", *("---:" for _ in columns[1:])], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def python_text(value: Any) -> str:
-    """Return text as a Python literal in double quotes on one line, at most 300 characters of it."""
+    """Return text as a Python literal in double quotes on one line, truncated to 300 characters."""
     return json.dumps(plain(value, 300), ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""The front matter of a model card: metadata by which the Hub sorts, filters and ranks models."""
+"""The front matter of a model card: metadata with which the Hub sorts, filters and ranks models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sft_hf.publishing.numbers import finite, metric_name
 
 
 class Metric(NamedTuple):
-    """How a metric of metrics.json is called on the Hub."""
+    """The name of a metric on the Hub."""
 
     hub_id: str
     args: dict[str, Any] | None = None
@@ -38,7 +38,7 @@ METRICS = {
     "pearson": Metric("pearsonr"),
     "spearman": Metric("spearmanr"),
 }
-WITH_UNIT = ("mse", "rmse", "mae")  # whose mean over several targets mixes their units
+WITH_UNIT = ("mse", "rmse", "mae")  # metrics with units, whose mean over targets is not meaningful
 _ON_THE_HUB = (
     "accuracy",
     "f1",
@@ -68,7 +68,7 @@ _LICENSES = frozenset(
 
 
 def metadata(record: RunRecord, *, pipeline_tag: str, title: str) -> ModelCardData:
-    """Return the front matter; every value comes from the run."""
+    """Return the front matter; every value comes from the records of the run."""
     results = _eval_results(record, pipeline_tag)
     license_id, license_name = _license(getattr(record.recipe, "license", None))
     techniques = [technique.name for technique in record.recipe.techniques]
@@ -88,26 +88,26 @@ def metadata(record: RunRecord, *, pipeline_tag: str, title: str) -> ModelCardDa
 
 
 def _license(name: str | None) -> tuple[str, str | None]:
-    """Return a license's identifier, and its own name if the Hub does not list it."""
+    """Return the identifier of a license, and its name if it is not in the Hub's list."""
     if not name:
         return "unknown", None
     return (name.lower(), None) if name.lower() in _LICENSES else ("other", _slug(name))
 
 
 def base_model(record: RunRecord) -> str | None:
-    """Return the checkpoint's Hub id; None for one that came from elsewhere. Of the Hub's, a run knows the commit."""
+    """Return the Hub id of the pretrained model; None for other sources. Hub models have a recorded commit."""
     name = record.recipe.model.name
     return name if is_hub_id(name) and record.metrics.get("model", {}).get("revision") else None
 
 
 def data_on_hub(record: RunRecord) -> bool:
-    """Whether the data are of the Hub; the commit of a stream is not known."""
+    """Whether the data are from the Hub; the commit of a stream is unknown."""
     data = record.recipe.data
     return is_hub_id(data.name) and bool(record.metrics.get("data", {}).get("revision") or data.streaming)
 
 
 def language_code(record: RunRecord) -> str | None:
-    """Return the ISO 639 code of the language spoken; None where the recipe does not say it."""
+    """Return the ISO 639 code of the spoken language; None if the recipe does not set it."""
     language = str(getattr(record.recipe.task, "language", None) or "").strip().lower()
     if not language:
         return None
@@ -118,7 +118,7 @@ def language_code(record: RunRecord) -> str | None:
 
 
 def _eval_results(record: RunRecord, pipeline_tag: str) -> list[EvalResult]:
-    """The metrics of the headline's split, its own first."""
+    """Return the metrics of the headline's split, the primary metric first."""
     scores, data = record.scores, record.recipe.data
     names = [record.primary, *(name for name in METRICS if name != record.primary)]
     split = data.test_split if record.split == "test" else data.validation_split

@@ -17,19 +17,19 @@ from sft_hf.publishing.numbers import count, decimal, duration, finite, rows
 from sft_hf.publishing.public_recipe import public_recipe
 from sft_hf.publishing.regression import is_regression, target_names
 
-MOST_LABELS = 12  # that the first sentence names
+MOST_LABELS = 12  # in the first sentence
 
 _NOUN_OF = {"text-classification": "a text", "image-classification": "an image"}
 _NOUNS = {"text-classification": "text", "image-classification": "image", "automatic-speech-recognition": "recording"}
 
 
 def build_card(record: RunRecord, *, pipeline_tag: str, repo_id: str | None = None) -> str:
-    """Return README.md of a model: front matter and Markdown, from the run's own records.
+    """Return README.md of a model: front matter and Markdown, from the records of the run.
 
     Args:
         record: the finished run.
-        pipeline_tag: the task's, see `TaskSettings.pipeline_tag`.
-        repo_id: the Hub repository that the model is pushed to; None: the card is for a local model.
+        pipeline_tag: of the task, see `TaskSettings.pipeline_tag`.
+        repo_id: the Hub repository to which the model is pushed; None: the card is for a local model.
     """
     title = plain(repo_id.rpartition("/")[2] if repo_id else record.name)
     noun = _NOUNS.get(pipeline_tag, "row")
@@ -43,14 +43,14 @@ def build_card(record: RunRecord, *, pipeline_tag: str, repo_id: str | None = No
         limits(record, noun),
         "## Use",
         use(record, pipeline_tag, repo_id),
-        "## How it was made",
+        "## Training",
         *_making(record),
     ]
     front = metadata(record, pipeline_tag=pipeline_tag, title=title).to_yaml()
     return redact(f"---\n{front}\n---\n\n" + "\n\n".join(section for section in sections if section) + "\n")
 
 
-# --- what it is --------------------------------------------------------------------------------------------------
+# --- summary -----------------------------------------------------------------------------------------------------
 
 
 def _summary(record: RunRecord, pipeline_tag: str) -> str:
@@ -71,7 +71,7 @@ def _recognizes(record: RunRecord) -> str:
     speech = f"{language} speech".strip()
     if getattr(record.recipe.task, "task", None) == "translate":
         return f"Translates {speech} into English text."
-    return f"Writes down {speech}."
+    return f"Transcribes {speech}."
 
 
 def _classifies(record: RunRecord, pipeline_tag: str) -> str:
@@ -101,7 +101,7 @@ def _predicts(record: RunRecord, what: str) -> str:
 def _model_name(record: RunRecord) -> str:
     if (hub := base_model(record)) is not None:
         return f"[{escape(hub)}](https://huggingface.co/{hub})"
-    return _elsewhere(record.recipe.model.name, "the local checkpoint")
+    return _elsewhere(record.recipe.model.name, "the local model")
 
 
 def _data_name(record: RunRecord) -> str:
@@ -119,7 +119,7 @@ def _elsewhere(name: str, local: str) -> str:
     return f"{code(inside)} (of the Python package {escape(distribution.replace('==', ' '))})"
 
 
-# --- how it was made ---------------------------------------------------------------------------------------------
+# --- training ----------------------------------------------------------------------------------------------------
 
 
 def _making(record: RunRecord) -> list[str]:

@@ -22,7 +22,7 @@ from sft_hf.publishing.numbers import (
     rows,
 )
 
-MOST_CLASSES = 30  # rows of the table of classes, and of groups
+MOST_CLASSES = 30  # rows of the tables of classes and groups
 MOST_CONFUSIONS = 10
 METRICS_OF_A_TARGET = ("rmse", "mse", "mae", "r2", "pearson", "spearman")
 
@@ -35,7 +35,7 @@ _TABLE = (
 
 
 def results(record: RunRecord, noun: str) -> list[str]:
-    """Return the paragraphs and tables below the heading Results; `noun` is what a row is called."""
+    """Return the paragraphs and tables of the section Results; `noun` is the name of a row."""
     if not record.scores:
         lack = (
             "the test split has no labels, and there was no"
@@ -63,7 +63,7 @@ def _interval_text(name: str, pair: tuple[float, float] | None) -> str:
 
 
 def _compared(record: RunRecord) -> str:
-    """The baselines, and whether the model differs from them significantly."""
+    """Return the baselines, and whether the model differs from them significantly."""
     found, own = baselines(record), interval(record.scores, record.primary)
     if not found:
         return "There is no baseline to compare it with."
@@ -113,7 +113,7 @@ def _choices(record: RunRecord) -> str:
     if "test" in metrics:
         return f"{for_what}; test was scored once, at the end."
     lack = "the test split has no labels" if record.unlabelled_test else "there was no test split"
-    return f"{for_what}; {lack}, so expect somewhat less on new data than these figures say."
+    return f"{for_what}; {lack}, so expect somewhat worse scores on new data."
 
 
 def _classes(record: RunRecord) -> str:
@@ -137,7 +137,7 @@ def _classes(record: RunRecord) -> str:
 
 
 def _targets(record: RunRecord) -> str:
-    """The metrics of each target, where there are several."""
+    """Return the metrics of each target, if there are several."""
     entries = record.scores.get("per_target") or []
     if not entries:
         return ""
@@ -150,7 +150,7 @@ def _targets(record: RunRecord) -> str:
 
 
 def _measured(entry: dict[str, Any], name: str) -> str:
-    """Without rows of a class, recall and F1 are 0 by convention, and say nothing."""
+    """Return a metric of a class as text; without rows, recall and F1 are 0 by convention and are left out."""
     return percent(entry[name]) if entry["support"] else UNKNOWN
 
 
@@ -177,7 +177,7 @@ def _groups(split: str, groups: dict[str, dict[str, Any]]) -> str:
 
 
 def _confusions(split: str, scores: dict[str, Any]) -> str:
-    """Word errors that happened more than once: a single one is not a pattern."""
+    """Return word errors that occurred more than once; a single one is not a pattern."""
     often = [entry for entry in scores.get("confusions") or [] if entry["count"] > 1]
     if not often:
         return ""
@@ -194,11 +194,11 @@ def _word(word: Any) -> str:
     return "(nothing)" if word is None else escape(word)
 
 
-# --- what its confidence means -----------------------------------------------------------------------------------
+# --- calibration -------------------------------------------------------------------------------------------------
 
 
 def calibration(record: RunRecord) -> list[str]:
-    """Return the section Calibration; empty where it was not measured."""
+    """Return the section Calibration; empty if it was not measured."""
     found = measured_calibration(record)
     if found is None:
         return []

@@ -1,4 +1,4 @@
-"""The lines of Python that open a published model with plain Transformers."""
+"""Python code that loads a published model with plain Transformers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OWN_MODULES = {
 
 
 def use(record: RunRecord, pipeline_tag: str, repo_id: str | None) -> str:
-    """Return a block of Python that prints the model's answer to one input; for an adapter, how that is opened too."""
+    """Return a Python block that prints the model's answer to one input; for an adapter, also how to load it."""
     if adapter_facts(record).get("output") == "adapter":
         return open_adapter(record, _local_name(record) if repo_id is None else repo_id)
     answer = _use_model(record, pipeline_tag, repo_id)
@@ -67,7 +67,7 @@ def _classify(record: RunRecord, pipeline_tag: str, model: str) -> list[str]:
     if record.primary != "micro_f1":
         first = "[0]" if pipeline_tag == "image-classification" or given.startswith("[") else ""
         return [f'classify = pipeline("{pipeline_tag}", model={model})', f"print(classify({given}){first})"]
-    # All labels with their scores; the threshold is the one that validation chose.
+    # All labels with their scores; the threshold was chosen on validation.
     every, first = (
         ("None", "[0]") if pipeline_tag == "text-classification" else ("classify.model.config.num_labels", "")
     )
@@ -79,7 +79,7 @@ def _classify(record: RunRecord, pipeline_tag: str, model: str) -> list[str]:
 
 
 def _predict(record: RunRecord, pipeline_tag: str, model: str, given: str) -> list[str]:
-    """A pipeline gives a number as the score of its target's name."""
+    """Pipelines return a number as the score of the target's name."""
     lines = [f'predict = pipeline("{pipeline_tag}", model={model})']
     text, several = pipeline_tag == "text-classification", len(target_names(record)) > 1
     if several:
@@ -94,7 +94,7 @@ def _predict(record: RunRecord, pipeline_tag: str, model: str, given: str) -> li
 
 
 def _own_module(record: RunRecord) -> str | None:
-    """The module that makes Transformers know the model, where it does not by itself."""
+    """Return the module that registers the model with Transformers, if one is needed."""
     if kind := record.metrics.get("model", {}).get("type"):
         return _OWN_MODULES.get(kind)
     name = record.recipe.model.name
@@ -108,6 +108,6 @@ def _local_name(record: RunRecord) -> str:
 
 
 def _local_run(record: RunRecord) -> str:
-    """The run's folder as seen from where runs are started: runs/NAME."""
+    """Return the run folder relative to the usual working directory: runs/NAME."""
     runs = PurePath(record.recipe.output_dir or "runs/run").parent.name == "runs"
     return f"{'runs/' if runs else ''}{record.name}"

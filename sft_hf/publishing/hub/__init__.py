@@ -1,1 +1,1 @@
-"""The Hub: who may write what, which files are published, and the one commit that publishes them."""
+"""The Hub: access checks, the files to publish, and the commit that publishes them."""

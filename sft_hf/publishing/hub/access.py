@@ -16,7 +16,7 @@ from sft_hf.core.filesystem import STORAGE_ERRNOS
 from sft_hf.core.redaction import redact
 
 PATIENCE = 300.0
-"""Seconds of silence after which the Hub counts as unreachable; huggingface_hub itself would wait for ever."""
+"""Seconds without a response after which the Hub is considered unreachable; huggingface_hub would wait forever."""
 
 _MEANINGS = {
     401: "the Hub does not accept your token; check HF_TOKEN, or `hf auth login`",
@@ -30,7 +30,7 @@ _MEANINGS = {
 
 @dataclass(frozen=True)
 class Access:
-    """A repository that the user may write to: its full id, and whether it is there already."""
+    """A repository that the user may write to: its full id, and whether it exists."""
 
     repo_id: str
     exists: bool
@@ -40,18 +40,18 @@ def check_access(repo_id: str, *, kind: str = "model", timeout: float = PATIENCE
     """Return the full id, owner and name, of a repository that the user may write to or create.
 
     Args:
-        repo_id: `owner/name`, or `name` alone for one of the user's own.
+        repo_id: `owner/name`, or `name` for one of the user's own.
         kind: `model` or `dataset`.
-        timeout: seconds of silence after which the Hub counts as unreachable.
+        timeout: seconds without a response after which the Hub is considered unreachable.
 
-    Raises UserError: no token or one that may only read, a name that is invalid or owned by somebody else, no right to
-    write, a Hub that cannot be reached.
+    Raises UserError for a missing or read-only token, a name that is invalid or owned by another user, missing write
+    permission, or an unreachable Hub.
     """
     return write_access(repo_id, kind=kind, timeout=timeout).repo_id
 
 
 def write_access(repo_id: str, *, kind: str = "model", timeout: float = PATIENCE) -> Access:
-    """Like `check_access`, and say whether the repository exists. Raises UserError."""
+    """Like `check_access`, but also return whether the repository exists. Raises UserError."""
     check_name(repo_id)
     api = HfApi()
     with answers_within(timeout), one_line_errors(repo_id):
@@ -73,7 +73,7 @@ def write_access(repo_id: str, *, kind: str = "model", timeout: float = PATIENCE
 
 
 def check_name(repo_id: str) -> None:
-    """Raise UserError for what cannot be the id of a repository."""
+    """Raise UserError for an invalid repository id."""
     try:
         validate_repo_id(repo_id)
     except hub_errors.HFValidationError:
@@ -88,7 +88,7 @@ def _token(user: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_to_create(repo_id: str, user: dict[str, Any]) -> None:
-    """Raise UserError if `whoami` says that the user, or the token, may not create this repository."""
+    """Raise UserError if, according to `whoami`, the user or the token may not create this repository."""
     owner = repo_id.partition("/")[0]
     roles = {organization["name"]: organization.get("roleInOrg") for organization in user.get("orgs", [])}
     if owner != user["name"] and owner not in roles:
@@ -108,7 +108,7 @@ def _refuse_to_create(repo_id: str, user: dict[str, Any]) -> None:
 
 @contextmanager
 def answers_within(seconds: float) -> Iterator[None]:
-    """Let huggingface_hub wait so long for a sign of life, not for ever, until the end of the block."""
+    """Limit the time that huggingface_hub waits for a response, until the end of the block."""
     client = get_session()
     before = client.timeout
     client.timeout = seconds
@@ -120,7 +120,7 @@ def answers_within(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def one_line_errors(repo_id: str) -> Iterator[None]:
-    """Turn what huggingface_hub raises into UserError (StorageError for a failing disk) of one line."""
+    """Convert exceptions of huggingface_hub to a one-line UserError (StorageError for disk errors)."""
     try:
         yield
     except SftError:
@@ -133,7 +133,7 @@ def one_line_errors(repo_id: str) -> Iterator[None]:
 
 
 def explain(error: BaseException) -> str:
-    """Return what an error of huggingface_hub means for its user, without secrets."""
+    """Return an explanation of an error of huggingface_hub, without secrets."""
     for cause in causes_of(error):
         if isinstance(cause, hub_errors.OfflineModeIsEnabled):
             return "HF_HUB_OFFLINE is set; unset it to push"
@@ -143,7 +143,7 @@ def explain(error: BaseException) -> str:
             return _explain_status(cause)
         if isinstance(cause, hub_errors.HTTPError):
             return f"the Hub cannot be reached, or did not answer ({_short(cause)}); try again"
-        if isinstance(cause, (ConnectionError, TimeoutError)):  # as hf_xet raises them
+        if isinstance(cause, (ConnectionError, TimeoutError)):  # raised by hf_xet
             return (
                 f"the Hub's storage cannot be reached ({_short(cause)}); try again; with a Hub that has no Xet, "
                 "set HF_HUB_DISABLE_XET=1"
@@ -158,7 +158,7 @@ def explain(error: BaseException) -> str:
 def _explain_status(error: hub_errors.HfHubHTTPError) -> str:
     status = error.response.status_code
     if status >= 500:
-        return f"the Hub has a fault ({status}); try again later, what was uploaded already is kept"
+        return f"the Hub returned a server error ({status}); try again later; files already uploaded are kept"
     said = error.response.headers.get("X-Error-Message") or error.server_message or error.response.reason_phrase
     said = redact(" ".join(said.split()))[:200]
     if status in _MEANINGS:

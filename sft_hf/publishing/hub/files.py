@@ -30,7 +30,7 @@ from sft_hf.publishing.public_recipe import public_recipe
 log = logging.getLogger("sft_hf")
 
 RUN_FILES = ("recipe.yaml", "metrics.json")
-"""Of the run itself; predictions, log, report and checkpoints stay at home."""
+"""Files of the run folder; predictions, log, report and checkpoints are not published."""
 
 MODEL_FILES = (
     "README.md",
@@ -40,35 +40,35 @@ MODEL_FILES = (
     *("vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "*.model"),
     *("*.safetensors", "*.safetensors.index.json"),
 )
-"""Of the model folder: files that `from_pretrained` reads; no code, no pickle."""
+"""Files of the model folder that `from_pretrained` reads; no code, no pickle."""
 
 ADAPTER_CARD = "adapter/README.md"
 ADAPTER_FILES = (ADAPTER_CARD, f"adapter/{CONFIG}", f"adapter/{WEIGHTS}")
-"""Files of a trained adapter next to its merged model, with the folder."""
+"""Files of a trained adapter next to its merged model, with their folder."""
 
 BINARY = (".safetensors", ".model")
-MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
+MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 
 _PLACE = re.compile(r"~?/|[A-Za-z]:[/\\]")
 
 Files = dict[str, "bytes | Path"]
-"""Name in the repository -> content, or where the content lies."""
+"""Name in the repository -> content, or its path."""
 
 
 def is_publishable(name: str) -> bool:
-    """Whether a file of this name is one that a push may write or delete."""
+    """Whether a push may write or delete a file of this name."""
     if "/" in name:
         return name in ADAPTER_FILES
     return not name.startswith(".") and any(fnmatchcase(name, pattern) for pattern in (*RUN_FILES, *MODEL_FILES))
 
 
 def files_of_run(folder: RunFolder) -> tuple[Files, list[str]]:
-    """Return what of a finished run is published, and the names in its model and adapter folders that are not.
+    """Return the files of a finished run to publish, and the names in its model and adapter folders that are left out.
 
-    Text files are read here, once: what is looked through for secrets is what is uploaded.
+    Text files are read only once, here, so that the content checked for secrets is the content uploaded.
 
-    Raises RunFolderError for a run that is not finished or not whole, CheckpointError for a link out of one of these
-    folders or a config that names a file outside of it, UserError for a file that cannot be read.
+    Raises RunFolderError for an unfinished or incomplete run, CheckpointError for a link out of these folders or a
+    config that names a file outside of them, UserError for a file that cannot be read.
     """
     folder.refuse_unfinished()
     for name in (*RUN_FILES, folder.adapter.name):
@@ -77,7 +77,7 @@ def files_of_run(folder: RunFolder) -> tuple[Files, list[str]]:
                 f"{folder.path / name}: is a link to a file outside the run folder; copy the file here"
             )
     check_folder(folder.model)
-    recipe = load_run_recipe(folder.path, trust_remote_code=True)  # nothing is run of it
+    recipe = load_run_recipe(folder.path, trust_remote_code=True)  # no code is executed
     files: Files = {}
     left_out = []
     for path in sorted(folder.model.iterdir()):
@@ -86,7 +86,7 @@ def files_of_run(folder: RunFolder) -> tuple[Files, list[str]]:
         else:
             files[path.name] = _content(path)
     _refuse_missing_weights(folder, files)
-    if recipe.peft and CONFIG not in files:  # else model/ is the adapter already
+    if recipe.peft and CONFIG not in files:  # otherwise model/ already is the adapter
         adapter, others = _adapter_files(folder)
         files |= adapter
         left_out += others
@@ -96,7 +96,7 @@ def files_of_run(folder: RunFolder) -> tuple[Files, list[str]]:
 
 
 def _adapter_files(folder: RunFolder) -> tuple[Files, list[str]]:
-    """What of the folder adapter/ is published, and what is not, as paths within the run."""
+    """Return the files of the folder adapter/ to publish, and those left out, as paths within the run."""
     paths = sorted(folder.adapter.iterdir()) if folder.adapter.is_dir() else []
     if paths:
         check_links(folder.adapter)
@@ -115,9 +115,9 @@ def _content(path: Path) -> bytes | Path:
 
 
 def public_adapter_config(path: Path) -> bytes:
-    """Return an adapter's config that names its checkpoint only where others find it too, and no place of this machine.
+    """Return an adapter's config without local paths; its pretrained model is named only if it is available to others.
 
-    Raises UserError for one that cannot be read.
+    Raises UserError if it cannot be read.
     """
     try:
         config = json.loads(_read(path))
@@ -130,7 +130,7 @@ def public_adapter_config(path: Path) -> bytes:
 
 
 def _without_places(value: Any) -> Any:
-    """Absolute paths cut to their last part: of a tokenizer, say. Patterns of modules are none."""
+    """Reduce absolute paths to their last part, e.g. of a tokenizer. Module patterns are unchanged."""
     if isinstance(value, dict):
         return {key: _without_places(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -168,13 +168,13 @@ def _public_json(path: Path, recipe: Recipe) -> bytes:
 def with_named_cards(files: Files, folder: RunFolder, repo_id: str, *, keep: str | None = None) -> Files:
     """Return the files with cards that describe use from the repository; edited cards are kept.
 
-    `keep`: the name of one that stays as it is in any case.
+    `keep`: the name of a card that is kept in any case.
 
-    Raises RunFolderError for results that cannot be read, UserError for a secret in the card.
+    Raises RunFolderError for unreadable results, UserError for a secret in the card.
     """
     record = read_record(folder.path, trust_remote_code=True)
     pipeline_tag = record.recipe.task.pipeline_tag
-    born = Path(record.recipe.output_dir or "").name  # the folder's name when the run wrote its card
+    born = Path(record.recipe.output_dir or "").name  # name of the folder when the card was written
     builders: dict[str, Callable[..., str]] = {"README.md": partial(build_card, pipeline_tag=pipeline_tag)}
     if f"adapter/{WEIGHTS}" in files:
         builders[ADAPTER_CARD] = adapter_card
@@ -191,7 +191,7 @@ def with_named_cards(files: Files, folder: RunFolder, repo_id: str, *, keep: str
 
 
 def public_metrics(metrics: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
-    """Return metrics without the paths of the machine: those of checkpoint, data and run are cut to their last part."""
+    """Return metrics without local paths: those of model, data and run are reduced to their last part."""
     public = public_recipe(recipe)
     short = {section.name: public[key]["name"] for key, section in (("model", recipe.model), ("data", recipe.data))}
     if recipe.output_dir:
@@ -215,18 +215,18 @@ def public_metrics(metrics: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]
 
 
 def refuse_secrets(files: Files) -> None:
-    """Raise UserError, naming the file, if one holds a token or password that is known or looks like one."""
+    """Raise UserError naming the file if one contains a known token or password, or text that looks like one."""
     for name, content in files.items():
         for text in _texts(name, content):
             if redact(text) != text:
                 raise UserError(
                     f"{name}: holds a token or password, or the value of an environment variable that is called so; "
-                    "nothing was uploaded; take it out (an innocent word: unset that variable)"
+                    "nothing was uploaded; remove it (if it is harmless, unset that variable)"
                 )
 
 
 def _texts(name: str, content: bytes | Path) -> Iterator[str]:
-    """Yield the text of a file; of JSON its strings, a line each, so that marks between them make no false alarm."""
+    """Yield the text of a file; for JSON, its strings, one per line, so that punctuation causes no false alarms."""
     if isinstance(content, Path):
         if content.suffix == ".safetensors":
             yield from _json_strings(_header(content), name)
@@ -243,7 +243,7 @@ def _texts(name: str, content: bytes | Path) -> Iterator[str]:
 
 def _json_strings(text: str, name: str) -> Iterator[str]:
     try:
-        # Pairs and not mappings: of a repeated key a mapping would show the last value alone.
+        # Pairs instead of a dict, which would only keep the last value of a repeated key.
         stack = [json.loads(text, object_pairs_hook=lambda pairs: [part for pair in pairs for part in pair])]
     except (ValueError, RecursionError):
         raise UserError(f"{name}: is not readable JSON; nothing was uploaded") from None
@@ -258,7 +258,7 @@ def _json_strings(text: str, name: str) -> Iterator[str]:
 
 
 def _header(path: Path) -> str:
-    """The header of a safetensors file: JSON, with whatever metadata its writer put there."""
+    """Return the header of a safetensors file: JSON, including the writer's metadata."""
     try:
         with open(path, "rb") as file:
             size = struct.unpack("<Q", file.read(8))[0]

@@ -40,10 +40,10 @@ Operations = list["CommitOperationAdd | CommitOperationDelete"]
 
 @dataclass(frozen=True)
 class PushResult:
-    """The current state of the repository on the Hub.
+    """The state of the repository on the Hub after the push.
 
-    `url` is the page to look at, `commit` the 40 hex digits to load it by (`revision=`), `files` the run's files in it.
-    `changed` is False if they were all there before, and no commit was made; `private` whether others cannot see them.
+    `url` is the web page, `commit` the 40 hex digits to load it by (`revision=`), `files` the run's files in it.
+    `changed` is False if nothing had to be committed; `private` is whether the repository is hidden from others.
     """
 
     repo_id: str
@@ -67,25 +67,25 @@ def push(
 ) -> PushResult:
     """Publish the model of a finished run, with its adapter, card, recipe and metrics, in one commit.
 
-    The commit also deletes what an earlier push left and this run has not (old shards, say); other files of the
-    repository stay. A push that was killed or cut off leaves the old state or the new one, and the same call again
-    finishes it; large files that have arrived are not sent again.
+    The commit also deletes files of an earlier push that this run does not have (such as old shards); other files of
+    the repository are kept. An interrupted push leaves either the old or the new state, and calling it again completes
+    it; large files already uploaded are not sent again.
 
     Args:
         run: the run folder.
-        repo_id: `owner/name`, or `name` alone for one of the user's own; created where it is not there.
-        private: whether a repository that is created is hidden from others; one that is there stays as it is.
-        revision: the branch to commit to, created from main where it is not there. Default: main.
-        tag: a name for the commit, set after it.
-        message: the commit's first line.
-        card: README.md. Default: the run's, rewritten with the repository's name; an edited card is kept.
-        timeout: seconds of silence after which the Hub counts as unreachable.
+        repo_id: `owner/name`, or `name` for one of the user's own; created if it does not exist.
+        private: whether to create the repository as private; existing repositories are unchanged.
+        revision: the branch to commit to, created from main if it does not exist. Default: main.
+        tag: a name for the commit.
+        message: the first line of the commit message.
+        card: content of README.md. Default: the run's, rewritten with the repository's name; an edited card is kept.
+        timeout: seconds without a response after which the Hub is considered unreachable.
 
     Raises:
-        RunFolderError: no finished run.
-        CheckpointError: a file of the model is, or names, one outside its folder.
-        UserError: a file with a secret (nothing is uploaded then), no right to write, a repository that changed
-            meanwhile, a Hub that cannot be reached.
+        RunFolderError: the run is not finished.
+        CheckpointError: a model file is, or refers to, a file outside its folder.
+        UserError: a file with a secret (nothing is uploaded), missing write permission, a repository that changed
+            during the push, an unreachable Hub.
     """
     check_name(repo_id)
     branch = _check_ref(revision or "main", "revision", "branch")
@@ -122,7 +122,7 @@ def push(
 
 
 def _check_ref(name: str, key: str, what: str) -> str:
-    """Return a branch's or tag's name. Raises UserError for one that git or the Hub would not take, or misread."""
+    """Return the name of a branch or tag. Raises UserError if git or the Hub would reject or misinterpret it."""
     valid = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+/-]*(?<![./])", name) and not re.search(r"\.\.|//|\.lock$", name)
     if not valid or name.startswith("refs/") or re.fullmatch("[0-9a-f]{40}", name):
         raise UserError(f"{key}: {redact(name)[:100]!r} is not a valid {what} name; give one such as v1.0")
@@ -131,7 +131,7 @@ def _check_ref(name: str, key: str, what: str) -> str:
 
 @contextmanager
 def _quiet_hub() -> Iterator[None]:
-    """Show huggingface_hub's progress bars on terminals only, and its warnings on one line without signed URLs."""
+    """Show progress bars of huggingface_hub only on terminals, and its warnings on one line without signed URLs."""
 
     def show(warning: Warning | str, *_: Any) -> None:
         log.warning("%s", " ".join(str(warning).split()))
@@ -161,7 +161,7 @@ def _quiet_hub() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _State:
-    """A branch as the Hub has it: its newest commit, the files at its top, and the repository's tags."""
+    """A branch on the Hub: its latest commit, the files at its root, and the repository's tags."""
 
     head: str | None
     files: dict[str, RepoFile]
@@ -170,14 +170,14 @@ class _State:
 
 @dataclass(frozen=True)
 class _Target:
-    """The branch that is pushed to."""
+    """The branch to push to."""
 
     api: HfApi
     repo_id: str
     branch: str
 
     def update(self, files: Files, tag: str | None, message: str) -> tuple[str, bool]:
-        """Make the branch hold these files; return its newest commit, and whether a new one was needed."""
+        """Make the branch contain these files; return its latest commit, and whether it is new."""
         state = self._read()
         operations = _operations(files, state)
         if tag in state.tags and (operations or state.tags[tag] != state.head):
@@ -200,7 +200,7 @@ class _Target:
         tags = {ref.name: ref.target_commit for ref in refs.tags}
         if self.branch not in heads and self.branch != "main":
             if self.branch in tags:
-                raise UserError(f"{self.repo_id}: {self.branch!r} is a tag, which stays where it is; name a branch")
+                raise UserError(f"{self.repo_id}: {self.branch!r} is a tag, which cannot be moved; name a branch")
             self.api.create_branch(self.repo_id, branch=self.branch, revision=heads.get("main"), exist_ok=True)
             heads[self.branch] = heads.get("main")
         head = heads.get(self.branch)
@@ -213,7 +213,7 @@ class _Target:
         return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
     def _commit(self, files: Files, operations: Operations, head: str | None, message: str) -> str:
-        """Commit on top of `head` or not at all, and look whether the Hub has what was meant."""
+        """Commit on top of `head` or fail, and verify the files on the Hub."""
         added = [operation for operation in operations if isinstance(operation, CommitOperationAdd)]
         deleted = [operation.path_in_repo for operation in operations if isinstance(operation, CommitOperationDelete)]
         log.info(
@@ -243,7 +243,7 @@ class _Target:
         return commit
 
     def _stored_all_the_same(self, files: Files) -> str | None:
-        """A line may break, or a gateway give up, after the Hub has stored the commit: return it then."""
+        """Return the commit if the Hub has stored it although the connection or a gateway failed."""
         with suppress(hub_errors.HTTPError, OSError):
             state = self._read()
             if not _operations(files, state):
@@ -271,7 +271,7 @@ def _answer_is_lost(error: Exception) -> bool:
 
 
 def _operations(files: Files, state: _State) -> Operations:
-    """What turns the Hub's state into the run's: files that differ, and deletions of those that the run has not."""
+    """Return the operations that make the Hub match the run: changed files, and deletions of files that are gone."""
     added = [CommitOperationAdd(name, content) for name, content in files.items()]
     stale = sorted(name for name in state.files if is_publishable(name) and name not in files)
     return [
@@ -281,12 +281,12 @@ def _operations(files: Files, state: _State) -> Operations:
 
 
 def _is_there(operation: CommitOperationAdd, entry: RepoFile | None) -> bool:
-    """Whether the Hub has a file with this content; files are hashed only where the sizes agree."""
+    """Whether the Hub has a file with this content; files are hashed only if the sizes are equal."""
     if entry is None or entry.size != operation.upload_info.size:
         return False
     if entry.lfs is not None:
         return bool(entry.lfs.sha256 == operation.upload_info.sha256.hex())
     with operation.as_file() as file:
         content = file.read()
-    digest = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)  # git's id of a file
+    digest = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)  # git blob id
     return digest.hexdigest() == entry.blob_id

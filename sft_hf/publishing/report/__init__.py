@@ -1,1 +1,1 @@
-"""report.html of one run, and the page that compares several: HTML without scripts, in one file each."""
+"""report.html of a run, and the comparison of several runs: self-contained HTML without scripts."""

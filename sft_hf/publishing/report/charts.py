@@ -1,7 +1,7 @@
-"""Charts as inline SVG: drawn for a phone's width, coloured by the page's style sheet, with a text description.
+"""Charts as inline SVG: sized for a phone, coloured by the page's style sheet, with a text description.
 
-Two kinds. Panels have a fixed drawing of 400 x 210 units, so that their text keeps its size in a column of a page.
-Strips have positions in percent of whatever width there is, and heights in pixels.
+Panels have a fixed size of 400 x 210 units, so that their text keeps its size in a column of a page. Strips have
+positions in percent of the available width, and heights in pixels.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from sft_hf.publishing.numbers import axis_percent, decimal, percent
 from sft_hf.publishing.report.pages import legible, wording
 
 WIDTH, HEIGHT = 400, 210
-MOST_POINTS = 400  # that a line is drawn from
-LABEL_HEIGHT = 15  # pixels that a label at a line's end needs
+MOST_POINTS = 400  # points of a line
+LABEL_HEIGHT = 15  # pixels for the label at the end of a line
 
 Point = tuple[float, float | None]
-"""x, and y or None where the line breaks."""
+"""x and y; the line is interrupted where y is None."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Strip:
-    """One value on a scale, with its interval if it has one. `style` is a class of the style sheet."""
+    """One value on a scale, with an optional interval. `style` is a class of the style sheet."""
 
     label: str
     value: float
@@ -46,7 +46,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class _Frame:
-    """Where values of x and y lie in a panel."""
+    """Maps x and y to positions in a panel."""
 
     x: tuple[float, float]
     y: tuple[float, float]
@@ -84,7 +84,7 @@ def ticks(low: float, high: float, target: int = 4) -> list[float]:
 
 
 def svg(body: str, title: str, description: str, *, height: float = HEIGHT, style: str = "panel") -> Markup:
-    """Return a chart that a screen reader announces: a title, and a description that says what it shows."""
+    """Return a chart with a title and a description for screen readers."""
     number = hashlib.sha256(f"{title}\0{description}\0{body}".encode("utf-8", "replace")).hexdigest()[:8]
     size = f'viewBox="0 0 {WIDTH} {height:g}"' if style == "panel" else f'width="100%" height="{height:g}"'
     return Markup(  # noqa: S704 - of this module's own elements, with every text escaped
@@ -139,18 +139,18 @@ def line_panel(
     height: float = HEIGHT,
     right: float = 80,
 ) -> Markup | None:
-    """Return lines over a common x axis, each named at its end; None where no line has a point.
+    """Return lines over a common x axis, each labelled at its end; None if no line has a point.
 
     Args:
-        title, description: for those who do not see it.
-        lines: what to draw; points of y None or not finite break a line.
+        title, description: for screen readers.
+        lines: the lines; points with y None or not finite interrupt a line.
         x_range: lowest and highest x, the same for all panels of a row.
         from_zero: whether the y axis starts at 0.
         mark: an x to mark, and its label.
-        x_format, y_format: how numbers of the axes are written.
-        y_range: lowest and highest y; None: as the points have it.
-        height: of the panel.
-        right: room for the names at the lines' ends.
+        x_format, y_format: functions that format axis labels.
+        y_range: lowest and highest y; None: determined by the points.
+        height: height of the panel.
+        right: space for the labels at the ends of the lines.
     """
     values = [y for line in lines for _, y in line.points if y is not None and math.isfinite(y)]
     if not values:
@@ -175,7 +175,7 @@ def _y_range(values: Sequence[float], from_zero: bool) -> tuple[float, float]:
 
 
 def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
-    """Thin out points without a visible change: the lowest and highest of each interval are kept."""
+    """Reduce the number of points without visible change: the lowest and highest of each interval are kept."""
     if len(points) <= most:
         return list(points)
     stretch = math.ceil(len(points) / (most / 2))
@@ -210,7 +210,7 @@ def _line(line: Line, frame: _Frame) -> str:
 
 
 def _end_labels(lines: Sequence[Line], frame: _Frame) -> str:
-    """Names at the ends of lines, pushed apart where they would overlap."""
+    """Return labels at the ends of lines, moved apart if they would overlap."""
     wanted = []
     for line in lines:
         ends = [(x, y) for x, y in line.points if y is not None and math.isfinite(y)]
@@ -237,7 +237,7 @@ def bar_panel(
     x_format: Callable[[float], str] = lambda value: f"{value:,.10g}",
     height: float = 170,
 ) -> Markup:
-    """Return a histogram; `edges` are one more than `counts`, and are written by `x_format`."""
+    """Return a histogram; `edges` has one more item than `counts`, and is formatted by `x_format`."""
     frame = _Frame((edges[0], edges[-1]), (0.0, max([*counts, 1]) * 1.05), left=46, height=height)
     body = _axes(frame, ticks(*frame.x), _whole(ticks(*frame.y, 3)), x_format, lambda value: f"{value:,.0f}")
     base = frame.at_y(0)
@@ -254,7 +254,7 @@ def _whole(values: Sequence[float]) -> list[float]:
 
 
 def reliability_panel(title: str, description: str, bins: Sequence[tuple[float, float, int]]) -> Markup:
-    """Return a reliability diagram of (mean confidence, share right, rows) per bin; dots grow with rows."""
+    """Return a reliability diagram of (mean confidence, accuracy, rows) per bin; larger dots are more rows."""
     frame = _Frame((0.0, 1.0), (0.0, 1.0), left=46, right=14, top=14, bottom=30, height=320)
     quarters = [0.0, 0.25, 0.5, 0.75, 1.0]
     body = _axes(frame, quarters, quarters, axis_percent, axis_percent)
@@ -272,7 +272,7 @@ def reliability_panel(title: str, description: str, bins: Sequence[tuple[float, 
 
 
 def scatter_panel(title: str, description: str, points: Sequence[tuple[float, float]]) -> Markup:
-    """Return predictions (up) against references (right) on one scale, with the line on which both are equal."""
+    """Return predictions (y) against references (x) on the same scale, with the identity line."""
     ends = [value for point in points for value in point]
     scale = _around(min(ends), max(ends))
     frame = _Frame(scale, scale, left=54, right=14, top=14, bottom=30, height=320)
@@ -288,7 +288,7 @@ def scatter_panel(title: str, description: str, points: Sequence[tuple[float, fl
 
 
 def _around(low: float, high: float) -> tuple[float, float]:
-    """A scale with a margin on both sides, also of a single value."""
+    """Return a scale with a margin on both sides, also for a single value."""
     margin = (high - low) * 0.05 or abs(high) * 0.05 or 1.0
     return low - margin, high + margin
 
@@ -302,9 +302,9 @@ def interval_strips(
     form: Callable[[float], str] = percent,
     axis: Callable[[float], str] = axis_percent,
 ) -> Markup:
-    """Return values with their intervals on one scale, each under its name.
+    """Return values with their intervals on one scale, each below its name.
 
-    `form` writes a value, and `axis` a number of the scale; by default both are percentages.
+    `form` formats a value, and `axis` a number of the scale; by default both are percentages.
     """
 
     def at(value: float) -> str:

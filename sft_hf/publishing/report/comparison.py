@@ -1,4 +1,4 @@
-"""The page that compares several runs: ranking, significance, and differences between recipes."""
+"""The comparison of several runs: ranking, significance, and differences between recipes."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ from sft_hf.publishing.report.paired_runs import Compared, against_best
 from sft_hf.publishing.report.sections import curve
 
 MOST_CURVES = 12
-LINE_STYLES = 6  # colours of lines; from then on they are dashed
+LINE_STYLES = 6  # colours of lines; further lines are dashed
 
 
 @dataclass(frozen=True)
 class _Run:
-    """A run with the number that it has on the page, 1 for the best."""
+    """A run with its number on the page, 1 for the best."""
 
     number: int
     record: RunRecord
     value: float | None
     interval: tuple[float, float] | None
     compared: Compared | None
-    """With the best run; None for that one itself."""
+    """Comparison with the best run; None for the best run."""
 
     @property
     def name(self) -> str:
@@ -65,7 +65,7 @@ class _Run:
 def build_comparison(records: Sequence[RunRecord]) -> str:
     """Return a page that compares runs, best first, as HTML.
 
-    Raises UserError for fewer than two runs, and for runs of different tasks or with different primary metrics.
+    Raises UserError for fewer than two runs, or runs with different tasks or primary metrics.
     """
     _refuse_different(records)
     metric = records[0].primary
@@ -115,7 +115,7 @@ def _ranked(records: Sequence[RunRecord], metric: str) -> list[_Run]:
 
 
 def verdict(runs: Sequence[_Run]) -> str:
-    """Say which run is best, if any: only tests on the same rows show a winner."""
+    """Return which run is best, if any: only tests on the same rows can show a winner."""
     scored = [run for run in runs if run.value is not None]
     if len(scored) < 2:
         return "Fewer than two of the runs have a score: there is nothing to rank."
@@ -141,7 +141,7 @@ def verdict(runs: Sequence[_Run]) -> str:
 
 
 def _method(runs: Sequence[_Run]) -> str:
-    """Which test was made, on how many rows, and how several were corrected; empty without any."""
+    """Return the test used, its number of rows and the correction for multiple tests; empty without tests."""
     found = [run.compared.difference for run in runs if run.compared and run.compared.difference]
     if not found:
         return ""
@@ -162,7 +162,7 @@ def _leads(run: _Run) -> bool:
 
 
 def _against(run: _Run) -> str:
-    """The difference to the best run, for a cell."""
+    """Return the difference to the best run for a cell."""
     found = run.compared
     if found is None or found.difference is None:
         return "the best" if found is None else found.reason
@@ -206,7 +206,7 @@ def _chart(runs: Sequence[_Run], metric: str) -> Markup | None:
 
 
 def _close_scale(strips: Sequence[Strip], lowest: float) -> tuple[float, float]:
-    """A scale on which small differences are seen: from a round number below all ends to one above."""
+    """Return a scale on which small differences are visible: round numbers below and above all ends."""
     ends = [end for strip in strips for end in (strip.value, *(strip.interval or ()))]
     low, high = min(ends), max(ends)
     if high <= low:
@@ -231,7 +231,7 @@ def _scores(run: _Run, metric: str) -> dict[str, Any]:
 
 
 def _curves(runs: Sequence[_Run], metric: str) -> list[tuple[str, Markup]]:
-    """The validation metric and loss of the best runs, over the same steps."""
+    """Return the validation metric and loss of the best runs, over the same steps."""
     drawn = runs[:MOST_CURVES]
     steps = [finite(line.get("step")) or 0.0 for run in drawn for line in run.record.log if "eval_loss" in line]
     form = metric_axis(metric)

@@ -1,6 +1,6 @@
-"""Curves of a report that need what the model gave for every row: ROC, precision and recall, risk and coverage.
+"""Curves of a report that need the outputs for every row: ROC, precision and recall, risk and coverage.
 
-They are made of outputs/ (see `sft_hf.core.run.outputs`) by scikit-learn.
+They are computed from outputs/ (see `sft_hf.core.run.outputs`) with scikit-learn.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from sft_hf.publishing.report.charts import Line, line_panel
 from sft_hf.publishing.report.mistakes import is_error
 from sft_hf.publishing.report.pages import wording
 
-MOST_POINTS = 200  # of a curve
-MOST_LABELS = 10  # of a multi-label model that have curves of their own
+MOST_POINTS = 200  # points of a curve
+MOST_LABELS = 10  # labels of a multi-label model with their own curves
 WORST_CLASSES = 5
-GRID = np.linspace(0.0, 1.0, 101)  # at which the curves of classes are averaged
+GRID = np.linspace(0.0, 1.0, 101)  # false positive rates or recalls at which the curves of classes are averaged
 STYLES = 6  # colours of lines, in the style sheet
 
 Floats = NDArray[np.float64]
@@ -33,10 +33,10 @@ Points = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Curve:
-    """A label's ROC and precision-recall curve, or those of all together, with the areas below them.
+    """The ROC and precision-recall curves of a label, or of all labels, with the areas below them.
 
-    `support` is the number of positive rows; None of a mean. `roc` has (false positive rate, recall), `precision`
-    (recall, precision), from left to right, at most MOST_POINTS of each.
+    `support` is the number of positive rows; None for a mean. `roc` has (false positive rate, recall), `precision` has
+    (recall, precision), from left to right, at most MOST_POINTS each.
     """
 
     label: str
@@ -51,12 +51,12 @@ class Curve:
 
 
 def label_curves(outputs: SplitOutputs) -> list[Curve]:
-    """Return the curves that a report draws, the one that is about all labels first.
+    """Return the curves that a report draws, starting with the one for all labels.
 
-    Of two labels: each. Of more: the mean over labels, each against all others, and the WORST_CLASSES by average
-    precision. Multi-label: all decisions together (micro), and each label, at most the MOST_LABELS worst. Labels that
-    no row has, or that all rows have, have no curve, and are left out of the mean. Empty for anything but a labelled
-    split of a classifier.
+    Two labels: one curve each. More labels: the mean over labels (one against all others), and the WORST_CLASSES by
+    average precision. Multi-label: all decisions together (micro), and at most the MOST_LABELS worst labels. Labels
+    that no row or every row has are left out, also from the mean. Empty for anything but a labelled split of a
+    classifier.
     """
     if outputs.problem_type not in (SINGLE_LABEL, MULTI_LABEL) or outputs.references is None or not len(outputs):
         return []
@@ -75,7 +75,7 @@ def label_curves(outputs: SplitOutputs) -> list[Curve]:
 
 
 def _truth(outputs: SplitOutputs) -> NDArray[np.bool_]:
-    """Which labels each row has, [rows, labels]."""
+    """Return the labels of each row, [rows, labels]."""
     references = outputs.references
     assert references is not None
     if outputs.multi_label:
@@ -108,7 +108,7 @@ def _curve(name: str, truth: NDArray[np.bool_], scores: Floats) -> Curve:
 
 
 def _mean(every: Sequence[Curve], scores: Floats, truth: NDArray[np.bool_], labels: Sequence[int]) -> Curve:
-    """The mean of the labels' curves: of recall at each false positive rate, of precision at each recall."""
+    """Return the mean of the labels' curves: recall at each false positive rate, precision at each recall."""
     from sklearn.metrics import precision_recall_curve, roc_curve
 
     recalls, precisions = [], []
@@ -128,7 +128,7 @@ def _mean(every: Sequence[Curve], scores: Floats, truth: NDArray[np.bool_], labe
 
 
 def thinned(x: NDArray[Any], y: NDArray[Any], most: int = MOST_POINTS) -> Points:
-    """Return at most so many points of a curve, evenly spaced along it, both ends among them."""
+    """Return at most `most` points of a curve, evenly spaced along it, including both ends."""
     if len(x) <= most:
         return _points(x, y)
     along = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
@@ -143,7 +143,7 @@ def _points(x: NDArray[Any], y: NDArray[Any]) -> Points:
 
 
 def ranking(record: RunRecord) -> dict[str, Any] | None:
-    """Return the two panels, and their areas as a table; None where the run kept no outputs that can be ranked."""
+    """Return the two panels, and their areas as a table; None if the run has no outputs that can be ranked."""
     found = [] if record.outputs is None else label_curves(record.outputs)
     if not found:
         return None
@@ -177,7 +177,7 @@ def ranking(record: RunRecord) -> dict[str, Any] | None:
 
 
 def _which(outputs: SplitOutputs, drawn: int) -> str:
-    """Say which labels have curves."""
+    """Return a sentence on which labels have curves."""
     if len(outputs.labels) == 2 and not outputs.multi_label:
         return "Of the two labels, one is the mirror of the other in the ROC curve, which therefore has one line."
     if outputs.multi_label:
@@ -212,9 +212,9 @@ def _panel(title: str, description: str, lines: Sequence[Line]) -> Markup | None
 
 
 def risk_by_coverage(confidences: Floats, right: NDArray[np.bool_]) -> tuple[Points, float]:
-    """Return (share answered, share of the answers that is wrong), most confident rows first, and the area below.
+    """Return (fraction answered, fraction of the answers that are wrong), most confident rows first, and the area.
 
-    Rows of one confidence are answered together. The area is the mean risk over coverages 1/n, ..., n/n (AURC).
+    Rows with the same confidence are answered together. The area is the mean risk over coverages 1/n, ..., n/n (AURC).
     Source: Y. Geifman and R. El-Yaniv, Selective Classification for Deep Neural Networks, NeurIPS 2017.
 
     Args:
@@ -224,16 +224,16 @@ def risk_by_coverage(confidences: Floats, right: NDArray[np.bool_]) -> tuple[Poi
     order = np.argsort(-confidences, kind="stable")
     answered = np.arange(1, len(order) + 1)
     risk = np.cumsum(~right[order]) / answered
-    last = np.append(np.flatnonzero(np.diff(confidences[order])), len(order) - 1)  # of each confidence
+    last = np.append(np.flatnonzero(np.diff(confidences[order])), len(order) - 1)  # last of each confidence
     together = risk[last][np.searchsorted(last, np.arange(len(order)))]
     return thinned(answered[last] / len(order), risk[last]), float(together.mean())
 
 
 def confidence_and_correctness(record: RunRecord) -> tuple[Floats, NDArray[np.bool_]] | None:
-    """Return confidence and correctness of each answer; None where there is nothing to judge.
+    """Return confidence and correctness of each answer; None if they are unknown.
 
-    Of a classifier, from its outputs: whether the most probable label is the row's, or one of its labels. Else from
-    the predictions: a transcript is right if every word is.
+    For a classifier, from its outputs: whether the most probable label is the row's label, or one of them. Otherwise,
+    from the predictions: a transcript is correct if every word is.
     """
     if is_regression(record):
         return None
@@ -252,7 +252,7 @@ def confidence_and_correctness(record: RunRecord) -> tuple[Floats, NDArray[np.bo
 
 
 def coverage(record: RunRecord) -> dict[str, Any] | None:
-    """Return the panel of risk and coverage, and a sentence; None where there is nothing to judge."""
+    """Return the panel of risk and coverage, and a sentence; None if there are no confidences."""
     found = confidence_and_correctness(record)
     if found is None:
         return None
@@ -280,5 +280,5 @@ def coverage(record: RunRecord) -> dict[str, Any] | None:
 
 
 def _risk_at(points: Points, part: float) -> float:
-    """The risk where at least so many rows are answered."""
+    """Return the risk at the lowest coverage of at least `part`."""
     return next((risk for share, risk in points if share >= part - 1e-9), points[-1][1])

@@ -29,12 +29,12 @@ from sft_hf.publishing.numbers import (
 from sft_hf.publishing.report.charts import Strip, interval_strips, ticks
 from sft_hf.publishing.report.pages import wording
 
-FEW_ROWS = 100  # with fewer, a score says little
+FEW_ROWS = 100  # with fewer rows, a score is unreliable
 
 
 @dataclass(frozen=True)
 class Headline:
-    """`value` and `label` are set large, `sentence` says it in words, `verdicts` compare; `chart` draws all of it."""
+    """`value` and `label` are large, `sentence` explains them, `verdicts` compare; `chart` shows all of it."""
 
     value: str
     label: str
@@ -45,13 +45,13 @@ class Headline:
 
 
 def headline(record: RunRecord) -> Headline:
-    """Return the headline of a run, whatever it has measured."""
+    """Return the headline of a run, from the scores it has."""
     warnings = _warnings(record)
     metric, scores = record.primary, record.scores
     value = finite(scores.get(metric))
     if value is None:
         loss = metric_value("loss", record.metrics.get("train", {}).get("final_loss"))
-        sentence = f"The run has no {metric_mention(metric)} on validation or test data; how good it is, is not known."
+        sentence = f"The run has no {metric_mention(metric)} on validation or test data; its quality is not known."
         return Headline(loss, "last training loss", sentence, [], None, warnings)
     found, own = baselines(record), interval(scores, metric)
     label = f"{metric_mention(metric)} on {record.split}"
@@ -114,7 +114,7 @@ def _name(name: str) -> str:
 
 
 def scale_from_zero(strips: Sequence[Strip]) -> tuple[float, float]:
-    """Return a scale that holds all: 0 to 1, or to a round number above for rates that exceed it."""
+    """Return a scale that contains all strips: 0 to 1, or to a round number above for rates that exceed it."""
     highest = max(end for strip in strips for end in (strip.value, *(strip.interval or ())))
     if highest <= 1.0:
         return 0.0, 1.0
@@ -123,7 +123,7 @@ def scale_from_zero(strips: Sequence[Strip]) -> tuple[float, float]:
 
 
 def number_scale(strips: Sequence[Strip]) -> tuple[float, float]:
-    """Return a scale of plain numbers that holds all, 0 among them, with round ends."""
+    """Return a scale of plain numbers that contains all strips and 0, with round ends."""
     ends = [0.0, *(end for strip in strips for end in (strip.value, *(strip.interval or ())))]
     low, high = min(ends), max(ends)
     marks = ticks(low, high)
@@ -131,7 +131,7 @@ def number_scale(strips: Sequence[Strip]) -> tuple[float, float]:
     return step * (low // step), step * -(-high // step)
 
 
-# --- what a reader has to know besides ---------------------------------------------------------------------------
+# --- warnings ----------------------------------------------------------------------------------------------------
 
 
 def _findings(record: RunRecord) -> list[str]:
@@ -149,14 +149,14 @@ def _warnings(record: RunRecord) -> list[str]:
         found.append(f"{rows(number, f'{record.split} row')} only: {off}.")
     if record.scores and record.split == "validation":
         lack = "The test split has no labels" if record.unlabelled_test else "There is no test split"
-        found.append(f"{lack}: the score is on validation rows, on which choices were made, and may flatter.")
+        found.append(f"{lack}: the score is on validation rows, on which choices were made, and may be optimistic.")
     if (single := _only_answer(record.predictions)) is not None:
         found.append(f"The model gives the same answer, {wording(single)!r}, for every row.")
     return found
 
 
 def _only_answer(predictions: list[dict[str, Any]]) -> Any:
-    """The answer that all rows got, if their references differ; else None."""
+    """Return the answer given to all rows, if their references differ; else None."""
     answers = {str(row.get("prediction")) for row in predictions}
     references = {str(row.get("reference")) for row in predictions}
     return predictions[0].get("prediction") if len(answers) == 1 and len(references) > 1 else None

@@ -20,22 +20,22 @@ from sft_hf.publishing.report.pages import legible, wording
 if TYPE_CHECKING:
     from sft_hf.tasks.base import Preview
 
-LARGEST_MATRIX = 30  # labels of a confusion matrix that can still be read
-MOST_CONFUSIONS = 20  # of the list instead of it; next to it, FEW are enough
+LARGEST_MATRIX = 30  # labels up to which a confusion matrix is readable
+MOST_CONFUSIONS = 20  # of the list in place of the matrix; next to a matrix, FEW are enough
 FEW_CONFUSIONS = 8
 GALLERY = {"image": 12, "speech": 6}  # rows of each kind, by modality
-SHADES = 6  # of a heat map's cells, in the style sheet
-MOST_CONTENT = 2_000_000  # bytes of pictures and recordings on a page
-LONG_TEXT, LONGEST_TEXT = 420, 20_000  # characters of a row's text before it is folded, and at which it is cut
+SHADES = 6  # shades of a heat map, in the style sheet
+MOST_CONTENT = 2_000_000  # bytes of images and recordings on a page
+LONG_TEXT, LONGEST_TEXT = 420, 20_000  # characters of a text above which it is folded, or truncated
 
 _MEDIA = re.compile(r"(image|audio)/[a-z0-9][a-z0-9.+-]*")
 
 
-# --- which rows --------------------------------------------------------------------------------------------------
+# --- rows --------------------------------------------------------------------------------------------------------
 
 
 def is_error(row: Mapping[str, Any]) -> bool:
-    """Whether a row of predictions.jsonl is wrong: another label, another set of labels, or another word."""
+    """Whether a row of predictions.jsonl is wrong: a different label, set of labels, or word."""
     reference, prediction = row.get("reference"), row.get("prediction")
     if isinstance(reference, list) and isinstance(prediction, list):
         return set(reference) != set(prediction)
@@ -45,9 +45,9 @@ def is_error(row: Mapping[str, Any]) -> bool:
 
 
 def worst_rows(record: RunRecord, limit: int) -> list[dict[str, Any]]:
-    """Return the rows that are wrong, the most confident first, ties in the order of their ids.
+    """Return the wrong rows, the most confident first, ties in the order of their ids.
 
-    Of regression, the rows that are furthest off.
+    For regression, the rows with the largest errors.
     """
     if is_regression(record):
         off = errors_by_row(record)
@@ -58,15 +58,15 @@ def worst_rows(record: RunRecord, limit: int) -> list[dict[str, Any]]:
 
 
 def _by_confidence(row: dict[str, Any], sign: float) -> tuple[float, int]:
-    """A key to sort by: rows without a confidence come last."""
+    """Sort key; rows without a confidence are last."""
     confidence = finite(row.get("confidence"))
     return (2.0 if confidence is None else sign * confidence, row["id"])
 
 
 def gallery_rows(record: RunRecord, shown_already: Container[int]) -> dict[str, list[dict[str, Any]]]:
-    """Return rows to look at, `wrong` and `right`, the least confident first; none of texts, which take reading.
+    """Return example rows, `wrong` and `right`, the least confident first; none for texts, which take time to read.
 
-    Of regression there are none: no answer is simply right.
+    None for regression, where no answer is simply right.
     """
     limit = 0 if is_regression(record) else GALLERY.get(record.recipe.task.modality, 0)
     rows: dict[str, list[dict[str, Any]]] = {"wrong": [], "right": []}
@@ -80,13 +80,13 @@ def gallery_rows(record: RunRecord, shown_already: Container[int]) -> dict[str, 
 def cards(
     record: RunRecord, chosen: Sequence[dict[str, Any]], shown: Mapping[int, Preview], room: int = MOST_CONTENT
 ) -> list[dict[str, Any]]:
-    """Return what a report shows of each row: content, reference, prediction, confidence.
+    """Return the data that a report shows of each row: content, reference, prediction, confidence.
 
     Args:
         record: the run.
         chosen: rows of predictions.jsonl.
         shown: their contents by id.
-        room: bytes that contents may take together; what is beyond is named.
+        room: maximum total bytes of contents; further rows are only named.
     """
     found = []
     off = errors_by_row(record) if is_regression(record) else {}
@@ -113,7 +113,7 @@ def cards(
 def gallery(
     record: RunRecord, shown: Mapping[int, Preview], shown_already: Container[int]
 ) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Return the cards of `gallery_rows` below their titles; empty where no picture or recording can be shown."""
+    """Return the cards of `gallery_rows` by title; empty if no image or recording can be shown."""
     titles = {"wrong": "Wrong, the least confident first", "right": "Right, the least confident first"}
     return [
         (titles[kind], cards(record, chosen, shown, MOST_CONTENT // 2))
@@ -123,14 +123,14 @@ def gallery(
 
 
 def _answer(value: Any) -> Any:
-    """The numbers of several targets as a list of texts; anything else as it is."""
+    """Return the numbers of several targets as a list of texts; anything else unchanged."""
     if isinstance(value, dict):
         return [f"{name}: {decimal(number, 6)}" for name, number in value.items()]
     return decimal(value, 6) if isinstance(value, float) else value
 
 
 def _content(shown: Preview | None, fits: bool) -> dict[str, Any]:
-    """The part of a card that shows the row itself: `kind` is text, image, audio or none."""
+    """Return the part of a card that shows the row itself: `kind` is text, image, audio or none."""
     if shown is None:
         return {"kind": "none", "text": "", "uri": ""}
     match = _MEDIA.fullmatch(shown.media_type)
@@ -145,7 +145,7 @@ def _content(shown: Preview | None, fits: bool) -> dict[str, Any]:
 
 
 def _start(text: str) -> str:
-    """A long text's beginning, up to the end of a word; empty for one that is short enough to show in full."""
+    """Return the beginning of a long text, up to the end of a word; empty for a text short enough to show in full."""
     if len(text) <= LONG_TEXT:
         return ""
     cut = text[:LONG_TEXT]
@@ -153,7 +153,7 @@ def _start(text: str) -> str:
 
 
 def word_differences(reference: str, prediction: str) -> dict[str, Markup]:
-    """Return both transcripts as HTML, with the words that differ marked: `del` what is missing, `ins` what is new."""
+    """Return both transcripts as HTML, with the words that differ marked: missing ones `del`, inserted ones `ins`."""
     said, heard = legible(reference).split(), legible(prediction).split()
     matcher = difflib.SequenceMatcher(a=said, b=heard, autojunk=False)
     left, right = [], []
@@ -174,7 +174,7 @@ def word_differences(reference: str, prediction: str) -> dict[str, Markup]:
 
 
 def class_rows(record: RunRecord) -> list[dict[str, Any]]:
-    """Return the figures of each class, the lowest F1 first, classes without rows last."""
+    """Return the metrics of each class, the lowest F1 first, classes without rows last."""
     found = [row for row in record.scores.get("per_class") or [] if isinstance(row, dict)]
     found.sort(key=lambda row: (not row.get("support"), finite(row.get("f1")) or 0.0))
     return [
@@ -189,9 +189,9 @@ def class_rows(record: RunRecord) -> list[dict[str, Any]]:
 
 
 def confusion_matrix(record: RunRecord) -> dict[str, Any] | None:
-    """Return labels and cells of the confusion matrix where it can be read, and the confusions as a list always.
+    """Return labels and cells of the confusion matrix if it is readable, and always the confusions as a list.
 
-    A cell has `count`, `part` (of the rows with its reference), `shade` (0 to SHADES) and `right`. None: there is none.
+    A cell has `count`, `part` (of the rows with its reference), `shade` (0 to SHADES) and `right`. None: no matrix.
     """
     matrix = record.scores.get("confusion_matrix")
     labels = [row.get("label") for row in record.scores.get("per_class") or []]
@@ -253,7 +253,7 @@ def group_strips(record: RunRecord) -> Markup | None:
 
 
 def group_rows(record: RunRecord) -> list[dict[str, Any]]:
-    """Return the figures of each group as text."""
+    """Return the metrics of each group as text."""
     return [
         {
             "group": name,
@@ -267,7 +267,7 @@ def group_rows(record: RunRecord) -> list[dict[str, Any]]:
 
 
 def edit_split(record: RunRecord) -> list[dict[str, Any]]:
-    """Return how word errors divide into substitutions, deletions and insertions."""
+    """Return the division of word errors into substitutions, deletions and insertions."""
     kinds = {"substitutions": "wrong word", "deletions": "left out", "insertions": "added"}
     found = {key: value for key in kinds if (value := finite(record.scores.get(key))) is not None}
     total = sum(found.values())

@@ -13,15 +13,15 @@ from markupsafe import Markup
 from sft_hf.publishing.numbers import UNKNOWN
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
-"""The Content-Security-Policy of every page: nothing is fetched, and no script runs."""
+"""The Content-Security-Policy of every page: nothing is loaded, and no script runs."""
 
-LONGEST_WORDING = 160  # characters of a label or name that a page shows
+LONGEST_WORDING = 160  # characters of a label or name on a page
 
 _DIRECTIONS = re.compile("[\u202a-\u202e\u2066-\u2069]")  # embeddings, overrides and isolates
 
 
 def render(template: str, **values: Any) -> str:
-    """Return the page of a template of `templates/`. Everything that is not Markup is escaped."""
+    """Render a template of `templates/`. Everything that is not Markup is escaped."""
     return _environment().get_template(template).render(policy=POLICY, **values)
 
 
@@ -46,7 +46,7 @@ def _finalize(value: Any) -> Any:
 
 
 def legible(text: str) -> str:
-    """Return a text that every browser shows and UTF-8 holds: control characters and lone surrogates replaced."""
+    """Return text that browsers can show and UTF-8 can encode: control characters and lone surrogates are replaced."""
     return "".join(
         character if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cs") else "\ufffd"
         for character in text
@@ -56,7 +56,7 @@ def legible(text: str) -> str:
 def wording(value: Any, limit: int = LONGEST_WORDING) -> str:
     """Return a label, word or name on one line of at most `limit` characters; an empty one as (empty).
 
-    What turns the direction of writing is left out, as it would turn the sentence around it as well.
+    Characters that change the text direction are removed, as they would affect the rest of the sentence.
 
     >>> wording(["a", "b"])
     'a, b'

@@ -1,4 +1,4 @@
-"""Runs that answered the same rows, compared with the best of them row by row; see `sft_hf.tasks.scoring.paired`."""
+"""Row-by-row comparison of runs on the same rows with the best of them; see `sft_hf.tasks.scoring.paired`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from sft_hf.core.run.record import RunRecord
 from sft_hf.publishing.names import source_name
 from sft_hf.tasks.scoring.paired import Difference, holm, paired_difference
 
-LEVEL = 0.05  # below which a corrected p value separates two runs
-_CONTENT = ("text", "path")  # of a row of predictions.jsonl, where it is there
+LEVEL = 0.05  # corrected p value below which two runs differ
+_CONTENT = ("text", "path")  # fields of a row of predictions.jsonl, if present
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A run against the best one: `difference` is run minus best, and None with the reason where nothing was tested.
+    """A run compared with the best one: `difference` is run minus best; None, with a `reason`, if nothing was tested.
 
-    `p_value` is corrected by Holm's method for the number of runs that were tested.
+    `p_value` is corrected by Holm's method for the number of tested runs.
     """
 
     difference: Difference | None
@@ -27,12 +27,12 @@ class Compared:
 
     @property
     def is_behind(self) -> bool:
-        """Whether the run is worse by more than chance."""
+        """Whether the run is significantly worse."""
         return self.p_value is not None and self.p_value < LEVEL
 
 
 def against_best(best: RunRecord, others: Sequence[RunRecord]) -> list[Compared]:
-    """Compare each of the other runs with the best one, in their order."""
+    """Compare each of the other runs with the best one, in order."""
     found = [_against(best, other) for other in others]
     tested = [compared.difference for compared in found if compared.difference is not None]
     corrected = iter(holm([difference.p_value for difference in tested]))
@@ -55,7 +55,7 @@ def _against(best: RunRecord, other: RunRecord) -> Compared:
 
 
 def _same_rows(one: RunRecord, other: RunRecord) -> list[tuple[dict[str, Any], dict[str, Any]]] | None:
-    """The answers of both, row by row; None where they are not to the same rows with the same references."""
+    """Return the answers of both, row by row; None unless they have the same rows and references."""
     names = [source_name(record.recipe.data.name) for record in (one, other)]
     if one.split != other.split or names[0] != names[1] or len(one.predictions) != len(other.predictions):
         return None

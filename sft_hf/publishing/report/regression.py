@@ -1,4 +1,4 @@
-"""How predicted numbers compare with the references, as charts and tables of a report."""
+"""Predictions compared with references, as charts and tables of a report."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from sft_hf.publishing.numbers import count, decimal, interval, metric_name, met
 from sft_hf.publishing.regression import is_regression, pairs, target_names
 from sft_hf.publishing.report.charts import bar_panel, scatter_panel
 
-MOST_POINTS = 1000  # of a scatter plot
+MOST_POINTS = 1000  # points of a scatter plot
 BARS = 20
 SHOWN = ("rmse", "mae", "r2", "pearson", "spearman")
 
 
 def targets(record: RunRecord) -> dict[str, Any] | None:
-    """Return a table of the metrics of each target, and their charts; None for a run that is not a regression."""
+    """Return a table of the metrics of each target, and their charts; None for other tasks."""
     if not is_regression(record):
         return None
     charts = [_charts(name, points, record.split) for name, points in pairs(record).items() if points]
@@ -64,7 +64,7 @@ def _span(values: Sequence[float]) -> str:
 
 
 def _histogram(values: list[float]) -> tuple[list[float], list[float]]:
-    """Edges of equal bars with 0 on one of them, and the values in each."""
+    """Return the edges of equal bins, one of them at 0, and the number of values in each."""
     low, high = min(*values, 0.0), max(*values, 0.0)
     width = (high - low) / BARS or 1.0
     first, last = math.floor(low / width), max(math.ceil(high / width), math.floor(low / width) + 1)
@@ -75,7 +75,7 @@ def _histogram(values: list[float]) -> tuple[list[float], list[float]]:
 
 
 def spread(record: RunRecord) -> list[dict[str, str]]:
-    """Return how the targets are spread in each split, as text."""
+    """Return the distribution of the targets in each split, as text."""
     splits = (record.metrics.get("data") or {}).get("splits") or {}
     names = target_names(record)
     return [

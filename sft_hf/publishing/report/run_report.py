@@ -1,4 +1,4 @@
-"""report.html: one self-contained page about a run, with no script and nothing to fetch."""
+"""report.html: a self-contained page about a run, without scripts and external resources."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WORST_ERRORS = 12
 
 
 def worst_errors(record: RunRecord, limit: int = WORST_ERRORS) -> list[int]:
-    """Return the ids of the rows that are wrong, the most confident first; of transcripts, those with a wrong word."""
+    """Return the ids of the wrong rows, the most confident first; for transcripts, those with a wrong word."""
     return [row["id"] for row in mistakes.worst_rows(record, limit)]
 
 
@@ -39,8 +39,8 @@ def build_report(record: RunRecord, shown: Mapping[int, Preview], missing: str =
 
     Args:
         record: the run; with its outputs, for curves.
-        shown: the rows of `rows_to_show(record)` as a person perceives them, by id; an error without an entry is listed
-            without its content.
+        shown: previews of the rows of `rows_to_show(record)`, by id; an error without an entry is listed without its
+            content.
         missing: a sentence on why contents are missing.
     """
     worst = mistakes.worst_rows(record, WORST_ERRORS)
@@ -85,7 +85,7 @@ def _task_name(record: RunRecord) -> str:
 
 
 def _scores(record: RunRecord) -> dict[str, Any]:
-    """All metrics of the splits that were scored, side by side, with their intervals."""
+    """Return all metrics of the scored splits, in columns, with their intervals."""
     roles = [role for role in ("test", "validation") if record.metrics.get(role)]
     names = dict.fromkeys(
         key

@@ -26,8 +26,8 @@ from sft_hf.publishing.numbers import (
 )
 from sft_hf.publishing.report.charts import Line, bar_panel, line_panel, reliability_panel
 
-MOST_LOG_LINES = 500  # of the log as a table
-MOST_LABELS = 30  # of a table before it goes on below a fold
+MOST_LOG_LINES = 500  # lines in the table of the log
+MOST_LABELS = 30  # of a table before the rest is folded
 ROLES = ("train", "validation", "test")
 
 
@@ -41,7 +41,7 @@ def curve(log: Iterable[dict[str, Any]], key: str) -> list[tuple[float, float | 
 
 
 def selection_metric(record: RunRecord) -> str:
-    """The metric that weights were chosen by."""
+    """Return the metric that selected the weights."""
     return record.recipe.eval.metric_for_best_model or record.primary
 
 
@@ -78,7 +78,7 @@ def training_panels(record: RunRecord) -> list[Markup]:
 
 
 def _tiny(value: float) -> str:
-    """A learning rate: `0`, `0.02`, `1.5e-4`."""
+    """Format a learning rate: `0`, `0.02`, `1.5e-4`."""
     if value == 0 or abs(value) >= 1e-3:
         return f"{value:.2g}"
     digits, power = f"{value:.1e}".split("e")
@@ -103,9 +103,9 @@ LOG_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm", "examples_
 
 
 def log_table(record: RunRecord) -> tuple[list[str], list[list[str]], int]:
-    """Return columns, some rows, and how many there are in all.
+    """Return columns, a sample of rows, and the total number of rows.
 
-    Rows are evenly spaced, with every evaluation between them: at most twice MOST_LOG_LINES.
+    Rows are evenly spaced and include every evaluation: at most twice MOST_LOG_LINES.
     """
     metric = f"eval_{record.primary}"
     columns = [*LOG_COLUMNS, "eval_loss", *([metric] if metric != "eval_loss" else [])]
@@ -153,7 +153,7 @@ def calibration(record: RunRecord) -> dict[str, Any] | None:
 
 
 def _calibration_sentence(found: Calibration, transcripts: bool) -> str:
-    """Describe the calibration in words."""
+    """Return a description of the calibration."""
     return (
         f"The model claims {percent(found.confidence)} confidence on average and is right in {percent(found.accuracy)} "
         f"of rows: {found.verdict}. Bin by bin, confidence is off by {found.error * 100:.1f} points (the expected "
@@ -174,7 +174,7 @@ def _confidence_histogram(bins: list[dict[str, Any]]) -> tuple[list[float], list
 
 
 def data_overview(record: RunRecord) -> dict[str, Any]:
-    """Return rows and lengths per split, histograms, label balance, findings and notes, as far as they are recorded."""
+    """Return rows and lengths per split, histograms, label balance, findings and notes, as far as recorded."""
     data = record.metrics.get("data") or {}
     splits = {role: dict(value) for role, value in (data.get("splits") or {}).items() if isinstance(value, dict)}
     known = {"train": record.metrics.get("train"), **{role: record.metrics.get(role) for role in ROLES[1:]}}
@@ -219,7 +219,7 @@ def _length_panel(role: str, histogram: dict[str, Any], unit: str) -> Markup | N
 
 
 def label_balance(labels: dict[str, dict[str, int]]) -> dict[str, Any]:
-    """Return rows of each label per split, the most frequent first, and the share of the first split for a bar."""
+    """Return the rows of each label per split, most frequent first, and the share in the first split for a bar."""
     if not labels:
         return {"label_roles": [], "labels": []}
     roles = list(labels)
@@ -245,13 +245,13 @@ def label_balance(labels: dict[str, dict[str, int]]) -> dict[str, Any]:
 
 
 def costs(record: RunRecord) -> list[tuple[str, str]]:
-    """Return what the run took, as (name, value)."""
+    """Return the resources that the run used, as (name, value)."""
     train, model = record.metrics.get("train") or {}, record.metrics.get("model") or {}
     memory = finite(train.get("peak_memory_bytes"))
     epochs = finite(train.get("num_epochs"))
     found = [
         ("Training time", duration(train.get("runtime_seconds"))),
-        ("Time in all", duration(train.get("total_seconds"))),
+        ("Total time", duration(train.get("total_seconds"))),
         ("Speed", f"{decimal(train.get('examples_per_second'), 3)} rows/s"),
         ("Peak memory", UNKNOWN if memory is None else human_bytes(memory)),
         ("Steps", count(train.get("num_steps"))),
@@ -265,7 +265,7 @@ def costs(record: RunRecord) -> list[tuple[str, str]]:
 
 
 def environment(record: RunRecord) -> list[tuple[str, str]]:
-    """Return where the run took place and with which versions, as (name, value)."""
+    """Return the hardware and versions of the run, as (name, value)."""
     found = record.metrics.get("environment") or {}
     plain = [(key.replace("_", " "), str(value)) for key, value in found.items() if not isinstance(value, dict)]
     return plain + [(key, str(value)) for key, value in (found.get("versions") or {}).items()]

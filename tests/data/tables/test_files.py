@@ -112,8 +112,8 @@ def test_gzip(tmp_path):
     path = write(tmp_path, "a.csv.gz", gzip.compress(b"text,label\na,x\n"))
     assert rows_of(path) == [{"text": "a", "label": "x"}]
     assert "a.csv.gz: is damaged" in refusal(write(tmp_path, "a.csv.gz", path.read_bytes()[:-9]))
-    assert "is damaged or no gzip file" in refusal(write(tmp_path, "b.jsonl.gz", "{}\n"))
-    assert "no known kind" in refusal(write(tmp_path, "a.parquet.gz", b""))
+    assert "is damaged or not a gzip file" in refusal(write(tmp_path, "b.jsonl.gz", "{}\n"))
+    assert "not a known table format" in refusal(write(tmp_path, "a.parquet.gz", b""))
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def test_a_speech_run(
     record = read_record(finetune(recipe).output_dir)
     card = checked(record, SPEECH, tmp_path)
     assert parsed(card)["language"] == "en" and parsed(card)["metrics"] == ["wer", "cer", "exact_match"]
-    assert "Writes down English speech." in card and "(lower is better)" in card
+    assert "Transcribes English speech." in card and "(lower is better)" in card
     clip = next((speech_folder / "test").glob("*.wav"))
     names = {f"{record.name}/model": str(tmp_path / "run" / "model"), "recording.wav": str(clip)}
     (ours,) = predict_files(tmp_path / "run", [str(clip)])

@@ -100,7 +100,7 @@ def test_lower_is_better_for_word_error_rates() -> None:
     ]
     test = {**scores, "groups": groups, "confusions": confusions}
     card = card_of(record_of([], test=test, baseline=theirs, **speech), SPEECH)
-    assert "no better" not in card and "Writes down German speech" in card
+    assert "no better" not in card and "Transcribes German speech" in card
     assert f"{percent(0.15)} for new\\|, {percent(0.05)} for old" in card
     assert "| six | sex | 4 |" in card and "| the | (nothing) | 2 |" in card and "| um |" not in card
     perfect = {**test, "wer": 0.0, "wer_ci95": [0.0, 0.0]}
@@ -148,7 +148,7 @@ def test_temperature_and_abstention_are_told_where_they_were_chosen() -> None:
     assert "abstains below a confidence of 0.7131; on test it answers " in section
     for coverage, wrong in ((0.874, 0.041), (0.9, 0.03)):
         assert f"it answers {percent(coverage)} of the rows, and {percent(wrong)} of these answers are wrong" in section
-    assert "a plain pipeline does not" in section
+    assert "a plain pipeline ignores them" in section
     alone = card_of(record_of(["a", "b"], techniques={"abstention": {**told["abstention"], "threshold": None}}))
     assert "It abstains from every answer" in alone and "temperature" not in alone
     without = card_of(record_of(["a", "b"]))
@@ -191,7 +191,7 @@ def test_limits_come_from_the_data(tmp_path: Path) -> None:
     }
     card = card_of(record_of(labels, test=test, data=data))
     assert "- Fewer than 20 training rows: rare (7)." in card
-    assert "- Fewer than 20 test rows, so that their figures say little: rare (3)." in card
+    assert "- Fewer than 20 test rows, too few for reliable figures: rare (3)." in card
     assert "common as rare (10 of 50)" in card
     assert "- 2 of 53 test rows (3.8%) are in train too.\n" in card
     assert "tokens of a text; the rest is cut. test.csv: 5 of 53 rows" in card and str(tmp_path) not in card
@@ -252,7 +252,7 @@ def test_labels_stay_words_whatever_they_are() -> None:
     assert [len(row) for row in rows] == [5] * len(HOSTILE)
     assert "|" in page and "&lt;script&gt;" in page and "😀" in page
     assert [line for line in card.splitlines() if line.startswith("## ")] == [
-        *("## Results", "## Calibration", "## Limits", "## Use", "## How it was made")
+        *("## Results", "## Calibration", "## Limits", "## Use", "## Training")
     ]
     compile(snippet(card), "snippet", "exec")
     assert not [line for line in card.splitlines() if line.startswith("|") and "x" * 100 in line]

@@ -12,13 +12,13 @@ from tiers import long
 @pytest.mark.parametrize(
     ("where", "status", "words"),
     [
-        ("/whoami-v2", 503, "the Hub has a fault (503)"),
-        long(("/repos/create", 500, "the Hub has a fault (500)")),
-        long(("/preupload/", 503, "the Hub has a fault (503)")),
+        ("/whoami-v2", 503, "the Hub returned a server error (503)"),
+        long(("/repos/create", 500, "the Hub returned a server error (500)")),
+        long(("/preupload/", 503, "the Hub returned a server error (503)")),
         ("/objects/batch", 404, "the repository does not exist"),
         ("/lfs-storage/", 403, "no write access"),
-        long(("/lfs-storage/", 500, "the Hub has a fault (500)")),
-        long(("/commit/", 503, "the Hub has a fault (503)")),
+        long(("/lfs-storage/", 500, "the Hub returned a server error (500)")),
+        long(("/commit/", 503, "the Hub returned a server error (503)")),
         ("/commit/", 413, "the Hub refused it (413"),
         ("/commit/", 409, "being changed by someone else"),
     ],

@@ -158,10 +158,10 @@ def test_runs_of_all_kinds_make_a_page(kind):
     check(build_comparison([record, record]))
     told = {
         "without test": "There is no test split",
-        "without either": "how good it is, is not known",
+        "without either": "its quality is not known",
         "streamed": "of a stream",
         "all right": "No errors in 200 rows.",
-        "not a number": "how good it is, is not known",
+        "not a number": "its quality is not known",
     }
     assert told.get(kind, "") in page.text
 

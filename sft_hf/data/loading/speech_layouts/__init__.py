@@ -1,1 +1,1 @@
-"""Layouts in which corpora of speech are shipped, and transcripts with times."""
+"""Layouts of published speech corpora, and transcripts with times."""

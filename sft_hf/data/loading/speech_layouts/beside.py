@@ -1,5 +1,4 @@
-"""Recordings with a file of the same name next to each: clip.wav and clip.txt, or subtitles and annotations with "
-"times."""
+"""Recordings with transcript files of the same name: clip.wav and clip.txt, or subtitles and annotations with times."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ def transcripts_beside(folder: Path, section: DataSection, split_names: Collecti
     for name, place in places.items():
         recordings, _ = find_files(place, AUDIO_ENDINGS)
         counts = {ending: sum(_beside(path, ending) is not None for path in recordings) for ending in ENDINGS}
-        ending = max(ENDINGS, key=lambda ending: counts[ending])  # the first of those with the most
+        ending = max(ENDINGS, key=lambda ending: counts[ending])  # on a tie, the first
         if counts[ending]:
             splits[name] = partial(_rows, place, recordings, ending, section)
             kinds[name] = ending, [other for other, count in counts.items() if count and other != ending]

@@ -1,4 +1,4 @@
-"""Common Voice, LJSpeech, LibriSpeech and Multilingual LibriSpeech, as they are shipped.
+"""Common Voice, LJSpeech, LibriSpeech and Multilingual LibriSpeech, in their published layouts.
 
 cv-corpus/                    LJSpeech-1.1/                    LibriSpeech/
   clips/*.mp3                   wavs/LJ001-0001.wav              train-clean-100/19/198/19-198.trans.txt
@@ -45,12 +45,12 @@ def common_voice(folder: Path, section: DataSection) -> Layout | None:
 
 
 def common_voice_table(table: Path, section: DataSection) -> Read:
-    """Return the reader of one of its tables."""
+    """Return the reader for one of its tables."""
     return partial(_common_voice_split, table, section)
 
 
 def _common_voice_split(path: Path, section: DataSection) -> tuple[Dataset, list[str]]:
-    table = read_table(path, delimiter="\t", quote_char="")  # a quotation mark is one: nothing is quoted
+    table = read_table(path, delimiter="\t", quote_char="")  # quotation marks are ordinary characters here
     clips = path.parent / "clips"
     files = []
     for name in table["path"]:
@@ -63,7 +63,7 @@ def _common_voice_split(path: Path, section: DataSection) -> tuple[Dataset, list
 
 
 def ljspeech(folder: Path, section: DataSection) -> Layout | None:
-    """Recognize LJSpeech: metadata.csv without a header, its fields separated by |, and a folder `wavs`."""
+    """Recognize LJSpeech: metadata.csv without a header, with fields separated by |, and a folder `wavs`."""
     table = next((path for name in ("metadata.csv", "metadata.txt") if (path := folder / name).is_file()), None)
     wavs = next((path for name in ("wavs", "wav") if (path := folder / name).is_dir()), None)
     if table is None or wavs is None:
@@ -116,7 +116,7 @@ def librispeech(folder: Path, section: DataSection) -> Layout | None:
         subsets.setdefault(path.parents[2].name, []).append(path)
     splits: dict[str, Read] = {name: partial(_libri_rows, paths, section, name) for name, paths in subsets.items()}
     notes = []
-    for start, role in _ROLES.items():  # all subsets of a kind together; one that the recipe names is a split, too
+    for start, role in _ROLES.items():  # merges all subsets of a kind; a subset that the recipe names is also a split
         members = sorted(name for name in subsets if name.startswith(start))
         if members and role not in splits:
             paths = [path for name in members for path in subsets[name]]
@@ -148,8 +148,7 @@ def _libri_rows(transcripts: list[Path], section: DataSection, where: str) -> tu
 
 
 def multilingual_librispeech(folder: Path, section: DataSection) -> Layout | None:
-    """Recognize Multilingual LibriSpeech: train/transcripts.txt (id, tab, text) and "
-    "train/audio/SPEAKER/BOOK/id.flac."""
+    """Recognize Multilingual LibriSpeech: transcripts.txt (id, tab, text) and audio/SPEAKER/BOOK/id.flac in train/."""
     found = sorted(path for path in folder.glob("*/transcripts.txt") if (path.parent / "audio").is_dir())
     if not found:
         return None

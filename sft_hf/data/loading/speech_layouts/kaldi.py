@@ -1,4 +1,4 @@
-"""Kaldi's data folders: wav.scp, text, and perhaps segments and utt2spk. Commands in wav.scp are never run."""
+"""Kaldi data folders: wav.scp, text, and optionally segments and utt2spk. Commands in wav.scp are never run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def kaldi(folder: Path, section: DataSection) -> Layout | None:
-    """Recognize a data folder of Kaldi's, or folders with one for each split (also below `data`)."""
+    """Recognize a Kaldi data folder, or a folder with one for each split (possibly below `data`)."""
     if _is_data(folder):
         return Layout("Kaldi", {section.train_split: partial(_rows, folder, section)})
     for place in (folder, folder / "data"):
@@ -63,20 +63,20 @@ def _recording(folder: Path, name: str, value: str) -> Path:
         )
     if Path(value).is_absolute():
         return Path(value)
-    # Kaldi's scripts run two or three folders above a data folder, and paths are relative to that place.
+    # Kaldi scripts run two or three levels above a data folder, and paths are relative to their working directory.
     places = [folder, *folder.resolve().parents[:3]]
     return next((place / value for place in places if (place / value).is_file()), folder / value)
 
 
 def _pairs(path: Path) -> dict[str, str]:
-    """Return {first word of a line: the rest}. Raises DataError for a word that comes twice."""
+    """Return {first word of a line: rest of the line}. Raises DataError if a first word occurs twice."""
     found: dict[str, str] = {}
     for number, line in enumerate(read_lines(path), start=1):
         name, *rest = line.strip().split(maxsplit=1)[:2] or [""]
         if not name:
             continue
         if name in found:
-            raise DataError(f"{path}: line {number} has {name!r} once more; each has one line")
+            raise DataError(f"{path}: line {number} repeats {name!r}; each has one line")
         found[name] = rest[0] if rest else ""
     return found
 

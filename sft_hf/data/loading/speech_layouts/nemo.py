@@ -1,4 +1,4 @@
-"""Manifests of NeMo: JSON lines with `audio_filepath`, `text`, and perhaps `offset` and `duration`."""
+"""NeMo manifests: JSON lines with `audio_filepath`, `text`, and optionally `offset` and `duration`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MANIFEST = re.compile(r"[_.-]*manifests?[_.-]*", re.IGNORECASE)
 
 
 def nemo(folder: Path, section: DataSection) -> Layout | None:
-    """Recognize a folder of manifests, called train_manifest.json, dev.jsonl, ..."""
+    """Recognize a folder of manifests named train_manifest.json, dev.jsonl, ..."""
     manifests = [
         path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".jsonl", ".ndjson") and _is_one(path)
     ]
@@ -46,7 +46,7 @@ def _is_one(path: Path) -> bool:
 
 
 def manifest_names(columns: Iterable[str], section: DataSection) -> dict[str, str]:
-    """Return {as it is called: as it should be called} of a manifest's columns; {} for another table."""
+    """Return {current name: expected name} of the columns of a manifest; {} for other tables."""
     known = set(columns)
     if PATH not in known or section.audio_column in known:
         return {}

@@ -1,4 +1,4 @@
-"""Which of the known layouts a folder of recordings has."""
+"""Detection of the layout of a folder of recordings."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 
 def corpus_layout(folder: Path, section: DataSection) -> Layout | None:
-    """Return the layout of a corpus with a table or list of its own kind; None for any other folder."""
+    """Return the layout of a corpus with its own kind of table or list; None for other folders."""
     readers = (common_voice, ljspeech, librispeech, multilingual_librispeech, kaldi, nemo)
     return next((layout for reader in readers if (layout := reader(folder, section))), None)
 
 
 def table_layout(table: Path, section: DataSection) -> Layout | None:
-    """Return the layout of a corpus whose table is given in place of its folder; None for any other table."""
+    """Return the layout of a corpus of which the table is given instead of the folder; None for other tables."""
     if section.column_names or section.delimiter or section.data_files:
         return None
     if table.stem == "metadata" and (layout := ljspeech(table.parent, section)):
@@ -41,5 +41,5 @@ def table_layout(table: Path, section: DataSection) -> Layout | None:
 
 
 def folder_layout(folder: Path, section: DataSection, split_names: Collection[str]) -> Layout | None:
-    """Return the layout of a folder without any table: transcripts next to the recordings."""
+    """Return the layout of a folder without a table: transcripts next to the recordings."""
     return transcripts_beside(folder, section, split_names)

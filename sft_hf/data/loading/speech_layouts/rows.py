@@ -1,4 +1,4 @@
-"""What the readers of layouts return: rows of recordings with transcripts, split by split."""
+"""Return types of the layout readers: rows of recordings with transcripts, by split."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ AUDIO_ENDINGS = (
 )
 
 Read = Callable[[], tuple["Dataset", list[str]]]
-"""Reads a split when it is wanted; returns its rows, and notes on what was left out."""
+"""Reads a split lazily; returns its rows, and notes on skipped items."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A folder whose layout is known: what it is called, and its splits by name."""
+    """A folder with a known layout: the name of the layout, and the splits by name."""
 
     name: str
     splits: Mapping[str, Read]
@@ -50,7 +50,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Spoken:
-    """A recording, or the part of it from `start` to `end` seconds, and what is said in it."""
+    """A recording, or the part of it from `start` to `end` seconds, and its transcript."""
 
     path: Path
     text: str
@@ -60,8 +60,7 @@ class Spoken:
 
 
 def table_of(rows: Sequence[Spoken], section: DataSection, where: str) -> Dataset:
-    """Return the rows as a table: recording, transcript, and `speaker` where that is known. Raises DataError for "
-    "none."""
+    """Return the rows as a table: recording, transcript, and `speaker` if known. Raises DataError if there are none."""
     from datasets import Dataset, Features, Value
 
     if not rows:
@@ -79,12 +78,12 @@ def table_of(rows: Sequence[Spoken], section: DataSection, where: str) -> Datase
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text file without their ends. Raises DataError for one that is not UTF-8 (or UTF-16)."""
+    """Return the lines of a text file without line ends. Raises DataError if it is not UTF-8 (or UTF-16)."""
     return read_text(path).splitlines()
 
 
 def read_text(path: Path) -> str:
-    """Return a text file's text: UTF-16 by its byte order mark, else UTF-8. Raises DataError."""
+    """Return the content of a text file: UTF-16 if it has a byte order mark, else UTF-8. Raises DataError."""
     try:
         data = path.read_bytes()
         encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
@@ -96,5 +95,5 @@ def read_text(path: Path) -> str:
 
 
 def recording_beside(stem: Path) -> Path | None:
-    """Return the recording with this path without its ending; None if there is none."""
+    """Return the recording with this path and any audio extension; None if there is none."""
     return next((path for ending in AUDIO_ENDINGS if (path := stem.with_name(stem.name + ending)).is_file()), None)

@@ -1,4 +1,4 @@
-"""Transcripts with times: SubRip, WebVTT, Praat's TextGrid, ELAN."""
+"""Transcripts with times: SubRip, WebVTT, Praat TextGrid, ELAN."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 from sft_hf.core.errors import DataError, did_you_mean
 from sft_hf.data.loading.speech_layouts.rows import read_text
 
-MAX_BYTES = 1 << 26  # of a file with transcripts
+MAX_BYTES = 1 << 26  # of a transcript file
 _ARROW = re.compile(r"((?:\d+:)?\d+:\d+[.,]\d+)\s*-->\s*((?:\d+:)?\d+:\d+[.,]\d+)")
 _VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>")
 _TAG = re.compile(r"<[^>]*>|\{\\[^}]*\}")
-# Of a TextGrid, what is free-standing counts: numbers, strings in quotation marks, flags.
+# Values in a TextGrid are the free-standing tokens: numbers, quoted strings, flags.
 _TOKEN = re.compile(r'"((?:[^"]|"")*)"|(?<!\S)(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?!\S)|<(exists|absent)>')
 _USUAL_TIERS = (
     "transcript",
@@ -34,7 +34,7 @@ _USUAL_TIERS = (
 
 @dataclass(frozen=True)
 class Segment:
-    """What is said from `start` to `end` seconds, and by whom."""
+    """The transcript from `start` to `end` seconds, and the speaker."""
 
     start: float
     end: float
@@ -43,9 +43,9 @@ class Segment:
 
 
 def read_segments(path: Path, tier: str | None) -> list[Segment]:
-    """Return the segments of a file that have a text, in the order of time.
+    """Return the non-empty segments of a file, ordered by time.
 
-    `tier`: of a TextGrid or ELAN file, where it has several. Raises DataError for a file that cannot be read.
+    `tier`: which tier of a TextGrid or ELAN file to read, if there are several. Raises DataError for an invalid file.
     """
     if path.stat().st_size > MAX_BYTES:
         raise DataError(f"{path}: is larger than {MAX_BYTES >> 20} MB, too large for a transcript")
@@ -55,7 +55,7 @@ def read_segments(path: Path, tier: str | None) -> list[Segment]:
 
 
 def _cues(path: Path, text: str, tier: str | None) -> Iterator[Segment]:
-    """SubRip and WebVTT: blocks with a line `start --> end`; what is before it is a number or a name."""
+    """SubRip and WebVTT: blocks with a line `start --> end`, optionally preceded by a number or a name."""
     for block in re.split(r"\n\s*\n", text.replace("\r\n", "\n").replace("\r", "\n")):
         lines = block.strip("\n").split("\n")
         place = next((index for index, line in enumerate(lines) if "-->" in line), None)
@@ -118,7 +118,7 @@ def _elan(path: Path, text: str, tier: str | None) -> Iterator[Segment]:
     """ELAN's XML: time slots in milliseconds, and tiers of annotations between two of them."""
     from xml.etree import ElementTree
 
-    if re.search(r"<!(DOCTYPE|ENTITY)", text, re.IGNORECASE):  # entities can fill the memory or name other files
+    if re.search(r"<!(DOCTYPE|ENTITY)", text, re.IGNORECASE):  # entities can exhaust memory or refer to other files
         raise DataError(f"{path}: has a document type or entities, which no ELAN file has")
     try:
         root = ElementTree.fromstring(text)  # noqa: S314 - a file with entities was refused
@@ -148,7 +148,7 @@ def _elan(path: Path, text: str, tier: str | None) -> Iterator[Segment]:
 
 
 def _chosen(path: Path, names: list[str], tier: str | None, kind: str) -> str:
-    """Return the tier to read. Raises DataError where that is not clear."""
+    """Return the tier to read. Raises DataError if it is ambiguous or missing."""
     if tier is not None:
         if tier not in names:
             raise DataError(f"{path}: no tier {tier!r} (data.transcript_tier); {did_you_mean(tier, names)}")
