@@ -49,6 +49,13 @@ class Command(click.Command):
         ]
 
 
+TASK_KEYS = (
+    "task.KEY",
+    "A setting of the task, such as task.max_length (text) or task.language (speech). "
+    "List them with: sft-hf show NAME (for example: sft-hf show speech). Descriptions: sft-hf schema.",
+)
+
+
 class RecipeCommand(Command):
     """A command on a recipe, whose help ends with all recipe keys."""
 
@@ -56,9 +63,11 @@ class RecipeCommand(Command):
         """Write the keys, section by section."""
         formatter.write("\nRecipe keys (KEY=VALUE; VALUE is YAML), with their defaults:\n")
         for section in recipe_keys():
+            rows = [(key, f"{entry.description} [{_default(entry)}]") for key, entry in section]
+            if section[0][0] == "task":
+                rows.append(TASK_KEYS)
             with formatter.indentation():
-                formatter.write_dl([(key, f"{entry.description} [{_default(entry)}]") for key, entry in section])
-        formatter.write("\nThe settings of each task are explained by: sft-hf schema\n")
+                formatter.write_dl(rows)
 
 
 def recipe_keys() -> list[list[tuple[str, Any]]]:

@@ -207,6 +207,7 @@ def test_the_help_of_finetune_teaches_every_key(capsys):
     out = capsys.readouterr().out
     for key in ("data.text_column", "optim.learning_rate", "train.mixed_precision", "seed", "--resume", "--overwrite"):
         assert key in out
+    assert all(word in out for word in ("task.max_length", "task.language", "sft-hf show"))
 
 
 TEXT = "text,label\n"
