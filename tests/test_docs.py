@@ -97,11 +97,28 @@ def test_python_parses_and_imports_what_exists(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_lead_to_files(page):
+def test_links_have_a_text_and_lead_to_files(page):
+    """Or to a page that only the site has; the paragraph says so, and names a command or folder to look at instead."""
     prose = re.sub(r"^```.*?^```$", "", PAGES[page], flags=re.MULTILINE | re.DOTALL)
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", prose):
-        if "generated/" not in target and not re.match(r"https?:", target):
-            assert ((ROOT / page).parent / target).exists(), (page, target)
+    assert "[](" not in prose
+    for paragraph in prose.split("\n\n"):
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", paragraph):
+            if target.startswith("generated/"):
+                assert Path(target).stem in generated_pages(), (page, target)
+                assert "on the site:" in paragraph and re.search(r"`(sft-hf |recipes/)", paragraph), (page, target)
+            elif not re.match(r"https?:", target):
+                assert ((ROOT / page).parent / target).exists(), (page, target)
+
+
+def generated_pages() -> set[str]:
+    """The names of the pages that docs/_ext writes when the site is built."""
+    extension = ast.parse((ROOT / "docs" / "_ext" / "generated_pages.py").read_text(encoding="utf-8"))
+    (pages,) = (
+        node.value
+        for node in extension.body
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "PAGES"
+    )
+    return {key.value for key in pages.keys}
 
 
 def test_the_command_table_is_complete():

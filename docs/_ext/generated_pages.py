@@ -139,7 +139,7 @@ def technique_pages() -> Iterator[str]:
         grouped.setdefault(group, []).append(page)
     yield "# Technique reference"
     yield ""
-    yield "Generated from the code; `sft-hf techniques NAME` prints the same. See [](../techniques.md) for use."
+    yield "Generated from the code; `sft-hf techniques NAME` prints the same. See also [techniques](../techniques.md)."
     yield ""
     yield "A technique may claim a role, such as choosing the weights to evaluate. Two techniques with the same claim"
     yield "cannot be combined."
