@@ -89,7 +89,9 @@ def _summary(result: Any, folder: str) -> list[str]:
         own = baseline.get("model", {}).get(primary)
         sampled = own is not None and baseline["num_examples"] != metrics[role]["num_examples"]
         there = f"; the model on the same rows: {own:.4f}" if sampled else ""
-        lines.append(f"compared with {baseline['metrics'][primary]:.4f} by {baseline['description']}{there}")
+        found = baseline.get("difference", {}).get("verdict")
+        said = f" (the model is {found})" if found else ""
+        lines.append(f"compared with {baseline['metrics'][primary]:.4f} by {baseline['description']}{there}{said}")
     train = metrics["train"]
     speed = f"{train['examples_per_second']:.1f} examples/s"
     seconds, total = train["runtime_seconds"], train["total_seconds"]

@@ -1,14 +1,32 @@
-"""Baselines of a run, read from metrics.json for the model card and the report."""
+"""Baselines of a run, from metrics.json, and whether the model is better: for the log, the card and the report."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from sft_hf.core.run.record import RunRecord
 from sft_hf.publishing.names import without_paths
 from sft_hf.publishing.numbers import LOWER_IS_BETTER, NO_BREAK, finite, interval, metric_difference, metric_value
 
 LEVEL = 0.05  # of significance tests
+CLEARLY_WORSE, NOT_CLEAR, CLEARLY_BETTER = "clearly worse", "not clearly different", "clearly better"
+
+
+def verdict(metric: str, difference: float, p_value: float) -> str:
+    """Return the verdict of a paired test: `CLEARLY_WORSE`, `NOT_CLEAR` or `CLEARLY_BETTER`.
+
+    Args:
+        metric: the metric that is compared.
+        difference: the model's value minus the baseline's.
+        p_value: of the test.
+
+    >>> verdict("accuracy", -0.125, 0.69), verdict("wer", -0.1, 0.001)
+    ('not clearly different', 'clearly better')
+    """
+    if p_value >= LEVEL or not difference:
+        return NOT_CLEAR
+    return CLEARLY_WORSE if (difference > 0) == (metric in LOWER_IS_BETTER) else CLEARLY_BETTER
 
 
 @dataclass(frozen=True)
@@ -20,7 +38,7 @@ class Baseline:
         description: a description, including the rows it was scored on.
         value, interval: its score; the interval is None if there is none.
         model: the model's score on the same rows.
-        difference, difference_interval, p_value: model minus baseline; None in runs of earlier versions.
+        difference, difference_interval, p_value, test: model minus baseline; None in runs of earlier versions.
         metric: the metric of the headline.
         sampled: whether it was scored on a sample of the rows of the headline.
     """
@@ -33,6 +51,7 @@ class Baseline:
     difference: float | None
     difference_interval: tuple[float, float] | None
     p_value: float | None
+    test: str | None
     metric: str
     sampled: bool
 
@@ -46,25 +65,44 @@ class Baseline:
         """Whether the model scores worse on these rows."""
         return self.model != self.value and not self.model_is_better
 
-    def clear(self, own: tuple[float, float] | None) -> bool | None:
-        """Return whether the two differ significantly; None: unknown. `own` is the interval of the model's score."""
+    def verdict(self, own: tuple[float, float] | None) -> str | None:
+        """Return the verdict of the paired test; without one, of whether the intervals overlap; None: unknown.
+
+        `own` is the interval of the model's score.
+        """
         if self.p_value is not None:
-            return self.p_value < LEVEL
+            return verdict(self.metric, self.model - self.value, self.p_value)
         if own is None:
             return None
         low, high = self.interval or (self.value, self.value)
-        return not (own[0] <= high and low <= own[1])
+        overlap = own[0] <= high and low <= own[1]
+        return verdict(self.metric, self.model - self.value, 1.0 if overlap else 0.0)
 
-    def by_how_much(self) -> str:
-        """Return the difference in words; empty if it was not measured row by row."""
+    def evidence(self, own: tuple[float, float] | None) -> str:
+        """Return the difference in words, and whether it may be chance; empty if nothing is to be added."""
+        chance = self.verdict(own) == NOT_CLEAR
         if self.difference is None:
-            return ""
-        text = f" by {metric_difference(self.metric, abs(self.difference))} on the same rows"
-        if self.difference_interval is None:
-            return text
-        ends = sorted(end if self.difference > 0 else -end for end in self.difference_interval)
-        low, high = (metric_difference(self.metric, end, unit=False) for end in ends)
-        return f"{text} (95{NO_BREAK}% interval {low} to {high})"
+            return "the intervals overlap" if chance else ""
+        if not self.difference:
+            return "the same score on the same rows"
+        how = "better" if self.model_is_better else "worse"
+        text = f"{metric_difference(self.metric, abs(self.difference))} {how} on the same rows"
+        text += ", which may be chance" if chance else ""
+        details = [f"p = {self.p_value:.2g}{f', {self.test}' if self.test else ''}"] if self.p_value is not None else []
+        if self.difference_interval is not None:
+            ends = sorted(end if self.difference > 0 else -end for end in self.difference_interval)
+            low, high = (metric_difference(self.metric, end, unit=False) for end in ends)
+            details.insert(0, f"95{NO_BREAK}% interval {low} to {high}")
+        return text + (f" ({'; '.join(details)})" if details else "")
+
+    def if_worse(self, own: tuple[float, float] | None) -> str | None:
+        """Return a sentence if the baseline scores better than the model; else None."""
+        if not self.model_is_worse:
+            return None
+        ours, theirs = (metric_value(self.metric, value) for value in (self.model, self.value))
+        word = "clearly worse than" if self.verdict(own) == CLEARLY_WORSE else "not clearly different from"
+        why = ", ".join(filter(None, (f"{ours} against {theirs}", self.evidence(own))))
+        return f"The model is {word} {self.description}: {why}."
 
 
 def baselines(record: RunRecord) -> list[Baseline]:
@@ -72,54 +110,51 @@ def baselines(record: RunRecord) -> list[Baseline]:
     listed = record.metrics.get("baselines") or [record.metrics.get("baseline")]
     found = []
     for entry in listed:
-        if not isinstance(entry, dict) or entry.get("split", record.split) != record.split:
-            continue
-        scores, name = entry.get("metrics") or {}, str(entry.get("name") or "baseline")
-        value, ours = finite(scores.get(record.primary)), finite(record.scores.get(record.primary))
-        if value is None or ours is None:
-            continue
-        told = entry.get("difference") or {}
-        own = finite((entry.get("model") or {}).get(record.primary))
-        rows = entry.get("num_examples")
-        found.append(
-            Baseline(
-                name=name,
-                description=without_paths(str(entry.get("description") or name)),
-                value=value,
-                interval=interval(scores, record.primary),
-                model=ours if own is None else own,
-                difference=finite(told.get("value")),
-                difference_interval=interval({"value_ci95": told.get("ci95")}, "value"),
-                p_value=finite(told.get("p_value")),
-                metric=record.primary,
-                sampled=rows is not None and rows != record.scores.get("num_examples"),
-            )
-        )
-    return found
+        if isinstance(entry, dict) and entry.get("split", record.split) == record.split:
+            found.append(read_baseline(entry, record.primary, record.scores))
+    return [base for base in found if base is not None]
+
+
+def read_baseline(entry: dict[str, Any], metric: str, scores: dict[str, Any]) -> Baseline | None:
+    """Return a baseline from its entry in metrics.json; None if it or the model has no value of the metric.
+
+    `scores` are the model's on the whole split.
+    """
+    theirs, name = entry.get("metrics") or {}, str(entry.get("name") or "baseline")
+    told = entry.get("difference") or {}
+    own = finite((entry.get("model") or {}).get(metric))
+    own = finite(scores.get(metric)) if own is None else own
+    value, number = finite(theirs.get(metric)), entry.get("num_examples")
+    if value is None or own is None:
+        return None
+    return Baseline(
+        name=name,
+        description=without_paths(str(entry.get("description") or name)),
+        value=value,
+        interval=interval(theirs, metric),
+        model=own,
+        difference=finite(told.get("value")),
+        difference_interval=interval({"value_ci95": told.get("ci95")}, "value"),
+        p_value=finite(told.get("p_value")),
+        test=told.get("test"),
+        metric=metric,
+        sampled=number is not None and number != scores.get("num_examples"),
+    )
 
 
 def worse_than(record: RunRecord) -> list[str]:
     """Return a sentence for each baseline that scores better than the model."""
-    sentences = []
-    for base in baselines(record):
-        if base.model_is_worse:
-            ours, theirs = (metric_value(base.metric, value) for value in (base.model, base.value))
-            surely = "" if base.clear(interval(record.scores, base.metric)) else ", which may be chance"
-            sentences.append(f"Worse than {base.description}{base.by_how_much()}: {ours} against {theirs}{surely}.")
-    return sentences
+    own = interval(record.scores, record.primary)
+    return [text for base in baselines(record) if (text := base.if_worse(own)) is not None]
 
 
 def compared(base: Baseline, own: tuple[float, float] | None) -> str:
-    """Return a baseline's score, and whether the model is better; `own` is the interval of the model's score."""
+    """Return a baseline's score, and the verdict; `own` is the interval of the model's score."""
     value = metric_value(base.metric, base.value)
     text = f"For comparison, {base.description}: {value}"
     if base.sampled:
         text += f" (the model, on the same rows: {metric_value(base.metric, base.model)})"
-    clear = base.clear(own)
-    if clear is None:
+    found = base.verdict(own)
+    if found is None:
         return f"{text}."
-    how = "better" if base.model_is_better else "worse" if base.model_is_worse else "different"
-    if clear:
-        return f"{text}. The model is clearly {how}{base.by_how_much()}."
-    why = "The intervals overlap" if base.p_value is None else "The difference on these rows may be chance"
-    return f"{text}. {why}: the model is not clearly {how}{base.by_how_much()}."
+    return f"{text}. The model is {': '.join(filter(None, (found, base.evidence(own))))}."

@@ -384,10 +384,16 @@ def test_a_sample_of_training_rows_is_said(make_recipe, monkeypatch):
 def test_a_model_that_is_worse_is_warned_of(make_recipe, caplog):
     run = answered(untrained_run(make_recipe()), "never")
     majority, baseline = baseline_metrics(run, 1e6)
-    warnings = [record.getMessage() for record in caplog.records if "the model is worse than" in record.getMessage()]
+    warnings = [
+        record.getMessage() for record in caplog.records if "the model is clearly worse than" in record.getMessage()
+    ]
     assert len(warnings) == 2 and "TF-IDF" in warnings[1] and "McNemar" in warnings[1]
-    assert f"{-baseline['metrics']['accuracy']:+.4f}" in warnings[1]
-    assert baseline["difference"]["p_value"] < 0.05 and majority["difference"]["value"] < 0
+    assert f"{100 * baseline['metrics']['accuracy']:.1f} points worse" in warnings[1]
+    assert (
+        baseline["difference"]["verdict"] == "clearly worse"
+        and baseline["difference"]["p_value"] < 0.05
+        and majority["difference"]["value"] < 0
+    )
     caplog.clear()
     truth = [{"reference": run.task.scorer.reference(value)} for value in run.scored.references]
     baseline_metrics(replace(run, answers=[row | {"prediction": row["reference"]} for row in truth]), 1e6)

@@ -19,6 +19,8 @@ from sft_hf.core.errors import RecipeError, TrainingError
 from sft_hf.engine.process import is_out_of_memory
 from sft_hf.jobs.baselines.base import Baseline, Budget, Clock, Run
 from sft_hf.jobs.baselines.kinds import LEAST_FITTED, frozen_probe, most_frequent, read_texts, untrained, words
+from sft_hf.publishing.baselines import read_baseline, verdict
+from sft_hf.publishing.numbers import NO_BREAK
 from sft_hf.tasks.scoring.paired import Difference, paired_difference
 
 log = logging.getLogger("sft_hf")
@@ -33,7 +35,8 @@ def baseline_metrics(run: Run, seconds: float, clock: Clock = time.perf_counter)
 
     Each has `name`, `description`, `split`, `metrics` (the primary one, with its interval) and `num_examples`. If
     predictions can be compared row by row, it also has `model` (the model's primary metric on the same rows) and
-    `difference` (model minus baseline, see `sft_hf.tasks.scoring.paired`). Logs a warning if the model is worse.
+    `difference` (model minus baseline, see `sft_hf.tasks.scoring.paired`) with the `verdict` of
+    `sft_hf.publishing.baselines`. Logs a warning if the model scores worse.
 
     Args:
         run: the trained run.
@@ -97,8 +100,11 @@ def _entry(run: Run, baseline: Baseline) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": baseline.name, "description": description, "split": run.split}
     entry |= {"metrics": kept, "num_examples": number}
     if (difference := _difference(run, baseline)) is not None:
-        entry |= {"model": {primary: difference.first}, "difference": difference.to_json()}
-        _warn_if_worse(run, description, difference)
+        found = verdict(primary, difference.value, difference.p_value)
+        entry |= {"model": {primary: difference.first}, "difference": {**difference.to_json(), "verdict": found}}
+        base = read_baseline(entry, primary, {})
+        if base is not None and (worse := base.if_worse(None)) is not None:
+            log.warning("%s", worse.replace("The model", "the model", 1).replace(NO_BREAK, " ").removesuffix("."))
     return entry
 
 
@@ -108,14 +114,3 @@ def _difference(run: Run, baseline: Baseline) -> Difference | None:
     rows = [run.answers[row] for row in baseline.rows.tolist()]
     references, answers = ([row[key] for row in rows] for key in ("reference", "prediction"))
     return paired_difference(run.task.scorer.primary_metric, references, answers, baseline.predictions)
-
-
-def _warn_if_worse(run: Run, description: str, difference: Difference) -> None:
-    primary = run.task.scorer.primary_metric
-    if difference.value > 0 if primary in run.task.scorer.lower_is_better else difference.value < 0:
-        log.warning(
-            "the model is worse than %s: %s %.4f against %.4f on the same %d %s rows; the difference is %+.4f (95 %% "
-            "interval %+.4f to %+.4f, p = %.2g by %s)",
-            *(description, primary, difference.first, difference.second, difference.rows, run.split),
-            *(difference.value, *difference.interval, difference.p_value, difference.test),
-        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sft_hf.core.run.record import RunRecord
-from sft_hf.publishing.baselines import Baseline, baselines
+from sft_hf.publishing.baselines import CLEARLY_BETTER, Baseline, baselines
 from sft_hf.publishing.card.markdown import escape, table
 from sft_hf.publishing.confidence import confidence_sentences, measured_calibration
 from sft_hf.publishing.numbers import (
@@ -63,7 +63,7 @@ def _interval_text(name: str, pair: tuple[float, float] | None) -> str:
 
 
 def _compared(record: RunRecord) -> str:
-    """Return the baselines, and whether the model differs from them significantly."""
+    """Return the baselines, and the verdict on each."""
     found, own = baselines(record), interval(record.scores, record.primary)
     if not found:
         return "There is no baseline to compare it with."
@@ -75,12 +75,11 @@ def _against(base: Baseline, own: tuple[float, float] | None) -> str:
     text = f"For comparison, {escape(base.description, 200)}: {value}."
     if base.sampled:
         text = f"{text[:-1]}; the model on the same rows: {metric_value(base.metric, base.model)}."
-    if not base.model_is_better:
-        return f"{text} **The model is no better than that.**"
-    if base.clear(own) is False:
-        why = "The intervals overlap: these rows" if base.p_value is None else "These rows"
-        return f"{text} {why} do not show that the model is better."
-    return text
+    found = base.verdict(own)
+    if found is None:
+        return text
+    said = f"The model is {found}" if found == CLEARLY_BETTER else f"**The model is {found}**"
+    return f"{text} {': '.join(filter(None, (said, base.evidence(own))))}."
 
 
 def _metrics_table(record: RunRecord) -> str:

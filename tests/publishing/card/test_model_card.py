@@ -62,11 +62,11 @@ def test_a_license_that_the_hub_does_not_list_is_other() -> None:
 def test_the_baseline_is_the_comparison() -> None:
     card = card_of(record_of(["a", "b"]))
     assert f"always answering 'a': {percent(0.5)} (95 % interval {percent(0.45)} to {percent(0.55)})" in card
-    assert "overlap" not in card and "no better" not in card
+    assert "overlap" not in card and "**The model is" not in card and "The model is clearly better" in card
     near = {"description": "a guess", "metrics": {"accuracy": 0.89, "accuracy_ci95": [0.87, 0.91]}}
-    assert "The intervals overlap" in card_of(record_of(["a", "b"], baseline=near))
+    assert "the intervals overlap" in card_of(record_of(["a", "b"], baseline=near))
     worse = {"description": "a guess", "metrics": {"accuracy": 0.95, "accuracy_ci95": [0.93, 0.97]}}
-    assert "**The model is no better than that.**" in card_of(record_of(["a", "b"], baseline=worse))
+    assert "**The model is clearly worse**" in card_of(record_of(["a", "b"], baseline=worse))
     assert "There is no baseline" in card_of(record_of(["a", "b"], baseline=None))
 
 
@@ -78,10 +78,12 @@ def test_all_baselines_are_listed_and_a_better_one_is_a_limit() -> None:
     card = card_of(record_of(["a", "b"], baselines=[first, words]))
     results, limits = card.split("## Limits")
     assert "always answering 'a': " in results and "logistic regression on words: " in results
-    assert results.count("**The model is no better than that.**") == 1
-    assert "Worse than logistic regression on words by 4.0 points on the same rows" in limits
+    assert results.count("**The model is clearly worse**: 4.0 points worse") == 1
+    assert "The model is clearly worse than logistic regression on words" in limits
     unsure = words | {"difference": {**told, "p_value": 0.2}}
-    assert "which may be chance" in card_of(record_of(["a", "b"], baselines=[first, unsure]))
+    card = card_of(record_of(["a", "b"], baselines=[first, unsure]))
+    assert card.count("which may be chance") == 2 and card.count("not clearly different") == 2
+    assert "clearly worse" not in card
 
 
 def test_lower_is_better_for_word_error_rates() -> None:
@@ -100,7 +102,7 @@ def test_lower_is_better_for_word_error_rates() -> None:
     ]
     test = {**scores, "groups": groups, "confusions": confusions}
     card = card_of(record_of([], test=test, baseline=theirs, **speech), SPEECH)
-    assert "no better" not in card and "Transcribes German speech" in card
+    assert "**The model is" not in card and "Transcribes German speech" in card
     assert f"{percent(0.15)} for new\\|, {percent(0.05)} for old" in card
     assert "| six | sex | 4 |" in card and "| the | (nothing) | 2 |" in card and "| um |" not in card
     perfect = {**test, "wer": 0.0, "wer_ci95": [0.0, 0.0]}
@@ -110,7 +112,9 @@ def test_lower_is_better_for_word_error_rates() -> None:
         assert "a pipeline uses the full window" in card_of(record_of([], test=test, data=data, **speech), SPEECH)
     assert "pipeline uses" not in card
     worse = {**theirs, "metrics": {"wer": 0.1, "wer_ci95": [0.08, 0.12]}}
-    assert "no better than that" in card_of(record_of([], test=scores, baseline=worse, **speech), SPEECH)
+    assert "**The model is not clearly different**" in card_of(
+        record_of([], test=scores, baseline=worse, **speech), SPEECH
+    )
 
 
 @pytest.mark.parametrize(

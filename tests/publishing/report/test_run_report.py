@@ -69,7 +69,7 @@ def test_a_baseline_within_the_interval_is_not_called_worse():
     interval, value = record.metrics["test"]["accuracy_ci95"], record.metrics["test"]["accuracy"]
     base = {**record.metrics["baseline"], "metrics": {"accuracy": value - 0.001, "accuracy_ci95": interval}}
     page = check(build_report(records.with_metrics(record, baseline=base), {}))
-    assert "The intervals overlap: the model is not clearly better" in page.text
+    assert "The model is not clearly different: the intervals overlap" in page.text
     base["metrics"] = {"accuracy": 0.999, "accuracy_ci95": [0.998, 1.0]}
     assert "The model is clearly worse" in check(build_report(records.with_metrics(record, baseline=base), {})).text
 
@@ -188,15 +188,12 @@ def test_all_baselines_are_compared_on_the_same_rows():
         entry("zero-shot", 0.2, 0.5, 1e-9, num_examples=30, model={"accuracy": 0.7}),
     ]
     text = check(build_report(compared(record, *found), {})).text
-    assert f"what majority class says: 30.0 %. The model is clearly better by {100 * (value - 0.3):.1f} points" in text
-    assert (
-        "The difference on these rows may be chance: the model is not clearly better by 1.0 points on the same rows"
-        in text
-    )
-    assert "what frozen probe says: 99.0 %. The model is clearly worse by" in text
+    assert f"what majority class says: 30.0 %. The model is clearly better: {100 * (value - 0.3):.1f} points" in text
+    assert "The model is not clearly different: 1.0 points better on the same rows, which may be chance" in text
+    assert "what frozen probe says: 99.0 %. The model is clearly worse: " in text
     assert "what zero-shot says: 20.0 % (the model, on the same rows: 70.0 %). The model is clearly better" in text
-    assert "Worse than what frozen probe says by" in text and "Worse than what tf-idf" not in text
-    assert text.index("Worse than what frozen probe") < text.index("Training")
+    assert "clearly worse than what frozen probe says" in text and "from what tf-idf" not in text
+    assert text.index("worse than what frozen probe") < text.index("Training")
     assert all(
         name in text for name in ("Most frequent label", "Words (TF-IDF)", "Frozen features", "Before fine-tuning")
     )
