@@ -17,6 +17,7 @@ from sft_hf.core.errors import RunFolderError, SftError
 from sft_hf.core.filesystem import free_bytes, human_bytes
 from sft_hf.core.recipe.recipe import Recipe
 from sft_hf.data.examples import Examples
+from sft_hf.data.tables.bad_rows import SKIPPED
 from sft_hf.engine import process
 from sft_hf.engine.batches import StepBatch
 from sft_hf.engine.epochs import InMemoryEpochs
@@ -50,14 +51,18 @@ def check(recipe: Recipe, *, push_to: str | None = None) -> Report:
     run = TrainingJob(recipe)
     with signals.listening():
         run.prepare()
-        report.passed.append("recipe, model and data: every row can be used")
-        report.passed += run.splits.notes
+        notes = list(run.splits.notes)
+        later = [note for split in run.examples.values() for note in split.notes]
+        if isinstance(run.data, InMemoryEpochs):
+            later += run.data.examples.notes
+        skipped = [note for note in (*notes, *later) if SKIPPED in note]
+        which = "rows can be used, except for the skipped ones" if skipped else "every row can be used"
+        report.passed.append(f"recipe, model and data: {which}")
+        report.warnings += skipped
+        report.passed += [note for note in notes if note not in skipped]
         for finding in run.findings:
             (report.warnings if finding.level == "warning" else report.passed).append(finding.text)
-        for split in run.examples.values():
-            report.passed += split.notes
-        if isinstance(run.data, InMemoryEpochs):
-            report.passed += run.data.examples.notes
+        report.passed += [note for note in later if note not in skipped]
         report.passed += _lengths(run)
         for part in (_folder, _longest_step, _trial_save):
             signals.poll()

@@ -56,6 +56,18 @@ def test_leaks_and_rare_labels_are_warnings_and_strict_fails_on_them(commands, r
     assert "error: 2 warnings, and --strict: 1 of 30 test rows" in strict.said()
 
 
+def test_skipped_rows_are_a_warning(make_recipe, data_folder, tmp_path):
+    from sft_hf.studies.check import check as run_check
+
+    folder = tmp_path / "data"
+    shutil.copytree(data_folder, folder)
+    with (folder / "test.csv").open("a", encoding="utf-8") as file:
+        file.write('"",sport\n')
+    report = run_check(make_recipe(data__name=str(folder), data__on_bad_row="skip"))
+    assert any("1 of 31 rows skipped" in line for line in report.warnings), report
+    assert not any("skipped (" in line or "every row" in line for line in report.passed), report
+
+
 def test_frozen_parts_are_measured_as_they_will_run(make_recipe, monkeypatch):
     from sft_hf.studies import check as checking
 

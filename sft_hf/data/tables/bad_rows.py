@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from sft_hf.core.errors import DataError
 
 LISTED = 20  # skipped rows that a note lists
+SKIPPED = "rows skipped (data.on_bad_row)"  # in every note on skipped rows
 
 
 def skipped_rows(where: str, problems: Sequence[str], total: int, count: int | None = None) -> list[str]:
@@ -19,7 +20,7 @@ def skipped_rows(where: str, problems: Sequence[str], total: int, count: int | N
         return []
     more = f"; and {count - LISTED} more" if count > LISTED else ""
     listed = "; ".join(problems[:LISTED])
-    return [f"{where}: {count} of {total} rows skipped (data.on_bad_row): {listed}{more}"]
+    return [f"{where}: {count} of {total} {SKIPPED}: {listed}{more}"]
 
 
 class BadRows:
