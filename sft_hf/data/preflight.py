@@ -6,7 +6,7 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 
 def find_duplicates(
-    splits: Mapping[str, Dataset], content: Sequence[str], label: str | None = None, files: Sequence[str] = ()
+    splits: Mapping[str, Dataset],
+    content: Sequence[str],
+    label: str | None = None,
+    files: Sequence[str] = (),
+    held_out: Collection[str] = (),
 ) -> list[Finding]:
     """Return a warning for each pair of splits that share inputs, and for inputs in train with conflicting labels.
 
@@ -30,19 +34,26 @@ def find_duplicates(
         content: the columns that make up the input.
         label: the column that must not differ between equal inputs.
         files: those of `content` that contain paths or bytes of files.
+        held_out: roles whose rows were held out of train by this program, so that the user cannot edit them separately.
     """
     keys = _keys(splits, content, files)
     findings: list[Finding] = []
     roles = list(splits)
     for later in range(1, len(roles)):
         for earlier in range(later):
-            findings += _shared(roles[earlier], roles[later], keys, splits)
+            remedy = f"remove them from {roles[later]}"
+            if roles[later] in held_out:
+                example = "" if files else f" (in pandas: df.drop_duplicates({list(content)}))"
+                remedy = f"remove the duplicates from the data, of which {roles[later]} is a part{example}"
+            findings += _shared(roles[earlier], roles[later], keys, splits, remedy)
     if label is not None and "train" in splits:
         findings += _contradictions(keys["train"], splits["train"], label)
     return findings
 
 
-def _shared(first: str, second: str, keys: Mapping[str, list[Any]], splits: Mapping[str, Dataset]) -> list[Finding]:
+def _shared(
+    first: str, second: str, keys: Mapping[str, list[Any]], splits: Mapping[str, Dataset], remedy: str
+) -> list[Finding]:
     where = {key: row for row, key in reversed(list(enumerate(keys[first]))) if key is not None}
     pairs = [(where[key], row) for row, key in enumerate(keys[second]) if key in where]
     if not pairs:
@@ -56,7 +67,7 @@ def _shared(first: str, second: str, keys: Mapping[str, list[Any]], splits: Mapp
         Finding(
             "warning",
             f"{len(pairs)} of {len(keys[second])} {second} rows ({share}) are in {first} too: rows {named}"
-            f"{', ...' if len(pairs) > EXAMPLES else ''}; they inflate the {second} score; remove them from {second}",
+            f"{', ...' if len(pairs) > EXAMPLES else ''}; they inflate the {second} score; {remedy}",
         )
     ]
 

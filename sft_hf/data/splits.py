@@ -95,7 +95,7 @@ def fill_missing_splits(
                 f"data.label_column, give a {role} split, or set data.{role}_fraction: 0{_if_numbers(labels)}"
             )
         by_role["train"], by_role[role] = train.select(kept), train.select(held_out)
-        where[role] = f"{where['train']} (held out for {role})"
+        where[role] = f"{where['train']} {_held_out_for(role)}"
         manner = "at random" if labels is None else "stratified"
         if section.split_by:
             count = len(set(map(str, by_role[role].with_format(None)[section.split_by])))
@@ -105,6 +105,15 @@ def fill_missing_splits(
             f"{section.split_seed}), because the data set has none"
         )
     return replace(splits, by_role={role: by_role[role] for role in ROLES if role in by_role}, where=where, notes=notes)
+
+
+def held_out_roles(splits: Splits) -> list[str]:
+    """Return the roles that `fill_missing_splits` took from train."""
+    return [role for role, where in splits.where.items() if where.endswith(_held_out_for(role))]
+
+
+def _held_out_for(role: str) -> str:
+    return f"(held out for {role})"
 
 
 def _if_numbers(labels: Sequence[Any] | None) -> str:

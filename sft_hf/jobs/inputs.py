@@ -21,7 +21,7 @@ from sft_hf.data.loading.media import MEDIA_KEYS
 from sft_hf.data.loading.memory import splits_in_memory
 from sft_hf.data.loading.roles import Splits
 from sft_hf.data.preflight import find_duplicates
-from sft_hf.data.splits import fill_missing_splits, limit_splits
+from sft_hf.data.splits import fill_missing_splits, held_out_roles, limit_splits
 from sft_hf.engine.epochs import BatchSizes, InMemoryEpochs, StreamEpochs
 from sft_hf.tasks.base import Task
 
@@ -73,7 +73,8 @@ def data_findings(task: Task[Any], splits: Splits, examples: Mapping[str, Exampl
     target = next((column for key, column in columns.items() if key in TARGET_KEYS), None)
     files = [column for key, column in columns.items() if key in MEDIA_KEYS]
     speakers = speaker_findings(rows, task.recipe.data.split_by)
-    return [*splits.findings, *find_duplicates(rows, content, target, files), *speakers, *task.findings(examples)]
+    duplicates = find_duplicates(rows, content, target, files, held_out_roles(splits))
+    return [*splits.findings, *duplicates, *speakers, *task.findings(examples)]
 
 
 def prepare_split(task: Task[Any], split: Dataset, where: str) -> Examples:

@@ -31,6 +31,14 @@ def test_shared_rows_are_counted_and_named():
     ]
 
 
+def test_the_remedy_for_rows_held_out_of_a_table_is_to_change_the_table():
+    splits = {"train": split(["a", "b"]), "test": split(["a"], first=2)}
+    (given,) = texts_of(find_duplicates(splits, ["text"]))
+    (drawn,) = texts_of(find_duplicates(splits, ["text"], held_out=["test"]))
+    assert "remove them from test" in given and "drop_duplicates" not in given
+    assert "df.drop_duplicates(['text'])" in drawn and "remove them from test" not in drawn
+
+
 def test_counts_are_those_of_comparing_all_pairs():
     generator = np.random.default_rng(0)
     for _ in range(20):
