@@ -101,8 +101,8 @@ def fill_missing_splits(
             count = len(set(map(str, by_role[role].with_format(None)[section.split_by])))
             manner = f"all rows of {count} {'value' if count == 1 else 'values'} of {section.split_by!r}"
         notes.append(
-            f"{role}: {len(held_out)} rows held out of train ({100 * fraction:g} %, {manner}, split_seed "
-            f"{section.split_seed}), because the data set has none"
+            f"{role}: {len(held_out)} rows held out of train ({_share(len(held_out) / total, fraction)}, {manner}, "
+            f"split_seed {section.split_seed}), because the data set has none"
         )
     return replace(splits, by_role={role: by_role[role] for role in ROLES if role in by_role}, where=where, notes=notes)
 
@@ -114,6 +114,17 @@ def held_out_roles(splits: Splits) -> list[str]:
 
 def _held_out_for(role: str) -> str:
     return f"(held out for {role})"
+
+
+def _share(real: float, wanted: float) -> str:
+    """Return a share as a percentage, and the wanted one if it differs visibly.
+
+    >>> _share(0.1003, 0.1), _share(9 / 60, 0.1)
+    ('10 %', '15 %, wanted 10 %')
+    """
+    if abs(real - wanted) < 0.005:
+        return f"{100 * wanted:g} %"
+    return f"{100 * real:.{0 if real > 0.01 else 1}f} %, wanted {100 * wanted:g} %"
 
 
 def _if_numbers(labels: Sequence[Any] | None) -> str:

@@ -59,6 +59,9 @@ def test_splits_are_held_out_by_speaker(caplog):
     assert [len(part) for part in found] == [7, 1, 2]
     assert len(set.union(*found)) == 10
     assert any("'speaker'" in note and "2 values" in note for note in filled.notes)
+    unequal = Splits({"train": rows(["a"] * 51 + ["b"] * 9)}, {"train": "train.csv"})
+    notes = fill_missing_splits(unequal, section(split_by="speaker", validation_fraction=0.0)).notes
+    assert any("9 rows" in note and "15 %" in note and "10 %" in note for note in notes), notes
     with pytest.raises(DataError, match="no value of 'speaker'"):
         fill_missing_splits(replace(splits, by_role={"train": rows(["a"] * 100)}), section(split_by="speaker"))
 
