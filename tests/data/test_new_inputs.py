@@ -217,7 +217,7 @@ def test_strays_in_a_folder_are_inputs_or_named(tmp_path, caplog):
     found = media(str(tmp_path))
     assert [one.path.removeprefix(f"{tmp_path}/") for one in found] == ["a.jpg", "b.png", "c.HEIC", "deep/d.jpg"]
     assert all(one.error is None for one in found)  # the reader says what is wrong with them
-    assert all(name in caplog.text for name in ("3 file(s)", "notes.txt", "Thumbs.db", "metadata.csv"))
+    assert all(name in caplog.text for name in ("3 files left out", "notes.txt", "Thumbs.db", "metadata.csv"))
 
 
 @pytest.mark.parametrize(

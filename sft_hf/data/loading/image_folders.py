@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft_hf.core.errors import DataError, first_few
+from sft_hf.data.findings import counted
 from sft_hf.data.loading import sidecars
 from sft_hf.data.loading.split_names import find_split
 
@@ -301,11 +302,11 @@ def _left_out(
     if empty:
         notes.append(f"{folder}: not used as classes: folders without images: {first_few(empty, 10)}")
     if loose:
-        notes.append(f"{folder}: {len(loose)} image(s) skipped: not in a class folder: {listed(loose)}")
+        notes.append(f"{folder}: {counted(len(loose), 'image')} skipped: not in a class folder: {listed(loose)}")
     if others:
-        notes.append(f"{folder}: {len(others)} file(s) skipped: not images: {listed(others)}")
+        notes.append(f"{folder}: {counted(len(others), 'file')} skipped: not images: {listed(others)}")
     if system:
-        notes.append(f"{folder}: {len(system)} hidden or system file(s) left out: {listed(system)}")
+        notes.append(f"{folder}: {counted(len(system), 'hidden or system file')} left out: {listed(system)}")
     return notes
 
 

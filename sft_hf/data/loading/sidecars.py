@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft_hf.core.errors import DataError, did_you_mean, first_few
+from sft_hf.data.findings import counted
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -50,7 +51,7 @@ def read(folder: Path, pictures: Sequence[Path], image_column: str, label_column
         rows[label_column] = [label if isinstance(label, list) else [label] for label in rows[label_column]]
     notes = [f"{folder}: labels of {len(rows[image_column])} pictures are in the files next to them (.cls, .json)"]
     if without:
-        notes.append(f"{folder}: {len(without)} picture(s) without a label left out: {first_few(without, 10)}")
+        notes.append(f"{folder}: {counted(len(without), 'picture')} without a label left out: {first_few(without, 10)}")
     return Dataset.from_dict(rows), notes
 
 

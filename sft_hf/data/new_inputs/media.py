@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sft_hf.core.errors import DataError, UserError, first_few
 from sft_hf.core.filesystem import no_such_file
+from sft_hf.data.findings import counted
 from sft_hf.data.in_memory.cells import CELLS, MakeCell
 from sft_hf.data.loading.file_paths import URL, FilePaths
 from sft_hf.data.loading.media import FILE_NAME, find_files
@@ -127,7 +128,9 @@ def _folder_inputs(folder: Path, column: str, find: Find, media: tuple[str, ...]
             others.append(str(path.relative_to(folder)))
     if others:
         kinds = " or ".join({"image": "pictures"}.get(kind, kind) for kind in media)
-        log.warning("%s: %d file(s) left out (not %s): %s", folder, len(others), kinds, first_few(others, LISTED))
+        log.warning(
+            "%s: %s left out (not %s): %s", folder, counted(len(others), "file"), kinds, first_few(others, LISTED)
+        )
 
 
 def _table_inputs(path: Path, data: DataSection, column: str, recordings: bool) -> Iterator[Input]:

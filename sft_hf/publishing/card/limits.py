@@ -9,7 +9,7 @@ from typing import Any
 from sft_hf.core.run.record import RunRecord
 from sft_hf.publishing.baselines import worse_than
 from sft_hf.publishing.card.markdown import escape
-from sft_hf.publishing.names import without_paths
+from sft_hf.publishing.names import last_part, without_paths
 from sft_hf.publishing.numbers import count, finite, interval, metric_value, rows
 
 FEW_ROWS = 20  # of a class, below which its metrics are unreliable
@@ -29,7 +29,7 @@ def limits(record: RunRecord, noun: str) -> str:
     """Return the limitations as a list; it is never empty, since some things are never measured."""
     rare = list(_rare_labels(record))
     found = [
-        *(_sentence(text) for text in worse_than(record)),
+        *(_sentence(text, record) for text in worse_than(record)),
         *rare,
         *_few_rows(record),
         *_confusions(record),
@@ -96,12 +96,15 @@ def _findings(record: RunRecord, named_rare_labels: bool) -> Iterable[str]:
     """Yield warnings about the data from the run's checks, without row numbers."""
     for finding in record.metrics.get("data", {}).get("findings") or []:
         if finding["level"] == "warning" and not (named_rare_labels and finding["text"].startswith("train has ")):
-            yield _sentence(_ROWS.sub("", finding["text"]))
+            yield _sentence(_ROWS.sub("", finding["text"]), record)
 
 
-def _sentence(text: str) -> str:
-    text = escape(without_paths(text), LONGEST_FINDING)
-    capital = text if "." in text.partition(" ")[0] else text[:1].upper() + text[1:]  # not a file name
+def _sentence(text: str, record: RunRecord) -> str:
+    """Return a note as a sentence with a capital, unless it starts with the name of a file or of the data."""
+    text = without_paths(text)
+    is_name = "." in text.partition(" ")[0] or text.startswith(f"{last_part(record.recipe.data.name)}:")
+    text = escape(text, LONGEST_FINDING)
+    capital = text if is_name else text[:1].upper() + text[1:]
     return capital + ("" if text.endswith((".", "…")) else ".")
 
 
@@ -123,7 +126,7 @@ def _reach(record: RunRecord) -> Iterable[str]:
     if settings.modality == "speech" and longest is not None:
         yield f"Trained on recordings of at most {longest:.1f} s."
     for note in notes:
-        yield _sentence(note) + (_WINDOW_ADVICE if _is_short_window(note) else "")
+        yield _sentence(note, record) + (_WINDOW_ADVICE if _is_short_window(note) else "")
 
 
 def _is_short_window(note: str) -> bool:

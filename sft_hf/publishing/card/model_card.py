@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sft_hf.core.recipe.sections import MEMORY
 from sft_hf.core.recipe.yaml_files import write_yaml
 from sft_hf.core.redaction import redact
 from sft_hf.core.run.record import RunRecord
@@ -58,7 +59,10 @@ def _summary(record: RunRecord, pipeline_tag: str) -> str:
     size = finite(record.metrics.get("model", {}).get("num_parameters"))
     parameters = "" if size is None else f", {count(size)} parameters"
     on = "" if finite(trained) is None else f"{rows(trained)} of "
-    made = f"It is {_model_name(record)}{parameters}, fine-tuned on {on}{_data_name(record)} with sft-hf."
+    data = f"{on}{_data_name(record)}"
+    if record.recipe.data.name == MEMORY:
+        data = f"{'rows' if finite(trained) is None else rows(trained)} passed from Python"
+    made = f"It is {_model_name(record)}{parameters}, fine-tuned on {data} with sft-hf."
     does = _recognizes(record) if pipeline_tag == "automatic-speech-recognition" else _classifies(record, pipeline_tag)
     return f"{does} {made}"
 

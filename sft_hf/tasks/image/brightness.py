@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from sft_hf.core.errors import CheckpointError, DataError
+from sft_hf.data.findings import counted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -87,14 +88,16 @@ class Brightness:
             if not of_kind:
                 continue
             low, high = min(depth.low for depth in of_kind), max(depth.high for depth in of_kind)
-            what = f"{where}: {len(of_kind)} image(s) of more than 8 bits ({kind} values {low:g} to {high:g})"
+            what = f"{where}: {counted(len(of_kind), 'image')} of more than 8 bits ({kind} values {low:g} to {high:g})"
             scale = scales.get(kind)
             if scale is None:
                 scales[kind] = scale = scale_of(low, high)
                 notes.append(f"{what}: {scale[0]:g} to {scale[1]:g} becomes 0 to 255, in every split and at predict")
             beyond = sum(depth.low < scale[0] or depth.high > scale[1] for depth in of_kind)
             if beyond:
-                notes.append(f"{where}: values outside {scale[0]:g} to {scale[1]:g} are clipped in {beyond} image(s)")
+                notes.append(
+                    f"{where}: values outside {scale[0]:g} to {scale[1]:g} are clipped in {counted(beyond, 'image')}"
+                )
         return Brightness(scales), notes
 
 
@@ -125,10 +128,11 @@ def _colour_notes(depths: Sequence[Depth], where: str) -> list[str]:
     count, high = len(depths), max(depth.high for depth in depths)
     if high <= _TOO_DARK:
         raise DataError(
-            f"{where}: {count} colour image(s) with 16 bits per channel have values up to about {high / _UPPER:.0f} of "
-            "65535; only the upper 8 bits are used, in which they are black: convert them to 8 bits"
+            f"{where}: values of {counted(count, 'colour image')} with 16 bits per channel reach about "
+            f"{high / _UPPER:.0f} of 65535; only the upper 8 bits are used, in which they are black: "
+            "convert them to 8 bits"
         )
-    return [f"{where}: only the upper 8 bits are used of {count} colour image(s) with 16 bits per channel"]
+    return [f"{where}: only the upper 8 bits are used of {counted(count, 'colour image')} with 16 bits per channel"]
 
 
 def colour_depth(image: Image.Image) -> Depth | None:

@@ -161,7 +161,7 @@ def _explained(error: Exception, content: Any, where: str) -> DataError | Storag
             head = file.read(HEAD)
         return DataError(f"{where}: {not_a_picture(where, head) if head else 'is empty'}")
     if "truncated" in reason.lower():
-        return DataError(f"{where}: is truncated: the end of the file is missing ({reason})")
+        return DataError(f"{where}: is truncated (the end of the file is missing)")
     return DataError(f"{where}: is damaged: {reason}")
 
 

@@ -108,13 +108,13 @@ def test_files_of_the_system_are_counted(tree):
     splits = load(folder)
     assert len(splits.by_role["train"]) == 2
     notes = " ".join(splits.notes)
-    assert "4 hidden or system file(s)" in notes and "Thumbs.db" in notes
-    assert "1 file(s) skipped: not images: b/notes.txt" in notes
+    assert "4 hidden or system files" in notes and "Thumbs.db" in notes
+    assert "1 file skipped: not images: b/notes.txt" in notes
 
 
 def test_pictures_beside_class_folders_are_said(tree):
     splits = load(tree("train/a/1.jpg", "train/b/2.jpg", "train/loose.jpg", "train/loose2.png"))
-    assert any("2 image(s) skipped: not in a class folder" in note for note in splits.notes)
+    assert any("2 images skipped: not in a class folder" in note for note in splits.notes)
 
 
 def test_the_unicode_form_of_a_folder_makes_no_other_class(tree):
@@ -171,7 +171,7 @@ def test_labels_beside_pictures(tree, ending, content, label):
     splits = load(folder)
     assert splits.by_role["train"]["label"][:] == [label, label]
     notes = " ".join(splits.notes)
-    assert "labels of 2 pictures" in notes and "1 picture(s) without a label left out: 2.jpg" in notes
+    assert "labels of 2 pictures" in notes and "1 picture without a label left out: 2.jpg" in notes
 
 
 @pytest.mark.parametrize(

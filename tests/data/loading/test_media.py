@@ -115,7 +115,7 @@ def test_what_is_left_out_is_noted(tree):
     folder = tree("a/1.jpg", "a/notes.txt", "b/1.jpg", "c/readme.md")
     notes = " ".join(load(folder).notes)
     assert "without images: c" in notes
-    assert "2 file(s) skipped" in notes and "a/notes.txt" in notes
+    assert "2 files skipped" in notes and "a/notes.txt" in notes
 
 
 def test_links_are_followed_but_not_in_circles(tree):

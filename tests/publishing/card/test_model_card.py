@@ -86,6 +86,14 @@ def test_all_baselines_are_listed_and_a_better_one_is_a_limit() -> None:
     assert "clearly worse" not in card
 
 
+def test_names_of_folders_and_data_without_a_source() -> None:
+    trash = {"notes": ["trash: 1 file skipped: not images: notes.txt", "validation: 3 rows held out"]}
+    card = card_of(record_of(["a"], recipe=recipe_of(data={"name": "/home/me/trash"}), data=trash))
+    assert "- trash: 1 file skipped" in card and "- Validation: 3 rows" in card
+    card = card_of(record_of(["a"], recipe=recipe_of(data={"name": "memory"})))
+    assert "rows passed from Python" in card and "`memory`" not in card.split("## Training")[0]
+
+
 def test_lower_is_better_for_word_error_rates() -> None:
     scores = {"num_examples": 100, "num_words": 900, "wer": 0.1, "wer_ci95": [0.08, 0.12]}
     speech = {

@@ -70,7 +70,7 @@ def test_the_scale_stays_and_what_it_cuts_is_counted():
     brightness, _ = UNKNOWN.learned([Depth("integer", 0, 4000)], "train")
     same, notes = brightness.learned([Depth("integer", 0, 900), Depth("integer", 0, 5000)], "test")
     assert same == brightness
-    assert notes == ["test: values outside 0 to 4095 are clipped in 1 image(s)"]
+    assert notes == ["test: values outside 0 to 4095 are clipped in 1 image"]
 
 
 def test_kinds_have_scales_of_their_own():
