@@ -19,6 +19,7 @@ from sft_hf.engine.process import state_kept
 from sft_hf.jobs.inference import (
     Predictor,
     answers,
+    check_split,
     input_columns,
     open_trained,
     paths_of,
@@ -193,9 +194,11 @@ class Run:
             data: the name of a split of the run's data, or labelled rows in memory, as for `finetune`.
             mixed_precision: no (float32, as in the run's own scoring), bf16, fp16 or auto.
 
-        Raises DataError for rows that cannot be scored.
+        Raises DataError for a split that does not exist or whose rows were in memory of another process, and for rows
+        that cannot be scored.
         """
-
+        if isinstance(data, str):
+            check_split(self.path, data, self.recipe, given=self._splits is not None)
         predictor = self._predictor()
         if isinstance(data, str):
             rows, where = rows_of_split(predictor, data, self._splits)

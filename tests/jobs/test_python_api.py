@@ -214,8 +214,12 @@ def test_evaluate(text_run):
     assert text_run.evaluate()["accuracy"] == text_run.metrics["test"]["accuracy"], "the rows are still in memory"
     again = sft.evaluate(text_run.path, reviews(30, 2))
     assert again["accuracy"] == text_run.metrics["test"]["accuracy"] and "accuracy_ci95" in again
-    with pytest.raises(UserError, match="memory"):
-        sft.Run(text_run.path).evaluate("test")
+    opened = sft.Run(text_run.path)
+    with pytest.raises(DataError, match=r"memory.*run\.evaluate\("):
+        opened.evaluate("validation")
+    with pytest.raises(DataError, match="'tst'.*did you mean test"):
+        opened.evaluate("tst")
+    assert not opened._predictors, "refused before the model is loaded"
     with pytest.raises(DataError, match="data row 1"):
         text_run.evaluate([{"review": "goal", "topic": "sport"}, {"review": "goal", "topic": "spart"}])
     with pytest.raises(DataError, match="'topic'"):
