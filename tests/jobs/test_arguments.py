@@ -11,6 +11,7 @@ import pytest
 from sft_hf.core.errors import RecipeError, UserError
 from sft_hf.core.recipe.recipe import Recipe, load_recipe
 from sft_hf.jobs.arguments import free_folder, recipe_of
+from sft_hf.jobs.api import finetune
 from sft_hf.jobs.settings_table import SHORT_NAMES, known_settings
 
 FRAME = pd.DataFrame({"review": ["good", "bad"], "stars": [5, 1]})
@@ -171,6 +172,11 @@ def test_a_recipe_object(tmp_path):
     assert before.optim.learning_rate != 1.0
     with pytest.raises(UserError, match="DataFrame"):
         recipe(FRAME)
+
+
+def test_data_without_a_name():
+    with pytest.raises(UserError, match="DataFrame.*train="):
+        finetune("text", FRAME, text="review", label="stars")
 
 
 def test_code_of_a_checkpoint_is_allowed_by_the_call_alone(tmp_path):
