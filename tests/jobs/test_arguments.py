@@ -123,6 +123,12 @@ def test_sections_and_dotted_keys():
         ({"train": None, "test": FRAME}, "train is missing"),
         ({"train": FRAME, "test": "test.csv"}, "test.csv|in memory"),
         ({"train": "a/b", "test": "nowhere.csv"}, "a/b|not a file"),
+        ({"train": ["good", "bad"], "label": ["x", "y"]}, """train=[{"text": ..., "label": ...}|name its keys"""),
+        ({"train": ["a.jpg"], "task": "image_classification"}, """{"image": ..., "label": ...}"""),
+        ({"train": ["good", "bad", "fine"], "label": ["x", "y", "x"]}, "label names a column|list of 3 values"),
+        ({"text": ["good", "bad"]}, "text names a column|DataFrame"),
+        ({"text": FRAME["review"]}, "text names a column|Series"),
+        ({"label": FRAME["stars"]}, "label names a column|Series"),
         ({"hub_model_id": "hf_" + "a" * 34}, "hub_model_id|token"),
     ],
 )
@@ -172,6 +178,13 @@ def test_a_recipe_object(tmp_path):
     assert before.optim.learning_rate != 1.0
     with pytest.raises(UserError, match="DataFrame"):
         recipe(FRAME)
+
+
+def test_files_without_a_task_are_shown_as_rows_of_their_kind():
+    for file, columns in {"a.jpg": '{"image": ..., "label"', "a.wav": '{"audio": ..., "transcript"'}.items():
+        with pytest.raises(UserError) as error:
+            recipe(train=[file])
+        assert columns in str(error.value)
 
 
 def test_data_without_a_name():
