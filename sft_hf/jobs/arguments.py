@@ -100,8 +100,8 @@ def _check_rows(data: Mapping[str, Any], settings: Mapping[str, Any], task: Any)
         if isinstance(rows, (list, tuple)) and rows and not isinstance(rows[0], Mapping):
             example = _example(settings, task, rows[0])
             raise UserError(
-                f"{WHERE}: {role} row 0 is a {type(rows[0]).__name__}, {rows[0]!r:.40}; a list has a dict for each row: "
-                f"{role}={example}; {' and '.join(re.findall('[a-z]+', example))} name its keys"
+                f"{WHERE}: {role} row 0 is a {type(rows[0]).__name__}, {rows[0]!r:.40}; a list has a dict for each "
+                f"row: {role}={example}; {' and '.join(re.findall('[a-z]+', example))} name its keys"
             )
 
 
@@ -109,10 +109,9 @@ def _example(settings: Mapping[str, Any], task: Any, value: Any = None) -> str:
     """Return rows in the form that is expected, with the columns of the task, or of the kind of file."""
     name = task.get("name") if isinstance(task, Mapping) else task
     columns = {modality: column for column, modality in MODALITIES.items()}
-    known = isinstance(name, str) and name in component_names("tasks")
     file = (mimetypes.guess_type(os.fspath(value))[0] or "") if is_name(value) else ""
     column = next((column for column in MODALITIES if column in settings), file.partition("/")[0])
-    if known:
+    if isinstance(name, str) and name in component_names("tasks"):
         column = columns[load_settings("tasks", name).modality]
     column = column if column in MODALITIES else "text"
     return f'[{{"{column}": ..., "{"transcript" if column == "audio" else "label"}": ...}}, ...]'

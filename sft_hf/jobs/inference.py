@@ -85,7 +85,7 @@ def check_split(path: Path, split: str, recipe: Recipe, *, given: bool = False) 
         raise DataError(f"{path}: no split {split[:80]!r}; {did_you_mean(split, ROLES)}")
     if recipe.data.name == MEMORY and not given:
         raise DataError(
-            f"{path}: the rows of {split} were in memory and are not saved with the run; pass labelled rows from Python, "
+            f"{path}: the rows of {split} were in memory and are not saved with the run; pass labelled rows in Python, "
             "as in run.evaluate(df). The scores of the run are in metrics.json (run.metrics)"
         )
 

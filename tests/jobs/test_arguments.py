@@ -10,9 +10,10 @@ import pytest
 
 from sft_hf.core.errors import RecipeError, UserError
 from sft_hf.core.recipe.recipe import Recipe, load_recipe
-from sft_hf.jobs.arguments import free_folder, recipe_of
+from sft_hf.core.recipe.short_names import OTHER_NAMES, SHORT_NAMES
 from sft_hf.jobs.api import finetune
-from sft_hf.jobs.settings_table import SHORT_NAMES, known_settings
+from sft_hf.jobs.arguments import free_folder, recipe_of
+from sft_hf.jobs.settings_table import known_settings
 
 FRAME = pd.DataFrame({"review": ["good", "bad"], "stars": [5, 1]})
 TASKS = ("text_classification", "image_classification", "speech_recognition")
@@ -57,6 +58,12 @@ VALUES = {
 
 def test_every_short_name_has_an_example():
     assert set(VALUES) | {"training"} == set(SHORT_NAMES)
+
+
+def test_names_of_other_programs_are_keys_of_recipes():
+    keys = {key for task in TASKS for key in known_settings(task).values()} | {"data.name", "model.name", "optim.args"}
+    assert set(OTHER_NAMES.values()) <= keys
+    assert not set(OTHER_NAMES) & set(SHORT_NAMES)
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -110,6 +117,8 @@ def test_sections_and_dotted_keys():
     [
         ({"epoch": 3}, "'epoch'|did you mean epochs"),
         ({"learnin_rate": 3}, "did you mean learning_rate"),
+        ({"lr": 3}, "'lr'|did you mean learning_rate?"),
+        ({"num_epochs": 3}, "did you mean num_train_epochs?"),
         ({"optimiser": {"name": "sgd"}}, "did you mean optimizer"),
         ({"optim": "sgd"}, "optim|dict"),
         ({"optim": {"nam": "sgd"}}, "optim.nam|did you mean name"),
@@ -188,7 +197,7 @@ def test_files_without_a_task_are_shown_as_rows_of_their_kind():
 
 
 def test_data_without_a_name():
-    with pytest.raises(UserError, match="DataFrame.*train="):
+    with pytest.raises(UserError, match=r"DataFrame.*train="):
         finetune("text", FRAME, text="review", label="stars")
 
 

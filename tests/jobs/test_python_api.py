@@ -217,7 +217,7 @@ def test_evaluate(text_run):
     opened = sft.Run(text_run.path)
     with pytest.raises(DataError, match=r"memory.*run\.evaluate\("):
         opened.evaluate("validation")
-    with pytest.raises(DataError, match="'tst'.*did you mean test"):
+    with pytest.raises(DataError, match=r"'tst'.*did you mean test"):
         opened.evaluate("tst")
     assert not opened._predictors, "refused before the model is loaded"
     with pytest.raises(DataError, match="data row 1"):
