@@ -38,6 +38,8 @@ def first_problem(error: ValidationError, data: dict[str, Any], recipe: type[Bas
         text = f"{path}: unknown key; {_key_hint(location, data, recipe)}"
     elif problem["type"] == "missing":
         text = f"{path}: missing; {_description(location, recipe) or 'it is required'}"
+    elif problem["type"] in ("model_type", "model_attributes_type"):
+        text = f"{path}: {_section_hint(location, problem['input'], data, recipe)}"
     else:
         message = problem["msg"].removeprefix("Value error, ")
         text = (
@@ -66,6 +68,15 @@ def section_class(location: Sequence[str], data: dict[str, Any], recipe: type[Ba
             return None
         section = inner
     return section
+
+
+def _section_hint(location: Sequence[str], value: Any, data: dict[str, Any], recipe: type[BaseModel]) -> str:
+    """Return what to write for a plain value in place of a section."""
+    path, keys = ".".join(location), _valid_keys(location, data, recipe)
+    what = f"is a section of keys, not {value!r:.80}"
+    if isinstance(value, str) and "name" in keys:
+        return f"{what}; write {path}.name={value!r:.80} or {path}='{{name: {value:.80}}}'"
+    return f"{what}; Valid: {', '.join(keys)}"
 
 
 def _key_hint(location: Sequence[str], data: dict[str, Any], recipe: type[BaseModel]) -> str:

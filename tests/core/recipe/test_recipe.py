@@ -136,6 +136,16 @@ def test_a_key_of_the_task_without_its_section_is_found():
         validate_recipe(data)
 
 
+def test_a_name_in_place_of_its_section(recipe_file):
+    for section in ("data", "model"):
+        with pytest.raises(RecipeError) as caught:
+            load(recipe_file, f"{section}=my trash")
+        assert f"{section}.name='my trash'" in str(caught.value)
+        assert f"{section}='{{name: my trash}}'" in str(caught.value)
+    with pytest.raises(RecipeError, match=r"train: .*num_train_epochs"):
+        load(recipe_file, "train=3")
+
+
 def test_a_missing_section_says_what_it_is():
     with pytest.raises(RecipeError, match=r"data: missing; The labeled data"):
         validate_recipe({"task": {"name": "text_classification"}, "model": {"name": "x/y"}})
