@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import pytest
 
 from sft_hf.cli.training import _summary
-from sft_hf.core.errors import DataError, RecipeError
+from sft_hf.core.errors import CheckpointError, DataError, RecipeError
 from sft_hf.core.filesystem import no_such_file
+from sft_hf.core.sources.sources import Source
 from sft_hf.data.loading.hub import refuse
+from sft_hf.models.loading import checkpoint_errors
 
 
 @pytest.mark.parametrize(
@@ -38,8 +40,16 @@ def test_a_file_in_no_folder_and_in_an_empty_one(tmp_path):
 def test_a_misspelled_folder_that_is_no_data_set_either_is_suggested(tmp_path, monkeypatch, typed, right):
     monkeypatch.chdir(tmp_path)
     (tmp_path / right).mkdir(parents=True)
-    with pytest.raises(DataError, match=rf"no local file or folder '{typed}'; did you mean {right}\?"):
+    with pytest.raises(DataError, match=rf"no local file or folder '{typed}'; did you mean '{right}'\?"):
         refuse(ConnectionError("no network"), "Hub data set", typed)
+
+
+def test_a_misspelled_folder_of_a_model_is_suggested(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my-model").mkdir()
+    source = Source("my-modl", "hub", None, None, None)
+    with pytest.raises(CheckpointError, match=r"did you mean 'my-model'\?"), checkpoint_errors(source, "config.json"):
+        raise OSError("not found")
 
 
 def test_a_data_set_with_no_file_of_a_similar_name_has_no_such_hint(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from pathlib import Path
 import notebooks
 import pytest
 
-from sft_hf.jobs.settings_table import SHORT_NAMES
+from sft_hf.core.recipe.short_names import SHORT_NAMES
 
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "python_api.md").read_text(encoding="utf-8")

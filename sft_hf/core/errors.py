@@ -37,6 +37,10 @@ class UserError(SftError):
     exit_code = 2
     on_every_rank = True
 
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython and Jupyter display instead of a traceback: one line."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class RecipeError(UserError):
     """A recipe, an override or an option that does not validate."""

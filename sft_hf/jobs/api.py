@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from sft_hf.core import console
+from sft_hf.core.errors import UserError
 from sft_hf.core.recipe.recipe import Recipe
-from sft_hf.jobs.arguments import recipe_of, rows_in_memory
+from sft_hf.jobs.arguments import WHERE, recipe_of, rows_in_memory
 from sft_hf.jobs.finetune import finetune as run_recipe
 from sft_hf.jobs.run import Run
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 def finetune(
     recipe: Recipe | str | os.PathLike[str] | None = None,
     /,
-    *,
+    *unnamed: Any,
     task: str | Mapping[str, Any] | None = None,
     model: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     train: Any = None,
@@ -42,7 +43,8 @@ def finetune(
         run = finetune("text", learning_rate=1e-4)                        # a recipe with one key changed
 
     Args:
-        recipe: the recipe to start from: its name or path, or a `Recipe`.
+        recipe: the recipe to start from: its name or path, or a `Recipe`. The only argument without a name.
+        unnamed: refused, with the remedy: data are given as `train`.
         task: text_classification, image_classification or speech_recognition; by default the recipe's, or the task of
             the given column (text=, image=, audio=). A dict contains settings of the task.
         model: a Hub id, a local folder or file; replaces the recipe's.
@@ -69,6 +71,12 @@ def finetune(
         KeyboardInterrupt: the run was interrupted (Ctrl-C, the stop button of a notebook) after saving a checkpoint,
             from which `resume=True` continues.
     """
+    if unnamed:
+        kind = type(unnamed[0]).__name__
+        raise UserError(
+            f"{WHERE}: only the recipe is given without a name, and the second argument is a {kind}; give data as "
+            "train=, and columns as text= and label="
+        )
     console.show_log()
     columns = {"text": text, "label": label}
     settings |= {name: column for name, column in columns.items() if column is not None}

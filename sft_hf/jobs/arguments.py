@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import mimetypes
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft_hf.core.errors import UserError, did_you_mean
 from sft_hf.core.recipe.recipe import TRUST, Recipe, load_recipe, settle, validate_recipe
-from sft_hf.core.recipe.registry import component_names
+from sft_hf.core.recipe.registry import component_names, load_settings
 from sft_hf.core.recipe.sections import MEMORY
-from sft_hf.jobs.settings_table import apply_settings, plain_value, task_meant
+from sft_hf.jobs.settings_table import MODALITIES, apply_settings, plain_value, task_meant
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -45,6 +47,8 @@ def recipe_of(
     Raises UserError.
     """
     base, name = _start(recipe, settings)
+    _check_columns(settings, task or base.get("task"))
+    _check_rows(data, settings, task or base.get("task"))
     _set_task(base, task, settings)
     _set_model(base, model)
     if any(value is not None for value in data.values()):
@@ -74,6 +78,43 @@ def _start(recipe: Recipe | str | os.PathLike[str] | None, settings: Mapping[str
     allowed = settings.get("trust_remote_code") or (isinstance(section, Mapping) and section.get("trust_remote_code"))
     loaded = load_recipe(os.fspath(recipe), [f"{TRUST}=true"] if allowed else [])
     return loaded.model_dump(mode="json"), Path(recipe).stem
+
+
+def _check_columns(settings: Mapping[str, Any], task: Any) -> None:
+    """Raise UserError for values in place of the name of a column."""
+    for setting in ("label", "text_pair", "transcript", *MODALITIES):
+        value = plain_value(settings.get(setting))
+        names = value if isinstance(value, list) and setting == "label" else [value]
+        if all(name is None or isinstance(name, (str, int)) for name in names) and len(set(names)) == len(names):
+            continue
+        count = f" of {len(value)} values" if hasattr(value, "__len__") else ""
+        raise UserError(
+            f"{WHERE}: {setting} names a column, and is a {type(value).__name__}{count}; give the rows as "
+            f"train={_example(settings, task)} or as a DataFrame, and {setting}={setting!r}"
+        )
+
+
+def _check_rows(data: Mapping[str, Any], settings: Mapping[str, Any], task: Any) -> None:
+    """Raise UserError for a list of inputs in place of rows."""
+    for role, rows in data.items():
+        if isinstance(rows, (list, tuple)) and rows and not isinstance(rows[0], Mapping):
+            example = _example(settings, task, rows[0])
+            raise UserError(
+                f"{WHERE}: {role} row 0 is a {type(rows[0]).__name__}, {rows[0]!r:.40}; a list has a dict for each "
+                f"row: {role}={example}; {' and '.join(re.findall('[a-z]+', example))} name its keys"
+            )
+
+
+def _example(settings: Mapping[str, Any], task: Any, value: Any = None) -> str:
+    """Return rows in the form that is expected, with the columns of the task, or of the kind of file."""
+    name = task.get("name") if isinstance(task, Mapping) else task
+    columns = {modality: column for column, modality in MODALITIES.items()}
+    file = (mimetypes.guess_type(os.fspath(value))[0] or "") if is_name(value) else ""
+    column = next((column for column in MODALITIES if column in settings), file.partition("/")[0])
+    if isinstance(name, str) and name in component_names("tasks"):
+        column = columns[load_settings("tasks", name).modality]
+    column = column if column in MODALITIES else "text"
+    return f'[{{"{column}": ..., "{"transcript" if column == "audio" else "label"}": ...}}, ...]'
 
 
 def _set_task(base: dict[str, Any], task: str | Mapping[str, Any] | None, settings: Mapping[str, Any]) -> None:

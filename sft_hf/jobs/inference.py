@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from sft_hf.core import console
 from sft_hf.core.errors import DataError, UserError, did_you_mean
 from sft_hf.core.recipe.recipe import Recipe, validate_recipe
+from sft_hf.core.recipe.sections import MEMORY
 from sft_hf.core.run.folder import load_run_recipe, open_run
 from sft_hf.data.columns import TARGET_KEYS
 from sft_hf.data.examples import Examples
-from sft_hf.data.loading.split_names import SPLIT_COLUMNS
+from sft_hf.data.loading.split_names import ROLES, SPLIT_COLUMNS
 from sft_hf.engine import process
 from sft_hf.engine.evaluation import batch_sizes, predict
 from sft_hf.models.cpu.kernels import with_cpu_kernels
@@ -69,9 +70,24 @@ def evaluate_run(
 
     Raises RunFolderError for a folder without a finished run, DataError for a split that does not exist.
     """
+    check_split(Path(run), split, load_run_recipe(open_run(run).path, trust_remote_code=trust_remote_code))
     predictor = Predictor(*open_trained(run, trust_remote_code=trust_remote_code))
     rows, where = rows_of_split(predictor, split)
     return scored(predictor, rows, where, mixed_precision)
+
+
+def check_split(path: Path, split: str, recipe: Recipe, *, given: bool = False) -> None:
+    """Check the name of a split before the model is loaded, and that its rows can be read again.
+
+    `given`: whether rows from memory are still there. Raises DataError.
+    """
+    if split not in ROLES:
+        raise DataError(f"{path}: no split {split[:80]!r}; {did_you_mean(split, ROLES)}")
+    if recipe.data.name == MEMORY and not given:
+        raise DataError(
+            f"{path}: the rows of {split} were in memory and are not saved with the run; pass labelled rows in Python, "
+            "as in run.evaluate(df). The scores of the run are in metrics.json (run.metrics)"
+        )
 
 
 def rows_of_split(predictor: Predictor, split: str, given: Mapping[str, Dataset] | None = None) -> tuple[Dataset, str]:

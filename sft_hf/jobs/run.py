@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import os
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -13,12 +14,13 @@ import numpy as np
 
 from sft_hf.core.errors import DataError, UserError, did_you_mean
 from sft_hf.core.recipe.recipe import Recipe
-from sft_hf.core.run.folder import RunFolder, load_run_recipe, open_run
+from sft_hf.core.run.folder import RunFolder, load_run_recipe, open_run, whole
 from sft_hf.core.run.outputs import SplitOutputs, read_outputs
 from sft_hf.engine.process import state_kept
 from sft_hf.jobs.inference import (
     Predictor,
     answers,
+    check_split,
     input_columns,
     open_trained,
     paths_of,
@@ -117,6 +119,22 @@ class Run:
             )
         return read_outputs(self._folder.outputs_file(split))
 
+    def predictions(self, split: str = "test") -> list[dict[str, Any]]:
+        """Return the rows of predictions.jsonl: `id`, the text or path, `reference`, `prediction`, `confidence`, ...
+
+        The file has the rows of test, or of validation if the run has no test split. Raises UserError for any other
+        split, RunFolderError for a missing or damaged file.
+        """
+        file = self._folder.predictions_file
+        rows: list[dict[str, Any]] = whole(
+            file, lambda path: [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        )
+        unlabelled_test = any("reference" not in row for row in rows)
+        saved = "test" if "test" in self.metrics or unlabelled_test else "validation"
+        if split != saved:
+            raise UserError(f"{file}: has the rows of {saved}, not of {split[:80]!r}; use run.predictions({saved!r})")
+        return rows
+
     def _predictor(self, **task_settings: Any) -> Predictor:
         key = repr(sorted(task_settings.items()))
         if key not in self._predictors:
@@ -193,9 +211,11 @@ class Run:
             data: the name of a split of the run's data, or labelled rows in memory, as for `finetune`.
             mixed_precision: no (float32, as in the run's own scoring), bf16, fp16 or auto.
 
-        Raises DataError for rows that cannot be scored.
+        Raises DataError for a split that does not exist or whose rows were in memory of another process, and for rows
+        that cannot be scored.
         """
-
+        if isinstance(data, str):
+            check_split(self.path, data, self.recipe, given=self._splits is not None)
         predictor = self._predictor()
         if isinstance(data, str):
             rows, where = rows_of_split(predictor, data, self._splits)

@@ -2,7 +2,7 @@
 
 A setting is one of these:
 
-    a short name      text="review"               see `SHORT_NAMES`
+    a short name      text="review"               see `sft_hf.core.recipe.short_names`
     a key's own name  learning_rate=1e-4          any key of model, data, train, optim, eval, checkpoint or the task
                                                   that is unique among these sections
     a section         optim={"name": "sgd"}       changes these keys of it; the section train is called `training` here
@@ -20,25 +20,7 @@ from typing import Any
 from sft_hf.core.errors import RecipeError, UserError, did_you_mean
 from sft_hf.core.recipe.recipe import Recipe
 from sft_hf.core.recipe.registry import component_names, load_settings
-
-SHORT_NAMES = {
-    "text": "data.text_column",
-    "text_pair": "data.text_pair_column",
-    "label": "data.label_column",
-    "image": "data.image_column",
-    "audio": "data.audio_column",
-    "transcript": "data.transcription_column",
-    "epochs": "train.num_train_epochs",
-    "batch_size": "train.per_device_train_batch_size",
-    "eval_batch_size": "eval.per_device_eval_batch_size",
-    "optimizer": "optim.name",
-    "scheduler": "optim.lr_scheduler_type",
-    "patience": "eval.early_stopping_patience",
-    "metric": "eval.metric_for_best_model",
-    "revision": "model.revision",
-    "training": "train",
-}
-"""Short names and the keys that they set."""
+from sft_hf.core.recipe.short_names import SHORT_NAMES, key_meant
 
 SECTIONS = ("model", "data", "train", "optim", "eval", "checkpoint")
 """The sections whose keys may be set by their own names."""
@@ -86,7 +68,8 @@ def apply_settings(data: Mapping[str, Any], settings: Mapping[str, Any]) -> dict
         key = known.get(setting, setting)
         section, _, rest = key.partition(".")
         if setting not in known and not (rest and section in ("task", *SECTIONS)):
-            raise UserError(f"finetune() has no setting {setting!r}; {did_you_mean(setting, sorted(known), limit=40)}")
+            meant = next((own for own, key in known.items() if key == key_meant(setting)), setting)
+            raise UserError(f"finetune() has no setting {setting!r}; {did_you_mean(meant, sorted(known), limit=40)}")
         if key in given:
             raise RecipeError(f"{given[key]!r} and {setting!r} both set {key}; give one of them")
         given[key] = setting

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from sft_hf.core.errors import CheckpointError, RecipeError, SftError, StorageError, causes_of, did_you_mean
 from sft_hf.core.filesystem import STORAGE_ERRNOS
 from sft_hf.core.sources.hub import unasked
+from sft_hf.core.sources.sources import local_hint
 from sft_hf.models import image_inputs
 from sft_hf.models.folder_safety import CONFIGS, INDEXES, check_config, check_folder, check_index
 from sft_hf.models.freezing import note_new_weights
@@ -72,7 +73,8 @@ def checkpoint_errors(source: Source, what: str) -> Iterator[None]:
         for cause in causes:
             if isinstance(cause, OSError) and cause.errno in STORAGE_ERRNOS:
                 raise StorageError(f"{source.name}: {what}: {cause.strerror}") from error
-        raise CheckpointError(f"{source.name}: {what} cannot be loaded: {_explain(causes, source)}") from error
+        hint = local_hint(source.name) if source.kind == "hub" else ""
+        raise CheckpointError(f"{source.name}: {what} cannot be loaded: {_explain(causes, source)}{hint}") from error
 
 
 def _explain(causes: list[BaseException], source: Source) -> str:

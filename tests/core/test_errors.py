@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sft_hf.core import errors
-from sft_hf.core.errors import did_you_mean
+from sft_hf.core.errors import DataError, SftError, TrainingError, did_you_mean
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,9 @@ def test_the_hint_names_the_nearest_and_then_what_is_valid():
     assert did_you_mean("label", ["text", "label "]) == "did you mean 'label '? Valid: text, 'label '"
     assert did_you_mean("x", []) == "There are none"
     assert did_you_mean("n", [f"n{i}" for i in range(20)], limit=2).endswith("n0, n1, ... (20 in all)")
+
+
+def test_a_notebook_shows_a_mistake_as_one_line():
+    """IPython displays what this method returns; the traceback of anything else is needed to find its cause."""
+    assert DataError("train row 3")._render_traceback_() == ["DataError: train row 3"]
+    assert not any(hasattr(kind("x"), "_render_traceback_") for kind in (SftError, TrainingError))

@@ -10,8 +10,10 @@ import pytest
 
 from sft_hf.core.errors import RecipeError, UserError
 from sft_hf.core.recipe.recipe import Recipe, load_recipe
+from sft_hf.core.recipe.short_names import OTHER_NAMES, SHORT_NAMES
+from sft_hf.jobs.api import finetune
 from sft_hf.jobs.arguments import free_folder, recipe_of
-from sft_hf.jobs.settings_table import SHORT_NAMES, known_settings
+from sft_hf.jobs.settings_table import known_settings
 
 FRAME = pd.DataFrame({"review": ["good", "bad"], "stars": [5, 1]})
 TASKS = ("text_classification", "image_classification", "speech_recognition")
@@ -56,6 +58,12 @@ VALUES = {
 
 def test_every_short_name_has_an_example():
     assert set(VALUES) | {"training"} == set(SHORT_NAMES)
+
+
+def test_names_of_other_programs_are_keys_of_recipes():
+    keys = {key for task in TASKS for key in known_settings(task).values()} | {"data.name", "model.name", "optim.args"}
+    assert set(OTHER_NAMES.values()) <= keys
+    assert not set(OTHER_NAMES) & set(SHORT_NAMES)
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -109,6 +117,8 @@ def test_sections_and_dotted_keys():
     [
         ({"epoch": 3}, "'epoch'|did you mean epochs"),
         ({"learnin_rate": 3}, "did you mean learning_rate"),
+        ({"lr": 3}, "'lr'|did you mean learning_rate?"),
+        ({"num_epochs": 3}, "did you mean num_train_epochs?"),
         ({"optimiser": {"name": "sgd"}}, "did you mean optimizer"),
         ({"optim": "sgd"}, "optim|dict"),
         ({"optim": {"nam": "sgd"}}, "optim.nam|did you mean name"),
@@ -122,6 +132,12 @@ def test_sections_and_dotted_keys():
         ({"train": None, "test": FRAME}, "train is missing"),
         ({"train": FRAME, "test": "test.csv"}, "test.csv|in memory"),
         ({"train": "a/b", "test": "nowhere.csv"}, "a/b|not a file"),
+        ({"train": ["good", "bad"], "label": ["x", "y"]}, """train=[{"text": ..., "label": ...}|name its keys"""),
+        ({"train": ["a.jpg"], "task": "image_classification"}, """{"image": ..., "label": ...}"""),
+        ({"train": ["good", "bad", "fine"], "label": ["x", "y", "x"]}, "label names a column|list of 3 values"),
+        ({"text": ["good", "bad"]}, "text names a column|DataFrame"),
+        ({"text": FRAME["review"]}, "text names a column|Series"),
+        ({"label": FRAME["stars"]}, "label names a column|Series"),
         ({"hub_model_id": "hf_" + "a" * 34}, "hub_model_id|token"),
     ],
 )
@@ -171,6 +187,18 @@ def test_a_recipe_object(tmp_path):
     assert before.optim.learning_rate != 1.0
     with pytest.raises(UserError, match="DataFrame"):
         recipe(FRAME)
+
+
+def test_files_without_a_task_are_shown_as_rows_of_their_kind():
+    for file, columns in {"a.jpg": '{"image": ..., "label"', "a.wav": '{"audio": ..., "transcript"'}.items():
+        with pytest.raises(UserError) as error:
+            recipe(train=[file])
+        assert columns in str(error.value)
+
+
+def test_data_without_a_name():
+    with pytest.raises(UserError, match=r"DataFrame.*train="):
+        finetune("text", FRAME, text="review", label="stars")
 
 
 def test_code_of_a_checkpoint_is_allowed_by_the_call_alone(tmp_path):

@@ -117,7 +117,7 @@ def test_a_recipe_of_rows_in_memory_needs_them_again(make_recipe, splits, tmp_pa
     with pytest.raises(RecipeError, match=r"data\.name.*splits="):
         finetune(recipe)
     assert not (tmp_path / "again").exists()
-    with pytest.raises(RecipeError, match=r"data\.name"):
+    with pytest.raises(DataError, match="in memory"):
         evaluate_run(tmp_path / "run")
     assert same(weights(finetune(recipe, splits=splits).output_dir), weights(tmp_path / "run"))
 

@@ -57,8 +57,11 @@ def test_a_run_on_a_data_frame(text_run):
     assert text_run.metrics["test"]["accuracy"] > 0.8
     assert text_run.metrics["train"]["num_examples"] == 54  # 6 were held out for validation
     assert (text_run.recipe.data.name, text_run.recipe.data.text_column) == ("memory", "review")
-    rows = [json.loads(line) for line in (text_run.path / "predictions.jsonl").read_text().splitlines()]
+    rows = text_run.predictions("test")
+    assert rows == [json.loads(line) for line in (text_run.path / "predictions.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == list(range(30)), "positions in the frame"
+    with pytest.raises(UserError, match="rows of test"):
+        text_run.predictions("validation")
     assert [row["text"] for row in rows] == reviews(30, 2)["review"].tolist()
 
 
@@ -214,8 +217,12 @@ def test_evaluate(text_run):
     assert text_run.evaluate()["accuracy"] == text_run.metrics["test"]["accuracy"], "the rows are still in memory"
     again = sft.evaluate(text_run.path, reviews(30, 2))
     assert again["accuracy"] == text_run.metrics["test"]["accuracy"] and "accuracy_ci95" in again
-    with pytest.raises(UserError, match="memory"):
-        sft.Run(text_run.path).evaluate("test")
+    opened = sft.Run(text_run.path)
+    with pytest.raises(DataError, match=r"memory.*run\.evaluate\("):
+        opened.evaluate("validation")
+    with pytest.raises(DataError, match=r"'tst'.*did you mean test"):
+        opened.evaluate("tst")
+    assert not opened._predictors, "refused before the model is loaded"
     with pytest.raises(DataError, match="data row 1"):
         text_run.evaluate([{"review": "goal", "topic": "sport"}, {"review": "goal", "topic": "spart"}])
     with pytest.raises(DataError, match="'topic'"):

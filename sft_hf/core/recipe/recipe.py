@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     Field,
     SerializeAsAny,
@@ -24,6 +23,7 @@ from pydantic import (
 from sft_hf.core.errors import RecipeError, did_you_mean
 from sft_hf.core.recipe.component_settings import TaskSettings, TechniqueSettings
 from sft_hf.core.recipe.lookup import find_recipe
+from sft_hf.core.recipe.problems import about_settings, first_problem, section_class
 from sft_hf.core.recipe.registry import component_names, load_settings
 from sft_hf.core.recipe.sections import (
     MEMORY,
@@ -70,25 +70,11 @@ def _validate_techniques(value: Any) -> Any:
         except RecipeError as error:
             raise ValueError(str(error)) from None
         except ValidationError as error:
-            raise ValueError(_about_settings(name, error)) from None
+            raise ValueError(about_settings(name, error)) from None
     names = [settings.name for settings in found if isinstance(settings, TechniqueSettings)]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"{twice[0]} is listed twice")
     return found
-
-
-def _about_settings(name: str, error: ValidationError) -> str:
-    """Return a one-line message about the first invalid setting of a technique."""
-    settings = load_settings("techniques", name)
-    problem = error.errors()[0]
-    key = ".".join(str(part)[:100] for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        return f"{name}: {key}: unknown key; {did_you_mean(key, list(settings.model_fields), limit=40)}"
-    if problem["type"] == "missing":
-        return f"{name}: {key}: missing; {settings.model_fields[key].description}"
-    message = problem["msg"].removeprefix("Value error, ")
-    told = message if problem["type"] == "value_error" else f"{message[:1].lower()}{message[1:]}"
-    return f"{name}: {key or 'settings'}: {told}, not {problem['input']!r:.80}"
 
 
 def _check_peft(value: dict[str, Any]) -> dict[str, Any]:
@@ -243,7 +229,7 @@ def _override_value(text: str, where: str, parts: Sequence[str], data: dict[str,
 def _kinds(parts: Sequence[str], data: dict[str, Any]) -> set[Any]:
     """Return the types that a key of a recipe accepts; empty for an unknown key."""
     try:
-        section = _section_class(parts[:-1], data)
+        section = section_class(parts[:-1], data, Recipe)
     except (RecipeError, KeyError, TypeError):
         return set()
     field = section.model_fields.get(parts[-1]) if section else None
@@ -307,61 +293,10 @@ def validate_recipe(data: dict[str, Any], where: str = "recipe", overrides: Sequ
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        key, text = _first_problem(error, data)
+        key, text = first_problem(error, data, Recipe)
         if any(f"{key}.".startswith(override.partition("=")[0].strip() + ".") for override in overrides):
             where = "command line"
         raise RecipeError(f"{where}: {text}") from None
-
-
-def _first_problem(error: ValidationError, data: dict[str, Any]) -> tuple[str, str]:
-    """Return the first invalid key and a one-line message about it."""
-    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    problem = problems[0]
-    # A task's settings are validated by their own class; pydantic then reports the inner location already joined.
-    location = [str(part)[:100] for part in problem["loc"]]
-    path = ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        text = f"{path}: unknown key; {did_you_mean(location[-1], _valid_keys(location[:-1], data), limit=40)}"
-    elif problem["type"] == "missing":
-        text = f"{path}: missing; {_description(location) or 'it is required'}"
-    else:
-        message = problem["msg"].removeprefix("Value error, ")
-        text = (
-            f"{path}: {message[:1].lower()}{message[1:]}, not {problem['input']!r:.80}"
-            if problem["type"] != "value_error"
-            else f"{path}: {message}"
-        )
-    if problem["type"] == "list_type":
-        text += "; write it in brackets: [...]"
-    others = len(problems) - 1
-    return path, text + (f" (and {others} more)" if others else "")
-
-
-def _section_class(location: Sequence[str], data: dict[str, Any]) -> type[BaseModel] | None:
-    section: type[BaseModel] = Recipe
-    for depth, part in enumerate(location):
-        if not depth and part == "task":
-            task = data.get("task")
-            section = load_settings("tasks", task if isinstance(task, str) else task["name"])  # type: ignore[index]
-            continue
-        annotation = section.model_fields[part].annotation if part in section.model_fields else None
-        kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
-        inner = next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
-        if inner is None:
-            return None
-        section = inner
-    return section
-
-
-def _valid_keys(location: Sequence[str], data: dict[str, Any]) -> list[str]:
-    section = _section_class(location, data)
-    return list(section.model_fields) if section else []
-
-
-def _description(location: Sequence[str]) -> str:
-    section = _section_class(location[:-1], {}) if location[:1] != ["task"] else None
-    field = section.model_fields.get(location[-1]) if section else None
-    return field.description or "" if field else ""
 
 
 def json_schema() -> dict[str, Any]:

@@ -8,6 +8,7 @@ against their digests either way, and the name remains the Hub id.
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
 import re
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sft_hf")
 
-_FORMS = (
-    "valid are a local path (./my-model), a Hub id (google/bert_uncased_L-2_H-128_A-2) or "
-    "a path in a Python distribution (pypi://some-dist==1.0/some_dist/model)"
-)
+_FORMS = {
+    "model": "valid are a local path (./my-model), a Hub id (google/bert_uncased_L-2_H-128_A-2) or "
+    "a path in a Python distribution (pypi://some-dist==1.0/some_dist/model)",
+    "data": "valid are a local path (./my-data, reviews.csv), a Hub id (stanfordnlp/imdb) or "
+    "a path in a Python distribution (pypi://some-dist==1.0/some_dist/data)",
+}
 _PATH_SUFFIXES = (
     *(".csv", ".tsv", ".tab", ".psv", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".feather", ".txt", ".yaml"),
     *(".xlsx", ".xlsm", ".xls", ".xlsb", ".ods", ".zip", ".zst", ".bz2", ".xz"),
@@ -92,14 +95,14 @@ def resolve(
         return Source(name, "pypi", path, None, digest)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", name):
         why = "a plain URL is not fetched; download it and name the local path"
-        raise SourceError(f"{key}: {redact(name)!r}: {why}; {_FORMS}")
+        raise SourceError(f"{key}: {redact(name)!r}: {why}; {_FORMS[key]}")
     local = os.path.expanduser(name)
     # A folder of the same name takes precedence over the Hub, as in Transformers.
     if name and (os.path.exists(local) or looks_like_path(name)):
         _refuse_revision(name, revision, key)
         return _local(name, local, sha256, what, key)
     if not could_be_hub_id(name):
-        raise SourceError(f"{key}: {redact(name)!r} is not a valid name of a {what}; {_FORMS}")
+        raise SourceError(f"{key}: {redact(name)!r} is not a valid name of a {what}; {_FORMS[key]}{local_hint(name)}")
     if sha256:
         raise SourceError(
             f"{key}.sha256 pins a pypi:// name or a local file, and {name!r} is a Hub id; "
@@ -159,6 +162,19 @@ def _refuse_revision(name: str, revision: str | None, key: str) -> None:
 def could_be_hub_id(name: str) -> bool:
     """Whether a name has the form of a Hub id, and is not meant for a local file or folder."""
     return bool(_HUB_ID.fullmatch(name)) and not looks_like_path(name)
+
+
+def local_hint(name: str) -> str:
+    """Return a hint if an unknown name may be a misspelled local path; empty if nothing has a similar name."""
+    folder, last = os.path.split(os.path.expanduser(name))
+    try:
+        names = sorted(os.listdir(folder or ".")) if last else []
+    except (OSError, ValueError):
+        return ""
+    near = difflib.get_close_matches(last, names, n=1, cutoff=0.6)
+    if not near:
+        return ""
+    return f". There is no local file or folder {redact(name)!r}; did you mean {os.path.join(folder, near[0])!r}?"
 
 
 def looks_like_path(name: str) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,6 +16,7 @@ from sft_hf.core import console
 from sft_hf.core.errors import DataError, SftError, StorageError, causes_of, did_you_mean
 from sft_hf.core.filesystem import STORAGE_ERRNOS
 from sft_hf.core.sources.hub import unasked
+from sft_hf.core.sources.sources import local_hint
 
 if TYPE_CHECKING:
     from sft_hf.core.recipe.recipe import DataSection
@@ -92,15 +91,7 @@ def refuse(error: Exception, what: str, name: str = "") -> NoReturn:
         if isinstance(cause, OSError) and cause.errno in STORAGE_ERRNOS:
             raise StorageError(f"{what}: {cause.strerror}") from error
     text = " ".join(str(error).split())[:300] or type(error).__name__
-    raise DataError(f"{what}: {_explain(text, causes)}{_local_hint(name)}") from error
-
-
-def _local_hint(name: str) -> str:
-    """Return a hint if an unknown name may be a misspelled local path."""
-    folder, last = os.path.split(os.path.expanduser(name))
-    names = sorted(os.listdir(folder or ".")) if last and os.path.isdir(folder or ".") else []
-    near = difflib.get_close_matches(last, names, n=1, cutoff=0.6)
-    return f". There is no local file or folder {name!r}; did you mean {os.path.join(folder, near[0])}?" if near else ""
+    raise DataError(f"{what}: {_explain(text, causes)}{local_hint(name)}") from error
 
 
 def _explain(text: str, causes: Sequence[BaseException]) -> str:

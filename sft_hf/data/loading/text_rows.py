@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from sft_hf.core.errors import DataError
 from sft_hf.data.columns import column_values
 from sft_hf.data.tables.bad_rows import BadRows
 
@@ -33,6 +34,8 @@ def check_texts(dataset: Dataset, columns: Sequence[str], where: str) -> None:
     Raises DataError naming the first row that does not, and the number of such rows.
     """
     bad, _ = _bad_rows(dataset, columns, where, skip=False)
+    if bad.count == 1:
+        raise DataError(f"{bad.refusal()} (data.on_bad_row: skip leaves such rows out)")
     bad.finish([])
 
 

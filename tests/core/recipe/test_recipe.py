@@ -111,6 +111,41 @@ def test_an_override_of_a_plain_value_has_no_keys_inside(recipe_file):
         load(recipe_file, "seed.more=1")
 
 
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("epochs=1", "train.num_train_epochs"),
+        ("lr=1e-4", "optim.learning_rate"),
+        ("batch_size=8", "train.per_device_train_batch_size"),
+        ("max_length=8", "task.max_length"),
+        ("learnig_rate=8", "optim.learning_rate"),
+        ("optim.lr=1", "optim.learning_rate"),
+        ("train.learning_rate=1", "optim.learning_rate"),
+        ("tsk=1", "task"),
+    ],
+)
+def test_a_key_without_its_section_is_found(recipe_file, override, key):
+    with pytest.raises(RecipeError) as caught:
+        load(recipe_file, override)
+    assert f"did you mean {key}?" in str(caught.value)
+
+
+def test_a_key_of_the_task_without_its_section_is_found():
+    data = {"task": "speech_recognition", "model": {"name": "a/b"}, "data": {"name": "c/d"}, "language": "german"}
+    with pytest.raises(RecipeError, match=r"did you mean task\.language\?"):
+        validate_recipe(data)
+
+
+def test_a_name_in_place_of_its_section(recipe_file):
+    for section in ("data", "model"):
+        with pytest.raises(RecipeError) as caught:
+            load(recipe_file, f"{section}=my trash")
+        assert f"{section}.name='my trash'" in str(caught.value)
+        assert f"{section}='{{name: my trash}}'" in str(caught.value)
+    with pytest.raises(RecipeError, match=r"train: .*num_train_epochs"):
+        load(recipe_file, "train=3")
+
+
 def test_a_missing_section_says_what_it_is():
     with pytest.raises(RecipeError, match=r"data: missing; The labeled data"):
         validate_recipe({"task": {"name": "text_classification"}, "model": {"name": "x/y"}})

@@ -121,6 +121,13 @@ def test_bad_name(name: str) -> None:
     assert "./my-model" in message and "Hub id (" in message and "pypi://some-dist==1.0/" in message
 
 
+def test_a_misspelled_folder_is_suggested() -> None:
+    Path("my trash").mkdir()
+    message = refusal("my trsh", what="data set", key="data")
+    assert "did you mean 'my trash'?" in message and "./my-data" in message and "bert" not in message
+    assert "did you mean" not in refusal("no such thing")
+
+
 def test_sha_of_a_hub_id() -> None:
     message = refusal("google/tiny", sha256="0" * 64)
     assert "model.sha256" in message and "model.revision" in message

@@ -28,7 +28,8 @@ def test_the_first_bad_row_is_named_and_all_are_counted():
     data = table(text=["a", " \n"], row_id=[0, 41])
     with pytest.raises(DataError) as error:
         check_texts(data, ["text"], "train.csv")
-    assert str(error.value) == "train.csv row 41: column 'text' is empty; remove the row or fill it in"
+    assert str(error.value).startswith("train.csv row 41: column 'text' is empty;")
+    assert "data.on_bad_row: skip" in str(error.value), "as for a picture"
     with pytest.raises(DataError, match=r"x row 0: column 'text' holds '3' \(int\), which is not text"):
         check_texts(table(other=["a"], text=[3]), ["other", "text"], "x")
 
