@@ -30,7 +30,7 @@ MODELS = {
 }
 
 
-QUICK = ["text_qwen3_qlora_banking77", "speech_parakeet_ctc_librispeech"]
+QUICK = ["speech_parakeet_ctc_librispeech"]
 
 
 def intents(count: int, seed: int) -> bytes:

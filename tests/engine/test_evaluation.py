@@ -56,26 +56,26 @@ def test_any_number_of_rows_in_any_batches_on_one_rank_and_two(recipe, tmp_path,
             assert scores[case]["predictions"] == found[0][case]["predictions"]
 
 
-def test_the_learning_rate_is_a_function_of_the_step_alone(commands, recipe_file, tmp_path):
+@pytest.mark.parametrize("others", [[(2, 4)], long([(1, 4), (2, 1)])])
+def test_the_learning_rate_is_a_function_of_the_step_alone(commands, recipe_file, tmp_path, others):
     """On one rank and two, with 1 forward pass per update and 4, the trace is the same, and so are the losses."""
     traces = {}
-    for ranks in (1, 2):
-        for accumulation in (1, 4):
-            folder = tmp_path / f"{ranks}-{accumulation}"
-            running = commands.start_ranks(
-                ranks,
-                "finetune",
-                str(recipe_file),
-                f"train.per_device_train_batch_size={8 // ranks // accumulation}",
-                f"train.gradient_accumulation_steps={accumulation}",
-                "train.logging_steps=1",
-                "model.config_overrides={hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0}",
-                "--output-dir",
-                str(folder),
-            )
-            assert [rank.wait() for rank in running] == [0] * ranks, running[0].said()
-            lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-            traces[ranks, accumulation] = [line for line in lines if "loss" in line]
+    for ranks, accumulation in [(1, 1), *others]:
+        folder = tmp_path / f"{ranks}-{accumulation}"
+        running = commands.start_ranks(
+            ranks,
+            "finetune",
+            str(recipe_file),
+            f"train.per_device_train_batch_size={8 // ranks // accumulation}",
+            f"train.gradient_accumulation_steps={accumulation}",
+            "train.logging_steps=1",
+            "model.config_overrides={hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0}",
+            "--output-dir",
+            str(folder),
+        )
+        assert [rank.wait() for rank in running] == [0] * ranks, running[0].said()
+        lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        traces[ranks, accumulation] = [line for line in lines if "loss" in line]
     plain = traces.pop((1, 1))
     assert len(plain) == 22 and len({line["learning_rate"] for line in plain}) > 15
     for lines in traces.values():

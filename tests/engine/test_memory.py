@@ -197,6 +197,7 @@ def test_a_real_lack_of_memory_is_met_with_smaller_passes(commands, recipe_file,
     assert metrics["train"]["rows_per_forward_pass"] <= 4096
 
 
+@pytest.mark.long  # a second process with gigabytes of its own
 def test_peak_memory_is_this_process_own():
     """A run that a large program has started does not count that program's memory."""
     code = "from sft_hf.engine.process import peak_resident_bytes; print(peak_resident_bytes())"

@@ -100,7 +100,8 @@ def test_the_saved_whisper_is_whole(trained, whisper_checkpoint):
     assert type(AutoProcessor.from_pretrained(folder)).__name__ == "WhisperProcessor"
 
 
-@pytest.mark.parametrize("family", quick(["wav2vec2"], FAMILIES))
+@pytest.mark.long
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_full_window_needs_no_help_to_agree_with_the_pipeline(make_speech_recipe, checkpoints, speech_folder, family):
     from transformers import pipeline
 
