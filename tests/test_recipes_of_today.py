@@ -99,6 +99,7 @@ def test_the_recipe_runs_on_its_architecture(runs, name):
     assert f"base_model: {recipe.model.name}" in card and f"licence is `{recipe.model.license}`" in card
 
 
+@pytest.mark.long
 def test_the_decoder_is_left_out_of_its_adapter(runs):
     run = runs / "text_qwen3_qlora_banking77"
     assert {path.name for path in (run / "model").glob("*.safetensors")} == {"adapter_model.safetensors"}

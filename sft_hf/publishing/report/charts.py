@@ -155,7 +155,8 @@ def line_panel(
     values = [y for line in lines for _, y in line.points if y is not None and math.isfinite(y)]
     if not values:
         return None
-    frame = _Frame(x_range, y_range or _y_range(values, from_zero), 50, right, 22 if mark else 10, height=height)
+    most = 1.0 if y_format is axis_percent else math.inf
+    frame = _Frame(x_range, y_range or _y_range(values, from_zero, most), 50, right, 22 if mark else 10, height=height)
     body = _axes(frame, ticks(*x_range), ticks(*frame.y), x_format, y_format)
     if mark:
         x = frame.at_x(mark[0])
@@ -166,12 +167,13 @@ def line_panel(
     return svg(body, title, description, height=height)
 
 
-def _y_range(values: Sequence[float], from_zero: bool) -> tuple[float, float]:
+def _y_range(values: Sequence[float], from_zero: bool, most: float) -> tuple[float, float]:
+    """Return the ends of an axis. It ends at `most`, unless a value is higher."""
     low, high = min(values), max(values)
     if from_zero and low >= 0:
         return 0.0, high * 1.05 or 1.0
     margin = (high - low) * 0.1 or abs(high) * 0.1 or 1.0
-    return low - margin if low < 0 else max(low - margin, 0.0), high + margin
+    return low - margin if low < 0 else max(low - margin, 0.0), min(high + margin, max(high, most))
 
 
 def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:

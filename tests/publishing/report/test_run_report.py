@@ -352,6 +352,15 @@ def test_a_line_breaks_where_a_value_is_missing():
     assert charts.line_panel("title", "text", [charts.Line("loss", [(1.0, None)])], (0.0, 5.0)) is None
 
 
+def test_an_axis_of_percentages_ends_at_100_unless_a_value_is_higher():
+    ends = {}
+    for value in (0.993, 1.2):
+        line = charts.Line("", [(1.0, value)])
+        drawn = charts.line_panel("title", "text", [line], (0.0, 5.0), from_zero=False, y_format=numbers.axis_percent)
+        ends[value] = max(float(mark) for mark in re.findall(r">(\d+)\s*%<", str(drawn)))
+    assert ends[0.993] == 100 and ends[1.2] >= 120
+
+
 def test_the_histogram_of_confidence_is_labelled_in_percent():
     drawn = sections.calibration(records.single_label())["histogram"]
     labels = re.findall(r'class="tick"[^>]*>([^<]+)<', drawn)
