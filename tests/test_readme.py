@@ -27,6 +27,8 @@ def tiny(command: list[str], checkpoints: dict[str, Path]) -> list[str]:
     settings.append(f"model={{name: {model}}}")
     if name == "image":
         settings.append("task.crop_pct=null")  # a ViT's processor has none
+    if name == "speech":
+        settings.append("task.language=english")  # the tiny model knows no other
     return [*settings, "task.max_length=32"] if name.startswith("text") else settings
 
 
